@@ -1,0 +1,158 @@
+"""From a clip plan to uint8 batches: grain reads, decodes only the planned frames, and assembles them.
+
+The order is the plan's, whatever the number of threads, worker processes or hosts; process h of n delivers rows
+[h·B/n, (h+1)·B/n) of every global batch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+
+from jaxreid.data.batch import Batch
+from jaxreid.data.clips import ClipPlan
+from jaxreid.data.split import UNKNOWN, FrameReader, Split
+
+cv2.setNumThreads(0)  # grain's threads and workers are the parallelism
+
+INTERPOLATION = {"bilinear": cv2.INTER_LINEAR, "bicubic": cv2.INTER_CUBIC, "area": cv2.INTER_AREA}
+
+
+@dataclasses.dataclass(frozen=True)
+class LoaderOptions:
+    """How frames are read: output size in pixels, resize rule, threads or worker processes, caching of bytes."""
+
+    height: int
+    width: int
+    interpolation: str = "bilinear"
+    threads: int = 2
+    workers: int = 0
+    prefetch: int = 4
+    cache: bool = False
+
+
+class _Clips:
+    """Random access over the rows of a plan that this process delivers."""
+
+    def __init__(self, reader: FrameReader, plan: ClipPlan, rows: np.ndarray, options: LoaderOptions) -> None:
+        self.reader, self.plan, self.rows, self.options = reader, plan, rows, options
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, position: Any) -> dict[str, Any]:
+        row = int(self.rows[int(position)])
+        tracklet = int(self.plan.tracklet[row])
+        options = self.options
+        shape = (self.plan.frames.shape[1], options.height, options.width, 3)
+        frames = np.zeros(shape, np.uint8)
+        if tracklet >= 0:
+            for out, index, used in zip(frames, self.plan.frames[row], self.plan.mask[row], strict=True):
+                if used:
+                    image = self.reader.decode(tracklet, int(index))
+                    if image.shape == out.shape:
+                        out[...] = image
+                    else:
+                        size = (options.width, options.height)
+                        cv2.resize(image, size, dst=out, interpolation=INTERPOLATION[options.interpolation])
+        return {"row": row, "frames": frames}
+
+
+class _Assemble:
+    """Rows of a plan → Batch. Labels are left out unless the method uses them."""
+
+    def __init__(self, split: Split, plan: ClipPlan, uses_identity: bool) -> None:
+        self.table, self.plan = split.table, plan
+        self.labels = split.labels if uses_identity else None
+
+    def __call__(self, elements: Sequence[dict[str, Any]]) -> Batch:
+        row = np.array([element["row"] for element in elements])
+        tracklet = self.plan.tracklet[row]
+        valid = tracklet >= 0
+        table, labels = self.table, self.labels
+
+        def column(values: np.ndarray | None) -> np.ndarray:
+            if values is None:
+                return np.full(len(row), UNKNOWN, np.int32)
+            return np.where(valid, values[np.maximum(tracklet, 0)], UNKNOWN).astype(np.int32)
+
+        geometry = np.where(valid[:, None], table.geometry[np.maximum(tracklet, 0)], np.nan)
+        return Batch(
+            frames=np.stack([element["frames"] for element in elements]),
+            frame_mask=self.plan.mask[row] & valid[:, None],
+            tracklet=tracklet.astype(np.int32),
+            part=self.plan.part[row].astype(np.int32),
+            camera=column(table.camera),
+            camera_index=column(table.camera_index),
+            modality=column(table.modality),
+            platform=column(table.platform),
+            session=column(table.session),
+            geometry=geometry.astype(np.float32),
+            valid=valid,
+            identity=column(labels and labels.identity),
+            pair=column(labels and labels.pair),
+            clothes=column(labels and labels.clothes),
+        )
+
+
+def batches(
+    split: Split,
+    plan: ClipPlan,
+    batch_size: int,
+    options: LoaderOptions,
+    *,
+    uses_identity: bool,
+    reader: FrameReader | None = None,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Iterator[Batch]:
+    """Batches of `batch_size` clips (over all processes) in the plan's order; the last one is filled with padding.
+
+    Args:
+      split: where the frames come from.
+      plan: which clips.
+      batch_size: rows of the global batch; a multiple of `process_count`.
+      options: frame size, resize rule, parallelism.
+      uses_identity: whether identity, pair and clothes are filled in.
+      reader: an open reader of the split, to keep its cache from one pass to the next.
+      process_index, process_count: which share of every batch this process delivers.
+
+    Raises:
+      ValueError: a frame cannot be decoded, or the batch does not divide over the processes.
+    """
+    import grain
+
+    _parse_flags_for_grain()
+    if batch_size % process_count:
+        raise ValueError(f"a batch of {batch_size} clips does not divide over {process_count} processes")
+    plan = plan.padded(batch_size)
+    share = batch_size // process_count
+    rows = np.arange(len(plan)).reshape(-1, process_count, share)[:, process_index].reshape(-1)
+    clips = _Clips(reader or split.reader(cache=options.cache), plan, rows, options)
+    threads = 0 if options.workers else options.threads
+    read = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=options.prefetch * share if threads else 0)
+    dataset = (
+        grain.MapDataset.source(clips)  # pyright: ignore[reportArgumentType]
+        .to_iter_dataset(read)
+        .batch(share, batch_fn=_Assemble(split, plan, uses_identity))
+    )
+    if options.workers:
+        dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=options.workers))
+    iterator = iter(dataset)
+    try:
+        yield from iterator
+    finally:
+        if hasattr(iterator, "close"):
+            iterator.close()  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _parse_flags_for_grain() -> None:
+    """grain reads absl flags; outside of `absl.app.run` (tests, notebooks) nobody has parsed them."""
+    from absl import flags
+
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()
