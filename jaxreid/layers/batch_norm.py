@@ -1,0 +1,65 @@
+"""Batch normalisation of feature vectors that does not see the rows that only fill a batch."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+
+
+class MaskedBatchNorm(nn.Module):
+    """Batch norm over the valid rows of [B, D], in fp32, with PyTorch's conventions.
+
+    A batch is normalised with its biased variance; the running variance takes the unbiased one:
+    running ← (1 − momentum) · running + momentum · batch. Under `jax.jit` the batch is the global one, so the
+    statistics are those of all devices.
+
+    Attributes:
+      momentum: share of the batch in the running statistics (PyTorch's momentum; Flax's is 1 minus it).
+      epsilon: added to the variance.
+      use_scale, use_bias: whether the learnt scale (from 1) and shift (from 0) exist.
+    """
+
+    momentum: float = 0.1
+    epsilon: float = 1e-5
+    use_scale: bool = True
+    use_bias: bool = True
+
+    @nn.compact
+    def __call__(self, features: Array, mask: Array | None = None, *, use_running_average: bool) -> Array:
+        """Normalises features; updates the "batch_stats" collection when it is mutable.
+
+        Args:
+          features: [B, D].
+          mask: bool[B], valid rows; None = all.
+          use_running_average: True in evaluation; False in training. With a single valid row the running variance
+            takes the biased one (0); without any the running statistics do not change.
+
+        Returns:
+          f32[B, D], zero rows where not valid.
+        """
+        dim = features.shape[-1]
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, (dim,), jnp.float32)
+        running_var = self.variable("batch_stats", "var", jnp.ones, (dim,), jnp.float32)
+        mask = jnp.ones(features.shape[0], bool) if mask is None else mask
+        features = jnp.where(mask[:, None], features.astype(jnp.float32), 0.0)
+        if use_running_average:
+            mean, variance = running_mean.value, running_var.value
+        else:
+            number = mask.sum().astype(jnp.float32)
+            mean = features.sum(axis=0) / jnp.maximum(number, 1)
+            square = jnp.where(mask[:, None], jnp.square(features - mean), 0.0).sum(axis=0)
+            variance = square / jnp.maximum(number, 1)
+            if self.is_mutable_collection("batch_stats") and not self.is_initializing():
+                share = jnp.where(number > 0, self.momentum, 0.0)
+                unbiased = square / jnp.maximum(number - 1, 1)
+                running_mean.value = (1 - share) * running_mean.value + share * mean
+                running_var.value = (1 - share) * running_var.value + share * unbiased
+        normalised = (features - mean) * jax.lax.rsqrt(variance + self.epsilon)
+        if self.use_scale:
+            normalised = normalised * self.param("scale", nn.initializers.ones, (dim,))
+        if self.use_bias:
+            normalised = normalised + self.param("bias", nn.initializers.zeros, (dim,))
+        return jnp.where(mask[:, None], normalised, 0.0)

@@ -1,0 +1,53 @@
+"""From the features of a clip's frames to one feature."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+
+
+def masked_mean(features: Array, mask: Array) -> Array:
+    """Mean over the valid frames: features [B, T, D], mask bool[B, T] → f32[B, D]; 0 for a clip without any."""
+    features = jnp.where(mask[..., None], features.astype(jnp.float32), 0.0)
+    return features.sum(axis=-2) / jnp.maximum(mask.sum(axis=-1, keepdims=True), 1)
+
+
+class TemporalAggregation(nn.Module):
+    """Temporal attention pooling that starts as the mean of the frames (HiTPro specification, section 3.2).
+
+        h_t = f_t + depthwise convolution of f over time (kernel 3, zero padding, bias; starts at zero)
+        e_t = u · tanh(W LayerNorm(h_t) + b)             (u starts at zero)
+        v   = Σ_t softmax(e)_t h_t                       over valid frames
+
+    Prototypes of the first epoch are made before any training, so the layer must not disturb the frame features
+    when it is new. The batch norm that follows is not part of it.
+
+    Attributes:
+      reduction: W maps D to D / reduction.
+    """
+
+    reduction: int = 8
+
+    @nn.compact
+    def __call__(self, features: Array, mask: Array) -> Array:
+        """features [B, T, D], mask bool[B, T] → f32[B, D]; masked frames have no influence, 0 without a valid one."""
+        dim = features.shape[-1]
+        if dim % self.reduction:
+            raise ValueError(f"TemporalAggregation: width {dim} is not a multiple of reduction {self.reduction}")
+        features = jnp.where(mask[..., None], features.astype(jnp.float32), 0.0)
+        kernel = self.param("conv_kernel", nn.initializers.zeros, (3, dim))
+        bias = self.param("conv_bias", nn.initializers.zeros, (dim,))
+        padded = jnp.pad(features, ((0, 0), (1, 1), (0, 0)))
+        length = features.shape[1]
+        convolved = sum(kernel[k] * padded[:, k : k + length] for k in range(3)) + bias
+        hidden = features + convolved
+
+        hidden_norm = nn.LayerNorm(epsilon=1e-5, name="norm")(hidden)
+        energy = jnp.tanh(nn.Dense(dim // self.reduction, name="reduce")(hidden_norm))
+        energy = nn.Dense(1, use_bias=False, kernel_init=nn.initializers.zeros, name="score")(energy)[..., 0]
+        attention = jax.nn.softmax(jnp.where(mask, energy, -1e9), axis=-1)
+        attention = jnp.where(mask, attention, 0.0)
+        return jnp.einsum("bt,btd->bd", attention, hidden, precision=jax.lax.Precision.HIGHEST)

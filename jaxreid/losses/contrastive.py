@@ -1,0 +1,152 @@
+"""Contrastive losses between clips and a prototype memory, on HiTPro's three levels.
+
+Every level classifies a clip among the slots of *one* camera: its own (intra), a matched camera of the same
+modality (within), a matched camera of the other modality (cross). Inside one camera an accepted match excludes all
+other slots, so a match that mining missed is never a negative.
+
+HiTPro specification, sections 4 and 10.2.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import jax
+import jax.numpy as jnp
+
+if TYPE_CHECKING:
+    from jaxreid.memory.prototypes import PrototypeMemory
+
+Array = jax.Array
+
+MASKED = -1e9
+
+
+def _listed(index: Array, values: Array, capacity: int) -> Array:
+    """Spreads values [N, P] over the slots that index [N, P] names: [N, capacity]; −1 goes nowhere."""
+
+    def of_row(slots: Array, entries: Array) -> Array:
+        # A negative index would wrap around to the last slot.
+        target = jnp.where(slots >= 0, slots, capacity)
+        return jnp.zeros(capacity, entries.dtype).at[target].set(entries, mode="drop")
+
+    return jax.vmap(of_row)(index, values)
+
+
+def camera_cross_entropy(logits: Array, anchor: Array, memory: PrototypeMemory) -> Array:
+    """Cross entropy of slot `anchor` among the slots of the anchor's camera, without the anchor's look-alikes.
+
+    Args:
+      logits: f32[B, K], similarities of clips to all prototypes over the temperature.
+      anchor: i32[B, A], valid slots, −1 = none.
+
+    Returns:
+      f32[B, A], 0 where there is no anchor. The work arrays are [B, A, K].
+    """
+    rows, anchors = anchor.shape
+    slot = jnp.maximum(anchor, 0)
+    neutral = memory.look_alike_index[slot].reshape(rows * anchors, -1)
+    neutral = _listed(neutral, jnp.ones(neutral.shape, bool), memory.capacity).reshape(rows, anchors, -1)
+    same_camera = (memory.camera[slot][..., None] == memory.camera) & memory.valid
+    is_anchor = slot[..., None] == jnp.arange(memory.capacity)
+    considered = (same_camera & ~neutral) | is_anchor
+    normaliser = jax.nn.logsumexp(jnp.where(considered, logits[:, None], MASKED), axis=-1)
+    return jnp.where(anchor >= 0, normaliser - jnp.take_along_axis(logits, slot, axis=1), 0.0)
+
+
+def _joint_cross_entropy(logits: Array, target: Array, considered: Array) -> tuple[Array, Array]:
+    """Cross entropy f32[B] of soft targets [B, K] among the considered slots, and its excess over their entropy."""
+    normaliser = jax.nn.logsumexp(jnp.where(considered, logits, MASKED), axis=-1)
+    weight = target.sum(axis=-1)
+    value = weight * normaliser - (target * logits).sum(axis=-1)
+    entropy = -(target * jnp.log(jnp.where(target > 0, target, 1.0))).sum(axis=-1)
+    return value, value - entropy
+
+
+def _mean(values: Array, counted: Array) -> Array:
+    return jnp.where(counted, values, 0.0).sum() / jnp.maximum(counted.sum(), 1)
+
+
+def hierarchical_losses(
+    features: Array,
+    slot: Array,
+    valid: Array,
+    memory: PrototypeMemory,
+    temperature: float | Array = 0.07,
+    scope: Literal["camera", "joint"] = "camera",
+    *,
+    cross_feature: Array | None = None,
+    neutral_band: float = 0.1,
+) -> dict[str, Array]:
+    """The three levels of HiTPro's loss, each the mean over the clips that count (section 4).
+
+    A clip counts on level "intra" when its slot has a prototype, on "within" and "cross" when its slot has a
+    positive there. No level has a gradient with respect to the prototypes.
+
+    Args:
+      features: [B, D], unit rows; slot: i32[B], −1 = none; valid: bool[B].
+      memory: prototypes with their association.
+      temperature: τ_c.
+      scope: "camera", or the ablation "joint": on levels two and three one softmax over all slots of the modality
+        (target ½ own slot + ½ positives) or of the other modality (target: the positives), in which slots of other
+        cameras that are too similar to be negatives, but are no positives either, are left out.
+      cross_feature: f32[K, D'], for the joint scope: `association.cross_representation(memory, config)`.
+      neutral_band: for the joint scope: slots down to this far below the mining threshold are left out.
+
+    Returns:
+      scalars "intra", "within", "cross"; "intra_count", "within_count", "cross_count"; for the joint scope
+      "within_excess", "cross_excess": the losses minus the entropy of their targets, the part that can fall.
+      Everything is finite, 0 where nothing counts.
+    """
+    if scope not in ("camera", "joint"):
+        raise ValueError(f"hierarchical_losses: scope is {scope!r}, must be 'camera' or 'joint'")
+    if scope == "joint" and cross_feature is None:
+        raise ValueError("hierarchical_losses: the joint scope needs cross_feature (association.cross_representation)")
+    memory = jax.lax.stop_gradient(memory)
+    row = jnp.maximum(slot, 0)
+    known = valid & (slot >= 0) & memory.valid[row]
+    own = jnp.where(known, slot, -1)
+    within = jnp.where(known[:, None], memory.within_index[row], -1)
+    cross = jnp.where(known[:, None], memory.cross_index[row], -1)
+    within_weight, cross_weight = memory.within_weight[row], memory.cross_weight[row]
+    counted = {"intra": known, "within": (within >= 0).any(axis=1), "cross": (cross >= 0).any(axis=1)}
+
+    # Rows that only fill the batch may hold anything, also NaN.
+    features = jnp.where(known[:, None], features.astype(jnp.float32), 0.0)
+    logits = jnp.matmul(features, memory.feature.T, precision=jax.lax.Precision.HIGHEST) / temperature
+
+    if scope == "camera":
+        anchor = jnp.concatenate([own[:, None], within, cross], axis=1)
+        entropy = camera_cross_entropy(logits, anchor, memory)
+        width = within.shape[1]
+        values = {
+            "intra": entropy[:, 0],
+            "within": (within_weight * entropy[:, 1 : 1 + width]).sum(axis=1),
+            "cross": (cross_weight * entropy[:, 1 + width :]).sum(axis=1),
+        }
+    else:
+        values = {"intra": camera_cross_entropy(logits, own[:, None], memory)[:, 0]}
+        is_own = own[:, None] == jnp.arange(memory.capacity)
+        same_modality = memory.modality[row][:, None] == memory.modality
+        same_camera = memory.camera[row][:, None] == memory.camera
+        neutral = memory.look_alike_index[row]
+        neutral = _listed(neutral, jnp.ones(neutral.shape, bool), memory.capacity)
+
+        target = 0.5 * is_own + 0.5 * _listed(within, within_weight, memory.capacity)
+        near = _near(memory.feature, row, memory.within_floor, neutral_band) & ~same_camera
+        considered = (memory.valid & same_modality & ~near & ~neutral) | (target > 0)
+        values["within"], values["within_excess"] = _joint_cross_entropy(logits, target, considered)
+
+        target = _listed(cross, cross_weight, memory.capacity)
+        near = _near(jax.lax.stop_gradient(cross_feature), row, memory.cross_floor, neutral_band)
+        considered = (memory.valid & ~same_modality & ~near) | (target > 0)
+        values["cross"], values["cross_excess"] = _joint_cross_entropy(logits, target, considered)
+
+    losses = {name: _mean(value, counted[name.split("_")[0]]) for name, value in values.items()}
+    return losses | {f"{name}_count": rows.sum() for name, rows in counted.items()}
+
+
+def _near(features: Array, row: Array, floor: Array, band: float) -> Array:
+    """Slots, bool[B, K], whose similarity to the clips' slots reaches the floor of those slots minus the band."""
+    similarity = jnp.matmul(features[row], features.T, precision=jax.lax.Precision.HIGHEST)
+    return similarity >= floor[row][:, None] - band

@@ -1,0 +1,76 @@
+"""Batch-hard triplet loss (Hermans et al. 2017), driven by the label array, whatever the order of the rows."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+
+
+def pairwise_distance(features: Array, metric: Literal["euclidean", "cosine"] = "euclidean") -> Array:
+    """Distances of all pairs of rows, f32[B, B]; features [B, D].
+
+    "euclidean" is the root of the squared distance, which is kept at 1e-12 or more (so that its gradient is finite);
+    "cosine" is 1 − cosine, with zero rows at distance 1 from everything.
+    """
+    features = features.astype(jnp.float32)
+    square = jnp.sum(features * features, axis=1)
+    if metric == "cosine":
+        nonzero = square > 0
+        scale = jnp.where(nonzero, jax.lax.rsqrt(jnp.where(nonzero, square, 1.0)), 0.0)
+        features = features * scale[:, None]
+        return 1.0 - jnp.matmul(features, features.T, precision=jax.lax.Precision.HIGHEST)
+    if metric == "euclidean":
+        product = jnp.matmul(features, features.T, precision=jax.lax.Precision.HIGHEST)
+        return jnp.sqrt(jnp.maximum(square[:, None] + square - 2.0 * product, 1e-12))
+    raise ValueError(f"pairwise_distance: metric is {metric!r}, must be 'euclidean' or 'cosine'")
+
+
+def batch_hard(distance: Array, label: Array, valid: Array) -> tuple[Array, Array, Array]:
+    """The farthest other row of each anchor's label and the nearest row of another label.
+
+    Args:
+      distance: f32[B, B]; label: i32[B]; valid: bool[B].
+
+    Returns:
+      hardest_positive f32[B], hardest_negative f32[B], counted bool[B]: anchors that have both. The distances are 0
+      where an anchor does not count.
+    """
+    pair = valid[:, None] & valid
+    same_label = label[:, None] == label
+    positive = pair & same_label & ~jnp.eye(label.shape[0], dtype=bool)
+    negative = pair & ~same_label
+    counted = positive.any(axis=1) & negative.any(axis=1)
+    # Finite fill values, because an infinite one would put NaN into the gradient of anchors that do not count.
+    farthest = jnp.max(jnp.where(positive, distance, -1e9), axis=1)
+    nearest = jnp.min(jnp.where(negative, distance, 1e9), axis=1)
+    return jnp.where(counted, farthest, 0.0), jnp.where(counted, nearest, 0.0), counted
+
+
+def batch_hard_triplet(
+    features: Array,
+    label: Array,
+    valid: Array,
+    margin: float | None = 0.3,
+    metric: Literal["euclidean", "cosine"] = "euclidean",
+) -> Array:
+    """Mean over anchors of max(0, margin + d⁺ − d⁻), or of softplus(d⁺ − d⁻) with `margin=None` (soft margin).
+
+    d⁺ and d⁻ are the distances to the hardest positive and negative of the batch. Anchors without another row of
+    their label, or without a row of another label, do not count.
+
+    Args:
+      features: [B, D], not normalised here; label: i32[B]; valid: bool[B].
+
+    Returns:
+      f32[], 0 when no anchor counts.
+    """
+    # Rows that only fill the batch may hold anything.
+    features = jnp.where(valid[:, None], features, 0.0)
+    positive, negative, counted = batch_hard(pairwise_distance(features, metric), label, valid)
+    gap = positive - negative
+    loss = jax.nn.softplus(gap) if margin is None else jax.nn.relu(gap + margin)
+    return jnp.where(counted, loss, 0.0).sum() / jnp.maximum(counted.sum(), 1)

@@ -1,0 +1,360 @@
+"""Association of prototypes without labels: look-alikes, then positives within and across modalities.
+
+All functions are pure, work on fixed-capacity arrays (−1 = empty) and walk over rows in blocks: no K × K matrix is
+ever built, except by `softmax_code`, whose codes are K wide. Similarities are fp32 at the highest precision,
+because rounding breaks ties, mutual tests and thresholds.
+
+HiTPro specification, sections 3.3 (look-alikes), 3.4 (mining) and 10.2.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxreid.memory.prototypes import PrototypeMemory, unit_rows
+
+Array = jax.Array
+
+# Finite, so that a reduction over nothing but masked entries gives no NaN.
+MASKED = -1e9
+# When all row bests tie, the threshold is their mean, which rounding may put above each of them.
+TIE_TOLERANCE = 1e-6
+SOFTMAX_CODE_SCALE = 20.0
+
+
+@dataclasses.dataclass(frozen=True)
+class AssociationConfig:
+    """Switches of the association; the defaults are the method's, the others its ablations (section 9.3).
+
+    Attributes:
+      candidates_per_camera: R, best slots of a camera that may become positives of a row.
+      within_positives, cross_positives: P of the two stages; equal to the widths of the memory's lists.
+      delta: δ, how far below the row's best a positive may lie.
+      weight_temperature: T_w of the soft weights.
+      threshold: "dynamic" (mean + κ·std of the row bests, at most their maximum), "fixed" (`fixed_threshold`) or
+        "none" (the mutual test alone decides, δ is not used).
+      mutual: a positive must have the row among its own best of the row's camera.
+      weights: "soft" (softmax of the similarities) or "uniform".
+      aggregation: share of the within-modality positives in the features of stage 2; 0 switches it off.
+      stage2_space: "centred" (aggregated, minus the mean of its modality), "aggregated", "raw" (prototypes) or
+        "softmax_code" (per-camera softmax of the aggregated features' similarities).
+      look_alikes: finds neutral slots of the same camera; off when a slot is all of a person in a camera.
+      look_alike_kappa: κ_ν; num_look_alikes: Q, the width of the memory's list.
+      min_concentration: ρ_min, slots below it are not mined (they keep their intra-camera loss); 0 mines all.
+      block: rows compared at a time; memory is block × K floats.
+    """
+
+    candidates_per_camera: int = 1
+    within_positives: int = 4
+    cross_positives: int = 6
+    delta: float = 0.1
+    weight_temperature: float = 0.05
+    threshold: Literal["dynamic", "fixed", "none"] = "dynamic"
+    fixed_threshold: float = 0.5
+    mutual: bool = True
+    weights: Literal["soft", "uniform"] = "soft"
+    aggregation: float = 0.5
+    stage2_space: Literal["centred", "aggregated", "raw", "softmax_code"] = "centred"
+    look_alikes: bool = True
+    look_alike_kappa: float = -2.0
+    num_look_alikes: int = 8
+    min_concentration: float = 0.0
+    block: int = 1024
+
+    def __post_init__(self):
+        choices = {
+            "threshold": ("dynamic", "fixed", "none"),
+            "weights": ("soft", "uniform"),
+            "stage2_space": ("centred", "aggregated", "raw", "softmax_code"),
+        }
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"AssociationConfig.{name} is {getattr(self, name)!r}, must be one of {allowed}")
+        for name in ("candidates_per_camera", "within_positives", "cross_positives", "num_look_alikes", "block"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"AssociationConfig.{name} is {getattr(self, name)}, must be at least 1")
+        if self.weight_temperature <= 0:
+            raise ValueError(f"AssociationConfig.weight_temperature is {self.weight_temperature}, must be positive")
+
+
+class Positives(NamedTuple):
+    """Mined positives of every slot, best first."""
+
+    index: Array  # i32[K, P]
+    weight: Array  # f32[K, P], rows sum to 1, or to 0 without a positive
+    threshold: Array  # f32[G], one for each block of rows; −1 when no threshold is used
+    floor: Array  # f32[K], min(threshold of the block, row best); the row best when no threshold is used
+
+
+def _top(values: Array, count: int) -> tuple[Array, Array]:
+    """The `count` largest of the last axis: values, and indices that are −1 where only masked entries were left."""
+    kept = min(count, values.shape[-1])
+    value, index = jax.lax.top_k(values, kept)
+    index = jnp.where(value > MASKED / 2, index, -1)
+    padding = [(0, 0)] * (values.ndim - 1) + [(0, count - kept)]
+    return jnp.pad(value, padding, constant_values=MASKED), jnp.pad(index, padding, constant_values=-1)
+
+
+def _similarity_row(features: Array, row: Array, valid: Array) -> Array:
+    """Similarities f32[K] of one row to all other valid rows; the rest is masked."""
+    similarity = jnp.matmul(features, features[row], precision=jax.lax.Precision.HIGHEST)
+    others = valid & (jnp.arange(features.shape[0]) != row)
+    return jnp.where(others & valid[row], similarity, MASKED)
+
+
+def camera_best(
+    features: Array, camera: Array, valid: Array, num_cameras: int, candidates: int = 1, block: int = 1024
+) -> tuple[Array, Array]:
+    """The most similar other slots of every camera, for every slot (the best table of section 3.4).
+
+    Args:
+      features: f32[K, D'], rows compared by their inner product; camera: i32[K]; valid: bool[K].
+      num_cameras: C; candidates: R.
+
+    Returns:
+      index i32[K, C, R], best first, −1 where a camera has no other valid slot and in rows that are not valid;
+      similarity f32[K, C, R], `MASKED` there. Equal similarities are ordered by slot number.
+    """
+    features = features.astype(jnp.float32)
+
+    def of_row(row: Array) -> tuple[Array, Array]:
+        similarity = _similarity_row(features, row, valid)
+
+        def of_camera(key: Array) -> tuple[Array, Array]:
+            return _top(jnp.where(camera == key, similarity, MASKED), candidates)
+
+        # One camera at a time: together they would be C × block × K floats.
+        return jax.lax.map(of_camera, jnp.arange(num_cameras))
+
+    similarity, index = jax.lax.map(of_row, jnp.arange(features.shape[0]), batch_size=block)
+    return index, similarity
+
+
+def look_alikes(
+    features: Array, camera: Array, valid: Array, kappa: float | Array, count: int = 8, block: int = 1024
+) -> tuple[Array, Array]:
+    """Slots of the same camera that are too similar to serve as negatives (ν, section 3.3).
+
+    Of the `count` most similar slots of a slot's own camera, those whose similarity reaches mean + κ_ν·std of all
+    slots' best same-camera similarities.
+
+    Returns:
+      index i32[K, count], best first, −1 = empty; threshold f32[] (0 when no camera has two slots).
+    """
+    features = features.astype(jnp.float32)
+
+    def of_row(row: Array) -> tuple[Array, Array]:
+        return _top(jnp.where(camera == camera[row], _similarity_row(features, row, valid), MASKED), count)
+
+    value, index = jax.lax.map(of_row, jnp.arange(features.shape[0]), batch_size=block)
+    best = value[:, 0]
+    mean, std, _ = _statistics(best, best > MASKED / 2)
+    threshold = mean + kappa * std
+    return jnp.where(value >= threshold - TIE_TOLERANCE, index, -1), threshold
+
+
+def _statistics(values: Array, member: Array) -> tuple[Array, Array, Array]:
+    """Mean, population standard deviation and maximum of the members; 0, 0, 0 without any."""
+    number = member.sum()
+    mean = jnp.where(member, values, 0.0).sum() / jnp.maximum(number, 1)
+    variance = jnp.where(member, jnp.square(values - mean), 0.0).sum() / jnp.maximum(number, 1)
+    largest = jnp.max(values, where=member, initial=MASKED)
+    return mean, jnp.sqrt(variance), jnp.where(number > 0, largest, 0.0)
+
+
+def mutual(index: Array, camera: Array) -> Array:
+    """Which entries of a best table hold in both directions, bool[K, C, R].
+
+    Entry l of row k holds when k is among l's best of k's camera. Gathers only: no K × K matrix.
+    """
+    slot = jnp.arange(index.shape[0])[:, None, None]
+    back = index[jnp.maximum(index, 0), jnp.maximum(camera, 0)[:, None, None]]  # [K, C, R, R]
+    return (back == slot[..., None]).any(axis=-1) & (index >= 0)
+
+
+def mine(
+    index: Array,
+    similarity: Array,
+    candidate: Array,
+    group: Array,
+    num_groups: int,
+    camera: Array,
+    kappa: float | Array,
+    positives: int,
+    config: AssociationConfig,
+) -> Positives:
+    """Positives from a best table: dynamic threshold, mutual test, soft weights (`MINE` of section 3.4).
+
+    Args:
+      index, similarity: [K, C, R], from `camera_best`.
+      candidate: bool[K, C], cameras in which a row may have positives.
+      group: i32[K], rows that share a threshold; num_groups: G.
+      camera: i32[K].
+      kappa: κ of the threshold mean + κ·std; traced, so that it may change every epoch.
+      positives: P, the most that a row keeps.
+    """
+    allowed = candidate[:, :, None] & (index >= 0)
+    best = jnp.max(similarity, axis=(1, 2), where=allowed, initial=MASKED)
+    mined_row = best > MASKED / 2
+    if config.threshold == "dynamic":
+        member = (group == jnp.arange(num_groups)[:, None]) & mined_row
+        mean, std, largest = jax.vmap(_statistics, in_axes=(None, 0))(best, member)
+        threshold = jnp.minimum(mean + kappa * std, largest)
+        floor = jnp.minimum(threshold[jnp.maximum(group, 0)], best)
+    elif config.threshold == "fixed":
+        threshold = jnp.full(num_groups, config.fixed_threshold, jnp.float32)
+        floor = jnp.minimum(threshold[jnp.maximum(group, 0)], best)
+    else:
+        threshold = jnp.full(num_groups, -1.0, jnp.float32)
+        floor = best
+
+    if config.mutual:
+        allowed &= mutual(index, camera)
+    if config.threshold != "none":
+        row_threshold = jnp.maximum(threshold[jnp.maximum(group, 0)], best - config.delta)
+        allowed &= similarity >= row_threshold[:, None, None] - TIE_TOLERANCE
+
+    rows = index.shape[0]
+    value, order = _top(jnp.where(allowed, similarity, MASKED).reshape(rows, -1), positives)
+    kept = order >= 0
+    chosen = jnp.take_along_axis(index.reshape(rows, -1), jnp.maximum(order, 0), axis=1)
+    if config.weights == "soft":
+        weight = jnp.where(kept, jnp.exp((value - value[:, :1]) / config.weight_temperature), 0.0)
+    else:
+        weight = kept.astype(jnp.float32)
+    weight = weight / jnp.maximum(weight.sum(axis=1, keepdims=True), 1e-12)
+    return Positives(jnp.where(kept, chosen, -1), weight, threshold, floor)
+
+
+def aggregate(features: Array, index: Array, weight: Array, share: float = 0.5) -> Array:
+    """Features mixed with those of their positives, q of section 3.4: f32[K, D], unit rows.
+
+    Args:
+      features: f32[K, D]; index: i32[K, P]; weight: f32[K, P] with rows that sum to 1 (or 0).
+      share: of the positives; a row without a positive keeps its feature.
+    """
+    # One positive at a time: together they would be K × P × D floats.
+    mixture = sum(weight[:, [p]] * features[jnp.maximum(index[:, p], 0)] for p in range(index.shape[1]))
+    has_positive = (index >= 0).any(axis=1, keepdims=True)
+    return jnp.where(has_positive, unit_rows((1.0 - share) * features + share * mixture), features)
+
+
+def centre(features: Array, modality: Array, valid: Array, num_modalities: int) -> Array:
+    """Features minus the mean of their modality's valid slots, unit rows again (r of section 3.4); 0 if not valid."""
+    member = ((modality == jnp.arange(num_modalities)[:, None]) & valid).astype(jnp.float32)  # [G, K]
+    total = jnp.matmul(member, features, precision=jax.lax.Precision.HIGHEST)
+    mean = total / jnp.maximum(member.sum(axis=1, keepdims=True), 1.0)
+    return jnp.where(valid[:, None], unit_rows(features - mean[jnp.maximum(modality, 0)]), 0.0)
+
+
+def softmax_code(features: Array, camera: Array, valid: Array, num_cameras: int, block: int = 1024) -> Array:
+    """Slots described by whom they resemble in each camera: f32[K, K], unit rows.
+
+    For every camera the softmax over 20 times the similarities to that camera's slots; the cameras' softmaxes side
+    by side, normalised. Takes K² floats, so it is for ablations of moderate size (section 3.4, "softmax_code").
+    """
+    features = features.astype(jnp.float32)
+
+    def of_row(row: Array) -> Array:
+        logits = SOFTMAX_CODE_SCALE * jnp.matmul(features, features[row], precision=jax.lax.Precision.HIGHEST)
+        member = (camera == jnp.arange(num_cameras)[:, None]) & valid  # [C, K]
+        largest = jnp.max(logits, axis=-1, where=member, initial=MASKED)[jnp.maximum(camera, 0)]
+        power = jnp.where(valid, jnp.exp(logits - largest), 0.0)
+        total = jnp.where(member, power, 0.0).sum(axis=-1)[jnp.maximum(camera, 0)]
+        return unit_rows(jnp.where(valid[row], power / jnp.maximum(total, 1e-12), 0.0))
+
+    return jax.lax.map(of_row, jnp.arange(features.shape[0]), batch_size=block)
+
+
+def cross_representation(memory: PrototypeMemory, config: AssociationConfig) -> Array:
+    """What stage 2 compares, f32[K, D] (f32[K, K] for softmax codes): prototypes after `config.stage2_space`.
+
+    Uses the within-modality positives in the memory.
+    """
+    if config.stage2_space == "raw":
+        return memory.feature
+    features = memory.feature
+    if config.aggregation > 0:
+        features = aggregate(features, memory.within_index, memory.within_weight, config.aggregation)
+    if config.stage2_space == "centred":
+        return centre(features, memory.modality, memory.valid, memory.num_modalities)
+    if config.stage2_space == "softmax_code":
+        return softmax_code(features, memory.camera, memory.valid, memory.num_cameras, config.block)
+    return features
+
+
+def associate(memory: PrototypeMemory, kappa: float | Array, config: AssociationConfig) -> PrototypeMemory:
+    """Renews look-alikes and positives of all slots: look-alikes, stage 1, aggregation, stage 2 (section 3.4).
+
+    Stage 1 mines the other cameras of a slot's own modality, with a threshold for each modality; stage 2 mines all
+    cameras of the other modality, on `cross_representation`, with one threshold.
+
+    Args:
+      memory: prototypes of this epoch.
+      kappa: κ of the epoch; a traced scalar.
+      config: static.
+
+    Raises:
+      ValueError: the memory's lists have other widths than the config's.
+    """
+    widths = (memory.within_index.shape[1], memory.cross_index.shape[1], memory.look_alike_index.shape[1])
+    wanted = (config.within_positives, config.cross_positives, config.num_look_alikes)
+    if widths != wanted:
+        raise ValueError(
+            f"prototype memory has lists of widths (within, cross, look-alikes) {widths}, the association config "
+            f"asks for {wanted}; make the memory with the config's numbers"
+        )
+    cameras, block = memory.num_cameras, config.block
+    same_modality = memory.modality[:, None] == memory.camera_modality  # [K, C]
+    other_camera = memory.camera[:, None] != jnp.arange(cameras)
+    mined = memory.valid & (memory.concentration >= config.min_concentration)
+
+    neutral = jnp.full_like(memory.look_alike_index, -1)
+    neutral_threshold = jnp.ones((), jnp.float32)
+    if config.look_alikes:
+        neutral, neutral_threshold = look_alikes(
+            memory.feature, memory.camera, memory.valid, config.look_alike_kappa, config.num_look_alikes, block
+        )
+
+    table = camera_best(memory.feature, memory.camera, mined, cameras, config.candidates_per_camera, block)
+    within = mine(
+        *table,
+        candidate=same_modality & other_camera,
+        group=memory.modality,
+        num_groups=memory.num_modalities,
+        camera=memory.camera,
+        kappa=kappa,
+        positives=config.within_positives,
+        config=config,
+    )
+    memory = memory.replace(
+        look_alike_index=neutral,
+        look_alike_threshold=neutral_threshold,
+        within_index=within.index,
+        within_weight=within.weight,
+        within_threshold=within.threshold,
+        within_floor=within.floor,
+    )
+
+    features = cross_representation(memory, config)
+    table = camera_best(features, memory.camera, mined, cameras, config.candidates_per_camera, block)
+    cross = mine(
+        *table,
+        candidate=~same_modality,
+        group=jnp.zeros_like(memory.modality),
+        num_groups=1,
+        camera=memory.camera,
+        kappa=kappa,
+        positives=config.cross_positives,
+        config=config,
+    )
+    return memory.replace(
+        cross_index=cross.index,
+        cross_weight=cross.weight,
+        cross_threshold=cross.threshold[0],
+        cross_floor=cross.floor,
+    )

@@ -1,0 +1,196 @@
+"""Prototypes: one unit feature for each slot, with its mined positives, in a fixed-capacity masked table.
+
+A *slot* is what one prototype stands for: a tracklet, or the tracklets of one recording in one camera. A *camera
+key* numbers (modality, camera) pairs: two modalities of one place are unrelated keys. −1 means empty everywhere.
+
+HiTPro specification, sections 3.3 (prototypes), 6 (update) and 10.1 (state).
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+Array = jax.Array
+
+
+@struct.dataclass
+class PrototypeMemory:
+    """Prototypes of K slots over C camera keys and G modalities, and what each slot is associated with.
+
+    Loop state, not parameters: it belongs to the checkpoint and is never differentiated.
+    """
+
+    feature: Array  # f32[K, D], unit rows; zero rows where not valid
+    camera: Array  # i32[K], camera key
+    modality: Array  # i32[K]
+    valid: Array  # bool[K], slots that have a prototype
+    count: Array  # f32[K], clips in the prototype
+    concentration: Array  # f32[K], length of the mean before normalising, in (0, 1]; small = mixed slot
+    within_index: Array  # i32[K, P1], positives in other cameras of the same modality
+    within_weight: Array  # f32[K, P1], rows sum to 1, or to 0 without a positive
+    cross_index: Array  # i32[K, P2], positives in the other modality
+    cross_weight: Array  # f32[K, P2]
+    look_alike_index: Array  # i32[K, Q], neither positives nor negatives: near slots of the same camera
+    within_threshold: Array  # f32[G], one for each modality
+    cross_threshold: Array  # f32[]
+    look_alike_threshold: Array  # f32[]
+    within_floor: Array  # f32[K], min(threshold, best candidate), where the neutral band of the joint softmax ends
+    cross_floor: Array  # f32[K]
+    camera_modality: Array  # i32[C], modality of every camera key
+
+    @property
+    def capacity(self) -> int:
+        return self.feature.shape[0]
+
+    @property
+    def num_cameras(self) -> int:
+        return self.camera_modality.shape[0]
+
+    @property
+    def num_modalities(self) -> int:
+        return self.within_threshold.shape[0]
+
+
+def unit_rows(x: Array) -> Array:
+    """Rows of unit length, f32[..., D]; a zero row stays zero and has zero gradient."""
+    x = x.astype(jnp.float32)
+    square = jnp.sum(x * x, axis=-1, keepdims=True)
+    # The square root has no derivative at zero, so zero rows must not reach it.
+    nonzero = square > 0
+    return jnp.where(nonzero, x * jax.lax.rsqrt(jnp.where(nonzero, square, 1.0)), 0.0)
+
+
+def padded_capacity(num_slots: int, multiple: int = 1024) -> int:
+    """The number of slots rounded up, so that a few more tracklets do not change compiled shapes."""
+    return max(1, -(-num_slots // multiple)) * multiple
+
+
+def empty_memory(
+    slot_camera,
+    camera_modality,
+    dim: int,
+    *,
+    capacity: int | None = None,
+    within_positives: int = 4,
+    cross_positives: int = 6,
+    look_alikes: int = 8,
+) -> PrototypeMemory:
+    """A memory whose slots have their camera and modality but no prototype yet.
+
+    Args:
+      slot_camera: i32[N], the camera key of every slot.
+      camera_modality: i32[C], the modality of every camera key, numbered from 0.
+      dim: feature width D.
+      capacity: K ≥ N; by default N itself.
+      within_positives, cross_positives, look_alikes: widths P1, P2 and Q of the lists.
+
+    Raises:
+      ValueError: a camera key outside 0…C−1, a negative modality, or more slots than the capacity.
+    """
+    slot_camera = np.asarray(slot_camera, np.int32)
+    camera_modality = np.asarray(camera_modality, np.int32)
+    slots = len(slot_camera)
+    capacity = slots if capacity is None else capacity
+    if slots > capacity:
+        raise ValueError(f"prototype memory: {slots} slots do not fit a capacity of {capacity}; raise the capacity")
+    unknown = np.flatnonzero((slot_camera < 0) | (slot_camera >= len(camera_modality)))
+    if unknown.size:
+        raise ValueError(
+            f"prototype memory: slot {unknown[0]} has camera key {slot_camera[unknown[0]]}, but only "
+            f"0…{len(camera_modality) - 1} are in camera_modality ({unknown.size} such slots)"
+        )
+    if camera_modality.size and camera_modality.min() < 0:
+        raise ValueError(f"prototype memory: camera_modality holds a negative modality: {camera_modality.tolist()}")
+
+    camera = np.full(capacity, -1, np.int32)
+    modality = np.full(capacity, -1, np.int32)
+    camera[:slots] = slot_camera
+    modality[:slots] = camera_modality[slot_camera]
+    num_modalities = int(camera_modality.max(initial=0)) + 1
+
+    def empty_list(width: int) -> Array:
+        return jnp.full((capacity, width), -1, jnp.int32)
+
+    return PrototypeMemory(
+        feature=jnp.zeros((capacity, dim), jnp.float32),
+        camera=jnp.asarray(camera),
+        modality=jnp.asarray(modality),
+        valid=jnp.zeros(capacity, bool),
+        count=jnp.zeros(capacity, jnp.float32),
+        concentration=jnp.zeros(capacity, jnp.float32),
+        within_index=empty_list(within_positives),
+        within_weight=jnp.zeros((capacity, within_positives), jnp.float32),
+        cross_index=empty_list(cross_positives),
+        cross_weight=jnp.zeros((capacity, cross_positives), jnp.float32),
+        look_alike_index=empty_list(look_alikes),
+        within_threshold=jnp.zeros(num_modalities, jnp.float32),
+        cross_threshold=jnp.zeros((), jnp.float32),
+        look_alike_threshold=jnp.zeros((), jnp.float32),
+        within_floor=jnp.zeros(capacity, jnp.float32),
+        cross_floor=jnp.zeros(capacity, jnp.float32),
+        camera_modality=jnp.asarray(camera_modality),
+    )
+
+
+def build_prototypes(features: Array, slot: Array, valid: Array, capacity: int) -> tuple[Array, Array, Array]:
+    """Prototype of every slot: the normalised mean of the features of its clips (section 3.3).
+
+    Args:
+      features: [M, D], one row for each clip (part of a tracklet), unit length.
+      slot: i32[M], the slot of every clip; −1 belongs to none.
+      valid: bool[M], false on rows that only fill the array.
+      capacity: K.
+
+    Returns:
+      feature f32[K, D] (zero rows where a slot has no clip), count f32[K], concentration f32[K].
+    """
+    used = valid & (slot >= 0)
+    target = jnp.where(used, slot, capacity)
+    features = jnp.where(used[:, None], features.astype(jnp.float32), 0.0)
+    total = jax.ops.segment_sum(features, target, capacity + 1)[:capacity]
+    count = jax.ops.segment_sum(used.astype(jnp.float32), target, capacity + 1)[:capacity]
+    mean = total / jnp.maximum(count, 1.0)[:, None]
+    return unit_rows(mean), count, jnp.linalg.norm(mean, axis=-1)
+
+
+def rebuild(memory: PrototypeMemory, features: Array, slot: Array, valid: Array) -> PrototypeMemory:
+    """The memory with prototypes of a whole extraction pass; slots without a clip become invalid.
+
+    Lists of positives are left as they are: `association.associate` renews them.
+    """
+    feature, count, concentration = build_prototypes(features, slot, valid, memory.capacity)
+    known = (count > 0) & (memory.camera >= 0)
+    return memory.replace(
+        feature=jnp.where(known[:, None], feature, 0.0),
+        valid=known,
+        count=jnp.where(known, count, 0.0),
+        concentration=jnp.where(known, concentration, 0.0),
+    )
+
+
+def update_prototypes(
+    memory: PrototypeMemory, features: Array, slot: Array, valid: Array, momentum: float | Array
+) -> PrototypeMemory:
+    """Moves the prototypes of a batch towards the batch's features (section 6).
+
+    p ← normalise(momentum · p + (1 − momentum) · normalise(mean of the batch's features of the slot)).
+    The mean makes the result free of the order of the clips; slots that are not in the batch do not change.
+
+    Args:
+      features: [B, D] features of the clips; slot: i32[B]; valid: bool[B].
+      momentum: share of the old prototype, 0.5 in the specification; may be traced.
+    """
+    row = jnp.maximum(slot, 0)
+    used = valid & (slot >= 0) & memory.valid[row]
+    features = jnp.where(used[:, None], jax.lax.stop_gradient(features).astype(jnp.float32), 0.0)
+    same_slot = (slot[:, None] == slot) & used[:, None] & used
+    total = jnp.matmul(same_slot.astype(jnp.float32), features, precision=jax.lax.Precision.HIGHEST)
+    mean = total / jnp.maximum(same_slot.sum(axis=1, keepdims=True), 1)
+    moved = unit_rows(momentum * memory.feature[row] + (1.0 - momentum) * unit_rows(mean))
+    # One clip writes for its slot: rows of one slot agree only up to rounding.
+    writes = used & (jnp.argmax(same_slot, axis=1) == jnp.arange(slot.shape[0]))
+    target = jnp.where(writes, slot, memory.capacity)
+    return memory.replace(feature=memory.feature.at[target].set(moved, mode="drop"))
