@@ -1,0 +1,87 @@
+"""Who looks: where a camera hangs, how it projects, and what its optics and sensor do to a picture."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import cv2
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Camera:
+    """A fixed camera over a straight path.
+
+    Camera coordinates are metres: x right, y down, z forward, origin in the lens. The path crosses the optical axis
+    at `distance` metres; `heading` is the walking direction in radians (0 walks right, -pi/2 walks at the camera).
+    """
+
+    number: int  # from 1, over both modalities
+    modality: str  # "rgb" | "ir"
+    heading: float
+    height: float
+    distance: float
+    cast: tuple[float, float, float]
+    gain: float
+    gamma: float
+    blur: float  # standard deviation in pixels of a 64-row frame
+    noise: float  # standard deviation of a value in [0, 1]
+    vignette: float
+
+    @property
+    def name(self) -> str:
+        return f"{self.modality}{self.number}"
+
+    @property
+    def infrared(self) -> bool:
+        return self.modality == "ir"
+
+    @property
+    def elevation(self) -> float:
+        """Angle in radians under which the camera looks down at a person's middle."""
+        return float(np.arctan2(self.height - 0.95, self.distance))
+
+    def view(self, points: np.ndarray) -> np.ndarray:
+        """Ground coordinates [..., 3] (right, away, up; origin below the lens) in camera coordinates."""
+        right, away, up = np.moveaxis(points, -1, 0)
+        sine, cosine = np.sin(self.elevation), np.cos(self.elevation)
+        down = self.height - up
+        return np.stack([right, down * cosine - away * sine, away * cosine + down * sine], -1)
+
+    def expose(self, frames: np.ndarray, gain: float, rng: np.random.Generator) -> np.ndarray:
+        """Radiance f32[T, H, W, 3] in [0, 1] as the camera records it: u8[T, H, W, 3]."""
+        count, height, width, _ = frames.shape
+        # One tall picture: the optics work on every frame with a few calls.
+        if self.blur > 0:
+            sigma = self.blur * height / 64
+            frames = np.stack([cv2.GaussianBlur(frame, (0, 0), sigma) for frame in frames])
+        y, x = np.mgrid[0:height, 0:width].astype(np.float32)
+        radius = ((y / (height - 1) - 0.5) ** 2 + (x / (width - 1) - 0.5) ** 2) * 2
+        falloff = (1 - self.vignette * radius)[..., None] * np.asarray(self.cast, np.float32) * (self.gain * gain)
+        frames = np.clip(frames * falloff, 0, 1)
+        frames = cv2.pow(frames.reshape(count * height, -1), self.gamma).reshape(frames.shape)
+        if self.infrared:  # one sensor channel, shown as grey
+            noise = rng.standard_normal((count, height, width, 1), np.float32)
+        else:
+            noise = rng.standard_normal((count, height, width, 3), np.float32)
+        frames = frames + self.noise * noise
+        return (np.clip(frames, 0, 1) * 255 + 0.5).astype(np.uint8)
+
+
+def draw_camera(rng: np.random.Generator, number: int, modality: str, strength: float) -> Camera:
+    """A random camera; `strength` scales how far its picture is from neutral (colour cast, gain, blur, ...)."""
+    infrared = modality == "ir"
+    cast = (1.0, 1.0, 1.0) if infrared else tuple(1 + strength * rng.uniform(-0.3, 0.3, 3))
+    return Camera(
+        number=number,
+        modality=modality,
+        heading=rng.uniform(-1.2, 1.2),
+        height=rng.uniform(2.2, 4.0),
+        distance=rng.uniform(7.0, 11.0),
+        cast=cast,
+        gain=1 + strength * rng.uniform(-0.35, 0.35),
+        gamma=float(np.exp(strength * rng.uniform(-0.4, 0.4))),
+        blur=0.3 + strength * rng.uniform(0, 0.6),
+        noise=(0.02 if infrared else 0.008) + strength * rng.uniform(0, 0.03),
+        vignette=(0.25 if infrared else 0.05) + strength * rng.uniform(0, 0.35),
+    )
