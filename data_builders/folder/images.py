@@ -1,0 +1,76 @@
+"""Whether the bytes of a JPEG or PNG are a whole picture.
+
+Decoders fill what is missing of a cut file with grey and call it a success, so the structure is read as well.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+
+import cv2
+import numpy as np
+
+# In entropy-coded data, FF is followed by 00 (a stuffed byte), FF (padding) or D0…D7 (a restart); else a marker begins.
+_NEXT_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+
+def image_fault(data: bytes) -> str | None:
+    """What is wrong with an encoded image, or None; reads its structure to the end and decodes it."""
+    if not data:
+        return "empty file"
+    if data.startswith(b"\xff\xd8"):
+        fault = _jpeg_fault(data)
+    elif data.startswith(_PNG_SIGNATURE):
+        fault = _png_fault(data)
+    else:
+        return f"neither JPEG nor PNG (begins with {data[:4].hex()})"
+    if fault is None and cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) is None:
+        fault = "cannot be decoded"
+    return fault
+
+
+def _jpeg_fault(data: bytes) -> str | None:
+    """Walks the segments (ITU-T T.81, annex B) to the end-of-image marker.
+
+    Looking for FFD9 anywhere is not enough: a thumbnail in the header has one of its own.
+    """
+    position, scans = 2, 0
+    while position + 2 <= len(data):
+        if data[position] != 0xFF:
+            return f"no marker at byte {position}"
+        code = data[position + 1]
+        if code == 0xFF:  # padding in front of a marker
+            position += 1
+        elif code == 0xD9:
+            return None if scans else "ends before its first scan"
+        else:
+            length = int.from_bytes(data[position + 2 : position + 4], "big")
+            position += 2 + length
+            if length < 2:
+                return f"segment of impossible length {length} at byte {position - length}"
+            if code == 0xDA:  # start of scan: a header, then entropy-coded data up to the next marker
+                scans += 1
+                marker = _NEXT_MARKER.search(data, position)
+                if marker is None:
+                    break
+                position = marker.start()
+    return "truncated: no end-of-image marker"
+
+
+def _png_fault(data: bytes) -> str | None:
+    """Walks the chunks to IEND and checks their sums (PNG specification, section 5)."""
+    position = len(_PNG_SIGNATURE)
+    while position + 12 <= len(data):
+        length = int.from_bytes(data[position : position + 4], "big")
+        body = data[position + 4 : position + 8 + length]
+        checksum = data[position + 8 + length : position + 12 + length]
+        if len(checksum) < 4:
+            break
+        if zlib.crc32(body) != int.from_bytes(checksum, "big"):
+            return f"damaged chunk at byte {position}"
+        if body[:4] == b"IEND":
+            return None
+        position += 12 + length
+    return "truncated: no IEND chunk"
