@@ -1,0 +1,92 @@
+"""Distances between a block of query features and a gallery, in fp32 whatever the features are stored as."""
+
+from __future__ import annotations
+
+import functools
+import operator
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Array = Any  # NumPy or jax
+Distance = str | Callable[[Any, Any], Array]  # a key of DISTANCES, or (query rows, gallery) -> f32[rows, G]
+
+# Accelerators multiply fp32 matrices in a shorter format unless told otherwise, which reorders near neighbours.
+_matmul = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
+
+
+def l2_normalise(features: Array, epsilon: float = 1e-12) -> jax.Array:
+    """Rows of length one, fp32; a zero row stays zero."""
+    features = jnp.asarray(features, jnp.float32)
+    return features / jnp.maximum(jnp.linalg.norm(features, axis=-1, keepdims=True), epsilon)
+
+
+def cosine_distance(query: Array, gallery: Array) -> jax.Array:
+    """1 − cosine similarity of query [Q, D] and gallery [G, D], in [0, 2]: f32[Q, G]."""
+    return 1.0 - _matmul(l2_normalise(query), l2_normalise(gallery).T)
+
+
+def euclidean_distance(query: Array, gallery: Array) -> jax.Array:
+    """Euclidean distance of query [Q, D] and gallery [G, D] as they are, not normalised: f32[Q, G]."""
+    query, gallery = jnp.asarray(query, jnp.float32), jnp.asarray(gallery, jnp.float32)
+    squares = jnp.sum(query**2, axis=1)[:, None] + jnp.sum(gallery**2, axis=1)
+    return jnp.sqrt(jnp.maximum(squares - 2.0 * _matmul(query, gallery.T), 0.0))
+
+
+DISTANCES: dict[str, Callable[[Array, Array], jax.Array]] = {
+    "cosine": jax.jit(cosine_distance),
+    "euclidean": jax.jit(euclidean_distance),
+}
+
+
+def resolve(distance: Distance) -> Callable[[Any, Any], Array]:
+    """The function that a distance's name stands for; a function is returned as it is.
+
+    Raises:
+      ValueError: the name is not a key of `DISTANCES`.
+    """
+    if callable(distance):
+        return distance
+    if distance not in DISTANCES:
+        raise ValueError(f"unknown distance {distance!r}; known: {', '.join(DISTANCES)}, or a function")
+    return DISTANCES[distance]
+
+
+def num_rows(features: Any, what: str) -> int:
+    """The row count that all arrays of a features pytree share.
+
+    Raises:
+      ValueError: there is no row, or the arrays disagree.
+    """
+    counts = {leaf.shape[0] for leaf in jax.tree.leaves(features)}
+    if len(counts) != 1 or 0 in counts:
+        raise ValueError(f"{what}: need one row count above zero, got {sorted(counts)}")
+    return counts.pop()
+
+
+def block_rows(block: int | None, num_gallery: int) -> int:
+    """Query rows per block: `block`, or what keeps a block of distances near 16 million numbers (64 MB)."""
+    if block is None:
+        return int(np.clip((1 << 24) // num_gallery, 8, 1024))
+    if block < 1:
+        raise ValueError(f"block must be at least 1 query row, got {block}")
+    return block
+
+
+def distance_blocks(
+    query: Any, gallery: Any, distance: Distance, block: int
+) -> Iterator[tuple[np.ndarray, Array]]:
+    """The distance matrix, one block of query rows at a time: (row numbers i64[n], distances f32[block, G]).
+
+    Every block has the same shape, so one compilation serves all: the last one repeats the last query, and its
+    rows past the n row numbers mean nothing.
+    """
+    count, function = num_rows(query, "query features"), resolve(distance)
+    block = min(block, count)
+    for start in range(0, count, block):
+        rows = np.arange(start, start + block)
+        padded = np.minimum(rows, count - 1)
+        yield rows[rows < count], function(jax.tree.map(operator.itemgetter(padded), query), gallery)

@@ -1,0 +1,382 @@
+"""mAP, mINP and rank-k under a protocol, and the nearest neighbours to look at.
+
+A ranking is never sorted as a whole. A score depends only on the positions of the matches, and the position of a
+match is one plus the number of kept gallery rows before it; those are counted against the few matches of each
+query. What is counted is exact: positions are those of a stable sort, so rows at equal distance keep the order of
+the gallery. (Data set specification, sections 19 and 20.)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxreid.retrieval import distances as distances_lib
+from jaxreid.retrieval import protocols
+from jaxreid.retrieval.distances import Array, Distance
+from jaxreid.retrieval.protocols import Protocol, Rows
+
+RANKS = (1, 5, 10, 20)
+LARGEST = float(np.finfo(np.float32).max)
+
+
+@dataclasses.dataclass(frozen=True)
+class Scores:
+    """How well a gallery was ranked for Q queries.
+
+    Attributes:
+      protocol: key of the protocol.
+      mAP, mINP: percent, means over the queries that have a match.
+      rank: k → rank-k (CMC at k) in percent.
+      queries: number of queries that have a match.
+      unmatched: number of queries without one; they are in no mean unless the protocol counts them as misses.
+      gallery: number of gallery rows that can be ranked.
+      average_precision, inverse_negative_penalty: f64[Q] in [0, 1], 0 where a query has no match.
+      first_match: i32[Q], 1-based position of the first match, 0 where there is none.
+    """
+
+    protocol: str
+    mAP: float
+    mINP: float
+    rank: Mapping[int, float]
+    queries: int
+    unmatched: int
+    gallery: int
+    average_precision: np.ndarray
+    inverse_negative_penalty: np.ndarray
+    first_match: np.ndarray
+
+    @property
+    def valid(self) -> np.ndarray:
+        """bool[Q]: which queries have a match."""
+        return self.first_match > 0
+
+
+def score(
+    query_features: Any,
+    gallery_features: Any,
+    query_rows: Rows,
+    gallery_rows: Rows,
+    protocol: str | Protocol,
+    distance: Distance = "cosine",
+    ranks: tuple[int, ...] = RANKS,
+    block: int | None = None,
+    ties: str = "stable",
+) -> Scores:
+    """Ranks the gallery for every query and scores it; the distance matrix exists one row block at a time.
+
+    Args:
+      query_features, gallery_features: [Q, D] and [G, D] of any float type, or pytrees of arrays with Q and G rows
+        where `distance` is a function that understands them.
+      query_rows, gallery_rows: what is known about each feature.
+      protocol: key of `PROTOCOLS` or a `Protocol`.
+      distance: 'cosine', 'euclidean', or a function (query block, gallery) → f32[block, G].
+      ranks: the k of rank-k.
+      block: queries per block; None picks about 64 MB of distances.
+      ties: 'stable' keeps the gallery's order among equal distances; 'pessimistic' puts matches last among them,
+        which shows features that have collapsed.
+
+    Raises:
+      ValueError: the protocol cannot be applied (`protocols.check`), features and rows differ in number, a
+        distance is NaN, or no query has a match.
+    """
+    protocol = protocols.resolve(protocol)
+    protocols.check(query_rows, gallery_rows, protocol)
+    for what, features, rows in (
+        ("query", query_features, query_rows),
+        ("gallery", gallery_features, gallery_rows),
+    ):
+        if distances_lib.num_rows(features, f"{what} features") != len(rows):
+            raise ValueError(
+                f"{distances_lib.num_rows(features, what)} {what} features but {len(rows)} {what} rows"
+            )
+    block = distances_lib.block_rows(block, len(gallery_rows))
+    blocks = distances_lib.distance_blocks(query_features, gallery_features, distance, block)
+    return _score_blocks(blocks, query_rows, gallery_rows, protocol, ranks, ties)
+
+
+def score_distances(
+    distances: Array,
+    query_rows: Rows,
+    gallery_rows: Rows,
+    protocol: str | Protocol,
+    ranks: tuple[int, ...] = RANKS,
+    block: int | None = None,
+    ties: str = "stable",
+) -> Scores:
+    """Scores a distance matrix [Q, G] that is already there, for instance a re-ranked one; see `score`."""
+    protocol = protocols.resolve(protocol)
+    protocols.check(query_rows, gallery_rows, protocol)
+    if distances.shape != (len(query_rows), len(gallery_rows)):
+        raise ValueError(
+            f"distances are {distances.shape}, but there are {len(query_rows)} query rows and "
+            f"{len(gallery_rows)} gallery rows"
+        )
+    block = distances_lib.block_rows(block, len(gallery_rows))
+    blocks = distances_lib.distance_blocks(distances, None, lambda rows, _: rows, block)
+    return _score_blocks(blocks, query_rows, gallery_rows, protocol, ranks, ties)
+
+
+def _score_blocks(
+    blocks: Iterator[tuple[np.ndarray, Array]],
+    query: Rows,
+    gallery: Rows,
+    protocol: Protocol,
+    ranks: tuple[int, ...],
+    ties: str,
+) -> Scores:
+    if ties not in ("stable", "pessimistic"):
+        raise ValueError(f"unknown order of ties {ties!r}; known: stable, pessimistic")
+    capacity = _match_capacity(query.identity, gallery.identity)
+    gallery_columns = {name: jnp.asarray(x) for name, x in gallery.columns(protocol.columns).items()}
+    precisions, penalties, first = [], [], []
+    for rows, distances in blocks:
+        padded = query[np.minimum(np.arange(rows[0], rows[0] + len(distances)), len(query) - 1)]
+        positive, junk = _masks(protocol, padded.columns(protocol.columns), gallery_columns)
+        found = _match_block(distances, positive, junk, capacity, ties, protocol.precision == "tied")
+        found = {name: np.asarray(values)[: len(rows)] for name, values in found.items()}
+        if found["undefined"].any():
+            raise ValueError(
+                f"protocol {protocol.key!r}: query row {rows[found['undefined'].argmax()]} has NaN distances; "
+                f"its features, or a gallery row's, are not finite"
+            )
+        precisions.append(average_precision(found["positions"], protocol.precision, found.get("tied")))
+        penalties.append(inverse_negative_penalty(found["positions"]))
+        first.append(found["positions"][:, 0])
+
+    first_match = np.concatenate(first)
+    valid = first_match > 0
+    queries = int(valid.sum())
+    if not queries:
+        reason = protocols.explain_no_match(query, gallery, protocol)
+        raise ValueError(f"protocol {protocol.key!r}: {reason}")
+    asked = len(query) if protocol.count_unmatched else queries
+    precision, penalty = np.concatenate(precisions), np.concatenate(penalties)
+    return Scores(
+        protocol=protocol.key,
+        mAP=100.0 * float(precision.sum()) / queries,
+        mINP=100.0 * float(penalty.sum()) / queries,
+        rank={k: 100.0 * int((valid & (first_match <= k)).sum()) / asked for k in ranks},
+        queries=queries,
+        unmatched=len(query) - queries,
+        gallery=protocol.gallery_size(gallery),
+        average_precision=precision,
+        inverse_negative_penalty=penalty,
+        first_match=first_match,
+    )
+
+
+def _match_capacity(query_identity: np.ndarray, gallery_identity: np.ndarray) -> int:
+    """A static bound on the matches of one query; a power of two, so that few shapes are ever compiled."""
+    known = gallery_identity[np.isin(gallery_identity, query_identity[query_identity != protocols.UNKNOWN])]
+    most = int(np.unique(known, return_counts=True)[1].max(initial=1))
+    return min(1 << (most - 1).bit_length(), len(gallery_identity))
+
+
+_masks = jax.jit(Protocol.masks, static_argnums=0)
+
+
+@functools.partial(jax.jit, static_argnames=("capacity", "ties", "tied"))
+def _match_block(
+    distances: Array, positive: Array, junk: Array, capacity: int, ties: str, tied: bool
+) -> dict[str, jax.Array]:
+    found = {
+        "positions": match_positions(distances, positive, junk, capacity, ties),
+        "undefined": jnp.isnan(distances).any(axis=1),
+    }
+    if tied:
+        found["tied"] = tied_precisions(distances, positive, junk, capacity)
+    return found
+
+
+def match_positions(
+    distances: Array, positive: Array, junk: Array, capacity: int, ties: str = "stable"
+) -> jax.Array:
+    """Positions of each query's matches in its ranking without junk, nearest first.
+
+    Args:
+      distances: f32[B, G], smaller is nearer; infinities allowed, NaN not.
+      positive, junk: bool[B, G], disjoint.
+      capacity: static, at least the matches of any query, at most G.
+      ties: static, 'stable' or 'pessimistic' (see `score`).
+
+    Returns:
+      i32[B, capacity]: 1-based positions, ascending; 0 past the last match.
+    """
+    matches = _Matches(distances, positive, capacity)
+    before = matches.preceding(stable=True)
+    if ties == "pessimistic":
+        # Matches keep their order among themselves; every negative at their distance moves before them.
+        before = jnp.where(positive, before, matches.preceding(stable=False))
+    return jnp.where(matches.exists, matches.count_up_to(before, ~junk), 0)
+
+
+def tied_precisions(distances: Array, positive: Array, junk: Array, capacity: int) -> jax.Array:
+    """Precision at each match when everything at its distance is retrieved with it; f32[B, capacity], 0 past the
+    last match. This is the average precision of a precision-recall curve whose thresholds are the distances."""
+    matches = _Matches(distances, positive, capacity)
+    before = matches.preceding(stable=False)
+    hits = matches.count_up_to(before, positive)
+    return jnp.where(matches.exists, hits / matches.count_up_to(before, ~junk), 0.0)
+
+
+class _Matches:
+    """The matches of each query in order of distance, to count the gallery against."""
+
+    def __init__(self, distances: Array, positive: Array, capacity: int):
+        # Infinite padding must stay behind every real distance, and top_k tells -0 from 0.
+        clipped = jnp.clip(jnp.asarray(distances, jnp.float32), -LARGEST, LARGEST)
+        self.distances = jnp.where(clipped == 0, 0.0, clipped)
+        # top_k puts the lower index first among equals, as a stable sort does.
+        nearest, self.index = jax.lax.top_k(-jnp.where(positive, self.distances, jnp.inf), capacity)
+        self.nearest = -nearest
+        self.exists = jnp.isfinite(nearest)
+
+    def preceding(self, stable: bool) -> jax.Array:
+        """i32[B, G]: how many matches come before each gallery row, by binary search in the sorted matches.
+
+        Among equal distances the lower gallery index comes first if `stable`; otherwise none precedes another.
+        """
+        capacity, column = self.nearest.shape[1], jnp.arange(self.distances.shape[1])
+        count = jnp.zeros(self.distances.shape, jnp.int32)
+        for bit in reversed(range(capacity.bit_length())):
+            probe = count + (1 << bit) - 1
+            inside = jnp.minimum(probe, capacity - 1)
+            match = jnp.take_along_axis(self.nearest, inside, axis=1)
+            earlier = match < self.distances
+            if stable:
+                index = jnp.take_along_axis(self.index, inside, axis=1)
+                earlier |= (match == self.distances) & (index < column)
+            count = jnp.where(earlier & (probe < capacity), count + (1 << bit), count)
+        return count
+
+    def count_up_to(self, preceding: jax.Array, counted: Array) -> jax.Array:
+        """i32[B, capacity]: gallery rows in `counted` that at most k matches precede, for match k = 0, 1, …"""
+        capacity = self.nearest.shape[1]
+        row = jnp.arange(len(preceding))[:, None]
+        histogram = jnp.zeros((len(preceding), capacity + 1), jnp.int32)
+        histogram = histogram.at[row, preceding].add(jnp.asarray(counted, jnp.int32))
+        return jnp.cumsum(histogram, axis=1)[:, :capacity]
+
+
+def average_precision(
+    positions: np.ndarray, rule: str = "standard", tied: np.ndarray | None = None
+) -> np.ndarray:
+    """Average precision from the positions of the matches; f64[B] in [0, 1], 0 where there is no match.
+
+    Args:
+      positions: i32[B, P], 1-based and ascending, 0 past the last match.
+      rule: 'standard', the mean over matches of hits so far / position; 'trapezoid', the mean of the precisions
+        just before and at each match (precision before the first row is 1), as MARS and VReID-XFD score;
+        'tied', the mean of `tied`, for rankings with groups of equal distance.
+      tied: f32[B, P] of `tied_precisions`.
+    """
+    exists = positions > 0
+    hits = np.arange(1, positions.shape[1] + 1)
+    at = hits / np.maximum(positions, 1)
+    if rule == "trapezoid":
+        before = np.where(positions == 1, 1.0, (hits - 1) / np.maximum(positions - 1, 1))
+        at = (before + at) / 2
+    elif rule == "tied" and tied is not None:
+        at = tied.astype(np.float64)
+    elif rule != "standard":
+        raise ValueError(
+            f"unknown average precision {rule!r}; known: standard, trapezoid, tied (needs `tied`)"
+        )
+    return np.sum(at * exists, axis=1) / np.maximum(exists.sum(axis=1), 1)
+
+
+def inverse_negative_penalty(positions: np.ndarray) -> np.ndarray:
+    """Number of matches / position of the last match; f64[B], 0 where there is no match. `positions` as above."""
+    return np.sum(positions > 0, axis=1) / np.maximum(positions.max(axis=1), 1)
+
+
+def nearest(
+    query_features: Any,
+    gallery_features: Any,
+    k: int,
+    exclude: Callable[[np.ndarray], np.ndarray] | None = None,
+    distance: Distance = "cosine",
+    block: int | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The k nearest gallery rows of each query, nearest first; the distance matrix exists one block at a time.
+
+    Args:
+      query_features, gallery_features, distance, block: as in `score`.
+      k: neighbours per query; no more than the gallery has rows are returned.
+      exclude: for query row numbers i64[n], which gallery rows to leave out, bool[n, G]; for instance
+        `lambda rows: protocol.junk(query_rows[rows], gallery_rows)`.
+
+    Returns:
+      indices i32[Q, k] and distances f32[Q, k]; −1 and infinity where fewer than k rows are left.
+    """
+    num_gallery = distances_lib.num_rows(gallery_features, "gallery features")
+    if k < 1:
+        raise ValueError(f"k must be at least 1, got {k}")
+    k, block = min(k, num_gallery), distances_lib.block_rows(block, num_gallery)
+    indices, values = [], []
+    for rows, distances in distances_lib.distance_blocks(query_features, gallery_features, distance, block):
+        excluded = np.zeros((len(distances), num_gallery), bool)
+        if exclude is not None:
+            excluded[: len(rows)] = exclude(rows)
+        found, index = jax.device_get(_nearest_block(distances, excluded, k))
+        if np.isnan(found[: len(rows)]).any():
+            raise ValueError(
+                f"query rows {rows[0]} to {rows[-1]} have NaN distances: features are not finite"
+            )
+        indices.append(index[: len(rows)])
+        values.append(found[: len(rows)])
+    return np.concatenate(indices), np.concatenate(values)
+
+
+@functools.partial(jax.jit, static_argnames="k")
+def _nearest_block(distances: Array, excluded: Array, k: int) -> tuple[jax.Array, jax.Array]:
+    negative, index = jax.lax.top_k(-jnp.where(excluded, jnp.inf, jnp.asarray(distances, jnp.float32)), k)
+    return -negative, jnp.where(jnp.isposinf(-negative), -1, index)
+
+
+def result_record(
+    scores: Scores,
+    protocol: str | Protocol,
+    clip_rule: str,
+    frames: int,
+    distance: str,
+    checkpoint: str,
+    reranking: bool = False,
+) -> dict[str, Any]:
+    """One result with all that a reader needs to compare it (data set specification, section 19).
+
+    Args:
+      scores: of one direction or case.
+      protocol: the one that was scored; must be that of `scores`.
+      clip_rule, frames: how clips were drawn at test time, and frames per clip.
+      distance: its name.
+      checkpoint: which one was evaluated, such as 'epoch 120 (last)'.
+      reranking: whether distances were re-ranked.
+
+    Returns:
+      A JSON-ready dict; mAP, mINP and rank-k in percent.
+    """
+    key = protocols.resolve(protocol).key
+    if key != scores.protocol:
+        raise ValueError(f"scores are of protocol {scores.protocol!r}, the record says {key!r}")
+    return {
+        "mAP": scores.mAP,
+        "mINP": scores.mINP,
+        **{f"rank-{k}": value for k, value in scores.rank.items()},
+        "protocol": key,
+        "queries": scores.queries,
+        "unmatched": scores.unmatched,
+        "gallery": scores.gallery,
+        "frames_per_clip": frames,
+        "clip_rule": clip_rule,
+        "distance": distance,
+        "reranking": reranking,
+        "checkpoint": checkpoint,
+    }

@@ -1,0 +1,522 @@
+"""Scores against the specification's gold tables (data set specification, section 20) and against brute force."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from jaxreid import retrieval
+from jaxreid.retrieval import metrics
+from jaxreid.retrieval.protocols import PROTOCOLS, Rows
+
+T1 = np.array(
+    [
+        [0.10, 0.30, 0.20, 0.50, 0.60, 0.40, 0.80, 0.70],
+        [0.55, 0.15, 0.45, 0.05, 0.35, 0.65, 0.25, 0.75],
+        [0.20, 0.60, 0.10, 0.70, 0.30, 0.80, 0.40, 0.50],
+    ],
+    np.float32,
+)
+T1_QUERY = Rows(np.array([1, 2, 3]), np.array([0, 1, 2]))
+T1_GALLERY = Rows(np.array([1, 1, 2, 2, 1, -1, 3, 4]), np.array([0, 1, 0, 1, 2, 1, 2, 0]))
+
+T4 = np.array(
+    [
+        [0.10, 0.40, 0.20, 0.50, 0.30, 0.60],
+        [0.50, 0.30, 0.10, 0.20, 0.60, 0.40],
+        [0.35, 0.25, 0.45, 0.05, 0.15, 0.55],
+        [0.30, 0.20, 0.50, 0.40, 0.10, 0.60],
+    ],
+    np.float32,
+)
+T4_IR = Rows(np.array([1, 2, 2, 3]), np.array([1, 2, 3, 1]), modality=np.full(4, 1))
+T4_RGB = Rows(np.array([1, 1, 2, 2, 3, 2]), np.array([1, 2, 2, 3, 1, 1]), modality=np.full(6, 0))
+
+
+def assert_scores(scores, precisions, mAP, cmc, mINP, queries):
+    """The numbers as the specification prints them: fractions to six digits."""
+    np.testing.assert_allclose(scores.average_precision[scores.valid], precisions, atol=6e-7)
+    assert scores.mAP / 100 == pytest.approx(mAP, abs=6e-7)
+    assert [scores.rank[k] / 100 for k in sorted(scores.rank)] == pytest.approx(cmc, abs=6e-7)
+    if mINP is not None:
+        assert scores.mINP / 100 == pytest.approx(mINP, abs=6e-7)
+    assert scores.queries == queries
+
+
+@pytest.mark.parametrize(
+    "relevance, standard, trapezoid, penalty, reciprocal",
+    [
+        ("101001", 0.722222, 0.677778, 0.5, 1),
+        ("011", 0.583333, 0.416667, 0.666667, 0.5),
+        ("0001", 0.25, 0.125, 0.25, 0.25),
+        ("111", 1, 1, 1, 1),
+        ("01010101", 0.5, 0.395238, 0.5, 0.5),
+    ],
+)
+def test_average_precision_gold(relevance, standard, trapezoid, penalty, reciprocal):
+    """Section 20.1."""
+    relevant = np.array([int(bit) for bit in relevance])
+    query = Rows(np.array([1]))
+    gallery = Rows(np.where(relevant == 1, 1, 2))
+    distances = np.arange(len(relevant), dtype=np.float32)[None]
+    rule = PROTOCOLS["cross_modal_nocam"]
+    for name, expected in (("standard", standard), ("trapezoid", trapezoid)):
+        scores = retrieval.score_distances(
+            distances, query, gallery, dataclasses.replace(rule, precision=name)
+        )
+        assert scores.average_precision[0] == pytest.approx(expected, abs=6e-7)
+        assert scores.inverse_negative_penalty[0] == pytest.approx(penalty, abs=6e-7)
+        assert 1 / scores.first_match[0] == pytest.approx(reciprocal)
+
+
+@pytest.mark.parametrize(
+    "protocol, precisions, mAP, cmc, mINP, queries",
+    [
+        ("market", [0.5, 0.25], 0.375, [0, 0.5, 0.5, 1], 0.375, 2),
+        ("mars_full", [0.333333, 0.125], 0.229167, [0, 0.5, 0.5, 1], 0.375, 2),
+        ("mars_full_std", [0.5, 0.25], 0.375, [0, 0.5, 0.5, 1], 0.375, 2),
+        ("cross_modal_nocam", [0.722222, 0.7, 0.25], 0.557407, [2 / 3, 2 / 3, 2 / 3, 1], 0.383333, 3),
+        ("skeleton", [0.722222, 0.7, 0.25], 0.557407, [2 / 3, 2 / 3, 2 / 3, 1], 0.383333, 3),
+    ],
+)
+def test_matrix_t1_gold(protocol, precisions, mAP, cmc, mINP, queries):
+    """Section 20.2."""
+    scores = retrieval.score_distances(T1, T1_QUERY, T1_GALLERY, protocol, ranks=(1, 2, 3, 4))
+    assert_scores(scores, precisions, mAP, cmc, mINP, queries)
+    assert scores.unmatched == 3 - queries
+    assert scores.gallery == (8 if protocol in ("cross_modal_nocam", "skeleton") else 7)
+
+
+def test_market_with_an_unlabelled_row_as_negative_gold():
+    """Section 20.2, the common mistake: the row of identity −1 takes part as a stranger."""
+    gallery = dataclasses.replace(T1_GALLERY, identity=np.where(np.arange(8) == 5, 99, T1_GALLERY.identity))
+    scores = retrieval.score_distances(T1, T1_QUERY, gallery, "market", ranks=(1, 2, 3, 4))
+    assert_scores(scores, [0.45, 0.25], 0.35, [0, 0.5, 0.5, 1], 0.325, 2)
+
+
+def test_queries_in_the_gallery_gold():
+    """Section 20.2, last paragraph: other queries are negatives, the query itself is junk."""
+    among = np.array([[0, 0.9, 0.35], [0.9, 0, 0.85], [0.35, 0.85, 0]], np.float32)
+    gallery = Rows(
+        np.concatenate([T1_QUERY.identity, T1_GALLERY.identity]),
+        np.concatenate([T1_QUERY.camera, T1_GALLERY.camera]),
+    )
+    scores = retrieval.score_distances(np.hstack([among, T1]), T1_QUERY, gallery, "market")
+    np.testing.assert_allclose(scores.average_precision, [0.45, 0.25, 0], atol=6e-7)
+    assert scores.mAP == pytest.approx(35)
+
+
+@pytest.mark.parametrize(
+    "protocol, precisions, mAP, cmc, mINP, queries",
+    [
+        ("market", [0.45, 0.7, 0.25], 0.466667, [1 / 3, 2 / 3, 2 / 3, 1], 0.35, 3),
+        ("clothes_sc", [0.5, 0.25, 0.25], 0.333333, [0, 1 / 3, 1 / 3, 1], 0.333333, 3),
+        ("clothes_cc", [0.25, 1], 0.625, [0.5, 0.5, 0.5, 1], 0.625, 2),
+    ],
+)
+def test_clothes_gold(protocol, precisions, mAP, cmc, mINP, queries):
+    """Section 20.3; the location and scale protocols are the same rules on other columns."""
+    kinds = np.array([1, 1, 1, 2, 2, 1, 1, 1])
+    identity, camera = np.array([1, 1, 2, 2, 1, 3, 3, 4]), np.array([0, 1, 0, 0, 2, 1, 0, 0])
+    twins = {
+        "clothes_sc": ("location_sl", "scale_ss"),
+        "clothes_cc": ("location_dl", "scale_ds"),
+    }
+    for key, column in zip(
+        (protocol, *twins.get(protocol, ())), ("clothes", "location", "scale"), strict=False
+    ):
+        gallery = Rows(identity, camera, **{column: kinds})
+        query = Rows(np.array([1, 2, 3]), np.array([0, 1, 2]), **{column: np.ones(3, int)})
+        scores = retrieval.score_distances(T1, query, gallery, key, ranks=(1, 2, 3, 4))
+        assert_scores(scores, precisions, mAP, cmc, mINP, queries)
+
+
+def test_xfd_gold():
+    """Section 20.4: a tracklet is (identity, number); 0002_21 is the second query's own."""
+    query = Rows(np.array([1, 2, 3]), np.zeros(3, int), tracklet=np.array([11, 21, 31]))
+    gallery = Rows(
+        np.array([1, 1, 2, 2, 2, 3, 4, 1]),
+        np.ones(8, int),
+        tracklet=np.array([12, 13, 21, 22, 23, 32, 41, 14]),
+    )
+    cmc = [2 / 3] * 7 + [1]
+    standard = dataclasses.replace(PROTOCOLS["xfd"], precision="standard")
+    for protocol, precisions, mAP in (
+        ("xfd", [0.654762, 0.708333, 0.0625], 0.475198),
+        (standard, [0.698413, 0.75, 0.125], 0.524471),
+        ("xfd_train", [0.698413, 0.7, 0.125], 0.507804),
+    ):
+        scores = retrieval.score_distances(T1, query, gallery, protocol, ranks=tuple(range(1, 9)))
+        assert_scores(scores, precisions, mAP, cmc, None, 3)
+
+
+@pytest.mark.parametrize(
+    "protocol, transposed, precisions, mAP, cmc, mINP, queries",
+    [
+        ("cross_modal_cam", False, [1 / 3, 0.833333, 0.325], 0.497222, [1 / 3, 1 / 3, 2 / 3, 1], 0.466667, 3),
+        ("cross_modal_cam", True, [0.25, 0.5, 1, 1], 0.6875, [0.5, 0.75, 0.75, 1], 0.6875, 4),
+        ("cross_modal_nocam", False, [0.75, 0.916667, 0.633333, 1], 0.825, [1, 1, 1, 1], 0.6875, 4),
+        (
+            "cross_modal_nocam",
+            True,
+            [1, 0.25, 0.833333, 1, 1, 1],
+            0.847222,
+            [0.833333, 0.833333, 0.833333, 1],
+            0.819444,
+            6,
+        ),
+    ],
+)
+def test_cross_modality_gold(protocol, transposed, precisions, mAP, cmc, mINP, queries):
+    """Section 20.5."""
+    sides = (T4.T, T4_RGB, T4_IR) if transposed else (T4, T4_IR, T4_RGB)
+    scores = retrieval.score_distances(*sides, protocol, ranks=(1, 2, 3, 4))
+    assert_scores(scores, precisions, mAP, cmc, mINP, queries)
+
+
+# Brute force: one query at a time, a stable sort, the definitions as section 19 words them.
+
+
+def rules(key, query, gallery, q):
+    """(positive, junk) of one query, spelt out protocol by protocol, not by the library's rule columns."""
+    same_identity = gallery.identity == query.identity[q]
+    same_camera = gallery.camera == query.camera[q]
+    same_clothes = gallery.clothes == query.clothes[q]
+    same_tracklet = gallery.tracklet == query.tracklet[q]
+    unlabelled = gallery.identity == -1
+    nothing = np.zeros(len(gallery), bool)
+    return {
+        "market": (same_identity & ~same_camera, same_identity & same_camera | unlabelled),
+        "mars_full": (same_identity & ~same_camera, same_identity & same_camera | unlabelled),
+        "single_match": (same_identity, nothing),
+        "cross_modal_cam": (same_identity & ~same_camera, same_identity & same_camera),
+        "cross_modal_nocam": (same_identity, nothing),
+        "skeleton": (same_identity, nothing),
+        "xfd": (same_identity & ~same_tracklet, same_identity & same_tracklet),
+        "xfd_train": (same_identity & ~same_camera, same_identity & same_camera),
+        "clothes_sc": (
+            same_identity & ~same_camera & same_clothes,
+            same_identity & (same_camera | ~same_clothes) | unlabelled,
+        ),
+        "clothes_cc": (
+            same_identity & ~same_camera & ~same_clothes,
+            same_identity & (same_camera | same_clothes) | unlabelled,
+        ),
+    }[key]
+
+
+BRUTE_FORCE_KEYS = (
+    "market",
+    "mars_full",
+    "single_match",
+    "cross_modal_cam",
+    "cross_modal_nocam",
+    "skeleton",
+    "xfd",
+    "xfd_train",
+    "clothes_sc",
+    "clothes_cc",
+)
+
+
+def brute_force(distances, query, gallery, key, ranks, ties="stable"):
+    precisions, penalties, first = [], [], []
+    for q in range(len(query)):
+        positive, junk = rules(key, query, gallery, q)
+        kept = np.flatnonzero(~junk)
+        tie_break = positive[kept] if ties == "pessimistic" else np.zeros(len(kept))
+        order = kept[np.lexsort((np.arange(len(kept)), tie_break, distances[q][kept]))]
+        relevance, sorted_distances = positive[order], distances[q][order]
+        if not relevance.any():
+            continue
+        terms = []
+        for hits, p in enumerate(np.flatnonzero(relevance)):
+            if key in ("mars_full", "xfd"):
+                before = 1.0 if p == 0 else hits / p
+                terms.append((before + (hits + 1) / (p + 1)) / 2)
+            elif key == "skeleton":
+                at_least = sorted_distances <= sorted_distances[p]
+                terms.append(relevance[at_least].sum() / at_least.sum())
+            else:
+                terms.append((hits + 1) / (p + 1))
+        precisions.append(np.mean(terms))
+        penalties.append(relevance.sum() / (np.flatnonzero(relevance)[-1] + 1))
+        first.append(np.flatnonzero(relevance)[0] + 1)
+    asked = len(query) if key == "skeleton" else len(first)
+    return (
+        100 * np.mean(precisions),
+        100 * np.mean(penalties),
+        {k: 100 * np.sum(np.array(first) <= k) / asked for k in ranks},
+        len(first),
+    )
+
+
+def random_rows(rng, count, modality=-1):
+    return Rows(
+        rng.integers(-1, 7, count),
+        rng.integers(0, 3, count),
+        np.full(count, modality),
+        rng.integers(0, 3, count),
+        rng.integers(0, 9, count),
+    )
+
+
+def random_case(seed, queries=23, gallery=61, levels=None):
+    """Distances, and queries of known identity; `levels` distinct distances make ties."""
+    rng = np.random.default_rng(seed)
+    query, rows = random_rows(rng, queries, 1), random_rows(rng, gallery, 0)
+    query = dataclasses.replace(query, identity=np.maximum(query.identity, 0))
+    distances = rng.random((queries, gallery), np.float32)
+    if levels:
+        distances = np.floor(distances * levels) / levels
+    return distances.astype(np.float32), query, rows
+
+
+@pytest.mark.parametrize("ties", ["stable", "pessimistic"])
+@pytest.mark.parametrize("levels", [None, 5, 1])
+@pytest.mark.parametrize("key", BRUTE_FORCE_KEYS)
+def test_equals_brute_force(key, levels, ties):
+    ranks = (1, 3, 10, 100)
+    distances, query, gallery = random_case(len(key), levels=levels)
+    scores = retrieval.score_distances(distances, query, gallery, key, ranks=ranks, ties=ties)
+    mAP, mINP, cmc, queries = brute_force(distances, query, gallery, key, ranks, ties)
+    assert scores.mAP == pytest.approx(mAP, abs=1e-6)
+    assert scores.mINP == pytest.approx(mINP, abs=1e-6)
+    assert dict(scores.rank) == pytest.approx(cmc, abs=1e-6)
+    assert scores.queries == queries
+
+
+def test_a_common_larger_case_equals_brute_force():
+    """Enough matches per query for several steps of the binary search, distances with and without ties."""
+    rng = np.random.default_rng(3)
+    query = Rows(rng.integers(0, 3, 9), rng.integers(0, 4, 9))
+    gallery = Rows(rng.integers(0, 4, 700), rng.integers(0, 4, 700))
+    distances = np.round(rng.random((9, 700)), 2).astype(np.float32)
+    scores = retrieval.score_distances(distances, query, gallery, "market")
+    mAP, mINP, _, _ = brute_force(distances, query, gallery, "market", ())
+    assert (scores.mAP, scores.mINP) == pytest.approx((mAP, mINP), abs=1e-6)
+
+
+def features_case(seed=0):
+    rng = np.random.default_rng(seed)
+    _, query, gallery = random_case(seed)
+    means = rng.normal(size=(8, 12)).astype(np.float32)
+    return (
+        means[query.identity] + rng.normal(size=(len(query), 12)).astype(np.float32),
+        means[gallery.identity] + rng.normal(size=(len(gallery), 12)).astype(np.float32),
+        query,
+        gallery,
+    )
+
+
+@pytest.mark.parametrize("distance", ["cosine", "euclidean"])
+@pytest.mark.parametrize("block", [1, 5, 8, 23, 100])
+def test_blocks_equal_one_block(distance, block):
+    query, gallery, *rows = features_case()
+    whole = retrieval.score(query, gallery, *rows, "market", distance)
+    parts = retrieval.score(query, gallery, *rows, "market", distance, block=block)
+    np.testing.assert_array_equal(parts.first_match, whole.first_match)
+    np.testing.assert_array_equal(parts.average_precision, whole.average_precision)
+    assert (parts.mAP, parts.mINP, parts.rank) == (whole.mAP, whole.mINP, whole.rank)
+
+
+def test_distances_equal_float64():
+    query, gallery, *_ = features_case()
+    q, g = query.astype(np.float64), gallery.astype(np.float64)
+    cosine = 1 - (q @ g.T) / np.linalg.norm(q, axis=1)[:, None] / np.linalg.norm(g, axis=1)
+    euclidean = np.sqrt(((q[:, None] - g[None]) ** 2).sum(-1))
+    np.testing.assert_allclose(retrieval.cosine_distance(query, gallery), cosine, atol=1e-6)
+    np.testing.assert_allclose(retrieval.euclidean_distance(query, gallery), euclidean, atol=1e-5)
+    assert np.all(np.asarray(retrieval.cosine_distance(np.zeros((1, 12)), gallery)) == 1)
+
+
+def test_a_method_may_bring_its_own_distance_and_features():
+    """A pytree of arrays and a function of a block of it: here the mean of two cosine distances."""
+    query, gallery, *rows = features_case()
+    halves = [{"upper": x[:, :6], "lower": x[:, 6:]} for x in (query, gallery)]
+
+    def distance(q, g):
+        return sum(retrieval.cosine_distance(q[part], g[part]) for part in ("upper", "lower")) / 2
+
+    scores = retrieval.score(*halves, *rows, "market", distance, block=4)
+    expected = retrieval.score_distances(np.asarray(distance(*halves)), *rows, "market")
+    assert scores.mAP == pytest.approx(expected.mAP, abs=1e-9)
+
+
+# Invariants of section 20.7.
+
+
+def same(a, b):
+    return (a.mAP, a.mINP, *a.rank.values()) == pytest.approx((b.mAP, b.mINP, *b.rank.values()), abs=1e-9)
+
+
+def test_increasing_maps_and_gallery_order_change_nothing():
+    distances, query, gallery = random_case(1)
+    scores = retrieval.score_distances(distances, query, gallery, "market")
+    for mapped in (np.exp(distances), distances**3 - 7):
+        # A map that merges neighbours in fp32 would not be strictly increasing any more.
+        assert np.array_equal(np.argsort(mapped, axis=1, kind="stable"), np.argsort(distances, axis=1))
+        assert same(scores, retrieval.score_distances(mapped, query, gallery, "market"))
+    order = np.random.default_rng(0).permutation(len(gallery))
+    assert same(scores, retrieval.score_distances(distances[:, order], query, gallery[order], "market"))
+
+
+def with_row(rows, identity):
+    extra = Rows(np.array([identity]), *(np.array([0]) for _ in range(4)))
+    return Rows(
+        *(np.concatenate([a, b]) for a, b in zip(vars(rows).values(), vars(extra).values(), strict=True))
+    )
+
+
+@pytest.mark.parametrize("ties", ["stable", "pessimistic"])
+def test_an_infinitely_far_or_near_negative(ties):
+    distances, query, gallery = random_case(2)
+    gallery_and_stranger = with_row(gallery, 1000)
+    scores = retrieval.score_distances(distances, query, gallery, "market", ties=ties)
+    far = np.hstack([distances, np.full((len(query), 1), np.inf, np.float32)])
+    assert same(scores, retrieval.score_distances(far, query, gallery_and_stranger, "market", ties=ties))
+    near = retrieval.score_distances(-far[:, ::-1], query, gallery_and_stranger[::-1], "market")
+    assert near.rank[1] == 0
+
+
+def test_infinite_distances_of_matches_are_ranked_last():
+    """One match at 0.5, one at infinity behind a stranger; junk at minus infinity does not count."""
+    gallery = Rows(np.array([1, 2, 1, 1]), np.array([1, 1, 1, 0]))
+    distances = np.array([[np.inf, 0.7, 0.5, -np.inf]], np.float32)
+    scores = retrieval.score_distances(distances, Rows(np.array([1]), np.array([0])), gallery, "market")
+    assert scores.average_precision[0] == pytest.approx((1 + 2 / 3) / 2)
+
+
+def test_zero_and_minus_zero_are_equal():
+    gallery = Rows(np.array([2, 1, 2]))
+    distances = np.array([[0.0, -0.0, -0.0]], np.float32)
+    scores = retrieval.score_distances(distances, Rows(np.array([1])), gallery, "single_match")
+    assert scores.first_match[0] == 2
+
+
+def test_trapezoid_never_above_standard_and_rank_k_never_falls():
+    for seed in range(3):
+        distances, query, gallery = random_case(seed)
+        ranks = tuple(range(1, 30))
+        standard = retrieval.score_distances(distances, query, gallery, "mars_full_std", ranks=ranks)
+        trapezoid = retrieval.score_distances(distances, query, gallery, "mars_full", ranks=ranks)
+        assert np.all(trapezoid.average_precision <= standard.average_precision)
+        assert np.all(np.diff(list(standard.rank.values())) >= 0)
+
+
+def test_one_match_makes_all_measures_equal():
+    rng = np.random.default_rng(5)
+    rows = Rows(np.arange(20))
+    scores = retrieval.score_distances(rng.random((20, 20)), rows, rows, "single_match")
+    np.testing.assert_allclose(scores.average_precision, 1 / scores.first_match)
+    np.testing.assert_allclose(scores.inverse_negative_penalty, 1 / scores.first_match)
+
+
+def test_average_precision_may_lie_on_either_side_of_the_penalty():
+    positions = np.array([[4, 5, 6]])
+    assert metrics.average_precision(positions)[0] == pytest.approx(0.383333, abs=6e-7)
+    assert metrics.inverse_negative_penalty(positions)[0] == 0.5
+
+
+def test_market_without_shared_cameras_is_no_filter():
+    distances, query, gallery = random_case(4)
+    known = gallery[gallery.identity >= 0]
+    query, distances = (
+        dataclasses.replace(query, camera=query.camera + 10),
+        distances[:, gallery.identity >= 0],
+    )
+    market = retrieval.score_distances(distances, query, known, "market")
+    assert same(market, retrieval.score_distances(distances, query, known, "cross_modal_nocam"))
+
+
+def test_pessimistic_order_shows_collapsed_features():
+    """All distances equal and matches first in the gallery: a stable order flatters, the pessimistic does not."""
+    query, gallery = Rows(np.array([1])), Rows(np.array([1, 2, 2, 2]))
+    distances = np.zeros((1, 4), np.float32)
+    assert retrieval.score_distances(distances, query, gallery, "single_match").rank[1] == 100
+    pessimistic = retrieval.score_distances(distances, query, gallery, "single_match", ties="pessimistic")
+    assert pessimistic.first_match[0] == 4
+
+
+def test_skeleton_counts_probes_without_a_match():
+    query, gallery = Rows(np.array([1, 9])), Rows(np.array([1, 2]))
+    scores = retrieval.score_distances(np.array([[0.1, 0.2], [0.1, 0.2]]), query, gallery, "skeleton")
+    assert (scores.mAP, scores.rank[1], scores.queries, scores.unmatched) == (100, 50, 1, 1)
+
+
+# Refusals.
+
+
+def test_nan_is_named():
+    distances = T1.copy()
+    distances[1, 3] = np.nan
+    with pytest.raises(ValueError, match="query row 1 has NaN"):
+        retrieval.score_distances(distances, T1_QUERY, T1_GALLERY, "market")
+    with pytest.raises(ValueError, match="NaN"):
+        retrieval.nearest(np.full((2, 3), np.nan), np.ones((4, 3)), 2)
+
+
+def test_features_and_rows_must_agree():
+    query, gallery, query_rows, gallery_rows = features_case()
+    with pytest.raises(ValueError, match="22 query features but 23 query rows"):
+        retrieval.score(query[1:], gallery, query_rows, gallery_rows, "market")
+    with pytest.raises(ValueError, match=r"distances are \(8, 3\)"):
+        retrieval.score_distances(T1.T, T1_QUERY, T1_GALLERY, "market")
+
+
+@pytest.mark.parametrize(
+    "option, match", [({"distance": "manhattan"}, "unknown distance"), ({"ties": "x"}, "ties")]
+)
+def test_unknown_options_are_named(option, match):
+    with pytest.raises(ValueError, match=match):
+        retrieval.score(*features_case(), "market", **option)
+
+
+# Ranked lists.
+
+
+@pytest.mark.parametrize("block", [None, 4])
+def test_nearest_equals_a_sort(block):
+    query, gallery, query_rows, gallery_rows = features_case()
+    market = PROTOCOLS["market"]
+    indices, values = retrieval.nearest(
+        query, gallery, 5, lambda rows: market.junk(query_rows[rows], gallery_rows), block=block
+    )
+    distances = np.array(retrieval.cosine_distance(query, gallery))
+    distances[market.junk(query_rows, gallery_rows)] = np.inf
+    expected = np.argsort(distances, axis=1, kind="stable")[:, :5]
+    np.testing.assert_array_equal(indices, expected)
+    np.testing.assert_allclose(values, np.take_along_axis(distances, expected, 1), atol=1e-6)
+
+
+def test_nearest_pads_what_is_left_out():
+    features = np.eye(3, dtype=np.float32)
+    indices, values = retrieval.nearest(features, features, 9, lambda rows: np.eye(3, dtype=bool)[rows])
+    assert indices.shape == (3, 3)
+    np.testing.assert_array_equal(indices[:, 2], -1)
+    assert np.all(np.isinf(values[:, 2])) and np.all(values[:, :2] == 1)
+    np.testing.assert_array_equal(np.sort(indices[:, :2], axis=1), [[1, 2], [0, 2], [0, 1]])
+
+
+def test_result_record_says_what_was_measured():
+    scores = retrieval.score_distances(T1, T1_QUERY, T1_GALLERY, "market")
+    record = retrieval.result_record(scores, "market", "chunk_first", 6, "cosine", "epoch 3 (last)")
+    assert record == {
+        "mAP": pytest.approx(37.5),
+        "mINP": pytest.approx(37.5),
+        "rank-1": 0.0,
+        "rank-5": 100.0,
+        "rank-10": 100.0,
+        "rank-20": 100.0,
+        "protocol": "market",
+        "queries": 2,
+        "unmatched": 1,
+        "gallery": 7,
+        "frames_per_clip": 6,
+        "clip_rule": "chunk_first",
+        "distance": "cosine",
+        "reranking": False,
+        "checkpoint": "epoch 3 (last)",
+    }
+    with pytest.raises(ValueError, match="protocol"):
+        retrieval.result_record(scores, "xfd", "chunk_first", 6, "cosine", "last")
