@@ -136,12 +136,12 @@ def build(
     wanted = folder.fingerprint() if hasattr(folder, "fingerprint") else None
     if _is_current(prepared, wanted):
         return prepared
+    builder = builder or _open_builder(name, config, root, raw, options)
     with _lock(prepared):
         if _is_current(prepared, wanted):  # another process built it while this one waited
             return prepared
         for leftover in prepared.parent.glob(f"{prepared.name}.incomplete*"):
             shutil.rmtree(leftover)
-        builder = builder or _open_builder(name, config, root, raw, options)
         if Path(builder.data_dir) != prepared:
             raise DataSetError(
                 f"{name}: expected to be prepared at {prepared}, but its builder would write {builder.data_dir}; "
