@@ -62,7 +62,10 @@ def describe(person: Person, infrared: bool = False, place: str = "") -> str:
     def coloured(garment, noun):
         return noun if infrared else f"{word[f'{garment}_colour']} {noun}"
 
-    pattern, upper = word["pattern"], f"{word['sleeve']}-sleeved {word['upper']}".replace("no-sleeved", "sleeveless")
+    pattern, upper = (
+        word["pattern"],
+        f"{word['sleeve']}-sleeved {word['upper']}".replace("no-sleeved", "sleeveless"),
+    )
     if pattern == "plain":
         upper = coloured("upper_a", f"plain {upper}")
     elif infrared:

@@ -31,9 +31,8 @@ def contact_sheet(config: str, persons: int, zoom: int, frames: tuple[int, ...] 
                 sheet[y : y + height, x : x + width] = crop
     for camera in world.cameras:
         text = f"{camera.name}: {world.scenes[camera.number].place}"
-        cv2.putText(
-            sheet, text, ((camera.number - 1) * (block + gap) + 2, 13), 0, 0.42, (220, 220, 220), 1, cv2.LINE_AA
-        )
+        corner = ((camera.number - 1) * (block + gap) + 2, 13)
+        cv2.putText(sheet, text, corner, 0, 0.42, (220, 220, 220), 1, cv2.LINE_AA)
     return sheet
 
 

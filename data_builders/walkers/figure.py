@@ -36,7 +36,10 @@ def capsule(start, end, start_radius, end_radius) -> np.ndarray:
 def pattern_texture(pattern: str) -> np.ndarray:
     """u8[rows, angles], 1 where cloth B shows; rows run from neck to hip, angles from the back over the front."""
     v, a = np.mgrid[0:_TEXTURE_ROWS, 0:_TEXTURE_ANGLES].astype(float)
-    v, a = (v + 0.5) / _TEXTURE_ROWS, ((a + 0.5) / _TEXTURE_ANGLES - 0.5) * 2  # a in (-1, 1): 0 front, ±1 back
+    v, a = (
+        (v + 0.5) / _TEXTURE_ROWS,
+        ((a + 0.5) / _TEXTURE_ANGLES - 0.5) * 2,
+    )  # a in (-1, 1): 0 front, ±1 back
     horizontal, vertical = (v * 4) % 1 < 0.5, (a * 6 + 0.25) % 1 < 0.5
     cloth_b = {
         "plain": np.zeros_like(v, bool),
@@ -138,7 +141,7 @@ class Figure:
         hip = self._half_width((0.11 * body.hip + 0.055 * body.girth) * size, 0.12 * girth)
         thick = 1.1 if outfit.upper == "coat" else 1.0
         outline = []
-        rows = (
+        rows = (  # fraction of the way from shoulders to hips, factor, half width
             (-0.10, 0.45, shoulder),
             (-0.03, 0.9, shoulder),
             (0.25, 1.0, shoulder),
@@ -174,58 +177,37 @@ class Figure:
 
     def _head(self):
         body, outfit = self.person.body, self.person.outfit
-        size = body.height * body.head / 1.72
-        centre, top, neck = self._joint("head"), self._joint("head_top"), self._joint("neck")
-        up = (top - centre) / np.maximum(np.linalg.norm(top - centre, axis=-1, keepdims=True), 1e-6)
-        ahead = self.forward[:, :1] * np.array([1.0, 0.0])
-        radius = 0.088 * size
-        unit = self.scale[:, None]
+        unit = self.scale[:, None] * body.height * body.head / 1.72  # map elements per metre of an average head
+        centre, neck = self._joint("head"), self._joint("neck")
+        up = self._joint("head_top") - centre
+        up = unit * up / np.maximum(np.linalg.norm(up, axis=-1, keepdims=True), 1e-6)
+        ahead = unit * self.forward[:, :1] * np.array([1.0, 0.0])
+        unit = unit[:, 0]
         facing = -self.forward[:, 1]  # 1: looks at the camera
+
+        def piece(start, end, radii, key, material):
+            self._add(capsule(start, end, radii[0] * unit, radii[1] * unit), key, material)
+
         crown = "skin" if outfit.hair == "shaved" else "hair"
-        skull = capsule(
-            centre + up * unit * 0.045 * size,
-            centre - up * unit * 0.03 * size,
-            radius * self.scale,
-            0.85 * radius * self.scale,
-        )
-        self._add(skull, -0.040, crown)
+        piece(centre + 0.045 * up, centre - 0.03 * up, (0.088, 0.075), -0.040, crown)
         # The face turns out of sight as the person turns away.
-        width = np.clip(0.55 + 0.75 * facing, 0.0, 0.82)
-        face = centre + ahead * unit * 0.055 * size - up * unit * 0.02 * size
-        self._limb(
-            face + up * unit * 0.02 * size,
-            face - up * unit * 0.045 * size,
-            (radius * width, 0.8 * radius * width),
-            -0.041,
-            "skin",
-        )
-        behind = centre - ahead * unit * 0.05 * size
+        width = 0.088 * np.clip(0.55 + 0.75 * facing, 0.0, 0.82)
+        face = centre + 0.055 * ahead
+        piece(face, face - 0.065 * up, (width, 0.8 * width), -0.041, "skin")
         if outfit.hair == "long":
-            # Behind the head: seen over the coat from the back, beside the neck from the front.
-            end = neck - ahead * unit * 0.07 * size - up * unit * 0.10 * size
-            self._limb(behind, end, (0.098 * size, 0.085 * size), -0.045 * -np.sign(self.forward[:, 1] - 0.25), "hair")
+            # Over the shoulders from the back, beside the neck from the front.
+            key = np.where(facing < -0.25, -0.045, 0.045)
+            piece(centre - 0.05 * ahead, neck - 0.07 * ahead - 0.10 * up, (0.098, 0.085), key, "hair")
         elif outfit.hair == "tied":
-            knot = centre - ahead * unit * 0.12 * size + up * unit * 0.05 * size
-            self._limb(
-                knot,
-                knot - up * unit * 0.11 * size,
-                (0.042 * size, 0.03 * size),
-                np.where(facing < 0, -0.042, 0.02),
-                "hair",
-            )
+            knot = centre - 0.12 * ahead + 0.05 * up
+            piece(knot, knot - 0.11 * up, (0.042, 0.030), np.where(facing < 0, -0.042, 0.02), "hair")
         if outfit.hat != "none":
-            dome = centre + up * unit * 0.075 * size
+            dome = centre + 0.075 * up
             reach = 0.085 if outfit.hat == "cap" else 0.095
-            self._limb(
-                dome - up * unit * 0.012 * size,
-                dome + up * unit * 0.03 * size,
-                (reach * size, reach * 0.8 * size),
-                -0.043,
-                "hat",
-            )
+            piece(dome - 0.012 * up, dome + 0.03 * up, (reach, 0.8 * reach), -0.043, "hat")
             if outfit.hat == "cap":
-                brim = dome - up * unit * 0.02 * size
-                self._limb(brim, brim + ahead * unit * 0.14 * size, (0.03 * size, 0.022 * size), -0.044, "hat")
+                brim = dome - 0.02 * up
+                piece(brim, brim + 0.14 * ahead, (0.030, 0.022), -0.044, "hat")
 
     def _bag(self):
         outfit, size = self.person.outfit, self.person.body.height / 1.72

@@ -124,7 +124,7 @@ def draw_outfit(rng: np.random.Generator, palette: tuple[str, ...], reflectances
         sleeve=one(SLEEVES, (0.2, 0.35, 0.45)),
         pattern=one(PATTERNS),
         lower=one(LOWER, (0.35, 0.25, 0.2, 0.2)),
-        hair=one(HAIR),
+        hair=one(HAIR, (0.3, 0.3, 0.25, 0.15)),
         hat=one(HATS, (0.6, 0.2, 0.2)),
         bag=one(BAGS, (0.34, 0.22, 0.22, 0.22)),
         bag_side=int(rng.choice((-1, 1))),
@@ -184,7 +184,12 @@ def walk(person: Person, phase: np.ndarray) -> np.ndarray:
         twist = 0.25 * gait.stride * swing
         shoulder_width, hip_width = 0.112 * height * body.shoulder, 0.052 * height * body.hip
         thorax = joints[:, JOINT["thorax"]]
-        put(f"{side}_shoulder", thorax[:, 0] - shoulder_width * twist, sway + sign * shoulder_width, thorax[:, 2])
+        put(
+            f"{side}_shoulder",
+            thorax[:, 0] - shoulder_width * twist,
+            sway + sign * shoulder_width,
+            thorax[:, 2],
+        )
         arm = -gait.arm_swing * swing + 0.05
         put(f"{side}_elbow", *along(f"{side}_shoulder", 0.172 * height, arm))
         bend = arm + gait.elbow * (0.6 + 0.4 * -swing) + 0.1

@@ -203,7 +203,7 @@ def _shadow(background, centre, scale, camera):
     """A soft dark patch where everyone's feet are expected (the same for every person)."""
     _, height, width, _ = background.shape
     y, x = np.mgrid[0:height, 0:width] + 0.5
-    foot = centre + [0.0, AIM * scale * np.cos(camera.elevation)]
+    foot = centre + np.array([0.0, AIM * scale * np.cos(camera.elevation)])
     flat = 0.12 + 0.35 * np.sin(camera.elevation)
     distance = np.hypot((x - foot[0]) / (0.42 * scale), (y - foot[1]) / (flat * scale * 0.9))
     background *= (1 - 0.4 * np.clip(1.2 - distance, 0, 1))[..., None].astype(np.float32)
