@@ -50,7 +50,7 @@ def hog_detector(upscale: float = 1.5, min_score: float = 0.0) -> Detector:
             'pip install "opencv-python-headless>=4.11,<5", or use --detector hf:MODEL'
         )
     hog = cv2.HOGDescriptor()
-    hog.setSVMDetector(cv2.HOGDescriptor.getDefaultPeopleDetector())
+    hog.setSVMDetector(np.array(cv2.HOGDescriptor.getDefaultPeopleDetector(), np.float32))
 
     def detect(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         scaled = cv2.resize(image, None, fx=upscale, fy=upscale)
@@ -93,6 +93,8 @@ def huggingface_detector(model: str, min_score: float = 0.5) -> Detector:
     try:
         processor = AutoImageProcessor.from_pretrained(model)
         network = AutoModelForObjectDetection.from_pretrained(model)
+    except ImportError as error:
+        raise ImportError(f"--detector hf:{model} needs one more package: {error}") from error
     except (OSError, ValueError) as error:
         what = (
             f"the folder {model} holds no object detector that transformers can load"

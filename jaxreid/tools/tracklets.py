@@ -45,6 +45,7 @@ TRACKLET_COLUMNS = (
 BOX_COLUMNS = ("camera", "tracklet", "frame", "time", "x", "y", "w", "h", "score")
 MODALITIES = ("rgb", "ir")
 RUN_RECORD = "tracklets.json"
+RESERVED = ("tracklets.csv", "boxes.csv", RUN_RECORD)
 STATE = ".state"  # inside DIR.partial: what is finished
 JPEG_QUALITY = 95
 
@@ -300,7 +301,7 @@ def _unique_names(stems: Iterable[str]) -> tuple[list[str], list[str]]:
         plain = re.sub(r"[^\w.-]+", "_", stem).strip("._") or "camera"
         name, number = plain, 1
         # Some file systems take Cam and cam for one folder.
-        while name.lower() in {other.lower() for other in names}:
+        while name.lower() in {other.lower() for other in (*names, *RESERVED)}:
             number += 1
             name = f"{plain}_{number}"
         if name != stem:
@@ -472,15 +473,21 @@ def _check_broken(found: list[Source], records: Mapping[str, Any], keep_broken: 
     if not broken or keep_broken:
         return
     lines = [
-        f"{source.video.path}: breaks at frame {records[source.name]['broken_at']} "
-        f"({records[source.name]['frames']} of {source.video.frames} frames could be decoded, "
-        f"{len(records[source.name]['tracklets'])} tracklets found in them)"
+        f"{source.video.path}: {_damage(records[source.name], source.video)}; "
+        f"{len(records[source.name]['tracklets'])} tracklets found in them"
         for source in broken
     ]
     raise VideoError(
         "\n".join(lines) + "\nNothing was written to --out. Run the same line with --keep-broken to use what was "
         f"decoded (finished work is kept in {partial}), or leave the video out, or mend it with ffmpeg"
     )
+
+
+def _damage(record: Mapping[str, Any], video: Video) -> str:
+    at = record["broken_at"]
+    # A file without time stamps of its own (AVI) does not show where the decoder skipped.
+    where = f"breaks at frame {at}" if at < record["frames"] else f"ends at frame {at} or has gaps before it"
+    return f"{where}: {record['frames']} of {video.frames} frames could be decoded"
 
 
 def _video_entry(source: Source, record: Mapping[str, Any]) -> dict[str, Any]:
@@ -497,7 +504,7 @@ def _video_entry(source: Source, record: Mapping[str, Any]) -> dict[str, Any]:
         "fps": source.video.fps,
         "frames_in_file": source.video.frames,
         "frames_read": record["frames"],
-        "broken_at": record["broken_at"],
+        "damage": None if record["broken_at"] is None else _damage(record, source.video),
         "boxes": record["boxes"],
         "tracklets": len(record["tracklets"]),
         "tracklets_too_short": record["short"],
@@ -532,11 +539,8 @@ def summary(run: Mapping[str, Any], out: str | Path) -> str:
             lines.append(f"  a person is {entry['crop_width']:.0f} x {entry['crop_height']:.0f} pixels (median)")
         else:
             lines.append("  NOBODY FOUND: no camera folder is made for this video (--upscale 2? --stride 1?)")
-        if entry["broken_at"] is not None:
-            lines.append(
-                f"  BROKEN at frame {entry['broken_at']}: {entry['frames_read']} of {entry['frames_in_file']} "
-                "frames could be decoded and are used"
-            )
+        if entry["damage"] is not None:
+            lines.append(f"  BROKEN: {entry['damage']} and are used (--keep-broken)")
         if len(entry["cameras"]) > 1:
             cut = ", ".join(f"{camera}: {count}" for camera, count in entry["cameras"].items())
             lines.append(f"  one video, cut into windows of time that stand for cameras ({cut} tracklets)")

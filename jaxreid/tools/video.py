@@ -65,7 +65,8 @@ class FrameReader:
 
     Seconds are the file's own time stamps where it has rising ones (so variable frame rates are right), else
     frame number / rate. Decoders skip what they cannot read without a word; after the iteration `broken_at` names
-    the first frame that is missing, None when all are there. `read` counts the frames passed.
+    the first frame that is missing, None when all are there. It equals `read`, the number of frames passed, where a
+    file ends early and where it has no time stamps of its own (AVI), so that a gap inside it shows only in the count.
 
     Args:
       video: an opened video.
