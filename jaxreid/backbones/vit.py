@@ -1,11 +1,11 @@
-"""One flag-driven vision transformer: CLIP's image tower, DINOv2, the ImageNet ViT, and small towers of the same form.
+"""One flag-driven vision transformer: CLIP's image tower, DINOv2, the ImageNet ViT, small towers of that form.
 
 Parameter tree (unstacked; `D` width, `E` joint dimension, `R` registers, `h·w` the patch grid):
 
     patch_embedding/{kernel [p, p, 3, D], bias [D]}      class_token [D]      register_tokens [R, D]
     position_embedding [1 + h·w, D], row 0 for the class token, the patches row-major
-    norm_pre/{scale, bias}      block_00, block_01, …      norm_post/{scale, bias}      projection/kernel [D, E]
-    block_XX/{norm_1, attention/{query, key, value, out}, layer_scale_1, norm_2, mlp/{up, down}, layer_scale_2}
+    norm_pre/{scale, bias}     block_00, block_01, …     norm_post/{scale, bias}     projection/kernel [D, E]
+    block_XX/{norm_1, attention/{query, key, value, out}, norm_2, mlp/{up, down}, layer_scale_1, layer_scale_2}
 
 Every linear kernel is a matrix [inputs, outputs]; heads are consecutive columns of query, key and value.
 Source: methods/backbones.md §1.2 (CLIP), §2.2 (DINOv2), §3 (ImageNet), §4 (rectangular inputs and strides).
@@ -31,7 +31,7 @@ def quick_gelu(x: Array) -> Array:
 
 
 def exact_gelu(x: Array) -> Array:
-    """x·Φ(x) with the error function: the tanh form that is JAX's default is another function (up to 4.7e-4 off)."""
+    """x·Φ(x) with the error function; the tanh form, JAX's default, is another function (up to 4.7e-4 off)."""
     return jax.nn.gelu(x, approximate=False)
 
 
@@ -42,9 +42,9 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {"quick_gelu": quick_gelu, "g
 class ViTConfig:
     """What a tower is made of. The defaults are CLIP's; `jaxreid.backbones.clip` names the published sizes.
 
-    `image_size` is (height, width) in pixels; `stride` None means the patch size (patches that do not overlap).
-    Rows and columns of pixels that fill no whole patch are not seen. `dtype` is the compute type of the matrix
-    products: parameters, position table, class token, norms and softmax are float32 whatever it is.
+    `image_size` is (height, width) in pixels; `stride` None means the patch size (no overlap). Rows and columns
+    of pixels that fill no whole patch are not seen. `dtype` is the type of the matrix products and of the
+    residual stream: parameters, position table, class token, norms and softmax are float32 whatever it is.
     """
 
     width: int
@@ -68,8 +68,6 @@ class ViTConfig:
     remat: bool = False  # recompute each block in the backward pass instead of keeping its activations
 
     def __post_init__(self):
-        if self.stride is None:
-            object.__setattr__(self, "stride", self.patch)
         object.__setattr__(self, "image_size", tuple(self.image_size))
         if self.width % self.heads:
             raise ValueError(f"ViTConfig: width {self.width} is not a multiple of heads {self.heads}")
@@ -80,15 +78,18 @@ class ViTConfig:
         if self.position_init == "sincos" and self.width % 4:
             raise ValueError(f"ViTConfig: width {self.width} must be a multiple of 4 for sin-cos positions")
         if min(self.image_size) < self.patch:
-            raise ValueError(
-                f"ViTConfig: image_size {self.image_size} is smaller than one patch ({self.patch})"
-            )
+            raise ValueError(f"ViTConfig: image_size {self.image_size} is smaller than one patch ({self.patch})")
+
+    @property
+    def patch_stride(self) -> int:
+        """Pixels from one patch to the next."""
+        return self.stride or self.patch
 
     @property
     def grid(self) -> tuple[int, int]:
         """Patches (down, across)."""
         height, width = self.image_size
-        return (height - self.patch) // self.stride + 1, (width - self.patch) // self.stride + 1
+        return (height - self.patch) // self.patch_stride + 1, (width - self.patch) // self.patch_stride + 1
 
     @property
     def patches(self) -> int:
@@ -101,8 +102,11 @@ class ViTConfig:
 
 
 def sincos_positions(grid: tuple[int, int], width: int) -> np.ndarray:
-    """Fixed 2-D sine-cosine table, float32 [h·w, width], unit mean square: a quarter of the columns each for the
-    sine and cosine of the row and of the column, at wavelengths from 2π to 2π·10⁴ patches (ViT-MAE's form)."""
+    """Fixed 2-D sine-cosine table, float32 [h·w, width], unit mean square.
+
+    A quarter of the columns each for sine and cosine of the row and of the column, at wavelengths from 2π to
+    2π·10⁴ patches (the form of ViT-MAE).
+    """
     frequency = 10_000.0 ** -(np.arange(width // 4) / (width // 4))
     rows, columns = np.meshgrid(np.arange(grid[0]), np.arange(grid[1]), indexing="ij")
     angles = [axis.reshape(-1, 1) * frequency for axis in (rows, columns)]
@@ -124,17 +128,28 @@ _fan_in = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
 
 
 def _residual_init(config: ViTConfig) -> Callable[..., Array]:
-    """Layers that write to the residual stream start smaller by sqrt(2·depth), so that its variance stays O(1)."""
+    """Layers that write to the residual stream start smaller by sqrt(2·depth): its variance stays O(1)."""
     return nn.initializers.variance_scaling(1.0 / (2 * config.depth), "fan_in", "normal")
 
 
-def _norm(config: ViTConfig, name: str | None = None) -> nn.LayerNorm:
-    # The one-pass variance E[x²] − E[x]² loses digits on the large activations of pretrained towers.
-    return nn.LayerNorm(epsilon=config.eps, dtype=jnp.float32, use_fast_variance=False, name=name)
+class LayerNorm(nn.Module):
+    """Norm over the last axis, [..., D] → float32 [..., D], whatever the type of x."""
+
+    eps: float
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        scale = self.param("scale", nn.initializers.ones, x.shape[-1:])
+        bias = self.param("bias", nn.initializers.zeros, x.shape[-1:])
+        # Two passes: E[x²] − E[x]² loses digits on the large activations of pretrained towers. Written out, the
+        # backward pass is a fifth faster on CPU than that of flax's two-pass form.
+        x = x.astype(jnp.float32)
+        x = x - jnp.mean(x, axis=-1, keepdims=True)
+        return x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + self.eps) * scale + bias
 
 
 class PatchEmbedding(nn.Module):
-    """frames [N, H, W, 3] → patch embeddings [N, h, w, D] in the compute type; a convolution without padding."""
+    """Frames [N, H, W, 3] → patch embeddings [N, h, w, D] in the compute type: a convolution without padding."""
 
     config: ViTConfig
 
@@ -143,14 +158,14 @@ class PatchEmbedding(nn.Module):
         c = self.config
         kernel = self.param("kernel", _fan_in, (c.patch, c.patch, 3, c.width)).astype(c.dtype)
         frames = frames.astype(c.dtype)
-        if c.stride == c.patch:
-            # Patches that do not overlap are rows of one matrix product, several times faster than a convolution on CPU.
+        if c.patch_stride == c.patch:
+            # Patches that do not overlap are the rows of one matrix product.
             (h, w), p = c.grid, c.patch
             x = frames[:, : h * p, : w * p].reshape(-1, h, p, w, p, 3).transpose(0, 1, 3, 2, 4, 5)
             x = x.reshape(-1, h, w, p * p * 3) @ kernel.reshape(-1, c.width)
         else:
             x = jax.lax.conv_general_dilated(
-                frames, kernel, (c.stride, c.stride), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+                frames, kernel, (c.patch_stride, c.patch_stride), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
             )
         if c.conv_bias:
             x = x + self.param("bias", nn.initializers.zeros, (c.width,)).astype(c.dtype)
@@ -171,10 +186,14 @@ class Attention(nn.Module):
     def __call__(self, x: Array) -> Array:
         n, length, width = x.shape
         heads = self.config.heads
-        q, k, v = (f(x).reshape(n, length, heads, -1) for f in (self.query, self.key, self.value))
-        scores = jnp.einsum("nqhd,nkhd->nhqk", q, k, preferred_element_type=jnp.float32)
-        weights = jax.nn.softmax(scores * (width // heads) ** -0.5, axis=-1).astype(v.dtype)
-        return self.out(jnp.einsum("nhqk,nkhd->nqhd", weights, v).reshape(n, length, width))
+        q, k, v = (
+            projection(x).reshape(n, length, heads, -1).transpose(0, 2, 1, 3)
+            for projection in (self.query, self.key, self.value)
+        )
+        q = q * (width // heads) ** -0.5
+        scores = jnp.matmul(q, k.swapaxes(-1, -2), preferred_element_type=jnp.float32)
+        mixed = jax.nn.softmax(scores, axis=-1).astype(v.dtype) @ v
+        return self.out(mixed.transpose(0, 2, 1, 3).reshape(n, length, width))
 
 
 class Mlp(nn.Module):
@@ -199,7 +218,7 @@ class Block(nn.Module):
 
     def setup(self):
         c = self.config
-        self.norm_1, self.norm_2 = _norm(c), _norm(c)
+        self.norm_1, self.norm_2 = LayerNorm(c.eps), LayerNorm(c.eps)
         self.attention, self.mlp = Attention(c), Mlp(c)
         if c.layer_scale is not None:
             gamma = nn.initializers.constant(c.layer_scale)
@@ -221,8 +240,11 @@ class Block(nn.Module):
 
 
 class ViT(nn.Module):
-    """The tower. `__call__` = `embed` → `run_blocks(0, depth)` → `finish`; methods that change the way between
-    blocks call the parts themselves (`model.apply(variables, x, 0, 3, method="run_blocks")`)."""
+    """The tower: `__call__` is `embed`, then `run_blocks` over all blocks, then `finish`.
+
+    Methods that put something between blocks, or stop early, call these parts themselves, for example
+    `model.apply(variables, x, 0, 3, method="run_blocks")`.
+    """
 
     config: ViTConfig
 
@@ -230,19 +252,17 @@ class ViT(nn.Module):
         c = self.config
         self.patch_embedding = PatchEmbedding(c)
         self.class_token = self.param("class_token", nn.initializers.normal(c.width**-0.5), (c.width,))
-        self.position_embedding = self.param(
-            "position_embedding", _position_init(c), (1 + c.patches, c.width)
-        )
+        self.position_embedding = self.param("position_embedding", _position_init(c), (1 + c.patches, c.width))
         if c.register_tokens:
             self.register_tokens = self.param(
                 "register_tokens", nn.initializers.normal(0.02), (c.register_tokens, c.width)
             )
         if c.pre_norm_embeddings:
-            self.norm_pre = _norm(c)
+            self.norm_pre = LayerNorm(c.eps)
         block = nn.remat(Block, static_argnums=(2,)) if c.remat else Block
         rates = np.linspace(0.0, c.drop_path, c.depth)
         self.blocks = [block(c, float(rate), name=f"block_{i:02d}") for i, rate in enumerate(rates)]
-        self.norm_post = _norm(c)
+        self.norm_post = LayerNorm(c.eps)
         if c.projection is not None:
             self.projection = nn.Dense(
                 c.projection,
@@ -252,21 +272,23 @@ class ViT(nn.Module):
             )
 
     def __call__(self, frames: Array, train: bool = False) -> dict[str, Array]:
-        """Normalised frames [N, H, W, 3] → the arrays of `finish`. `train` switches stochastic depth on, which
-        then needs the random key "drop_path"."""
+        """Normalised frames [N, H, W, 3] → the arrays of `finish`.
+
+        `train` switches stochastic depth on where the tower has it; it then needs the random key "drop_path".
+        """
         return self.finish(self.run_blocks(self.embed(frames), 0, self.config.depth, train))
 
     def embed(self, frames: Array, class_bias: Array | None = None, token_bias: Array | None = None) -> Array:
-        """Frames [N, H, W, 3] → residual stream before the first block, [N, 1 + R + h·w, D] in the compute type.
+        """Frames [N, H, W, 3] → residual stream before the first block, [N, 1 + R + P, D] in the compute type.
 
         `class_bias` [N, D] is added to the class token before positions (camera embedding of the CLIP family),
-        `token_bias` [N, D] to all of class token and patches after positions (TransReID's).
+        `token_bias` [N, D] to class token and patches after positions (that of TransReID); §4.
         """
         c = self.config
         if frames.ndim != 4 or frames.shape[1:] != (*c.image_size, 3):
             raise ValueError(
-                f"ViT: frames of shape {frames.shape}, but this tower takes [N, {c.image_size[0]}, {c.image_size[1]}, 3]; "
-                "resize the frames or build the tower (and load its weights) with their image_size"
+                f"ViT: frames of shape {frames.shape}, but this tower takes [N, *{(*c.image_size, 3)}]; "
+                "resize the frames, or build the tower (and load its weights) with their image_size"
             )
         n = frames.shape[0]
         patches = self.patch_embedding(frames).reshape(n, c.patches, c.width).astype(jnp.float32)
@@ -292,9 +314,12 @@ class ViT(nn.Module):
         return x
 
     def finish(self, x: Array) -> dict[str, Array]:
-        """Residual stream [N, 1 + R + P, D] → float32 arrays: `tokens` [N, 1 + R + P, D] after the final norm (on all
-        tokens, as the ReID forks of CLIP do), `class_token` [N, D], `patch_tokens` [N, P, D] (no registers), and
-        `projected` [N, E], the class token in the joint space, where the tower has a projection."""
+        """Residual stream [N, 1 + R + P, D] → named float32 arrays.
+
+        `tokens` [N, 1 + R + P, D] after the final norm, on all tokens as the ReID forks of CLIP do; of these
+        `class_token` [N, D] and `patch_tokens` [N, P, D] (no registers); and, where the tower has a projection,
+        `projected` [N, E], the class token in the joint space.
+        """
         tokens = self.norm_post(x)
         outputs = {
             "tokens": tokens,

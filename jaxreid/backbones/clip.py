@@ -1,0 +1,32 @@
+"""CLIP's image towers by name (methods/backbones.md §1.1)."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from jaxreid.backbones.vit import ViTConfig
+
+# OpenAI's towers at their native square size. Their weights need quick-GELU; towers of the same shape that were
+# trained on LAION use the exact GELU: vision_config(name, activation="gelu").
+VISION_TOWERS: dict[str, ViTConfig] = {
+    "ViT-B/32": ViTConfig(width=768, depth=12, heads=12, patch=32, image_size=(224, 224), projection=512),
+    "ViT-B/16": ViTConfig(width=768, depth=12, heads=12, patch=16, image_size=(224, 224), projection=512),
+    "ViT-L/14": ViTConfig(width=1024, depth=24, heads=16, patch=14, image_size=(224, 224), projection=768),
+    "ViT-L/14@336": ViTConfig(width=1024, depth=24, heads=16, patch=14, image_size=(336, 336), projection=768),
+}
+
+
+def vision_config(
+    name: str, image_size: tuple[int, int] | None = None, stride: int | None = None, **changes: Any
+) -> ViTConfig:
+    """The configuration of a published CLIP image tower.
+
+    `image_size` (height, width) in pixels, None for the native square; `stride` in pixels, None for the patch
+    size (12 is CLIP-ReID's overlapping variant of ViT-B/16); `changes` are any other fields of `ViTConfig`.
+    Raises ValueError on an unknown name.
+    """
+    if name not in VISION_TOWERS:
+        raise ValueError(f"no CLIP image tower is called {name!r}; known: {', '.join(VISION_TOWERS)}")
+    native = VISION_TOWERS[name]
+    return dataclasses.replace(native, image_size=image_size or native.image_size, stride=stride, **changes)
