@@ -61,9 +61,7 @@ def test_average_precision_gold(relevance, standard, trapezoid, penalty, recipro
     distances = np.arange(len(relevant), dtype=np.float32)[None]
     rule = PROTOCOLS["cross_modal_nocam"]
     for name, expected in (("standard", standard), ("trapezoid", trapezoid)):
-        scores = retrieval.score_distances(
-            distances, query, gallery, dataclasses.replace(rule, precision=name)
-        )
+        scores = retrieval.score_distances(distances, query, gallery, dataclasses.replace(rule, precision=name))
         assert scores.average_precision[0] == pytest.approx(expected, abs=6e-7)
         assert scores.inverse_negative_penalty[0] == pytest.approx(penalty, abs=6e-7)
         assert 1 / scores.first_match[0] == pytest.approx(reciprocal)
@@ -122,9 +120,7 @@ def test_clothes_gold(protocol, precisions, mAP, cmc, mINP, queries):
         "clothes_sc": ("location_sl", "scale_ss"),
         "clothes_cc": ("location_dl", "scale_ds"),
     }
-    for key, column in zip(
-        (protocol, *twins.get(protocol, ())), ("clothes", "location", "scale"), strict=False
-    ):
+    for key, column in zip((protocol, *twins.get(protocol, ())), ("clothes", "location", "scale"), strict=False):
         gallery = Rows(identity, camera, **{column: kinds})
         query = Rows(np.array([1, 2, 3]), np.array([0, 1, 2]), **{column: np.ones(3, int)})
         scores = retrieval.score_distances(T1, query, gallery, key, ranks=(1, 2, 3, 4))
@@ -312,7 +308,8 @@ def features_case(seed=0):
 @pytest.mark.parametrize("distance", ["cosine", "euclidean"])
 @pytest.mark.parametrize("block", [1, 5, 8, 23, 100])
 def test_blocks_equal_one_block(distance, block):
-    query, gallery, *rows = features_case()
+    query, gallery, query_rows, gallery_rows = features_case()
+    rows = (query_rows, gallery_rows)
     whole = retrieval.score(query, gallery, *rows, "market", distance)
     parts = retrieval.score(query, gallery, *rows, "market", distance, block=block)
     np.testing.assert_array_equal(parts.first_match, whole.first_match)
@@ -332,7 +329,8 @@ def test_distances_equal_float64():
 
 def test_a_method_may_bring_its_own_distance_and_features():
     """A pytree of arrays and a function of a block of it: here the mean of two cosine distances."""
-    query, gallery, *rows = features_case()
+    query, gallery, query_rows, gallery_rows = features_case()
+    rows = (query_rows, gallery_rows)
     halves = [{"upper": x[:, :6], "lower": x[:, 6:]} for x in (query, gallery)]
 
     def distance(q, g):
@@ -363,9 +361,7 @@ def test_increasing_maps_and_gallery_order_change_nothing():
 
 def with_row(rows, identity):
     extra = Rows(np.array([identity]), *(np.array([0]) for _ in range(4)))
-    return Rows(
-        *(np.concatenate([a, b]) for a, b in zip(vars(rows).values(), vars(extra).values(), strict=True))
-    )
+    return Rows(*(np.concatenate([a, b]) for a, b in zip(vars(rows).values(), vars(extra).values(), strict=True)))
 
 
 @pytest.mark.parametrize("ties", ["stable", "pessimistic"])
@@ -464,9 +460,7 @@ def test_features_and_rows_must_agree():
         retrieval.score_distances(T1.T, T1_QUERY, T1_GALLERY, "market")
 
 
-@pytest.mark.parametrize(
-    "option, match", [({"distance": "manhattan"}, "unknown distance"), ({"ties": "x"}, "ties")]
-)
+@pytest.mark.parametrize("option, match", [({"distance": "manhattan"}, "unknown distance"), ({"ties": "x"}, "ties")])
 def test_unknown_options_are_named(option, match):
     with pytest.raises(ValueError, match=match):
         retrieval.score(*features_case(), "market", **option)

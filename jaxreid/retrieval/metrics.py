@@ -78,7 +78,7 @@ def score(
       protocol: key of `PROTOCOLS` or a `Protocol`.
       distance: 'cosine', 'euclidean', or a function (query block, gallery) → f32[block, G].
       ranks: the k of rank-k.
-      block: queries per block; None picks about 64 MB of distances.
+      block: queries per block; None lets `distances.block_rows` choose.
       ties: 'stable' keeps the gallery's order among equal distances; 'pessimistic' puts matches last among them,
         which shows features that have collapsed.
 
@@ -93,9 +93,7 @@ def score(
         ("gallery", gallery_features, gallery_rows),
     ):
         if distances_lib.num_rows(features, f"{what} features") != len(rows):
-            raise ValueError(
-                f"{distances_lib.num_rows(features, what)} {what} features but {len(rows)} {what} rows"
-            )
+            raise ValueError(f"{distances_lib.num_rows(features, what)} {what} features but {len(rows)} {what} rows")
     block = distances_lib.block_rows(block, len(gallery_rows))
     blocks = distances_lib.distance_blocks(query_features, gallery_features, distance, block)
     return _score_blocks(blocks, query_rows, gallery_rows, protocol, ranks, ties)
@@ -139,16 +137,17 @@ def _score_blocks(
     for rows, distances in blocks:
         padded = query[np.minimum(np.arange(rows[0], rows[0] + len(distances)), len(query) - 1)]
         positive, junk = _masks(protocol, padded.columns(protocol.columns), gallery_columns)
-        found = _match_block(distances, positive, junk, capacity, ties, protocol.precision == "tied")
+        found = match_positions(distances, positive, junk, capacity, ties)
         found = {name: np.asarray(values)[: len(rows)] for name, values in found.items()}
         if found["undefined"].any():
             raise ValueError(
                 f"protocol {protocol.key!r}: query row {rows[found['undefined'].argmax()]} has NaN distances; "
                 f"its features, or a gallery row's, are not finite"
             )
-        precisions.append(average_precision(found["positions"], protocol.precision, found.get("tied")))
-        penalties.append(inverse_negative_penalty(found["positions"]))
-        first.append(found["positions"][:, 0])
+        position = found["position"]
+        precisions.append(average_precision(position, protocol.precision, found["tied_precision"]))
+        penalties.append(inverse_negative_penalty(position))
+        first.append(position[:, 0])
 
     first_match = np.concatenate(first)
     valid = first_match > 0
@@ -182,92 +181,50 @@ def _match_capacity(query_identity: np.ndarray, gallery_identity: np.ndarray) ->
 _masks = jax.jit(Protocol.masks, static_argnums=0)
 
 
-@functools.partial(jax.jit, static_argnames=("capacity", "ties", "tied"))
-def _match_block(
-    distances: Array, positive: Array, junk: Array, capacity: int, ties: str, tied: bool
-) -> dict[str, jax.Array]:
-    found = {
-        "positions": match_positions(distances, positive, junk, capacity, ties),
-        "undefined": jnp.isnan(distances).any(axis=1),
-    }
-    if tied:
-        found["tied"] = tied_precisions(distances, positive, junk, capacity)
-    return found
-
-
+@functools.partial(jax.jit, static_argnames=("capacity", "ties"))
 def match_positions(
     distances: Array, positive: Array, junk: Array, capacity: int, ties: str = "stable"
-) -> jax.Array:
-    """Positions of each query's matches in its ranking without junk, nearest first.
+) -> dict[str, jax.Array]:
+    """Where each query's matches stand in its ranking without junk, nearest first.
 
     Args:
-      distances: f32[B, G], smaller is nearer; infinities allowed, NaN not.
+      distances: f32[B, G], smaller is nearer; may be infinite.
       positive, junk: bool[B, G], disjoint.
-      capacity: static, at least the matches of any query, at most G.
+      capacity: static, at least the number of matches of any query, at most G.
       ties: static, 'stable' or 'pessimistic' (see `score`).
 
     Returns:
-      i32[B, capacity]: 1-based positions, ascending; 0 past the last match.
+      `position` i32[B, capacity], 1-based and ascending, 0 past the last match; `tied_precision` f32[B, capacity],
+      precision when everything at the match's distance is retrieved with it, 0 past the last match; `undefined`
+      bool[B], queries with NaN distances, whose other values mean nothing.
     """
-    matches = _Matches(distances, positive, capacity)
-    before = matches.preceding(stable=True)
-    if ties == "pessimistic":
-        # Matches keep their order among themselves; every negative at their distance moves before them.
-        before = jnp.where(positive, before, matches.preceding(stable=False))
-    return jnp.where(matches.exists, matches.count_up_to(before, ~junk), 0)
+    # Infinity is kept free for what is not a match, and top_k would tell -0 from 0.
+    clipped = jnp.clip(jnp.asarray(distances, jnp.float32), -LARGEST, LARGEST)
+    clipped = jnp.where(clipped == 0, 0.0, clipped)
+    # top_k puts the lower index first among equals, as a stable sort does.
+    negated, index = jax.lax.top_k(-jnp.where(positive, clipped, jnp.inf), capacity)
+    exists = jnp.isfinite(negated)
+
+    def count(match: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        distance, column = match[0][:, None], match[1][:, None]
+        nearer, level = clipped < distance, clipped == distance
+        ahead = nearer | level & (jnp.arange(clipped.shape[1]) < column)
+        if ties == "pessimistic":
+            ahead |= level & ~positive
+        reached = nearer | level
+        precision = jnp.sum(reached & positive, axis=1) / jnp.maximum(jnp.sum(reached & ~junk, axis=1), 1)
+        return 1 + jnp.sum(ahead & ~junk, axis=1), precision
+
+    # One match of all queries at a time: B x G comparisons, whatever the number of matches.
+    position, precision = jax.lax.map(count, (-negated.T, index.T))
+    return {
+        "position": jnp.where(exists, position.T, 0),
+        "tied_precision": jnp.where(exists, precision.T, 0.0),
+        "undefined": jnp.isnan(distances).any(axis=1),
+    }
 
 
-def tied_precisions(distances: Array, positive: Array, junk: Array, capacity: int) -> jax.Array:
-    """Precision at each match when everything at its distance is retrieved with it; f32[B, capacity], 0 past the
-    last match. This is the average precision of a precision-recall curve whose thresholds are the distances."""
-    matches = _Matches(distances, positive, capacity)
-    before = matches.preceding(stable=False)
-    hits = matches.count_up_to(before, positive)
-    return jnp.where(matches.exists, hits / matches.count_up_to(before, ~junk), 0.0)
-
-
-class _Matches:
-    """The matches of each query in order of distance, to count the gallery against."""
-
-    def __init__(self, distances: Array, positive: Array, capacity: int):
-        # Infinite padding must stay behind every real distance, and top_k tells -0 from 0.
-        clipped = jnp.clip(jnp.asarray(distances, jnp.float32), -LARGEST, LARGEST)
-        self.distances = jnp.where(clipped == 0, 0.0, clipped)
-        # top_k puts the lower index first among equals, as a stable sort does.
-        nearest, self.index = jax.lax.top_k(-jnp.where(positive, self.distances, jnp.inf), capacity)
-        self.nearest = -nearest
-        self.exists = jnp.isfinite(nearest)
-
-    def preceding(self, stable: bool) -> jax.Array:
-        """i32[B, G]: how many matches come before each gallery row, by binary search in the sorted matches.
-
-        Among equal distances the lower gallery index comes first if `stable`; otherwise none precedes another.
-        """
-        capacity, column = self.nearest.shape[1], jnp.arange(self.distances.shape[1])
-        count = jnp.zeros(self.distances.shape, jnp.int32)
-        for bit in reversed(range(capacity.bit_length())):
-            probe = count + (1 << bit) - 1
-            inside = jnp.minimum(probe, capacity - 1)
-            match = jnp.take_along_axis(self.nearest, inside, axis=1)
-            earlier = match < self.distances
-            if stable:
-                index = jnp.take_along_axis(self.index, inside, axis=1)
-                earlier |= (match == self.distances) & (index < column)
-            count = jnp.where(earlier & (probe < capacity), count + (1 << bit), count)
-        return count
-
-    def count_up_to(self, preceding: jax.Array, counted: Array) -> jax.Array:
-        """i32[B, capacity]: gallery rows in `counted` that at most k matches precede, for match k = 0, 1, …"""
-        capacity = self.nearest.shape[1]
-        row = jnp.arange(len(preceding))[:, None]
-        histogram = jnp.zeros((len(preceding), capacity + 1), jnp.int32)
-        histogram = histogram.at[row, preceding].add(jnp.asarray(counted, jnp.int32))
-        return jnp.cumsum(histogram, axis=1)[:, :capacity]
-
-
-def average_precision(
-    positions: np.ndarray, rule: str = "standard", tied: np.ndarray | None = None
-) -> np.ndarray:
+def average_precision(positions: np.ndarray, rule: str = "standard", tied: np.ndarray | None = None) -> np.ndarray:
     """Average precision from the positions of the matches; f64[B] in [0, 1], 0 where there is no match.
 
     Args:
@@ -275,7 +232,7 @@ def average_precision(
       rule: 'standard', the mean over matches of hits so far / position; 'trapezoid', the mean of the precisions
         just before and at each match (precision before the first row is 1), as MARS and VReID-XFD score;
         'tied', the mean of `tied`, for rankings with groups of equal distance.
-      tied: f32[B, P] of `tied_precisions`.
+      tied: f32[B, P], the `tied_precision` of `match_positions`.
     """
     exists = positions > 0
     hits = np.arange(1, positions.shape[1] + 1)
@@ -286,9 +243,7 @@ def average_precision(
     elif rule == "tied" and tied is not None:
         at = tied.astype(np.float64)
     elif rule != "standard":
-        raise ValueError(
-            f"unknown average precision {rule!r}; known: standard, trapezoid, tied (needs `tied`)"
-        )
+        raise ValueError(f"unknown average precision {rule!r}; known: standard, trapezoid, tied (needs `tied`)")
     return np.sum(at * exists, axis=1) / np.maximum(exists.sum(axis=1), 1)
 
 
@@ -327,9 +282,7 @@ def nearest(
             excluded[: len(rows)] = exclude(rows)
         found, index = jax.device_get(_nearest_block(distances, excluded, k))
         if np.isnan(found[: len(rows)]).any():
-            raise ValueError(
-                f"query rows {rows[0]} to {rows[-1]} have NaN distances: features are not finite"
-            )
+            raise ValueError(f"query rows {rows[0]} to {rows[-1]} have NaN distances: features are not finite")
         indices.append(index[: len(rows)])
         values.append(found[: len(rows)])
     return np.concatenate(indices), np.concatenate(values)

@@ -47,9 +47,7 @@ class Rows:
                 )
             if len(values) and not np.issubdtype(values.dtype, np.integer):
                 raise ValueError(f"Rows.{field.name} holds {values.dtype}; integers are needed")
-            if len(values) and (
-                values.max() > np.iinfo(np.int32).max or values.min() < np.iinfo(np.int32).min
-            ):
+            if len(values) and (values.max() > np.iinfo(np.int32).max or values.min() < np.iinfo(np.int32).min):
                 raise ValueError(f"Rows.{field.name} does not fit int32: number its values from 0")
             object.__setattr__(self, field.name, values.astype(np.int32))
 
@@ -218,9 +216,7 @@ def explain_no_match(query: Rows, gallery: Rows, protocol: Protocol) -> str:
 
     def matched(rules: Protocol) -> bool:
         columns, blocks = rules.columns, np.array_split(np.arange(len(query)), -(-len(query) // 256))
-        return any(
-            rules.masks(query[rows].columns(columns), gallery.columns(columns))[0].any() for rows in blocks
-        )
+        return any(rules.masks(query[rows].columns(columns), gallery.columns(columns))[0].any() for rows in blocks)
 
     if not matched(rules):
         return "no identity of the queries is in the gallery; were the two splits built from the same people?"
