@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib
+import inspect
 import json
 import logging
 import os
@@ -67,13 +68,13 @@ def _builder_module(name: str, suffix: str = "") -> ModuleType:
         )
     package, directory = _builders()
     root = str(directory.parent)
-    if package == "data_builders" and root not in sys.path:
+    if "." not in package and root not in sys.path:
         sys.path.append(root)
     module = importlib.import_module(f"{package}.{name}{suffix}")
     if Path(module.__file__ or "").resolve().parent != directory / name:
         raise DataSetError(
             f"{package}.{name} was imported from {module.__file__}, not from {directory}: another package called "
-            "'data_builders' comes first on sys.path; start from another directory"
+            f"{package!r} comes first on sys.path; start from another directory"
         )
     return module
 
@@ -125,10 +126,14 @@ def build(
     if config is None and "/" in name:
         name, config = name.split("/", 1)
     root = Path(data_dir).expanduser().absolute() if data_dir is not None else default_data_dir()
-    raw = Path(source).expanduser().absolute() if source is not None else None
+    raw = Path(os.path.abspath(Path(source).expanduser())) if source is not None else None
     folder = _builder_module(name)
     builder = None
     if hasattr(folder, "locate"):
+        try:
+            inspect.signature(folder.locate).bind(config, raw, **options)
+        except TypeError as error:
+            raise DataSetError(f"{name}: does not take these options: {error}") from error
         prepared = root.joinpath(name, *folder.locate(config, raw, **options))
     else:
         builder = _open_builder(name, config, root, raw, options)

@@ -293,8 +293,11 @@ class Sidecar:
 
         Raises:
           MissingSidecar: the tracklet, or one of the frames, has no entry.
+          ValueError: the kind is one of texts.
         """
         row = self._find(tracklet_id)
+        if self.is_text:
+            raise ValueError(f"the {self.kind} sidecar {self.directory} holds texts, not arrays: use texts()")
         start, stop = int(self._offsets[row]), int(self._offsets[row + 1])
         known, wanted = self._frame_index[start:stop], np.asarray(frame_index, np.int64)
         position = np.searchsorted(known, wanted)
@@ -314,9 +317,10 @@ class Sidecar:
         Raises:
           MissingSidecar: the tracklet has no entry.
         """
+        row = self._find(tracklet_id)
         if not self.is_text:
             raise ValueError(f"the {self.kind} sidecar {self.directory} holds arrays, not texts: use read()")
-        return json.loads(self._texts[self._find(tracklet_id)])
+        return json.loads(self._texts[row])
 
     def _find(self, tracklet_id: str) -> int:
         row = self._row.get(tracklet_id)
