@@ -29,7 +29,7 @@ class MaskedBatchNorm(nn.Module):
 
     @nn.compact
     def __call__(self, features: Array, mask: Array | None = None, *, use_running_average: bool) -> Array:
-        """Normalises features; updates the "batch_stats" collection when it is mutable.
+        """Normalises features; in training also updates the collection "batch_stats", which must be mutable then.
 
         Args:
           features: [B, D].
@@ -52,7 +52,7 @@ class MaskedBatchNorm(nn.Module):
             mean = features.sum(axis=0) / jnp.maximum(number, 1)
             square = jnp.where(mask[:, None], jnp.square(features - mean), 0.0).sum(axis=0)
             variance = square / jnp.maximum(number, 1)
-            if self.is_mutable_collection("batch_stats") and not self.is_initializing():
+            if not self.is_initializing():
                 share = jnp.where(number > 0, self.momentum, 0.0)
                 unbiased = square / jnp.maximum(number - 1, 1)
                 running_mean.value = (1 - share) * running_mean.value + share * mean

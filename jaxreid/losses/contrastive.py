@@ -100,8 +100,6 @@ def hierarchical_losses(
     """
     if scope not in ("camera", "joint"):
         raise ValueError(f"hierarchical_losses: scope is {scope!r}, must be 'camera' or 'joint'")
-    if scope == "joint" and cross_feature is None:
-        raise ValueError("hierarchical_losses: the joint scope needs cross_feature (association.cross_representation)")
     memory = jax.lax.stop_gradient(memory)
     row = jnp.maximum(slot, 0)
     known = valid & (slot >= 0) & memory.valid[row]
@@ -125,6 +123,8 @@ def hierarchical_losses(
             "cross": (cross_weight * entropy[:, 1 + width :]).sum(axis=1),
         }
     else:
+        if cross_feature is None:
+            raise ValueError("hierarchical_losses: the joint scope needs association.cross_representation's features")
         values = {"intra": camera_cross_entropy(logits, own[:, None], memory)[:, 0]}
         is_own = own[:, None] == jnp.arange(memory.capacity)
         same_modality = memory.modality[row][:, None] == memory.modality

@@ -10,6 +10,7 @@ HiTPro specification, sections 3.3 (look-alikes), 3.4 (mining) and 10.2.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Literal, NamedTuple
 
 import jax
@@ -106,6 +107,7 @@ def _similarity_row(features: Array, row: Array, valid: Array) -> Array:
     return jnp.where(others & valid[row], similarity, MASKED)
 
 
+@functools.partial(jax.jit, static_argnames=("num_cameras", "candidates", "block"))
 def camera_best(
     features: Array, camera: Array, valid: Array, num_cameras: int, candidates: int = 1, block: int = 1024
 ) -> tuple[Array, Array]:
@@ -134,6 +136,7 @@ def camera_best(
     return index, similarity
 
 
+@functools.partial(jax.jit, static_argnames=("count", "block"))
 def look_alikes(
     features: Array, camera: Array, valid: Array, kappa: float | Array, count: int = 8, block: int = 1024
 ) -> tuple[Array, Array]:
@@ -176,6 +179,7 @@ def mutual(index: Array, camera: Array) -> Array:
     return (back == slot[..., None]).any(axis=-1) & (index >= 0)
 
 
+@functools.partial(jax.jit, static_argnames=("num_groups", "positives", "config"))
 def mine(
     index: Array,
     similarity: Array,
@@ -230,7 +234,8 @@ def mine(
     return Positives(jnp.where(kept, chosen, -1), weight, threshold, floor)
 
 
-def aggregate(features: Array, index: Array, weight: Array, share: float = 0.5) -> Array:
+@jax.jit
+def aggregate(features: Array, index: Array, weight: Array, share: float | Array = 0.5) -> Array:
     """Features mixed with those of their positives, q of section 3.4: f32[K, D], unit rows.
 
     Args:
@@ -243,6 +248,7 @@ def aggregate(features: Array, index: Array, weight: Array, share: float = 0.5) 
     return jnp.where(has_positive, unit_rows((1.0 - share) * features + share * mixture), features)
 
 
+@functools.partial(jax.jit, static_argnames="num_modalities")
 def centre(features: Array, modality: Array, valid: Array, num_modalities: int) -> Array:
     """Features minus the mean of their modality's valid slots, unit rows again (r of section 3.4); 0 if not valid."""
     member = ((modality == jnp.arange(num_modalities)[:, None]) & valid).astype(jnp.float32)  # [G, K]
@@ -251,6 +257,7 @@ def centre(features: Array, modality: Array, valid: Array, num_modalities: int) 
     return jnp.where(valid[:, None], unit_rows(features - mean[jnp.maximum(modality, 0)]), 0.0)
 
 
+@functools.partial(jax.jit, static_argnames=("num_cameras", "block"))
 def softmax_code(features: Array, camera: Array, valid: Array, num_cameras: int, block: int = 1024) -> Array:
     """Slots described by whom they resemble in each camera: f32[K, K], unit rows.
 

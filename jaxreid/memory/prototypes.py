@@ -16,8 +16,7 @@ from flax import struct
 Array = jax.Array
 
 
-@struct.dataclass
-class PrototypeMemory:
+class PrototypeMemory(struct.PyTreeNode):
     """Prototypes of K slots over C camera keys and G modalities, and what each slot is associated with.
 
     Loop state, not parameters: it belongs to the checkpoint and is never differentiated.
@@ -156,6 +155,7 @@ def build_prototypes(features: Array, slot: Array, valid: Array, capacity: int) 
     return unit_rows(mean), count, jnp.linalg.norm(mean, axis=-1)
 
 
+@jax.jit
 def rebuild(memory: PrototypeMemory, features: Array, slot: Array, valid: Array) -> PrototypeMemory:
     """The memory with prototypes of a whole extraction pass; slots without a clip become invalid.
 
