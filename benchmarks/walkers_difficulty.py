@@ -15,7 +15,6 @@ import time
 import cv2
 import numpy as np
 
-sys.path.insert(0, ".")
 from data_builders.walkers.world import CONFIGS, World
 
 

@@ -37,7 +37,7 @@ def contact_sheet(config: str, persons: int, zoom: int, frames: tuple[int, ...] 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("path")
     parser.add_argument("--config", default="vvi", choices=sorted(CONFIGS))
     parser.add_argument("--persons", type=int, default=6)

@@ -110,6 +110,7 @@ def colour_table(person: Person, infrared: bool, occluder: tuple[float, ...] | N
     """u8[256, 4]: red, green, blue and coverage of every label; background has none of either."""
     table = np.zeros((256, 4), np.float32)
     outfit = person.outfit
+    rows: dict[str, list[float] | tuple[float, ...]]
     if infrared:
         rows = {name: [255 * value] * 3 for name, value in zip(GARMENTS, outfit.reflectances, strict=True)}
         rows |= {"skin": [255 * SKIN_INFRARED] * 3, "hair": [255 * HAIR_INFRARED] * 3}

@@ -1,0 +1,241 @@
+"""Trains the small CLIP-like image tower that ships with the package, on drawn people that no data set shows.
+
+    python -m jaxreid.tools.starting_tower --out jaxreid/backbones/weights/walkers_vit_tiny.safetensors
+
+What it may see: visible pictures (never an infrared one, never two pictures known to be of one person) and what
+their captions say. Two stages, because a tower that has to learn people and places together learns places:
+
+1. *People*: the words of the caption about the person, and for every patch which materials it shows.
+2. *Places*: the same, and the word for the place. A tower like CLIP's also describes where a picture was taken;
+   the camera is then in every feature, and a method that learns without labels has to get rid of it.
+
+Pictures are changed as a camera changes them (grey through a random filter, gamma, gain, contrast, colour, blur,
+noise), which is all that such a tower knows of low light and single-channel pictures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import importlib
+import logging
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import optax.contrib
+
+from jaxreid.backbones.pretrained import save_vision_params
+from jaxreid.backbones.vit import ViT, ViTConfig
+
+log = logging.getLogger(__name__)
+
+Array = jax.Array
+
+TOWER = ViTConfig(width=128, depth=4, heads=4, patch=8, image_size=(64, 32), projection=64)
+MEAN, STD = 0.5, 0.5
+# Words that a grey picture can't answer are not asked for.
+COLOURLESS = ("height", "build", "legs", "stride", "arms", "upper", "sleeve", "pattern", "lower", "hair", "hat", "bag")
+SEED = 7_000_001  # of the people and cameras: no data set's world has a seed in this range
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    name: str
+    steps: int
+    learning_rate: float  # of the matrices (Muon); everything else takes a tenth of it (Adam)
+    place_weight: float
+
+
+STAGES = (Stage("people", 1000, 1e-2, 0.0), Stage("places", 260, 5e-3, 1.0))
+BATCH = 48
+
+
+class Pictures(NamedTuple):
+    """N pictures and what is known of them."""
+
+    frames: np.ndarray  # u8[N, H, W, 3]
+    materials: np.ndarray  # u8[N, patches, M], share of each material, 255 = all
+    words: np.ndarray  # i32[N, A], which word of each attribute
+    place: np.ndarray  # i32[N]
+
+
+def _walkers(module: str) -> Any:
+    """A module of the walkers builder, from the repository or from the installed package."""
+    for package in ("data_builders", "jaxreid.data_builders"):
+        if importlib.util.find_spec(package):
+            return importlib.import_module(f"{package}.walkers.{module}")
+    raise ImportError("the walkers builder is neither in the repository nor in the installed package")
+
+
+def draw_pictures(identities: int, config: ViTConfig = TOWER, seed: int = SEED) -> Pictures:
+    """Visible pictures of `identities` people, each seen by about three of 24 cameras, three frames each."""
+    world_module, place_names = _walkers("world"), list(_walkers("scene").PLACES)
+    attributes = list(_walkers("caption").ATTRIBUTES)
+    codes, materials = _walkers("caption").attribute_codes, _walkers("figure").MATERIALS
+    asked = [attributes.index(name) for name in COLOURLESS]
+    world = world_module.World(
+        world_module.WorldConfig(
+            "starting_tower", seed=seed, train_identities=identities, test_identities=0,
+            visible_cameras=24, infrared_cameras=0, presence=1 / 8, tracklets_per_camera=(1, 1), frames=(3, 3),
+            height=config.image_size[0], width=config.image_size[1],
+            palette=tuple(_walkers("person").COLOURS), camera_strength=0.8, nuisance=0.6,
+        )
+    )  # fmt: skip
+    rows, columns = config.grid
+    frames, shares, words, place = [], [], [], []
+    for spec in world.specs("train"):
+        drawn = world.draw(spec)
+        count = len(drawn.frames)
+        cells = drawn.materials.reshape(count, rows, -1, columns, drawn.materials.shape[2] // columns)
+        cells = cells.transpose(0, 1, 3, 2, 4).reshape(count, rows * columns, -1)
+        frames.append(drawn.frames)
+        shares.append(np.stack([(cells == m).mean(-1) * 255 + 0.5 for m in range(len(materials))], -1).astype(np.uint8))
+        words += [codes(world.persons[spec.pid])[asked]] * count
+        place += [place_names.index(world.scenes[spec.camera].place)] * count
+    return Pictures(np.concatenate(frames), np.concatenate(shares), np.stack(words), np.array(place, np.int32))
+
+
+def photograph(rng: Array, frames: Array) -> Array:
+    """Frames f32[B, H, W, 3] in 0…1 as other cameras would have taken them, same shape."""
+    keys = iter(jax.random.split(rng, 12))
+    one = (frames.shape[0], 1, 1, 1)
+
+    def uniform(low, high, shape=one):
+        return jax.random.uniform(next(keys), shape, minval=low, maxval=high)
+
+    def chance(probability):
+        return jax.random.bernoulli(next(keys), probability, one)
+
+    weights = jax.nn.softmax(2.0 * jax.random.normal(next(keys), (frames.shape[0], 1, 1, 3)))
+    grey = jnp.broadcast_to((frames * weights).sum(-1, keepdims=True), frames.shape)
+    coloured = frames * uniform(0.7, 1.3, (frames.shape[0], 1, 1, 3))
+    frames = jnp.where(chance(0.6), grey, coloured)
+    mean = frames.mean((1, 2, 3), keepdims=True)
+    frames = mean + (frames - mean) * uniform(0.6, 1.6)
+    frames = jnp.clip(frames * uniform(0.5, 1.4), 1e-3, 1.0) ** jnp.exp(uniform(-0.7, 0.9))
+    padded = jnp.pad(frames, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
+    rows = (padded[:, :-2] + 2 * padded[:, 1:-1] + padded[:, 2:]) / 4
+    soft = (rows[:, :, :-2] + 2 * rows[:, :, 1:-1] + rows[:, :, 2:]) / 4
+    blur = uniform(0.0, 1.0) * chance(0.5)
+    frames = frames + blur * (soft - frames)
+    noise = uniform(0.0, 0.06) * jax.random.normal(next(keys), frames.shape)
+    return jnp.clip(frames + noise, 0.0, 1.0)
+
+
+class Reader(nn.Module):
+    """The tower and what reads words and materials off it; only the tower is kept."""
+
+    config: ViTConfig
+    vocabulary: tuple[int, ...]  # number of words of each attribute, the place last
+    materials: int
+
+    @nn.compact
+    def __call__(self, frames: Array) -> tuple[list[Array], Array]:
+        """Normalised frames → logits of every attribute's words, and of the materials of every patch."""
+        out = ViT(self.config, name="tower")(frames)
+        picture = out["projected"]
+        picture = picture / jnp.linalg.norm(picture, axis=-1, keepdims=True)
+        scale = jnp.exp(self.param("logit_scale", nn.initializers.constant(np.log(10.0)), ()))
+        words = self.param("words", nn.initializers.normal(1.0), (sum(self.vocabulary), picture.shape[-1]))
+        words = words / jnp.linalg.norm(words, axis=-1, keepdims=True)
+        logits = jnp.split(scale * picture @ words.T, np.cumsum(self.vocabulary)[:-1], axis=-1)
+        return logits, nn.Dense(self.materials, name="materials")(out["patch_tokens"])
+
+
+def loss(reader: Reader, params: Any, rng: Array, batch: Pictures, place_weight: Array) -> tuple[Array, dict]:
+    """Cross entropy of the words (mean over attributes) + of the patches' materials + weight × of the place."""
+    flip_rng, photograph_rng = jax.random.split(rng)
+    frames, materials = batch.frames.astype(jnp.float32) / 255, batch.materials.astype(jnp.float32) / 255
+    flip = jax.random.bernoulli(flip_rng, 0.5, (len(frames),))[:, None, None, None]
+    frames = jnp.where(flip, frames[:, :, ::-1], frames)
+    grid = materials.reshape(len(frames), *reader.config.grid, -1)
+    materials = jnp.where(flip, grid[:, :, ::-1], grid).reshape(materials.shape)
+    words, patches = reader.apply({"params": params}, (photograph(photograph_rng, frames) - MEAN) / STD)
+    word_loss = jnp.stack([_cross_entropy(x, y) for x, y in zip(words[:-1], batch.words.T, strict=True)])
+    patch_loss = optax.softmax_cross_entropy(patches, materials).mean()
+    place_loss = _cross_entropy(words[-1], batch.place)
+    metrics = {"words": word_loss.mean(), "patches": patch_loss, "place": place_loss}
+    return word_loss.mean() + patch_loss + place_weight * place_loss, metrics
+
+
+def _cross_entropy(logits, target):
+    return optax.softmax_cross_entropy_with_integer_labels(logits, target).mean()
+
+
+def optimiser(params: Any, stage: Stage) -> optax.GradientTransformation:
+    """Muon for the matrices inside the blocks, Adam for the rest; short warm-up, cosine to 5 %."""
+
+    def schedule(rate):
+        return optax.warmup_cosine_decay_schedule(0.0, rate, min(20, stage.steps // 4), stage.steps, 0.05 * rate)
+
+    def kind(path, leaf):
+        return "muon" if leaf.ndim == 2 and "block" in jax.tree_util.keystr(path) else "adam"
+
+    transforms = {
+        "muon": optax.contrib.muon(schedule(stage.learning_rate)),
+        "adam": optax.adam(schedule(0.1 * stage.learning_rate)),
+    }
+    return optax.partition(transforms, jax.tree_util.tree_map_with_path(kind, params))
+
+
+def make_reader(pictures: Pictures, seed: int, config: ViTConfig = TOWER) -> tuple[Reader, Any]:
+    """A reader for the vocabulary of `pictures`, and its first parameters."""
+    vocabulary = (*(int(column.max()) + 1 for column in pictures.words.T), int(pictures.place.max()) + 1)
+    reader = Reader(config, vocabulary, pictures.materials.shape[-1])
+    return reader, reader.init(jax.random.key(seed), jnp.zeros((1, *config.image_size, 3)))["params"]
+
+
+def train(reader: Reader, params: Any, pictures: Pictures, stage: Stage, seed: int) -> Any:
+    """Parameters of the reader after one stage."""
+    transformation = optimiser(params, stage)
+    state = transformation.init(params)
+    order = np.random.default_rng(seed)
+    rng = jax.random.key(seed)
+
+    @jax.jit
+    def step(params, state, number, batch):
+        def objective(params):
+            return loss(reader, params, jax.random.fold_in(rng, number), batch, stage.place_weight)
+
+        gradients, metrics = jax.grad(objective, has_aux=True)(params)
+        updates, state = transformation.update(gradients, state, params)
+        return optax.apply_updates(params, updates), state, metrics
+
+    start = time.perf_counter()
+    for number in range(stage.steps):
+        rows = order.integers(len(pictures.frames), size=BATCH)
+        params, state, metrics = step(params, state, number, Pictures(*(x[rows] for x in pictures)))
+        if number % 50 == 0 or number == stage.steps - 1:
+            values = " ".join(f"{name} {float(value):.3f}" for name, value in metrics.items())
+            log.info("%s %d/%d %.0f s: %s", stage.name, number, stage.steps, time.perf_counter() - start, values)
+    return params
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True, help="safetensors file to write")
+    parser.add_argument("--identities", type=int, default=2500)
+    parser.add_argument("--seed", type=int, default=0, help="of the training; the people's seed is fixed")
+    for stage in STAGES:
+        parser.add_argument(f"--{stage.name}_steps", type=int, default=stage.steps)
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    start = time.perf_counter()
+    pictures = draw_pictures(arguments.identities)
+    log.info("%d pictures drawn in %.0f s", len(pictures.frames), time.perf_counter() - start)
+    stages = tuple(dataclasses.replace(s, steps=getattr(arguments, f"{s.name}_steps")) for s in STAGES)
+    reader, params = make_reader(pictures, arguments.seed)
+    for index, stage in enumerate(stages):
+        params = train(reader, params, pictures, stage, seed=1000 * arguments.seed + index)
+    save_vision_params(arguments.out, jax.device_get(params["tower"]), TOWER)
+    log.info("%s written after %.0f s", arguments.out, time.perf_counter() - start)
+
+
+if __name__ == "__main__":
+    main()
