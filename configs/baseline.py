@@ -1,0 +1,35 @@
+"""Identity and triplet loss with labels: the simplest method, and the supervised bound. Preset: walkers."""
+
+import ml_collections
+
+from jaxreid.config import HALF, base_config, unknown_preset
+
+PRESETS = ("walkers",)
+
+
+def get_config(preset: str = "walkers") -> ml_collections.ConfigDict:
+    preset = preset or "walkers"
+    if preset not in PRESETS:
+        raise unknown_preset(preset, PRESETS)
+    config = base_config("baseline", preset)
+    config.dataset.name, config.dataset.config = "walkers", "vvi"
+    config.frames = ml_collections.ConfigDict({"height": 64, "width": 32, **HALF})
+    config.loading.cache = True
+    config.backbone = ml_collections.ConfigDict({"name": "walkers_vit_tiny", "checkpoint": "walkers_vit_tiny"})
+
+    config.epochs = 12
+    config.calibrate_batches = 30
+    config.batch = ml_collections.ConfigDict({"identities": 16, "clips": 6, "frames": 2})
+    config.label_smoothing = 0.1
+    config.triplet = ml_collections.ConfigDict({"margin": 0.0, "weight": 1.0})  # 0 = soft margin
+    config.optimiser = ml_collections.ConfigDict(
+        {"kind": "adamw", "tower_rate": 3e-4, "head_rate": 3e-3, "weight_decay": 1e-4, "clip_norm": 5.0}
+    )
+    config.schedule = ml_collections.ConfigDict({"kind": "cosine", "warmup_epochs": 1.0})
+    config.augment = ml_collections.ConfigDict(
+        {"crop": 3, "flip": 0.5, "erase": 0.2, "channel_exchange": 0.5, "infrared_mix": True}
+    )
+    config.evaluation = ml_collections.ConfigDict(
+        {"rule": "packed", "frames": 6, "pool": "after", "flip": False, "distance": "cosine"}
+    )
+    return config

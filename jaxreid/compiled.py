@@ -1,0 +1,36 @@
+"""Functions that are compiled once: what runs in a loop must never stop to compile again."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import jax
+
+
+class Compiled:
+    """A jitted function that compiles at its first call and refuses arguments of any other shape or placement.
+
+    Attributes:
+      seconds: what tracing and compiling took.
+      count: compilations so far, 0 or 1.
+    """
+
+    def __init__(self, function: Any, **options: Any) -> None:
+        self._jitted = jax.jit(function, **options)
+        self._executable: Any = None
+        self.name = function.__name__
+        self.seconds, self.count = 0.0, 0
+
+    def compile(self, *arguments: Any) -> Any:
+        """Compiles for these arguments (arrays or their shapes) and returns XLA's compiled object."""
+        start = time.perf_counter()
+        self._executable = self._jitted.lower(*arguments).compile()
+        self.seconds = time.perf_counter() - start
+        self.count += 1
+        return self._executable
+
+    def __call__(self, *arguments: Any) -> Any:
+        if self._executable is None:
+            self.compile(*arguments)
+        return self._executable(*arguments)

@@ -1,0 +1,62 @@
+"""Values that every run has, and where config files are found."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import ml_collections
+
+IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+HALF = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
+
+
+def base_config(method: str, preset: str) -> ml_collections.ConfigDict:
+    """What `configs/*.py` start from; a value that a method reads is set there or in its preset."""
+    config = ml_collections.ConfigDict()
+    config.method = method
+    config.preset = preset
+    config.seed = 1
+    config.precision = "float32"  # compute type of the network; parameters, norms and losses are always float32
+    config.extraction_batch = 128  # clips per step where no gradient is needed
+    config.evaluate_every = 0  # epochs; 0 = after training only
+    config.log_every = 10  # steps per row of metrics.jsonl
+    config.keep_checkpoints = 2
+
+    config.dataset = ml_collections.ConfigDict()
+    config.dataset.name = "walkers"
+    config.dataset.config = ""
+    config.dataset.path = ""  # folder of the original data, for data sets that are not drawn
+    config.dataset.train = "train"
+    config.dataset.query = "query"
+    config.dataset.gallery = "gallery"
+    config.dataset.protocol = ""  # empty = the data set's own
+
+    config.frames = ml_collections.ConfigDict({"height": 256, "width": 128, **IMAGENET})
+    config.loading = ml_collections.ConfigDict(
+        {"interpolation": "bilinear", "threads": 2, "workers": 0, "prefetch": 2, "cache": False}
+    )
+    config.mesh = ml_collections.ConfigDict({"fsdp": 1})
+    return config
+
+
+def unknown_preset(preset: str, known: tuple[str, ...]) -> ValueError:
+    return ValueError(f"unknown preset {preset!r}; this config has {', '.join(known)}")
+
+
+def find_config(name: str) -> str:
+    """`--config` value → path of an existing file, preset kept: a path, or the name of a packaged config.
+
+    Raises:
+      ValueError: there is no such file.
+    """
+    path, separator, preset = name.partition(":")
+    here = Path(__file__).parent
+    stem = Path(path).stem
+    for candidate in (Path(path), here / "configs" / f"{stem}.py", here.parent / "configs" / f"{stem}.py"):
+        if candidate.is_file():
+            return f"{candidate}{separator}{preset}"
+    folders = (here / "configs", here.parent / "configs")
+    known = sorted({file.stem for folder in folders for file in folder.glob("*.py")})
+    raise ValueError(
+        f"--config={name}: there is no such file, and no packaged config of that name ({', '.join(known)})"
+    )

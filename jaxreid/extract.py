@@ -1,0 +1,114 @@
+"""A split through the network: every planned clip becomes a row of features."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from jaxreid import parallel
+from jaxreid.augment import normalise, to_unit
+from jaxreid.compiled import Compiled
+from jaxreid.data.batch import Batch
+from jaxreid.data.clips import ClipPlan
+from jaxreid.data.loader import LoaderOptions, batches
+from jaxreid.data.split import FrameReader, Split
+from jaxreid.memory.prototypes import unit_rows
+from jaxreid.methods.method import Features
+
+
+@dataclasses.dataclass(frozen=True)
+class Pixels:
+    """How frames enter the network: channel mean and standard deviation (of values in 0…1) and the compute type."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    dtype: Any
+
+    def __call__(self, batch: Batch) -> Batch:
+        return normalise(to_unit(batch), self.mean, self.std, self.dtype)
+
+
+def without_identity(batch: Batch) -> Batch:
+    """The batch as a method that uses no labels may see it."""
+    unknown = jnp.full_like(batch.identity, -1)
+    return batch.replace(identity=unknown, pair=unknown, clothes=unknown)
+
+
+class Extractor:
+    """Runs `function(variables, memory, batch)` in evaluation mode over clip plans, in batches of a fixed shape."""
+
+    def __init__(
+        self,
+        function: Callable[..., dict[str, jax.Array]],
+        pixels: Pixels,
+        mesh: Mesh,
+        batch_size: int,
+        flip: bool = False,
+    ) -> None:
+        def extract_step(variables: Any, memory: Any, batch: Batch) -> dict[str, jax.Array]:
+            batch = pixels(without_identity(batch))
+            found = function(variables, memory, batch)
+            if flip:
+                mirrored = function(variables, memory, batch.replace(frames=batch.frames[:, :, :, ::-1]))
+                found = jax.tree.map(lambda a, b: 0.5 * (a + b), found, mirrored)
+            return jax.tree.map(lambda x: x.astype(jnp.float32), found)
+
+        self.mesh, self.batch_size = mesh, batch_size
+        self.step = Compiled(extract_step, out_shardings=parallel.rows(mesh))
+
+    def __call__(
+        self,
+        variables: Any,
+        memory: Any,
+        split: Split,
+        plan: ClipPlan,
+        options: LoaderOptions,
+        reader: FrameReader | None = None,
+        progress: Callable[[Iterator[Batch]], Iterator[Batch]] = iter,
+    ) -> Features:
+        """Features of every clip of the plan, in its order, padded to whole batches."""
+        loader = batches(
+            split,
+            plan,
+            self.batch_size,
+            options,
+            uses_identity=False,
+            reader=reader,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+        found = [self.step(variables, memory, parallel.to_global(b, self.mesh)) for b in progress(loader)]
+        padded = plan.padded(self.batch_size)
+        rows = parallel.rows(self.mesh)
+        table = {"tracklet": padded.tracklet, "part": padded.part, "valid": padded.tracklet >= 0}
+        return Features(
+            arrays=jax.tree.map(lambda *parts: jnp.concatenate(parts), *found),
+            **{name: parallel.place(values, rows) for name, values in table.items()},
+        )
+
+
+def pool_tracklets(features: Features, count: int, pool: str) -> dict[str, np.ndarray]:
+    """Clip features → one unit row per tracklet, f32[count, D] by name, on the host.
+
+    Args:
+      features: from an `Extractor`.
+      count: tracklets in the split.
+      pool: "after" averages a tracklet's normalised clip features, "before" the raw ones.
+    """
+    if pool not in ("before", "after"):
+        raise ValueError(f"evaluation.pool={pool!r} is neither 'before' nor 'after'")
+    pooled = {}
+    host = parallel.to_host((features.arrays, features.tracklet, features.valid))
+    arrays, tracklet, valid = host
+    for name, rows in arrays.items():
+        rows = np.asarray(unit_rows(jnp.asarray(rows))) if pool == "after" else rows
+        total = np.zeros((count, rows.shape[1]), np.float32)
+        np.add.at(total, tracklet[valid], rows[valid])
+        pooled[name] = np.asarray(unit_rows(jnp.asarray(total)))
+    return pooled

@@ -1,0 +1,147 @@
+"""python -m jaxreid.main --config=configs/hitpro.py[:preset] [--workdir=DIR] [--data_dir=DIR] [--config.key=value …]"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from jaxreid.config import find_config
+
+CONFIG = config_flags.DEFINE_config_file("config", None, "File of the run's config, or the name of a packaged one.")
+WORKDIR = flags.DEFINE_string("workdir", None, "Where the run writes; runs/<method>-<preset> where not given.")
+DATA_DIR = flags.DEFINE_string("data_dir", None, "Where built data sets live; $JAXREID_DATA_DIR or a cache by default.")
+MODE = flags.DEFINE_enum(
+    "mode",
+    "train",
+    ["train", "evaluate", "dry_run"],
+    "train: train, evaluate, report. evaluate: score a workdir's newest checkpoint again. dry_run: print sizes.",
+)
+STARTED = time.perf_counter()
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise app.UsageError(f"unknown arguments: {' '.join(argv[1:])}")
+    config = CONFIG.value
+    workdir = Path(WORKDIR.value or f"runs/{config.method}-{config.preset}")
+    data_dir = Path(DATA_DIR.value) if DATA_DIR.value else None
+    try:
+        _run(config, workdir, data_dir)
+    except (ValueError, FileNotFoundError) as error:
+        # What a user can mend is told in a sentence; a traceback is for what nobody foresaw.
+        if os.environ.get("JAXREID_TRACEBACK"):
+            raise
+        sys.exit(f"error: {error}\n(JAXREID_TRACEBACK=1 shows where)")
+
+
+def _run(config: Any, workdir: Path, data_dir: Path | None) -> None:
+    import jax
+
+    from jaxreid.run import claim_dataset, claim_workdir, start_run
+
+    _cache_compilations(jax)
+    mode = MODE.value
+    if mode != "dry_run":
+        claim_workdir(workdir, config.to_dict())
+        if mode == "train" and (workdir / "results.json").exists():
+            print(f"{workdir} holds a finished run:")
+            print_results(json.loads((workdir / "results.json").read_text()))
+            print(f"report: {workdir / 'report' / 'index.html'}")
+            return
+    run = start_run(config, workdir, data_dir)
+    run.phases["importing"] = time.perf_counter() - STARTED - run.phases["data set"]
+    describe(run)
+    if mode == "dry_run":
+        from jaxreid.dry_run import dry_run
+
+        dry_run(run)
+        return
+    claim_dataset(workdir, run.dataset.fingerprint())
+
+    from jaxreid import train
+    from jaxreid.evaluate import Evaluator
+
+    evaluator = Evaluator(run)
+    if mode == "train":
+        state, frozen = train.train(run, evaluator)
+    else:
+        state, frozen = train.restore_latest(run)
+    epochs = sum(stage.epochs for stage in run.method.stages())
+    results = evaluator.final(train.variables_of(state, frozen), state.memory, f"epoch {epochs} (last)")
+    print_results(results)
+    seconds = "  ".join(f"{name} {value:.1f}" for name, value in run.phases.items())
+    print(f"seconds: {seconds}  all {time.perf_counter() - STARTED:.1f}")
+    print(f"report: {workdir / 'report' / 'index.html'}")
+
+
+def _cache_compilations(jax: Any) -> None:
+    """Compiled steps are kept on disk, so that the second run starts at once."""
+    default = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "jaxreid" / "compiled"
+    jax.config.update("jax_compilation_cache_dir", os.environ.get("JAX_COMPILATION_CACHE_DIR", str(default)))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def describe(run: Any) -> None:
+    from jaxreid.data.dataset import describe as describe_split
+
+    dataset = run.dataset
+    print(f"{run.config.method} on {dataset.name} ({dataset.directory})")
+    for split in (dataset.train, dataset.query, dataset.gallery):
+        print(f"  {split.name}: {describe_split(split)}")
+    shape = dict(run.mesh.shape)
+    print(f"  protocol {dataset.protocol}; {run.mesh.size} device(s), mesh {shape}; workdir {run.workdir}", flush=True)
+
+
+def print_results(results: dict[str, Any]) -> None:
+    """A table of the scores for the terminal."""
+    if results.get("scored") is False:
+        print(results["reason"])
+    columns = ("mAP", "mINP", "rank-1", "rank-5", "rank-10", "rank-20")
+    rows = [(name, record) for name, record in results.items() if isinstance(record, dict) and "mAP" in record]
+    before = results.get("before_training", {})
+    rows += [
+        (f"  {label}: {direction}", record)
+        for label, records in before.items()
+        for direction, record in records.items()
+    ]
+    if rows:
+        width = max(len(name) for name, _ in rows)
+        print(f"{'%':<{width}}  " + "  ".join(f"{column:>7}" for column in columns))
+        for index, (name, record) in enumerate(rows):
+            if name.startswith(" ") and not rows[index - 1][0].startswith(" "):
+                print("before training:")
+            print(f"{name:<{width}}  " + "  ".join(f"{record[column]:7.1f}" for column in columns))
+    for note in results.get("notes", ()):
+        print(note)
+
+
+def _resolve_config_flag(argv: list[str]) -> list[str]:
+    """`--config=hitpro` also finds the packaged file."""
+    resolved = list(argv)
+    for index, argument in enumerate(argv):
+        if argument.startswith("--config="):
+            resolved[index] = "--config=" + find_config(argument.removeprefix("--config="))
+        elif argument == "--config" and index + 1 < len(argv):
+            resolved[index + 1] = find_config(argv[index + 1])
+    return resolved
+
+
+def run_main() -> None:
+    logging.set_verbosity(logging.WARNING)
+    flags.mark_flag_as_required("config")
+    try:
+        argv = _resolve_config_flag(sys.argv)
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+    app.run(main, argv=argv)
+
+
+if __name__ == "__main__":
+    run_main()

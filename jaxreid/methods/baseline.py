@@ -1,0 +1,126 @@
+"""The supervised baseline: frame features averaged over time, identity and triplet loss.
+
+The bag of tricks of Luo et al. (2019), "Bag of Tricks and a Strong Baseline for Deep Person Re-identification",
+on clips: triplet loss before the batch-norm neck, label-smoothed identity loss behind it, retrieval with the neck's
+output. It uses identity labels, so it is the bound that unsupervised methods are held against.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+
+from jaxreid.augment import Augmentation
+from jaxreid.backbones.clip import vision_config
+from jaxreid.backbones.vit import ViT, ViTConfig
+from jaxreid.data.batch import Batch
+from jaxreid.data.samplers import IdentitySampler
+from jaxreid.layers.batch_norm import MaskedBatchNorm
+from jaxreid.layers.temporal import masked_mean
+from jaxreid.losses.identity import cross_entropy
+from jaxreid.losses.triplet import batch_hard_triplet
+from jaxreid.methods.method import (
+    DatasetInfo,
+    Evaluation,
+    Group,
+    Method,
+    Optimiser,
+    PretrainedSource,
+    Progress,
+    Schedule,
+    Stage,
+    Update,
+    Variables,
+)
+
+
+class ClipClassifier(nn.Module):
+    """Frame encoder, mean over frames, batch-norm neck without shift, bias-free classifier."""
+
+    tower: ViTConfig
+    num_identities: int
+
+    @nn.compact
+    def __call__(self, batch: Batch, train: bool) -> dict[str, jax.Array]:
+        """frames [B, T, H, W, 3] → "tower" f32[B, D], "feature" f32[B, D], "logits" f32[B, C]."""
+        clips, frames = batch.frames.shape[:2]
+        flat = batch.frames.reshape(clips * frames, *batch.frames.shape[2:])
+        f = ViT(self.tower, name="encoder")(flat, train=train)["class_token"].reshape(clips, frames, -1)
+        v = masked_mean(f, batch.frame_mask)
+        neck = MaskedBatchNorm(use_bias=False, name="neck")
+        z = neck(v, batch.valid, use_running_average=not train)
+        classifier = nn.Dense(
+            self.num_identities, use_bias=False, kernel_init=nn.initializers.normal(0.001), name="classifier"
+        )
+        return {"tower": v, "feature": z, "logits": classifier(z)}
+
+
+class Baseline(Method):
+    """See the module's docstring."""
+
+    uses_identity = True
+
+    def __init__(self, config: Any, info: DatasetInfo) -> None:
+        super().__init__(config, info)
+        self.tower = vision_config(config.backbone.name, info.frame_size)
+        self.network = ClipClassifier(self.tower, info.num_identities)
+
+    def stages(self) -> tuple[Stage, ...]:
+        config, batch = self.config, self.config.batch
+        groups = (
+            Group(r"^encoder/", config.optimiser.tower_rate, config.optimiser.weight_decay),
+            Group(r".*", config.optimiser.head_rate, config.optimiser.weight_decay),
+        )
+        optimiser = Optimiser(config.optimiser.kind, groups, config.optimiser.clip_norm)
+        return (
+            Stage(
+                name="baseline",
+                epochs=config.epochs,
+                sampler=IdentitySampler(batch.identities, batch.clips),
+                frames=batch.frames,
+                augment=Augmentation(**config.augment),
+                updates=(Update("all", optimiser, Schedule(**config.schedule)),),
+                calibrate_batches=config.calibrate_batches,
+            ),
+        )
+
+    def evaluation(self) -> Evaluation:
+        return Evaluation(**self.config.evaluation)
+
+    def pretrained(self) -> tuple[PretrainedSource, ...]:
+        checkpoint = self.config.backbone.checkpoint
+        return (PretrainedSource(("encoder",), checkpoint, self.tower),) if checkpoint else ()
+
+    def notes(self) -> tuple[str, ...]:
+        return ("Supervised: identity labels of the training tracklets were used.",)
+
+    def init(self, rng: jax.Array, batch: Batch) -> Variables:
+        return self.network.init(rng, batch, train=False)
+
+    def loss(
+        self,
+        variables: Variables,
+        memory: Any,
+        batch: Batch,
+        rng: jax.Array,
+        progress: Progress,
+        stage: Stage,
+        update: str,
+    ) -> tuple[jax.Array, tuple[dict[str, jax.Array], Any, Any]]:
+        found, changed = self.network.apply(
+            variables, batch, train=True, mutable=["batch_stats"], rngs={"dropout": rng}
+        )
+        identity = cross_entropy(found["logits"], batch.identity, batch.valid, self.config.label_smoothing)
+        triplet = batch_hard_triplet(found["tower"], batch.identity, batch.valid, self.config.triplet.margin or None)
+        total = identity + self.config.triplet.weight * triplet
+        return total, ({"identity": identity, "triplet": triplet}, changed["batch_stats"], memory)
+
+    def embed(self, variables: Variables, memory: Any, batch: Batch) -> dict[str, jax.Array]:
+        """ "feature" is the neck's output; "tower" the mean of the frames before it."""
+        found = self.network.apply(variables, batch, train=False)
+        return {name: found[name] for name in ("tower", "feature")}  # pyright: ignore[reportIndexIssue]
+
+
+METHOD = Baseline

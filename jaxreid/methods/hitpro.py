@@ -1,0 +1,298 @@
+"""HiTPro: hierarchical temporal prototyping for unsupervised video visible-infrared person re-identification.
+
+"Temporal Prototyping and Hierarchical Alignment for Unsupervised Video-based Visible-Infrared Person
+Re-Identification", arXiv 2604.21324 (2026).
+
+Of the paper only the abstract could be read. Modules, their order and what goes in and out of them follow it:
+Temporal-aware Feature Encoder, Intra-Camera Tracklet Prototyping, Hierarchical Cross-Prototype Alignment (two-stage
+positive mining, Dynamic Threshold Strategy, Soft Weight Assignment) and Hierarchical Contrastive Learning. Every
+formula below that level is a design of this library after released ancestors (CAP, O2CAP, DAL, GUR, ADCA), so
+results of this module are not a reproduction of the paper's figures.
+
+No identity label is used: a tracklet, its camera and its modality are all that training sees.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxreid.augment import Augmentation
+from jaxreid.backbones.clip import vision_config
+from jaxreid.backbones.vit import ViT, ViTConfig
+from jaxreid.data.batch import Batch
+from jaxreid.data.samplers import SlotSampler
+from jaxreid.data.split import Labels, modality_name
+from jaxreid.layers.batch_norm import MaskedBatchNorm
+from jaxreid.layers.temporal import TemporalAggregation, masked_mean
+from jaxreid.losses.contrastive import hierarchical_losses
+from jaxreid.memory.association import AssociationConfig, associate, cross_representation
+from jaxreid.memory.prototypes import (
+    PrototypeMemory,
+    empty_memory,
+    padded_capacity,
+    rebuild,
+    unit_rows,
+    update_prototypes,
+)
+from jaxreid.methods.method import (
+    DatasetInfo,
+    Evaluation,
+    Extraction,
+    Features,
+    Group,
+    Method,
+    Optimiser,
+    PretrainedSource,
+    Progress,
+    Schedule,
+    Stage,
+    Update,
+    Variables,
+)
+from jaxreid.parallel import constrain
+
+
+class TemporalAwareFeatureEncoder(nn.Module):
+    """Frames to one feature per clip: frame features first, then aggregation over time, then a batch-norm neck.
+
+    Attributes:
+      tower: the frame encoder.
+      temporal: "attention", or "mean" as the ablation without parameters.
+    """
+
+    tower: ViTConfig
+    temporal: str
+
+    @nn.compact
+    def __call__(self, batch: Batch, train: bool) -> dict[str, jax.Array]:
+        """frames [B, T, H, W, 3] → "tower" f32[B, D], the aggregated frames, and "feature" f32[B, D], normalised by
+        the neck."""
+        clips, frames = batch.frames.shape[:2]
+        flat = batch.frames.reshape(clips * frames, *batch.frames.shape[2:])
+        f = ViT(self.tower, name="encoder")(flat, train=train)["class_token"].reshape(clips, frames, -1)
+        mask = batch.frame_mask
+        v = TemporalAggregation(name="temporal")(f, mask) if self.temporal == "attention" else masked_mean(f, mask)
+        neck = MaskedBatchNorm(use_bias=False, name="neck")
+        return {"tower": v, "feature": neck(v, batch.valid, use_running_average=not train)}
+
+
+@flax.struct.dataclass
+class HiTProMemory:
+    prototypes: PrototypeMemory
+    slot: jax.Array  # i32[N], the slot of every training tracklet
+
+
+class HiTPro(Method):
+    """See the module's docstring."""
+
+    def __init__(self, config: Any, info: DatasetInfo) -> None:
+        super().__init__(config, info)
+        tower = vision_config(config.backbone.name, info.frame_size)
+        self.encoder = TemporalAwareFeatureEncoder(tower, config.temporal)
+        self.tower = tower
+        self.association = AssociationConfig(**config.association)
+        self.camera, self.camera_modality, self.camera_names = camera_keys(info)
+        self.slot, self.slot_camera = self._slots()
+        self.modalities = tuple(int(code) for code in np.unique(info.table.modality))
+        if config.levels.cross_weight and len(self.modalities) == 1 and config.require_both_modalities:
+            seen = modality_name(self.modalities[0])
+            other = "infrared" if seen == "visible" else "visible"
+            raise ValueError(
+                f"{info.name}: every training tracklet is {seen}, and this run is cross-modality. Add {other} "
+                "tracklets, or set --config.require_both_modalities=False to train the within-modality levels only"
+            )
+
+    def _slots(self) -> tuple[np.ndarray, np.ndarray]:
+        """(slot of every tracklet i32[N], camera key of every slot). What one prototype stands for."""
+        unit, table = self.config.prototypes.unit, self.info.table
+        if unit == "tracklet":
+            return np.arange(len(table), dtype=np.int32), self.camera
+        if unit == "camera_track":
+            unknown = int(np.sum(table.recording < 0))
+            if unknown:
+                raise ValueError(
+                    f"prototypes.unit='camera_track' joins the pieces of one recording, but {unknown} tracklets of "
+                    f"{self.info.name} name no recording; use prototypes.unit='tracklet'"
+                )
+            keys = np.stack([self.camera, table.recording], 1)
+            groups, slot = np.unique(keys, axis=0, return_inverse=True)
+            return slot.reshape(-1).astype(np.int32), groups[:, 0].astype(np.int32)
+        raise ValueError(f"prototypes.unit={unit!r} is neither 'tracklet' nor 'camera_track'")
+
+    # --- the run ------------------------------------------------------------------------------------------------
+
+    def stages(self) -> tuple[Stage, ...]:
+        config, batch = self.config, self.config.batch
+        groups = (
+            Group(r"^encoder/patch_embedding", config.optimiser.patch_rate, config.optimiser.weight_decay),
+            Group(r"^encoder/", config.optimiser.tower_rate, config.optimiser.weight_decay),
+            Group(r".*", config.optimiser.head_rate, config.optimiser.weight_decay),
+        )
+        optimiser = Optimiser(config.optimiser.kind, groups, config.optimiser.clip_norm)
+        return (
+            Stage(
+                name="hitpro",
+                epochs=config.epochs,
+                sampler=SlotSampler(batch.slots, batch.clips, config.prototypes.parts),
+                frames=batch.frames,
+                augment=Augmentation(**config.augment),
+                updates=(Update("all", optimiser, Schedule(**config.schedule)),),
+                extraction=Extraction(every=1, parts=config.prototypes.parts, frames=batch.frames),
+                calibrate_batches=config.calibrate_batches,
+            ),
+        )
+
+    def evaluation(self) -> Evaluation:
+        return Evaluation(**self.config.evaluation)
+
+    def pretrained(self) -> tuple[PretrainedSource, ...]:
+        checkpoint = self.config.backbone.checkpoint
+        return (PretrainedSource(("encoder",), checkpoint, self.tower),) if checkpoint else ()
+
+    def notes(self) -> tuple[str, ...]:
+        unit = self.config.prototypes.unit
+        notes = [
+            f"Prototype unit: {unit}"
+            + (" (uses which recording a tracklet was cut from)." if unit != "tracklet" else ".")
+        ]
+        if len(self.modalities) == 1:
+            seen = modality_name(self.modalities[0])
+            notes.append(
+                f"All training tracklets are {seen}: the within-modality levels ran, the cross-modality level did not."
+            )
+        sizes = np.bincount(self.slot_camera, minlength=len(self.camera_modality))
+        for key in np.flatnonzero(sizes == 1):
+            notes.append(f"Camera {self.camera_names[key]} has one slot: it adds nothing to the intra-camera level.")
+        return tuple(notes)
+
+    def init(self, rng: jax.Array, batch: Batch) -> Variables:
+        return self.encoder.init(rng, batch, train=False)
+
+    # --- Intra-Camera Tracklet Prototyping, Hierarchical Cross-Prototype Alignment ----------------------------------
+
+    def init_memory(self) -> HiTProMemory:
+        prototypes = empty_memory(
+            self.slot_camera,
+            self.camera_modality,
+            self.tower.width,
+            capacity=padded_capacity(len(self.slot_camera), self.config.prototypes.capacity_multiple),
+            within_positives=self.association.within_positives,
+            cross_positives=self.association.cross_positives,
+            look_alikes=self.association.num_look_alikes,
+        )
+        return HiTProMemory(prototypes, jnp.asarray(self.slot))
+
+    def refresh(
+        self,
+        variables: Variables,
+        memory: HiTProMemory,
+        features: Features,
+        rng: jax.Array,
+        progress: Progress,
+        stage: Stage,
+    ) -> HiTProMemory:
+        """Prototypes of all sub-tracklets (section 3.3), then two-stage positive mining at κ(e) (section 3.4)."""
+        z = unit_rows(features.arrays["feature"])
+        slot = jnp.where(features.valid, memory.slot[jnp.maximum(features.tracklet, 0)], -1)
+        prototypes = rebuild(memory.prototypes, z, slot, features.valid)
+        prototypes = constrain(prototypes, "replicated")
+        return memory.replace(prototypes=associate(prototypes, self.kappa(progress, stage), self.association))
+
+    def kappa(self, progress: Progress, stage: Stage) -> jax.Array:
+        """κ(e), linear from its value in the first epoch to that in the last."""
+        start, end = self.config.kappa
+        return start + (end - start) * jnp.floor(progress.epoch) / max(stage.epochs - 1, 1)
+
+    def sampling_labels(self, memory: HiTProMemory) -> jax.Array:
+        return memory.slot
+
+    # --- Hierarchical Contrastive Learning ----------------------------------------------------------------------
+
+    def loss(
+        self,
+        variables: Variables,
+        memory: HiTProMemory,
+        batch: Batch,
+        rng: jax.Array,
+        progress: Progress,
+        stage: Stage,
+        update: str,
+    ) -> tuple[jax.Array, tuple[dict[str, jax.Array], Any, HiTProMemory]]:
+        """L = L1 + λ2·1[e ≥ E1]·L2 + λ3·1[e ≥ E2]·L3 (section 4), and the prototypes moved towards the batch (6)."""
+        found, changed = self.encoder.apply(
+            variables, batch, train=True, mutable=["batch_stats"], rngs={"dropout": rng}
+        )
+        # Every device needs all of the batch to move its copy of the prototypes; the rows are few.
+        z = constrain(unit_rows(found["feature"]), "replicated")
+        slot = jnp.where(batch.valid, memory.slot[jnp.maximum(batch.tracklet, 0)], -1)
+
+        levels, prototypes = self.config.levels, memory.prototypes
+        cross_feature = cross_representation(prototypes, self.association) if levels.scope == "joint" else None
+        losses = hierarchical_losses(
+            z, slot, batch.valid, prototypes, levels.temperature, levels.scope, cross_feature=cross_feature
+        )
+        epoch = jnp.floor(progress.epoch)
+        intra_weight = levels.intra_weight
+        within_weight = levels.within_weight * (epoch >= levels.within_from)
+        cross_weight = levels.cross_weight * (epoch >= levels.cross_from)
+        total = intra_weight * losses["intra"] + within_weight * losses["within"] + cross_weight * losses["cross"]
+
+        prototypes = update_prototypes(prototypes, z, slot, batch.valid, self.config.prototypes.momentum)
+        metrics = {name: losses[name] for name in ("intra", "within", "cross")}
+        return total, (metrics, changed["batch_stats"], memory.replace(prototypes=prototypes))
+
+    def embed(self, variables: Variables, memory: HiTProMemory, batch: Batch) -> dict[str, jax.Array]:
+        """ "feature" is the neck's output z before normalising; "tower" the aggregated frames before the neck."""
+        return self.encoder.apply(variables, batch, train=False)  # pyright: ignore[reportReturnType]
+
+    # --- for the log only ---------------------------------------------------------------------------------------
+
+    def diagnose(self, memory: HiTProMemory, labels: Labels) -> dict[str, float]:
+        """Precision (right pairs of all pairs) and coverage (slots with a pair) of the mined lists, in percent."""
+        prototypes = memory.prototypes
+        found: dict[str, float] = {}
+        scored = labels.pid.max() >= 0
+        person = np.full(prototypes.feature.shape[0], -1)
+        person[self.slot] = labels.pid
+        lists = {
+            "within": prototypes.within_index,
+            "cross": prototypes.cross_index,
+            "look_alike": prototypes.look_alike_index,
+        }
+        slots = max(int(prototypes.valid.sum()), 1)
+        for name, index in lists.items():
+            pairs = index >= 0
+            right = pairs & (person[np.maximum(index, 0)] == person[:, None])
+            if scored:
+                found[f"{name}_precision"] = 100.0 * right.sum() / max(pairs.sum(), 1)
+            found[f"{name}_coverage"] = 100.0 * pairs.any(1).sum() / slots
+        for modality, threshold in zip(
+            range(prototypes.within_threshold.shape[0]), prototypes.within_threshold, strict=True
+        ):
+            found[f"within_threshold_{modality}"] = float(threshold)
+        found["cross_threshold"] = float(prototypes.cross_threshold)
+        found["concentration"] = float(prototypes.concentration.sum() / slots)
+        return found
+
+
+def camera_keys(info: DatasetInfo) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+    """(camera key of every tracklet i32[N], modality group of every key, names for people).
+
+    A key is a (modality, camera) pair, visible ones first: a place that is seen in both modalities has two unrelated
+    keys, because using that they belong together would give the cross-modality answer away (section 2.2).
+    """
+    table = info.table
+    pairs = np.stack([table.modality, table.camera_index], 1)
+    keys, camera = np.unique(pairs, axis=0, return_inverse=True)
+    _, modality = np.unique(keys[:, 0], return_inverse=True)
+    names = tuple(f"{info.cameras[index]} ({modality_name(code)})" for code, index in keys)
+    return camera.reshape(-1).astype(np.int32), modality.astype(np.int32), names
+
+
+METHOD = HiTPro

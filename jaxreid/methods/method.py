@@ -1,0 +1,245 @@
+"""The interface of a method: what a paper's file provides, and what training does with it.
+
+Everything that a method computes is a pure function of arrays; its object holds the config, the data set's tables
+and the Flax modules. Training calls, for each stage,
+
+    init_memory → calibrate → [extract → refresh → sampling_labels → steps] per epoch
+
+and no method knows a device, a host or a file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from typing import Any
+
+import flax.struct
+import jax
+import numpy as np
+
+from jaxreid.augment import Augmentation
+from jaxreid.data.batch import Batch
+from jaxreid.data.samplers import IdentitySampler, SlotSampler
+from jaxreid.data.split import Labels, TrackletTable
+
+Variables = dict[str, Any]  # {"params": …, "batch_stats": …}
+Metrics = dict[str, jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class DatasetInfo:
+    """What a method may know of its data set before training.
+
+    `table` has one row per training tracklet and carries no identity; `num_identities` is 0 and `labels` is None for
+    methods that do not declare that they use identity.
+    """
+
+    name: str
+    table: TrackletTable
+    cameras: np.ndarray  # sorted training camera numbers; camera_index points here
+    frame_size: tuple[int, int]
+    num_identities: int = 0
+    labels: Labels | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """Parameters whose path matches `pattern` (regular expression, first match counts) and how they are updated."""
+
+    pattern: str
+    learning_rate: float  # 0 = frozen
+    weight_decay: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimiser:
+    """`adam` couples the weight decay as an L2 term in the gradient, `adamw` decouples it; `clip_norm` 0 = off."""
+
+    kind: str
+    groups: tuple[Group, ...]
+    clip_norm: float = 0.0
+    b1: float = 0.9
+    b2: float = 0.999
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """Factor on the learning rate as a function of the epoch (fractional) and the stage's length.
+
+    Linear warm-up from `warmup_start` over `warmup_epochs`, then `steps` (×0.1 at each of `milestones`) or `cosine`
+    down to `floor`.
+    """
+
+    kind: str = "cosine"
+    warmup_epochs: float = 0.0
+    warmup_start: float = 0.01
+    milestones: tuple[float, ...] = ()
+    floor: float = 0.05
+
+
+@dataclasses.dataclass(frozen=True)
+class Update:
+    """One optimiser and what it trains; most methods have one per stage."""
+
+    name: str
+    optimiser: Optimiser
+    schedule: Schedule
+
+
+@dataclasses.dataclass(frozen=True)
+class Extraction:
+    """A pass over the training split in evaluation mode: `parts` clips of `frames` frames per tracklet."""
+
+    every: int  # epochs; 0 = once before the stage
+    parts: int
+    frames: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """A stretch of training in which shapes, trained parameters and compiled steps do not change."""
+
+    name: str
+    epochs: int
+    sampler: SlotSampler | IdentitySampler
+    frames: int  # frames per clip
+    augment: Augmentation
+    updates: tuple[Update, ...]
+    extraction: Extraction | None = None
+    calibrate_batches: int = 0  # gradient-free batches that set batch-norm statistics before the first epoch
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """How test tracklets become features: clip rule (jaxreid.data.clips), frames per clip, and pooling of a
+    tracklet's clips "before" or "after" normalising; `flip` averages with the mirrored clip."""
+
+    rule: str
+    frames: int
+    pool: str = "after"
+    flip: bool = False
+    distance: str = "cosine"
+
+
+@dataclasses.dataclass(frozen=True)
+class PretrainedSource:
+    """Where in the parameter tree pretrained weights belong, and what they are (a known name or a path)."""
+
+    path: tuple[str, ...]
+    name: str
+    config: Any  # the network's configuration, which decides shapes and positions
+
+
+@flax.struct.dataclass
+class Progress:
+    """Where training stands in its stage; traced, so that schedules never cause a new compile."""
+
+    step: jax.Array  # i32, in the stage
+    epoch: jax.Array  # f32, whole epochs done in the stage plus the fraction of the present one
+    fraction: jax.Array  # f32, epoch / epochs of the stage
+
+
+@flax.struct.dataclass
+class Features:
+    """What an extraction pass found: named arrays with one row per clip, padded to a fixed count."""
+
+    arrays: dict[str, jax.Array]  # name → [M, …]
+    tracklet: jax.Array  # i32[M], row in the split
+    part: jax.Array  # i32[M]
+    valid: jax.Array  # bool[M]
+
+
+class Method:
+    """Base class; a method overrides what its paper says.
+
+    Args:
+      config: the run's resolved config.
+      info: the data set's tables.
+    """
+
+    uses_identity = False
+
+    def __init__(self, config: Any, info: DatasetInfo) -> None:
+        self.config, self.info = config, info
+
+    # --- on the host, called once -------------------------------------------------------------------------------
+
+    def stages(self) -> tuple[Stage, ...]:
+        raise NotImplementedError
+
+    def evaluation(self) -> Evaluation:
+        raise NotImplementedError
+
+    def pretrained(self) -> tuple[PretrainedSource, ...]:
+        return ()
+
+    def init_memory(self) -> Any:
+        """State beside the parameters (prototypes, banks); capacities are fixed here."""
+        return {}
+
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of the results must know about this run."""
+        return ()
+
+    # --- jitted -------------------------------------------------------------------------------------------------
+
+    def init(self, rng: jax.Array, batch: Batch) -> Variables:
+        """Parameters and batch statistics, {"params": …, "batch_stats": …}."""
+        raise NotImplementedError
+
+    def loss(
+        self,
+        variables: Variables,
+        memory: Any,
+        batch: Batch,
+        rng: jax.Array,
+        progress: Progress,
+        stage: Stage,
+        update: str,
+    ) -> tuple[jax.Array, tuple[Metrics, Any, Any]]:
+        """The scalar to minimise, with (metrics, new batch statistics, new memory)."""
+        raise NotImplementedError
+
+    def embed(self, variables: Variables, memory: Any, batch: Batch) -> dict[str, jax.Array]:
+        """Clips → features by name, [B, D]; "feature" is what retrieval uses, before normalising."""
+        raise NotImplementedError
+
+    def extract(self, variables: Variables, memory: Any, batch: Batch, stage: Stage) -> dict[str, jax.Array]:
+        """What `refresh` needs of each clip."""
+        del stage
+        return self.embed(variables, memory, batch)
+
+    def refresh(
+        self, variables: Variables, memory: Any, features: Features, rng: jax.Array, progress: Progress, stage: Stage
+    ) -> Any:
+        """Memory for the coming epoch from an extraction pass."""
+        del variables, features, rng, progress, stage
+        return memory
+
+    def sampling_labels(self, memory: Any) -> jax.Array | None:
+        """i32[N], which group each training tracklet is drawn with (−1 never); None = identity labels."""
+        del memory
+        return None
+
+    # --- for the log only ---------------------------------------------------------------------------------------
+
+    def diagnose(self, memory: Any, labels: Labels) -> dict[str, float]:
+        """Figures of merit against the labels, on the host; never fed back into training."""
+        del memory, labels
+        return {}
+
+
+def find_method(name: str) -> type[Method]:
+    """The method class of `jaxreid/methods/<name>.py`.
+
+    Raises:
+      ValueError: there is no such module.
+    """
+    try:
+        module = importlib.import_module(f"jaxreid.methods.{name}")
+    except ModuleNotFoundError as error:
+        if error.name != f"jaxreid.methods.{name}":
+            raise
+        raise ValueError(f"config.method={name!r}: there is no jaxreid/methods/{name}.py") from None
+    return module.METHOD

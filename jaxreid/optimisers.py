@@ -1,0 +1,104 @@
+"""From an `Update` to a gradient transformation: parameter groups by path, schedules by progress."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxreid.methods.method import Group, Optimiser, Progress, Schedule
+from jaxreid.parallel import flatten_paths
+
+
+def find_group(path: str, groups: tuple[Group, ...]) -> Group:
+    """The first group whose pattern is found in the path.
+
+    Raises:
+      ValueError: none matches.
+    """
+    for group in groups:
+        if re.search(group.pattern, path):
+            return group
+    raise ValueError(f"no optimiser group matches parameter {path!r}; the last group is usually '.*'")
+
+
+def is_trained(path: str, optimisers: tuple[Optimiser, ...]) -> bool:
+    """Whether any of the optimisers has a learning rate for the parameter."""
+    return any(find_group(path, optimiser.groups).learning_rate for optimiser in optimisers)
+
+
+def split_trained(params: dict[str, Any], *optimisers: Optimiser) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(trained, frozen): the leaves that any of the optimisers trains, and the others; `merge` joins them again."""
+    trained: dict[str, Any] = {}
+    frozen: dict[str, Any] = {}
+    for path, leaf in flatten_paths(params):
+        tree = trained if is_trained(path, optimisers) else frozen
+        *parents, name = path.split("/")
+        for parent in parents:
+            tree = tree.setdefault(parent, {})
+        tree[name] = leaf
+    return trained, frozen
+
+
+def merge(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
+    """Two nested dicts with different leaves as one."""
+    merged = dict(first)
+    for key, value in second.items():
+        merged[key] = merge(merged[key], value) if key in merged else value
+    return merged
+
+
+def schedule_factor(schedule: Schedule, epochs: int, progress: Progress) -> jax.Array:
+    """f32[], what the learning rates are multiplied with at `progress`.
+
+    Raises:
+      ValueError: an unknown kind of schedule.
+    """
+    epoch, warmup = progress.epoch, schedule.warmup_epochs
+    if schedule.kind == "steps":
+        factor = jnp.prod(jnp.where(epoch >= jnp.array(schedule.milestones), 0.1, 1.0))
+    elif schedule.kind == "cosine":
+        done = jnp.clip((epoch - warmup) / max(epochs - warmup, 1e-6), 0.0, 1.0)
+        factor = schedule.floor + (1 - schedule.floor) * 0.5 * (1 + jnp.cos(jnp.pi * done))
+    elif schedule.kind == "constant":
+        factor = jnp.float32(1.0)
+    else:
+        raise ValueError(f"schedule {schedule.kind!r} is not one of steps, cosine, constant")
+    ramp = schedule.warmup_start + (1 - schedule.warmup_start) * epoch / max(warmup, 1e-6)
+    return jnp.where(epoch < warmup, ramp, factor).astype(jnp.float32)
+
+
+def transformation(optimiser: Optimiser) -> optax.GradientTransformation:
+    """Gradient → direction, without the learning rate.
+
+    Raises:
+      ValueError: an unknown kind of optimiser.
+    """
+    groups = optimiser.groups
+
+    def decay(gradients: Any, params: Any) -> Any:
+        rates = _by_path(params, lambda group: group.weight_decay, groups)
+        return jax.tree.map(lambda g, p, rate: g + rate * p if rate else g, gradients, params, rates)
+
+    weight_decay = optax.stateless(decay)
+    adam = optax.scale_by_adam(b1=optimiser.b1, b2=optimiser.b2)
+    clip = optax.clip_by_global_norm(optimiser.clip_norm) if optimiser.clip_norm else optax.identity()
+    if optimiser.kind == "adam":
+        return optax.chain(clip, weight_decay, adam)
+    if optimiser.kind == "adamw":
+        return optax.chain(clip, adam, weight_decay)
+    raise ValueError(f"optimiser {optimiser.kind!r} is not one of adam, adamw")
+
+
+def descend(params: Any, directions: Any, optimiser: Optimiser, factor: jax.Array) -> Any:
+    """params − learning rate of the group × schedule factor × direction."""
+    rates = _by_path(params, lambda group: group.learning_rate, optimiser.groups)
+    return jax.tree.map(lambda p, d, rate: p - rate * factor * d, params, directions, rates)
+
+
+def _by_path(params: Any, value: Any, groups: tuple[Group, ...]) -> Any:
+    structure = jax.tree.structure(params)
+    return jax.tree.unflatten(structure, [value(find_group(path, groups)) for path, _ in flatten_paths(params)])

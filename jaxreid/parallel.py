@@ -1,0 +1,115 @@
+"""Devices as one mesh: where arrays live, and how a method asks for a placement without knowing the devices."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from jaxreid.data.batch import Batch
+
+AXES = ("data", "fsdp")
+SPLIT_ABOVE = 2**18  # elements; smaller arrays are cheaper to copy than to gather
+
+jax.tree_util.register_dataclass(Batch, [f.name for f in dataclasses.fields(Batch)], [])
+
+
+def make_mesh(fsdp: int = 1, devices: list[Any] | None = None) -> Mesh:
+    """A (data, fsdp) mesh over all devices.
+
+    Raises:
+      ValueError: the device count is not a multiple of `fsdp`; the message names the sizes that fit.
+    """
+    devices = jax.devices() if devices is None else devices
+    count = len(devices)
+    if fsdp < 1 or count % fsdp:
+        fit = [size for size in range(1, count + 1) if count % size == 0]
+        raise ValueError(f"mesh.fsdp={fsdp} does not divide {count} devices; sizes that fit: {fit}")
+    # Mesh() rather than make_mesh(): its axes are Auto, on which sharding constraints are hints that XLA completes.
+    return Mesh(np.array(devices).reshape(count // fsdp, fsdp), AXES)
+
+
+def rows(mesh: Mesh) -> NamedSharding:
+    """The first axis split over every device."""
+    return NamedSharding(mesh, P(AXES))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, P())
+
+
+def constrain(x: Any, placement: str) -> Any:
+    """Inside jit: asks that every array of `x` is split over rows ("rows") or whole everywhere ("replicated").
+
+    Does nothing where no mesh is set, so that methods run unchanged outside of a training run.
+    """
+    if placement not in ("rows", "replicated"):
+        raise ValueError(f"placement {placement!r} is neither 'rows' nor 'replicated'")
+    if jax.sharding.get_abstract_mesh().empty:
+        return x
+    spec = P(AXES) if placement == "rows" else P()
+    return jax.tree.map(lambda leaf: jax.lax.with_sharding_constraint(leaf, spec), x)
+
+
+def state_sharding(tree: Any, mesh: Mesh) -> Any:
+    """Shardings for a state tree of arrays or shapes: large arrays split over `fsdp`, along their longest axis that
+    divides; everything else on every device."""
+    size = mesh.shape["fsdp"]
+
+    def sharding(leaf: Any) -> NamedSharding:
+        shape = leaf.shape
+        if size > 1 and np.prod(shape) >= SPLIT_ABOVE:
+            axes = [axis for axis in range(len(shape)) if shape[axis] % size == 0]
+            if axes:
+                longest = max(axes, key=lambda axis: shape[axis])
+                return NamedSharding(mesh, P(*[None] * longest, "fsdp"))
+        return NamedSharding(mesh, P())
+
+    return jax.tree.map(sharding, tree)
+
+
+def to_global(batch: Batch, mesh: Mesh) -> Batch:
+    """This process's rows of a batch → global arrays split over rows."""
+    sharding = rows(mesh)
+    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), batch)
+
+
+def place(tree: Any, shardings: Any) -> Any:
+    """Host or device arrays → global arrays with the given shardings (every process holds the same values)."""
+
+    def put(x: Any, sharding: NamedSharding) -> jax.Array:
+        if isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+            return jax.device_put(x, sharding)
+        x = np.asarray(x)
+        return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
+
+    return jax.tree.map(put, tree, shardings)
+
+
+def to_host(tree: Any) -> Any:
+    """Global arrays → NumPy on every process."""
+    if jax.process_count() > 1:
+        from jax.experimental import multihost_utils
+
+        return multihost_utils.process_allgather(tree, tiled=True)
+    return jax.device_get(tree)
+
+
+def bytes_per_device(tree: Any, shardings: Any) -> int:
+    """Bytes that one device holds of a tree of arrays or shapes."""
+    parts = jax.tree.map(
+        lambda leaf, sharding: int(np.prod(sharding.shard_shape(leaf.shape))) * leaf.dtype.itemsize, tree, shardings
+    )
+    return sum(jax.tree.leaves(parts))
+
+
+def flatten_paths(tree: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """("encoder/block_00/…", leaf) of a nested dict."""
+    for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
+        yield "/".join(str(getattr(key, "key", key)) for key in path), leaf

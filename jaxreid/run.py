@@ -1,0 +1,167 @@
+"""One run: its config, devices, data and method, and the promise that a workdir holds one run only."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from jaxreid import parallel
+from jaxreid.data.dataset import Dataset, open_dataset
+from jaxreid.data.loader import LoaderOptions
+from jaxreid.data.split import FrameReader, Split
+from jaxreid.extract import Extractor, Pixels
+from jaxreid.methods.method import DatasetInfo, Method, find_method
+
+PRECISIONS = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+
+@dataclasses.dataclass
+class Run:
+    """What every part of a run needs. `phases` collects seconds by phase, `readers` the open splits."""
+
+    config: Any
+    workdir: Path
+    mesh: Mesh
+    dataset: Dataset
+    method: Method
+    pixels: Pixels
+    loading: LoaderOptions
+    phases: Counter[str] = dataclasses.field(default_factory=Counter)
+    compiled: dict[str, Any] = dataclasses.field(default_factory=dict)
+    readers: dict[str, FrameReader] = dataclasses.field(default_factory=dict)
+
+    @contextlib.contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Adds the time spent inside to a phase; compiling inside is booked as compiling."""
+        start, compiling = time.perf_counter(), self._compile_seconds()
+        try:
+            yield
+        finally:
+            compiled = self._compile_seconds() - compiling
+            self.phases[name] += time.perf_counter() - start - compiled
+            self.phases["compiling"] += compiled
+
+    def _compile_seconds(self) -> float:
+        return sum(step.seconds for step in self.compiled.values())
+
+    def reader(self, split: Split) -> FrameReader:
+        if split.name not in self.readers:
+            self.readers[split.name] = split.reader(cache=self.loading.cache)
+        return self.readers[split.name]
+
+    def extractor(self, name: str, function: Any, flip: bool = False) -> Extractor:
+        """An extractor whose compiled step is listed under `name`."""
+        extractor = Extractor(function, self.pixels, self.mesh, self.config.extraction_batch, flip)
+        self.compiled[name] = extractor.step
+        return extractor
+
+    @property
+    def is_main(self) -> bool:
+        return jax.process_index() == 0
+
+
+def start_run(config: Any, workdir: Path, data_dir: Path | None) -> Run:
+    """Opens (or builds) the data set, lays out the devices and makes the method.
+
+    Raises:
+      ValueError: a config value that does not fit the devices, the data or the library.
+    """
+    if config.precision not in PRECISIONS:
+        raise ValueError(f"config.precision={config.precision!r}; one of {', '.join(PRECISIONS)}")
+    start = time.perf_counter()
+    dataset = open_dataset(config.dataset, data_dir)
+    opened = time.perf_counter() - start
+    mesh = parallel.make_mesh(config.mesh.fsdp)
+    method_class = find_method(config.method)
+    info = DatasetInfo(
+        name=dataset.name,
+        table=dataset.train.table,
+        cameras=dataset.cameras,
+        frame_size=(config.frames.height, config.frames.width),
+    )
+    if method_class.uses_identity:
+        identity = dataset.train.labels.identity
+        if identity.max() < 0:
+            raise ValueError(f"{config.method} learns from identity labels, and {dataset.name} has none in training")
+        info = dataclasses.replace(info, num_identities=int(identity.max()) + 1, labels=dataset.train.labels)
+    run = Run(
+        config=config,
+        workdir=Path(workdir),
+        mesh=mesh,
+        dataset=dataset,
+        method=method_class(config, info),
+        pixels=Pixels(tuple(config.frames.mean), tuple(config.frames.std), PRECISIONS[config.precision]),
+        loading=LoaderOptions(config.frames.height, config.frames.width, **config.loading),
+    )
+    for size in (config.extraction_batch, *(s.sampler.batch_size(info.table.modality) for s in run.method.stages())):
+        if size % mesh.size:
+            raise ValueError(f"a batch of {size} clips does not divide over {mesh.size} devices")
+    run.phases["data set"] = opened
+    return run
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes aside and renames, so that a file that is there is whole."""
+    aside = path.with_name(path.name + ".part")
+    aside.write_text(json.dumps(value, indent=2) + "\n")
+    os.replace(aside, path)
+
+
+def claim_workdir(workdir: Path, config: dict[str, Any]) -> None:
+    """Makes the workdir, or checks that the run in it has the same config.
+
+    Raises:
+      ValueError: the workdir cannot be written, or holds a run of another config; the message names the difference.
+    """
+    path = workdir / "config.json"
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            write_json(path, config)
+            return
+    except OSError as error:
+        raise ValueError(f"workdir {workdir} cannot be written: {error}; choose another with --workdir") from error
+    saved = json.loads(path.read_text())
+    changes = list(differences(saved, json.loads(json.dumps(config))))
+    if changes:
+        listing = "\n  ".join(changes)
+        raise ValueError(
+            f"workdir {workdir} holds a run of another config:\n  {listing}\n"
+            "choose another --workdir, or delete this one"
+        )
+
+
+def claim_dataset(workdir: Path, fingerprint: dict[str, Any]) -> None:
+    """Remembers the data set that a workdir was trained on, or checks that it is still the same.
+
+    Raises:
+      ValueError: it is another one; the message names the difference.
+    """
+    path = workdir / "dataset.json"
+    if not path.exists():
+        write_json(path, fingerprint)
+        return
+    changes = list(differences(json.loads(path.read_text()), fingerprint))
+    if changes:
+        raise ValueError(f"workdir {workdir} was trained on another data set:\n  " + "\n  ".join(changes))
+
+
+def differences(old: Any, new: Any, path: str = "") -> Iterator[str]:
+    """Lines "key: old → new" for every value in which two nested dicts differ."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in sorted(set(old) | set(new)):
+            missing = "not set"
+            yield from differences(old.get(key, missing), new.get(key, missing), f"{path}.{key}" if path else key)
+    elif old != new:
+        yield f"{path}: {old} → {new}"

@@ -1,0 +1,366 @@
+"""Training: stages and epochs, the same for every method.
+
+init_memory → calibrate → [extract → refresh → sampling_labels → steps → checkpoint] per epoch
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tqdm import tqdm
+
+from jaxreid import optimisers, parallel
+from jaxreid.augment import augment, normalise, to_unit
+from jaxreid.backbones import pretrained
+from jaxreid.checkpoints import Checkpoints
+from jaxreid.compiled import Compiled
+from jaxreid.data.batch import Batch
+from jaxreid.data.clips import plan_all_parts, plan_parts
+from jaxreid.data.loader import batches
+from jaxreid.evaluate import Evaluator
+from jaxreid.extract import without_identity
+from jaxreid.methods.method import Features, Progress, Stage, Variables
+from jaxreid.metric_writer import MetricWriter
+from jaxreid.run import Run
+
+CALIBRATION, TRAINING = 0, 1  # what an order of clips is drawn for
+
+
+@flax.struct.dataclass
+class TrainState:
+    """Everything that training changes."""
+
+    step: jax.Array  # i32, over the whole run
+    params: Any  # what the stage trains
+    batch_stats: Any
+    opt_state: dict[str, Any]  # by update
+    memory: Any
+    rng: jax.Array  # u32[2]
+
+
+# ----------------------------------------------------------------------------------------------------------------
+# State
+# ----------------------------------------------------------------------------------------------------------------
+
+
+def init_variables(run: Run) -> Variables:
+    """Parameters and batch statistics at the start: random, then pretrained weights where the method names some."""
+    rng = jax.random.PRNGKey(run.config.seed)
+    batch = example_batch(run)
+    shapes = jax.eval_shape(run.method.init, rng, batch)
+    shardings = parallel.state_sharding(shapes, run.mesh)
+    variables = jax.jit(run.method.init, out_shardings=shardings)(rng, batch)
+    for source in run.method.pretrained():
+        tree, place = variables["params"], shardings["params"]
+        for key in source.path[:-1]:
+            tree, place = tree[key], place[key]
+        name = source.path[-1]
+        tree[name] = parallel.place(pretrained.load(source.name, source.config), place[name])
+    return variables
+
+
+def example_batch(run: Run) -> Batch:
+    """Zeros of the shape that the network sees (two clips are enough to make parameters)."""
+    height, width = run.config.frames.height, run.config.frames.width
+    clips, frames = 2, run.method.stages()[0].frames
+    number = jnp.zeros(clips, jnp.int32)
+    return Batch(
+        frames=jnp.zeros((clips, frames, height, width, 3), run.pixels.dtype),
+        frame_mask=jnp.ones((clips, frames), bool),
+        geometry=jnp.zeros((clips, 3)),
+        valid=jnp.ones(clips, bool),
+        **dict.fromkeys(("tracklet", "part", "camera", "camera_index", "modality", "platform", "session"), number),
+        **dict.fromkeys(("identity", "pair", "clothes"), number),
+    )
+
+
+def init_train_state(stage: Stage, variables: Variables, memory: Any, step: Any, rng: Any) -> tuple[TrainState, Any]:
+    """(state, frozen parameters) at the start of a stage; a restored run takes its shapes from here too."""
+    trained, frozen = optimisers.split_trained(variables["params"], *(update.optimiser for update in stage.updates))
+    opt_state = {}
+    for update in stage.updates:
+        own, _ = optimisers.split_trained(trained, update.optimiser)
+        opt_state[update.name] = optimisers.transformation(update.optimiser).init(own)
+    return TrainState(step, trained, variables.get("batch_stats", {}), opt_state, memory, rng), frozen
+
+
+def variables_of(state: TrainState, frozen: Any) -> Variables:
+    return {"params": optimisers.merge(state.params, frozen), "batch_stats": state.batch_stats}
+
+
+# ----------------------------------------------------------------------------------------------------------------
+# Steps
+# ----------------------------------------------------------------------------------------------------------------
+
+
+def make_steps(run: Run, stage: Stage, state_sharding: Any) -> tuple[Compiled, Compiled]:
+    """(train_step, calibrate_step) of a stage."""
+    method, pixels = run.method, run.pixels
+
+    def prepare(state: TrainState, batch: Batch) -> tuple[Batch, jax.Array]:
+        augment_rng, loss_rng = jax.random.split(jax.random.fold_in(state.rng, state.step))
+        batch = batch if method.uses_identity else without_identity(batch)
+        batch = augment(to_unit(batch), augment_rng, stage.augment, pixels.mean)
+        return normalise(batch, pixels.mean, pixels.std, pixels.dtype), loss_rng
+
+    def train_step(state: TrainState, frozen: Any, batch: Batch, progress: Progress) -> tuple[TrainState, Any]:
+        batch, rng = prepare(state, batch)
+        params, batch_stats, memory = state.params, state.batch_stats, state.memory
+        opt_state, metrics = dict(state.opt_state), {}
+        for update in stage.updates:
+            own, others = optimisers.split_trained(params, update.optimiser)
+
+            def loss(
+                own: Any, others: Any = others, name: str = update.name, stats: Any = batch_stats, bank: Any = memory
+            ):
+                whole = optimisers.merge(optimisers.merge(own, others), frozen)
+                return method.loss({"params": whole, "batch_stats": stats}, bank, batch, rng, progress, stage, name)
+
+            (value, (found, batch_stats, memory)), gradients = jax.value_and_grad(loss, has_aux=True)(own)
+            transformation = optimisers.transformation(update.optimiser)
+            directions, opt_state[update.name] = transformation.update(gradients, opt_state[update.name], own)
+            factor = optimisers.schedule_factor(update.schedule, stage.epochs, progress)
+            params = optimisers.merge(optimisers.descend(own, directions, update.optimiser, factor), others)
+            metrics |= {**found, "loss" if len(stage.updates) == 1 else f"loss_{update.name}": value}
+        state = state.replace(
+            step=state.step + 1, params=params, batch_stats=batch_stats, opt_state=opt_state, memory=memory
+        )
+        return state, metrics
+
+    def calibrate_step(state: TrainState, frozen: Any, batch: Batch, progress: Progress) -> TrainState:
+        batch, rng = prepare(state, batch)
+        variables = variables_of(state, frozen)
+        _, (_, batch_stats, _) = method.loss(
+            variables, state.memory, batch, rng, progress, stage, stage.updates[0].name
+        )
+        return state.replace(batch_stats=batch_stats)
+
+    replicated = parallel.replicated(run.mesh)
+    train = Compiled(train_step, donate_argnums=0, out_shardings=(state_sharding, replicated))
+    calibrate = Compiled(calibrate_step, donate_argnums=0, out_shardings=state_sharding)
+    run.compiled[f"{stage.name}/train_step"] = train
+    if stage.calibrate_batches:
+        run.compiled[f"{stage.name}/calibrate_step"] = calibrate
+    return train, calibrate
+
+
+def progress_at(stage: Stage, epoch: int, step: int, steps: int) -> Progress:
+    done = epoch + step / steps
+    return Progress(
+        step=np.int32(epoch * steps + step), epoch=np.float32(done), fraction=np.float32(done / max(stage.epochs, 1))
+    )
+
+
+# ----------------------------------------------------------------------------------------------------------------
+# The loop
+# ----------------------------------------------------------------------------------------------------------------
+
+
+def train(run: Run, evaluator: Evaluator) -> tuple[TrainState, Any]:
+    """Trains from the newest checkpoint of the workdir, or from the start, to the last epoch of the last stage.
+
+    Returns:
+      (state, frozen parameters) after the last epoch.
+    """
+    checkpoints = Checkpoints(run.workdir, run.config.keep_checkpoints)
+    stages = run.method.stages()
+    latest = checkpoints.latest()
+    meta = {"stage": 0, "epoch": 0, "step": 0} if latest is None else checkpoints.meta(latest)
+    writer = MetricWriter(run.workdir, latest or 0, meta["step"], run.is_main)
+    bar = tqdm(unit=" frames", unit_scale=True, disable=None, dynamic_ncols=True)
+    state, frozen, run_epoch = None, None, sum(stage.epochs for stage in stages[: meta["stage"]])
+    try:
+        for number in range(meta["stage"], len(stages)):
+            stage = stages[number]
+            with run.phase("start-up"):
+                if latest is not None and number == meta["stage"]:
+                    state, frozen = _restore(run, stage, checkpoints, latest)
+                    print(f"resuming {run.workdir} after epoch {meta['epoch']} of stage {stage.name!r}", flush=True)
+                    first = meta["epoch"]
+                else:
+                    state, frozen = _enter(run, stage, state, frozen)
+                    checkpoints.save_frozen(stage.name, frozen)
+                    first = 0
+            steps = _Stage(run, stage, number, state)
+            if first == 0:
+                with run.phase("calibrating"):
+                    state = steps.calibrate(state, frozen)
+                if number == 0:
+                    with run.phase("evaluation"):
+                        evaluator.at_start(variables_of(state, frozen), state.memory)
+            for epoch in range(first, stage.epochs):
+                where = {"stage": stage.name, "epoch": epoch, "run_epoch": run_epoch + epoch}
+                state = steps.epoch(state, frozen, epoch, writer, where, bar)
+                with run.phase("checkpoint"):
+                    meta = {"stage": number, "epoch": epoch + 1, "step": int(state.step)}
+                    checkpoints.save(run_epoch + epoch + 1, state, meta)
+                if (
+                    run.config.evaluate_every
+                    and (epoch + 1) % run.config.evaluate_every == 0
+                    and epoch + 1 < stage.epochs
+                ):
+                    with run.phase("evaluation"):
+                        scores = evaluator.scores(variables_of(state, frozen), state.memory)
+                    writer.write("evaluate", scores, **where, step=int(state.step))
+            run_epoch += stage.epochs
+        with run.phase("checkpoint"):
+            checkpoints.wait()
+    finally:
+        bar.close()
+        writer.close()
+        checkpoints.close()
+    return state, frozen  # pyright: ignore[reportReturnType]
+
+
+def _enter(run: Run, stage: Stage, state: TrainState | None, frozen: Any) -> tuple[TrainState, Any]:
+    """State at the border of a stage: what trains changes, the rest is carried over."""
+    if state is None:
+        variables, memory = init_variables(run), run.method.init_memory()
+        step, rng = np.int32(0), jax.random.PRNGKey(run.config.seed + 1)
+    else:
+        variables, memory, step, rng = variables_of(state, frozen), state.memory, state.step, state.rng
+    fresh, frozen = init_train_state(stage, variables, memory, step, rng)
+    fresh = jax.tree.map(jnp.asarray, fresh)
+    return jax.device_put(fresh, parallel.state_sharding(fresh, run.mesh)), frozen
+
+
+def _restore(run: Run, stage: Stage, checkpoints: Checkpoints, number: int) -> tuple[TrainState, Any]:
+    def shapes() -> tuple[TrainState, Any]:
+        variables = run.method.init(jax.random.PRNGKey(0), example_batch(run))
+        memory = jax.tree.map(jnp.asarray, run.method.init_memory())
+        return init_train_state(stage, variables, memory, jnp.int32(0), jax.random.PRNGKey(0))
+
+    state, frozen = jax.eval_shape(shapes)
+    restored = checkpoints.restore(number, state, parallel.state_sharding(state, run.mesh))
+    return restored, checkpoints.restore_frozen(stage.name, frozen, parallel.state_sharding(frozen, run.mesh))
+
+
+def restore_latest(run: Run) -> tuple[TrainState, Any]:
+    """The newest checkpoint of a workdir, for evaluation.
+
+    Raises:
+      ValueError: there is none.
+    """
+    checkpoints = Checkpoints(run.workdir)
+    try:
+        latest = checkpoints.latest()
+        if latest is None:
+            raise ValueError(f"{checkpoints.directory} holds no complete checkpoint: train first, or name a workdir")
+        return _restore(run, run.method.stages()[checkpoints.meta(latest)["stage"]], checkpoints, latest)
+    finally:
+        checkpoints.close()
+
+
+class _Stage:
+    """The epochs of one stage: its compiled steps, its plans, its loaders."""
+
+    def __init__(self, run: Run, stage: Stage, number: int, state: TrainState) -> None:
+        self.run, self.stage, self.number = run, stage, number
+        self.split, self.modality = run.dataset.train, run.dataset.train.table.modality
+        self.sharding = parallel.state_sharding(state, run.mesh)
+        self.train_step, self.calibrate_step = make_steps(run, stage, self.sharding)
+        if stage.extraction:
+            method = run.method
+            self.extractor = run.extractor(
+                f"{stage.name}/extract_step",
+                lambda variables, memory, batch: method.extract(variables, memory, batch, stage),
+            )
+
+            def refresh(variables: Any, memory: Any, features: Features, rng: jax.Array, progress: Progress) -> Any:
+                return method.refresh(variables, memory, features, rng, progress, stage)
+
+            self.refresh = Compiled(refresh, out_shardings=self.sharding.memory)
+            run.compiled[f"{stage.name}/refresh"] = self.refresh
+
+    def loader(self, state: TrainState, *position: int) -> tuple[Any, int]:
+        """(iterator of batches, their number): the order is a function of seed, stage, position and labels."""
+        run, stage = self.run, self.stage
+        rng = np.random.default_rng((run.config.seed, self.number, *position))
+        labels = run.method.sampling_labels(state.memory)
+        labels = self.split.labels.identity if labels is None else parallel.to_host(labels)
+        tracklet, part = stage.sampler.draw(labels, self.modality, rng)
+        length = self.split.table.length
+        plan = plan_parts(
+            length, tracklet.reshape(-1), part.reshape(-1), parts=stage.sampler.parts, frames=stage.frames, rng=rng
+        )
+        loader = batches(
+            self.split,
+            plan,
+            tracklet.shape[1],
+            run.loading,
+            uses_identity=run.method.uses_identity,
+            reader=run.reader(self.split),
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+        return (parallel.to_global(batch, run.mesh) for batch in loader), len(tracklet)
+
+    def calibrate(self, state: TrainState, frozen: Any) -> TrainState:
+        """Sets batch-norm statistics on training clips, without learning anything else."""
+        progress, done, turn = progress_at(self.stage, 0, 0, 1), 0, 0
+        while done < self.stage.calibrate_batches:
+            loader, steps = self.loader(state, CALIBRATION, turn)
+            steps = min(steps, self.stage.calibrate_batches - done)
+            for batch in itertools.islice(loader, steps):
+                state = self.calibrate_step(state, frozen, batch, progress)
+            done, turn = done + steps, turn + 1
+        return state
+
+    def epoch(
+        self, state: TrainState, frozen: Any, epoch: int, writer: MetricWriter, where: dict[str, Any], bar: Any
+    ) -> TrainState:
+        run, stage = self.run, self.stage
+        start = time.perf_counter()
+        extraction = stage.extraction
+        diagnosis: dict[str, float] = {}
+        if extraction and epoch % (extraction.every or stage.epochs) == 0:
+            with run.phase("extraction"):
+                variables = variables_of(state, frozen)
+                plan = plan_all_parts(self.split.table.length, parts=extraction.parts, frames=extraction.frames)
+                bar.set_description(f"epoch {epoch + 1}/{stage.epochs} reading the split")
+                features = self.extractor(
+                    variables, state.memory, self.split, plan, run.loading, run.reader(self.split)
+                )
+                jax.block_until_ready(features)
+            with run.phase("refresh"):
+                rng = jax.random.fold_in(jax.random.fold_in(state.rng, 1), state.step)
+                memory = self.refresh(variables, state.memory, features, rng, progress_at(stage, epoch, 0, 1))
+                state = state.replace(memory=jax.block_until_ready(memory))
+                diagnosis = run.method.diagnose(parallel.to_host(memory), self.split.labels)
+                writer.write("association", diagnosis, **where, step=int(state.step))
+        with run.phase("steps"):
+            state, metrics, frames = self._steps(state, frozen, epoch, bar)
+        seconds = time.perf_counter() - start
+        first = int(state.step) - len(metrics)
+        for begin in range(0, len(metrics), run.config.log_every):
+            window = metrics[begin : begin + run.config.log_every]
+            writer.write("train", _mean(window), **where, step=first + begin + len(window))
+        line = "  ".join(f"{name} {value:.3f}" for name, value in {**_mean(metrics), **diagnosis}.items())
+        bar.write(f"epoch {epoch + 1:>3}/{stage.epochs}  {seconds:5.1f} s  {frames / seconds:6.0f} frames/s  {line}")
+        return state
+
+    def _steps(self, state: TrainState, frozen: Any, epoch: int, bar: Any) -> tuple[TrainState, list[Any], int]:
+        loader, steps = self.loader(state, TRAINING, epoch)
+        size = self.stage.sampler.batch_size(self.modality) * self.stage.frames
+        bar.total = bar.total or size * steps * self.stage.epochs
+        bar.set_description(f"epoch {epoch + 1}/{self.stage.epochs}")
+        metrics: list[Any] = []
+        for step, batch in enumerate(loader):
+            progress = progress_at(self.stage, epoch, step, steps)
+            state, found = self.train_step(state, frozen, batch, progress)
+            metrics.append(found)
+            if step >= 2 and not bar.disable:
+                # Two steps back: known by now, so that looking at it keeps nobody waiting.
+                bar.set_postfix(loss=f"{float(metrics[step - 2].get('loss', 0)):.3f}", refresh=False)
+            bar.update(size)
+        return state, jax.device_get(metrics), size * steps
+
+
+def _mean(rows: list[dict[str, Any]]) -> dict[str, float]:
+    return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
