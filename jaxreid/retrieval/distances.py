@@ -87,6 +87,7 @@ def distance_blocks(query: Any, gallery: Any, distance: Distance, block: int) ->
     rows past the n row numbers mean nothing.
     """
     count, function = num_rows(query, "query features"), resolve(distance)
+    gallery = jax.tree.map(jnp.asarray, gallery)  # to the device once, not with every block
     block = min(block, count)
     for start in range(0, count, block):
         rows = np.arange(start, start + block)

@@ -1,0 +1,305 @@
+"""The report is one self-contained page that says what was measured."""
+
+import dataclasses
+import html.parser
+import re
+import subprocess
+import sys
+import time
+
+import cv2
+import numpy as np
+import pytest
+
+from jaxreid.report import page, plots
+from jaxreid.report.page import RankedList, ReportContents, Thumb, write_report
+
+VOID = {"meta", "img", "br", "link", "input", "hr"}
+
+
+class Page(html.parser.HTMLParser):
+    """Checks that elements nest, and collects ids, addresses, pictures and text."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.ids, self.addresses, self.images, self.words, self.links = [], [], [], [], [], []
+        self.feed(text)
+        self.close()
+        assert not self.open, f"not closed: {self.open}"
+
+    def handle_starttag(self, tag, attributes):
+        found = dict(attributes)
+        self.ids += [found["id"]] if "id" in found else []
+        self.addresses += [found[name] for name in ("src", "href", "xlink:href") if name in found]
+        self.links += [found["href"]] if tag == "a" else []
+        self.images += [found] if tag == "img" else []
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.handle_starttag(tag, attributes)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag):
+        assert self.open and self.open.pop() == tag, f"</{tag}> closes nothing"
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+    @property
+    def text(self):
+        return re.sub(r"\s+", " ", " ".join(self.words))
+
+
+def jpeg(seed, infrared=False):
+    """A striped figure, 96×48, as a stand-in for a pedestrian."""
+    rng = np.random.default_rng(seed)
+    picture = np.full((96, 48, 3), rng.integers(120, 200, 3), np.uint8)
+    top, legs = (rng.integers(0, 255, 3).tolist() for _ in range(2))
+    cv2.circle(picture, (24, 16), 8, (150, 180, 220), -1)
+    cv2.rectangle(picture, (12, 26), (36, 56), top, -1)
+    cv2.rectangle(picture, (15, 56), (33, 90), legs, -1)
+    if infrared:
+        picture[:] = cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY)[..., None]
+    return cv2.imencode(".jpg", picture)[1].tobytes()
+
+
+def record(mAP, **changes):
+    return {
+        "mAP": mAP,
+        "mINP": mAP - 10,
+        "rank-1": mAP + 4.04,
+        "rank-5": 90.0,
+        "rank-10": 95.0,
+        "rank-20": 100.0,
+        "protocol": "cross_modal_cam",
+        "queries": 120,
+        "unmatched": 0,
+        "gallery": 144,
+        "frames_per_clip": 6,
+        "clip_rule": "chunk_first",
+        "distance": "cosine",
+        "reranking": False,
+        "checkpoint": "epoch 20 (last)",
+    } | changes
+
+
+def metrics_rows(epochs=20, steps=12):
+    rng = np.random.default_rng(0)
+    rows = []
+    for epoch in range(epochs):
+        stage = "L1" if epoch < epochs // 2 else "L1+L2+L3"
+        progress = 1 - np.exp(-epoch / 6)
+        for step in range(steps):
+            loss = 3.2 - 2.2 * progress + 0.15 * rng.normal()
+            names = {"loss": loss, "loss_intra": loss * 0.6, "loss_cross": loss * 0.4, "learning_rate": 1e-3}
+            rows.append({"kind": "train", "stage": stage, "epoch": epoch, "step": epoch * steps + step, **names})
+        rows.append(
+            {
+                "kind": "association",
+                "stage": stage,
+                "epoch": epoch,
+                "P1_precision": 0.76 + 0.21 * progress,
+                "P2_precision": 0.6 + 0.3 * progress,
+                "P1_coverage": 0.5 + 0.4 * progress,
+                "P2_coverage": 0.2 + 0.6 * progress,
+                "tau": 0.42,
+            }
+        )
+        if epoch % 5 == 4:
+            for direction, bonus in (("infrared → visible", 0.0), ("visible → infrared", 3.0)):
+                mAP = 25 + 40 * progress + bonus
+                rows.append({"kind": "evaluate", "epoch": epoch, "direction": direction, "mAP": mAP, "rank-1": mAP + 4})
+    return rows
+
+
+def ranked_list(direction, seed, matches, label=""):
+    gallery = tuple(
+        Thumb(f"id {seed if match else seed + 1 + i} · camera {i % 4}", jpeg(seed if match else seed + 1 + i), match)
+        for i, match in enumerate(matches)
+    )
+    return RankedList(direction, Thumb(f"id {seed} · camera 2", jpeg(seed, infrared=True)), gallery, label)
+
+
+def contents(**changes):
+    directions = ("infrared → visible", "visible → infrared")
+    full = ReportContents(
+        title="HiTPro on walkers (cross-modal)",
+        config={
+            "method": "hitpro",
+            "model": {"backbone": "vit_tiny", "image_size": (128, 64), "drop_path": 0.0},
+            "optimiser": {"name": "adamw", "learning_rate": 3e-4, "weight_decay": 0.01},
+            "seed": 0,
+        },
+        results={directions[0]: record(56.13), directions[1]: record(59.87, queries=138, unmatched=6, gallery=126)},
+        controls={
+            "Starting features": {directions[0]: record(21.5), directions[1]: record(24.5)},
+            "Labelled bound": {directions[0]: record(80.1)},
+        },
+        metrics=metrics_rows(),
+        ranked=[
+            ranked_list(direction, seed + 40 * d, matches, label)
+            for d, direction in enumerate(directions)
+            for seed, matches, label in (
+                (3, [True, True, True, False, True, False, False, False, False, False], "Best query, AP 0.95"),
+                (9, [False] * 7 + [True, False, False], "Worst query, AP 0.13"),
+            )
+        ],
+        notes=["The starting features have seen visible pictures of other walkers."],
+        environment={"jaxreid": "0.1.0", "jax": "0.10.2", "device": "1 × cpu", "commit": "0123abc"},
+        phases={"build data set": 12.3, "train": 431.0, "evaluate": 8.41, "report": 0.9},
+    )
+    return dataclasses.replace(full, **changes)
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("run")
+    path = write_report(workdir, contents())
+    assert path == workdir / "report" / "index.html"
+    assert [p.name for p in path.parent.iterdir()] == ["index.html"]
+    return path.read_text(encoding="utf-8")
+
+
+def test_page_is_well_formed_and_needs_nothing_else(written):
+    parsed = Page(written)
+    assert len(parsed.ids) == len(set(parsed.ids))
+    assert all(address.startswith(("data:image/", "#")) for address in parsed.addresses)
+    assert {link[1:] for link in parsed.links} <= set(parsed.ids)
+    assert "@import" not in written and "<script" not in written
+    assert not re.findall(r"url\((?!#)", written)
+    assert set(re.findall(r"url\(#([^)]*)\)", written)) <= set(parsed.ids)
+    assert all(image["alt"] for image in parsed.images)
+
+
+def test_results_stand_with_protocol_queries_and_gallery(written):
+    text = Page(written).text
+    for words in (
+        "56.1", "60.2", "59.9", "138 (+6)", "126", "120", "144", "Starting features", "21.5", "Labelled bound", "80.1",
+        "cross_modal_cam: a match has the same identity, other camera", "chunk_first", "epoch 20 (last)",
+        "Re-ranking no", "The starting features have seen visible pictures of other walkers.",
+        "optimiser.learning_rate 0.0003", "model.image_size 128, 64", "7 min 33 s", "0123abc",
+    ):  # fmt: skip
+        assert words in text, words
+
+
+def test_ranked_lists_mark_by_frame_and_by_sign(written):
+    parsed = Page(written)
+    assert len(parsed.images) == 4 * 11
+    assert written.count('<li class="thumb match">') == 2 * (4 + 1)
+    assert written.count('<li class="thumb miss">') == 2 * (6 + 9)
+    assert parsed.text.count("✓") == 10 + 1 and parsed.text.count("✗") == 30 + 1  # and once each in the key
+    assert "Worst query, AP 0.13" in parsed.text
+    assert sum("the same person" in image["alt"] for image in parsed.images) == 10
+
+
+def test_nothing_scored_is_said_and_nothing_is_marked(tmp_path):
+    lists = [ranked_list("all", 3, [None, None])]
+    path = write_report(
+        tmp_path, contents(results="The footage has no identities.", controls={}, ranked=lists, metrics=[])
+    )
+    parsed = Page(path.read_text(encoding="utf-8"))
+    assert "Nothing was scored. The footage has no identities." in parsed.text
+    assert "✓" not in parsed.text and "✗" not in parsed.text and "mAP" not in parsed.text
+    assert "#curves" not in parsed.links
+
+
+def test_a_report_with_the_least_contents(tmp_path):
+    page_text = write_report(tmp_path, ReportContents("Empty", {}, {"all": {"mAP": 12.0}})).read_text(encoding="utf-8")
+    assert "12.0" in Page(page_text).text and "–" in Page(page_text).text
+
+
+def test_text_is_escaped(tmp_path):
+    text = '<b>&"x'
+    path = write_report(
+        tmp_path,
+        contents(
+            title=text,
+            notes=[text],
+            config={text: text},
+            results={text: record(1.0)},
+            ranked=[RankedList(text, Thumb(text, jpeg(0)), (Thumb(text, jpeg(1), True),), text)],
+            metrics=[
+                {"kind": "train", "step": 0, f"loss {text}": 1.0},
+                {"kind": "train", "step": 1, f"loss {text}": 2.0},
+            ],
+        ),
+    )
+    written = path.read_text(encoding="utf-8")
+    assert "<b>" not in written
+    assert Page(written).words.count(text) >= 5
+
+
+def test_an_earlier_report_survives_a_failure(tmp_path):
+    path = write_report(tmp_path, contents())
+    before = path.read_bytes()
+    broken = RankedList("all", Thumb("no picture", b"GIF8"), ())
+    with pytest.raises(ValueError, match="JPEG or PNG; it begins with b'GIF8'"):
+        write_report(tmp_path, contents(ranked=[broken]))
+    assert path.read_bytes() == before
+    assert [p.name for p in path.parent.iterdir()] == ["index.html"]
+
+
+def test_same_contents_give_the_same_bytes():
+    assert page.render(contents()) == page.render(contents())
+
+
+def test_learning_curves_show_what_was_logged():
+    drawn = {plot.title: plot for plot in plots.learning_curves(metrics_rows())}
+    assert list(drawn) == [
+        "Training loss",
+        "Retrieval during training",
+        "Association precision",
+        "Association coverage",
+    ]
+    assert all(name in drawn["Training loss"].svg for name in ("loss_intra", "loss_cross", "L1+L2+L3"))
+    assert "learning_rate" not in drawn["Training loss"].svg
+    assert "visible → infrared/mAP" in drawn["Retrieval during training"].svg
+    assert "P2_precision" in drawn["Association precision"].svg and "tau" not in drawn["Association precision"].svg
+    for plot in drawn.values():
+        # Every colour follows the theme.
+        assert not re.findall(r"(?:fill|stroke): #", plot.svg)
+        assert "var(--series-1)" in plot.svg
+    assert plots.learning_curves([]) == []
+
+
+def test_direction_may_be_part_of_the_name():
+    rows = [{"kind": "evaluate", "epoch": epoch, "all/mAP": 10.0 * epoch} for epoch in range(3)]
+    (plot,) = plots.learning_curves(rows)
+    assert plot.title == "Retrieval during training"
+
+
+def test_long_logs_are_averaged_and_gaps_named():
+    points = [(float(i), float(i)) for i in range(1000)]
+    thin = plots._thin(points)
+    assert len(thin) <= plots.MAX_POINTS
+    assert thin[0] == (1.5, 1.5)
+    rows = [{"kind": "train", "step": i, "loss": float("nan") if i == 3 else 1.0} for i in range(5)]
+    (plot,) = plots.learning_curves(rows)
+    assert "1 values are not finite" in plot.caption
+
+
+def test_steps_that_restart_are_numbered_through():
+    assert plots._x([{"step": 0}, {"step": 1}, {"step": 0}], "step") == [0, 1, 2]
+    assert plots._x([{"step": 0}, {"step": 50}], "step") == [0, 50]
+    assert plots._x([{}, {"step": 1}], "step") == [0, 1]
+
+
+@pytest.mark.parametrize(
+    "seconds, text",
+    [(0.0, "0 s"), (0.419, "0.42 s"), (12.3, "12 s"), (185, "3 min 05 s"), (59.7, "1 min 00 s"), (7620, "2 h 07 min")],
+)
+def test_durations(seconds, text):
+    assert page.format_duration(seconds) == text
+
+
+def test_importing_the_report_is_cheap_and_writing_is_quick(tmp_path):
+    modules = "jaxreid.report.page, jaxreid.report.plots"
+    code = f"import sys, {modules}; print('matplotlib' in sys.modules, 'jax' in sys.modules)"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.split() == ["False", "False"]
+    write_report(tmp_path, contents())
+    start = time.process_time()
+    write_report(tmp_path, contents())
+    assert time.process_time() - start < 3
