@@ -35,7 +35,7 @@ def base_config(method: str, preset: str) -> ml_collections.ConfigDict:
     config.loading = ml_collections.ConfigDict(
         {"interpolation": "bilinear", "threads": 2, "workers": 0, "prefetch": 2, "cache": False}
     )
-    config.mesh = ml_collections.ConfigDict({"fsdp": 1})
+    config.mesh = ml_collections.ConfigDict({"devices": 0, "fsdp": 1})
     return config
 
 

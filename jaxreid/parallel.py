@@ -20,19 +20,23 @@ SPLIT_ABOVE = 2**18  # elements; smaller arrays are cheaper to copy than to gath
 jax.tree_util.register_dataclass(Batch, [f.name for f in dataclasses.fields(Batch)], [])
 
 
-def make_mesh(fsdp: int = 1, devices: list[Any] | None = None) -> Mesh:
-    """A (data, fsdp) mesh over all devices.
+def make_mesh(fsdp: int = 1, devices: int = 0) -> Mesh:
+    """A (data, fsdp) mesh over the first `devices` devices (0 = all).
 
     Raises:
-      ValueError: the device count is not a multiple of `fsdp`; the message names the sizes that fit.
+      ValueError: there are fewer devices, or their number is not a multiple of `fsdp`; the message names the sizes
+        that fit.
     """
-    devices = jax.devices() if devices is None else devices
-    count = len(devices)
+    found = jax.devices()
+    if devices > len(found):
+        raise ValueError(f"mesh.devices={devices}, but there are {len(found)}")
+    found = found[: devices or None]
+    count = len(found)
     if fsdp < 1 or count % fsdp:
         fit = [size for size in range(1, count + 1) if count % size == 0]
         raise ValueError(f"mesh.fsdp={fsdp} does not divide {count} devices; sizes that fit: {fit}")
     # Mesh() rather than make_mesh(): its axes are Auto, on which sharding constraints are hints that XLA completes.
-    return Mesh(np.array(devices).reshape(count // fsdp, fsdp), AXES)
+    return Mesh(np.array(found).reshape(count // fsdp, fsdp), AXES)
 
 
 def rows(mesh: Mesh) -> NamedSharding:

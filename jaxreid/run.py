@@ -82,7 +82,7 @@ def start_run(config: Any, workdir: Path, data_dir: Path | None) -> Run:
     start = time.perf_counter()
     dataset = open_dataset(config.dataset, data_dir)
     opened = time.perf_counter() - start
-    mesh = parallel.make_mesh(config.mesh.fsdp)
+    mesh = parallel.make_mesh(config.mesh.fsdp, config.mesh.devices)
     method_class = find_method(config.method)
     info = DatasetInfo(
         name=dataset.name,

@@ -1,0 +1,27 @@
+"""Tests run on eight virtual CPU devices and keep what they compiled between runs."""
+
+import os
+from pathlib import Path
+
+import jax
+import pytest
+
+jax.config.update("jax_platforms", "cpu")
+jax.config.update("jax_num_cpu_devices", 8)
+cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "jaxreid" / "test-compiled"
+jax.config.update("jax_compilation_cache_dir", os.environ.get("JAX_COMPILATION_CACHE_DIR", str(cache)))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory):
+    """Where data sets are built in this session."""
+    return tmp_path_factory.mktemp("data")
+
+
+@pytest.fixture(scope="session")
+def tiny(data_dir):
+    """The built `walkers/tiny` data set."""
+    from jaxreid.data.build import build
+
+    return build("walkers", "tiny", data_dir=data_dir)

@@ -1,0 +1,102 @@
+"""Augmentation: one draw per clip, nothing that the options do not ask for."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxreid.augment import Augmentation, augment, normalise, to_unit
+from jaxreid.data.batch import Batch
+
+MEAN = (0.5, 0.4, 0.3)
+
+
+@pytest.fixture
+def batch():
+    rng = np.random.default_rng(0)
+    clips, frames = 64, 3
+    # All frames of a clip are equal, so that a draw per frame would show.
+    picture = rng.integers(1, 255, (clips, 1, 20, 10, 3), np.uint8)
+    number = jnp.zeros(clips, jnp.int32)
+    columns = ("tracklet", "part", "camera", "camera_index", "platform", "session", "identity", "pair", "clothes")
+    return to_unit(
+        Batch(
+            frames=jnp.asarray(np.repeat(picture, frames, 1)),
+            frame_mask=jnp.ones((clips, frames), bool),
+            modality=jnp.arange(clips, dtype=jnp.int32) % 2,
+            geometry=jnp.zeros((clips, 3)),
+            valid=jnp.ones(clips, bool),
+            **dict.fromkeys(columns, number),
+        )
+    )
+
+
+def changed(batch, seed=0, **options):
+    return np.asarray(augment(batch, jax.random.PRNGKey(seed), Augmentation(**options), MEAN).frames)
+
+
+def test_no_options_no_change(batch):
+    assert np.array_equal(changed(batch), np.asarray(batch.frames))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"crop": 3},
+        {"flip": 0.5},
+        {"erase": 1.0},
+        {"channel_exchange": 1.0, "infrared_mix": True},
+        {"brightness": 0.3, "contrast": 0.3},
+    ],
+)
+def test_one_draw_per_clip(batch, options):
+    frames = changed(batch, **options)
+    assert frames.shape == batch.frames.shape
+    assert (frames == frames[:, :1]).all(), "frames of a clip differ"
+    assert (frames != np.asarray(batch.frames)).any()
+    assert not np.array_equal(frames, changed(batch, seed=1, **options))
+
+
+def test_flip_is_a_mirror(batch):
+    frames, original = changed(batch, flip=0.5), np.asarray(batch.frames)
+    mirrored = (frames == original[:, :, :, ::-1]).all((1, 2, 3, 4))
+    same = (frames == original).all((1, 2, 3, 4))
+    assert (mirrored | same).all() and 16 < mirrored.sum() < 48
+
+
+def test_crop_is_a_shift_of_the_padded_picture(batch):
+    frames, original = changed(batch, crop=2)[:, 0], np.asarray(batch.frames)[:, 0]
+    padded = np.pad(original, ((0, 0), (2, 2), (2, 2), (0, 0)))
+    offsets = set()
+    for clip, big in zip(frames, padded, strict=True):
+        found = [(y, x) for y in range(5) for x in range(5) if np.array_equal(clip, big[y : y + 20, x : x + 10])]
+        assert len(found) == 1
+        offsets.add(found[0])
+    assert len(offsets) > 15
+
+
+def test_channels_by_modality(batch):
+    visible = np.asarray(batch.modality) == 0
+    frames, original = changed(batch, channel_exchange=1.0), np.asarray(batch.frames)
+    assert np.array_equal(frames[~visible], original[~visible])
+    equal = (frames[visible] == frames[visible][..., :1]).all()
+    assert equal and any(np.array_equal(frames[visible][0][..., 0], original[visible][0][..., c]) for c in range(3))
+    mixed = changed(batch, infrared_mix=True)
+    assert np.array_equal(mixed[visible], original[visible])
+    assert (mixed[~visible] != original[~visible]).any()
+
+
+def test_erased_box_is_the_mean(batch):
+    frames, original = changed(batch, erase=1.0)[:, 0], np.asarray(batch.frames)[:, 0]
+    differs = (frames != original).any(-1)
+    assert np.allclose(frames[differs], MEAN, atol=1e-6)
+    share = differs.mean((1, 2))
+    # 2–40 % of the area; a box longer than the picture is cut, rounding to pixels adds a little.
+    assert share.max() < 0.5 and share.mean() > 0.05
+    assert (changed(batch, erase=0.0) == np.asarray(batch.frames)).all()
+
+
+def test_normalise(batch):
+    found = normalise(batch, MEAN, (0.1, 0.2, 0.4), jnp.float32).frames
+    wanted = (np.asarray(batch.frames) - np.array(MEAN)) / np.array([0.1, 0.2, 0.4])
+    assert np.allclose(found, wanted, atol=1e-5)  # float32 rounding of values up to 10
