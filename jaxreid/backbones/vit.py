@@ -286,8 +286,9 @@ class ViT(nn.Module):
         """
         c = self.config
         if frames.ndim != 4 or frames.shape[1:] != (*c.image_size, 3):
+            height, width = c.image_size
             raise ValueError(
-                f"ViT: frames of shape {frames.shape}, but this tower takes [N, *{(*c.image_size, 3)}]; "
+                f"ViT: frames of shape {frames.shape}, but this tower takes [N, {height}, {width}, 3]; "
                 "resize the frames, or build the tower (and load its weights) with their image_size"
             )
         n = frames.shape[0]
