@@ -17,6 +17,7 @@ import pytest
 from jaxreid.tools import tracklets as tool
 from jaxreid.tools.detectors import hog_detector, make_detector, shrink
 from jaxreid.tools.linking import Linker, greedy_matches, iou
+from jaxreid.tools.motion import MotionModel
 from jaxreid.tools.tracklets import Settings, TrackletError, make_tracklets
 from jaxreid.tools.video import FrameReader, Video, VideoError
 
@@ -171,6 +172,35 @@ def test_short_tracklets_are_left_out_and_counted(video, tmp_path):
     assert [row["frames"] for row in rows(tmp_path / "out")] == ["30"]
     assert run["videos"][0]["tracklets_too_short"] == 1
     assert len(list((tmp_path / "out" / "door").iterdir())) == 1
+
+
+def test_what_never_moves_is_left_out_and_counted(tmp_path):
+    poster = (BLUE, 0, 60, lambda t: 120, 70)
+    stops = (RED, 0, 60, lambda t: 10 + 3 * min(t, 12), 10)  # walks for a fifth of the time, then stands
+    video = draw_video(tmp_path / "hall.avi", (poster, stops))
+    run = make([video], tmp_path / "moving")
+    assert [row["recording"] for row in rows(tmp_path / "moving")] == ["hall_r00000"]
+    assert run["videos"][0]["tracklets_still"] == 1
+    assert "1 tracks in which nothing moves left out" in tool.summary(run, "moving")
+    assert [path.name for path in (tmp_path / "moving" / "hall").iterdir()] == ["t00001"]
+    make([video], tmp_path / "all", Settings(min_motion=0))
+    assert len(rows(tmp_path / "all")) == 2
+    only_poster = draw_video(tmp_path / "poster.avi", (poster,))
+    with pytest.raises(TrackletError, match="of something that moves"):
+        make([only_poster], tmp_path / "none")
+
+
+def test_motion_is_the_share_of_changed_pixels():
+    model = MotionModel()
+    rng = np.random.default_rng(0)
+    scene = rng.integers(0, 120, (192, 384, 3), dtype=np.uint8)
+    boxes = np.array([[100, 40, 40, 80], [300, 40, 40, 80]], np.float32)
+    assert model.update(scene, boxes).tolist() == [0, 0]
+    for _ in range(20):
+        model.update(scene, boxes)
+    changed = scene.copy()
+    changed[40:100, 100:140] = 255  # 60 of the 80 rows of the first box
+    np.testing.assert_allclose(model.update(changed, boxes), [0.75, 0])
 
 
 def test_long_tracklets_are_cut_within_one_recording(video, tmp_path):

@@ -36,6 +36,7 @@ from tqdm import tqdm
 
 from jaxreid.tools.detectors import Detector, make_detector
 from jaxreid.tools.linking import Linker
+from jaxreid.tools.motion import MotionModel
 from jaxreid.tools.video import FrameReader, Video, VideoError
 
 TRACKLET_COLUMNS = (
@@ -67,6 +68,8 @@ class Settings:
       max_missed: looked-at frames in a row that a track survives without a box.
       min_frames: shorter tracklets are left out (and counted).
       max_frames: longer ones are cut; None: never.
+      min_motion: tracklets whose most moving tenth of boxes moves in a smaller share of its pixels are left out (and
+        counted): parts of the scene that look like a person. 0 keeps all.
       seconds: read only so much of each video; None: all.
       crop_margin: what a crop shows beyond its box on each side, in shares of the box's width and height.
       height, width: size of the crops in pixels; None: as they are in the video.
@@ -80,6 +83,7 @@ class Settings:
     max_missed: int = 3
     min_frames: int = 8
     max_frames: int | None = None
+    min_motion: float = 0.2
     seconds: float | None = None
     crop_margin: float = 0.0
     height: int | None = None
@@ -93,6 +97,7 @@ class Settings:
             "--max-missed must be at least 0": self.max_missed >= 0,
             "--min-frames must be at least 1": self.min_frames >= 1,
             "--max-frames must be at least --min-frames": (self.max_frames or self.min_frames) >= self.min_frames,
+            "--min-motion must lie in [0, 1]": 0 <= self.min_motion <= 1,
             "--seconds must be above 0": self.seconds is None or self.seconds > 0,
             "--crop-margin must be at least 0": self.crop_margin >= 0,
             "--height and --width go together, both at least 1": (self.height is None) == (self.width is None)
@@ -128,9 +133,22 @@ class Tracklet:
 
     camera: str
     recording: str
+    folder: Path
     boxes: list[tuple[int, float, np.ndarray, float]] = dataclasses.field(default_factory=list)
+    motion: list[float] = dataclasses.field(default_factory=list)
     waiting: list[tuple[str, bytes]] = dataclasses.field(default_factory=list)
-    name: str = ""  # given when it is long enough
+
+    def add(self, frame: int, time: float, box: np.ndarray, score: float, motion: float, pixels: np.ndarray) -> None:
+        self.boxes.append((frame, time, box, score))
+        self.motion.append(motion)
+        _, jpeg = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+        self.waiting.append((f"{frame:06d}.jpg", jpeg.tobytes()))
+
+    def write(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for name, content in self.waiting:
+            (self.folder / name).write_bytes(content)
+        self.waiting.clear()
 
 
 def crop(image: np.ndarray, box: np.ndarray, settings: Settings) -> np.ndarray | None:
@@ -162,78 +180,87 @@ def video_tracklets(
       progress: told (frames read since the last call, tracklets so far).
 
     Returns:
-      The video's record: `frames` read, `boxes` found, `short` tracklets left out, `broken_at` (the first missing
-      frame or None), rows of `TRACKLET_COLUMNS` as `tracklets` and of `BOX_COLUMNS` as `crops`.
+      The video's record: `frames` read, `boxes` found, `short` and `still` tracklets left out, `broken_at` (the first
+      missing frame or None), rows of `TRACKLET_COLUMNS` as `tracklets` and of `BOX_COLUMNS` as `crops`.
     """
     reader = FrameReader(source.video, settings.stride, settings.seconds)
     length = source.length(settings.seconds)
-    linker = Linker(settings.min_iou, settings.max_missed)
+    linker, motion = Linker(settings.min_iou, settings.max_missed), MotionModel()
     open_tracklets: dict[int, Tracklet] = {}
-    made = dict.fromkeys(source.cameras, 0)
-    found = short = reported = 0
-    tracklet_rows: list[list[Any]] = []
-    crop_rows: list[list[Any]] = []
+    kept: list[Tracklet] = []
+    found = short = still = reported = 0
 
     def close(tracklet: Tracklet) -> None:
-        nonlocal short
-        if not tracklet.name:
+        nonlocal short, still
+        if len(tracklet.boxes) < settings.min_frames:
             short += 1
-            return
-        (first, start, *_), (last, end, *_) = tracklet.boxes[0], tracklet.boxes[-1]
-        tracklet_rows.append(
-            [tracklet.camera, tracklet.name, "", source.modality, "", f"{start:.3f}", f"{end:.3f}",
-             tracklet.recording, len(tracklet.boxes), first, last]
-        )  # fmt: skip
-        crop_rows.extend(
-            [tracklet.camera, tracklet.name, frame, f"{time:.3f}", *(f"{v:.1f}" for v in box), f"{score:.4f}"]
-            for frame, time, box, score in tracklet.boxes
-        )
+        elif np.percentile(tracklet.motion, 90) < settings.min_motion:
+            still += 1
+            shutil.rmtree(tracklet.folder)
+            if not any(tracklet.folder.parent.iterdir()):
+                tracklet.folder.parent.rmdir()
+        else:
+            kept.append(tracklet)
 
     for frame, time, image in reader:
         camera = source.cameras[min(len(source.cameras) - 1, frame * len(source.cameras) // max(length, 1))]
         boxes, scores = detector(image)
         boxes = np.asarray(boxes, np.float32).reshape(-1, 4)
-        pixels = [crop(image, box, settings) for box in boxes]
-        visible = [row for row, cut in enumerate(pixels) if cut is not None]
-        found += len(visible)
-        tracks, ended = linker.update(boxes[visible])
-        for track, row in zip(tracks.tolist(), visible, strict=True):
+        moving = motion.update(image, boxes)
+        crops = [(row, pixels) for row, box in enumerate(boxes) if (pixels := crop(image, box, settings)) is not None]
+        found += len(crops)
+        tracks, ended = linker.update(boxes[[row for row, _ in crops]])
+        for track, (row, pixels) in zip(tracks.tolist(), crops, strict=True):
             tracklet = open_tracklets.get(track)
-            full = tracklet is not None and len(tracklet.boxes) == settings.max_frames
-            if tracklet is not None and (full or tracklet.camera != camera):
+            if tracklet and (len(tracklet.boxes) == settings.max_frames or tracklet.camera != camera):
                 close(tracklet)
                 tracklet = None
             if tracklet is None:
-                tracklet = open_tracklets[track] = Tracklet(camera, f"{source.name}_r{track:05d}")
-            tracklet.boxes.append((frame, time, boxes[row], float(scores[row])))
-            _, jpeg = cv2.imencode(".jpg", pixels[row], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
-            tracklet.waiting.append((f"{frame:06d}.jpg", jpeg.tobytes()))
+                place = folder / camera / f"open_{track}_{frame}"
+                tracklet = open_tracklets[track] = Tracklet(camera, f"{source.name}_r{track:05d}", place)
+            tracklet.add(frame, time, boxes[row], float(scores[row]), float(moving[row]), pixels)
             if len(tracklet.boxes) >= settings.min_frames:
-                if not tracklet.name:
-                    made[camera] += 1
-                    tracklet.name = f"t{made[camera]:05d}"
-                    (folder / camera / tracklet.name).mkdir(parents=True)
-                for name, content in tracklet.waiting:
-                    (folder / camera / tracklet.name / name).write_bytes(content)
-                tracklet.waiting.clear()
+                tracklet.write()
         for track in ended:
             close(open_tracklets.pop(track))
-        progress(reader.read + 1 - reported, sum(made.values()))
+        progress(reader.read + 1 - reported, len(kept))
         reported = reader.read + 1
     for tracklet in open_tracklets.values():
         close(tracklet)
-    progress(reader.read - reported, sum(made.values()))
-    order = {camera: position for position, camera in enumerate(source.cameras)}
-    tracklet_rows.sort(key=lambda row: (order[row[0]], row[1]))
-    crop_rows.sort(key=lambda row: (order[row[0]], row[1], row[2]))
+    progress(reader.read - reported, len(kept))
+    tracklet_rows, crop_rows = _name(kept, source)
     return {
         "frames": reader.read,
         "boxes": found,
         "short": short,
+        "still": still,
         "broken_at": reader.broken_at,
         "tracklets": tracklet_rows,
         "crops": crop_rows,
     }
+
+
+def _name(kept: list[Tracklet], source: Source) -> tuple[list[list[Any]], list[list[Any]]]:
+    """Numbers the tracklets of each camera as they appeared, renames their folders; the rows of the two tables."""
+    tracklet_rows: list[list[Any]] = []
+    crop_rows: list[list[Any]] = []
+    numbers = dict.fromkeys(source.cameras, 0)
+    for tracklet in sorted(
+        kept, key=lambda item: (source.cameras.index(item.camera), item.boxes[0][0], item.recording)
+    ):
+        numbers[tracklet.camera] += 1
+        name = f"t{numbers[tracklet.camera]:05d}"
+        tracklet.folder.rename(tracklet.folder.with_name(name))
+        (first, start, *_), (last, end, *_) = tracklet.boxes[0], tracklet.boxes[-1]
+        tracklet_rows.append(
+            [tracklet.camera, name, "", source.modality, "", f"{start:.3f}", f"{end:.3f}", tracklet.recording,
+             len(tracklet.boxes), first, last]
+        )  # fmt: skip
+        crop_rows.extend(
+            [tracklet.camera, name, frame, f"{time:.3f}", *(f"{value:.1f}" for value in box), f"{score:.4f}"]
+            for frame, time, box, score in tracklet.boxes
+        )
+    return tracklet_rows, crop_rows
 
 
 # --- names -----------------------------------------------------------------------------------------------------
@@ -387,9 +414,9 @@ def make_tracklets(
         shutil.rmtree(partial)
         raise TrackletError(
             f"no tracklet in {len(found)} video(s): {boxes} people boxes in all, none linked over "
-            f"{settings.min_frames} looked-at frames. Try --upscale 2 (small people), --stride 1 (fast motion or a low "
-            "frame rate), a smaller --min-frames, or another detector (--detector hf:MODEL); "
-            "the HOG detector needs upright people seen nearly whole"
+            f"{settings.min_frames} looked-at frames of something that moves. Try --upscale 2 (small people), "
+            "--stride 1 (fast motion or a low frame rate), a smaller --min-frames, or another detector "
+            "(--detector hf:MODEL); the HOG detector needs upright people seen nearly whole"
         )
     run = {
         "settings": dataclasses.asdict(settings),
@@ -508,6 +535,7 @@ def _video_entry(source: Source, record: Mapping[str, Any]) -> dict[str, Any]:
         "boxes": record["boxes"],
         "tracklets": len(record["tracklets"]),
         "tracklets_too_short": record["short"],
+        "tracklets_still": record["still"],
         "crops": len(record["crops"]),
         "crop_width": width,
         "crop_height": height,
@@ -535,6 +563,11 @@ def summary(run: Mapping[str, Any], out: str | Path) -> str:
             f"of {entry['crops']} crops; {entry['tracklets_too_short']} tracks shorter than "
             f"{run['settings']['min_frames']} crops left out"
         )
+        if entry["tracklets_still"]:
+            lines.append(
+                f"  {entry['tracklets_still']} tracks in which nothing moves left out: parts of the scene, or somebody "
+                "who stands still throughout (--min-motion 0 keeps them)"
+            )
         if entry["tracklets"]:
             lines.append(f"  a person is {entry['crop_width']:.0f} x {entry['crop_height']:.0f} pixels (median)")
         else:
@@ -587,6 +620,8 @@ def _parser() -> argparse.ArgumentParser:
         help="looked-at frames that a track survives unseen (default %(default)s)")  # fmt: skip
     add("--min-frames", type=int, default=default.min_frames, help="shortest tracklet, in crops (default %(default)s)")
     add("--max-frames", type=int, help="cut longer tracklets into pieces of so many crops")
+    add("--min-motion", type=float, default=default.min_motion, metavar="SHARE",
+        help="leave out tracks that move in less of their box: scenery (default %(default)s; 0 keeps all)")  # fmt: skip
     add("--crop-margin", type=float, default=default.crop_margin, metavar="SHARE",
         help="show more around a person, in shares of the box (default %(default)s)")  # fmt: skip
     add("--height", type=int, help="resize crops (with --width); default: as they are in the video")
