@@ -1,7 +1,8 @@
 """Boxes of successive frames → tracks, by overlap alone.
 
-A person moves by a fraction of a body width between two looked-at frames, so the box that overlaps most with the
-last box of a track continues it. People who cross can swap tracks: nothing here looks at the pixels.
+Every track expects its next box where its last one would be after another step of its mean velocity; the box that
+overlaps most with the expected one continues it. The velocity is what keeps two people apart who walk past each other.
+Nothing here looks at the pixels, so people who meet, or stop while hidden, can still swap tracks.
 """
 
 from __future__ import annotations
@@ -43,13 +44,16 @@ class Linker:
     """Numbers the boxes of one video by track.
 
     Args:
-      min_iou: a box continues a track when it overlaps the track's last box by at least this much.
+      min_iou: a box continues a track when it overlaps the box that the track expects by at least this much.
       max_missed: looked-at frames in a row that a track survives without a box.
+      velocity_rate: weight of the newest step in a track's mean velocity, in [0, 1]; with 0 tracks expect their last
+        box.
     """
 
-    def __init__(self, min_iou: float = 0.3, max_missed: int = 3):
-        self.min_iou, self.max_missed = min_iou, max_missed
+    def __init__(self, min_iou: float = 0.3, max_missed: int = 3, velocity_rate: float = 0.3):
+        self.min_iou, self.max_missed, self.velocity_rate = min_iou, max_missed, velocity_rate
         self._boxes = np.zeros((0, 4))  # the last box of each open track
+        self._velocities = np.zeros((0, 2))  # of box centres, pixels per looked-at frame
         self._tracks = np.zeros(0, np.int64)
         self._missed = np.zeros(0, np.int64)
         self._next = 0
@@ -66,8 +70,12 @@ class Linker:
         boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
         tracks = np.full(len(boxes), -1, np.int64)
         self._missed += 1
-        for row, column in greedy_matches(iou(self._boxes, boxes), self.min_iou):
+        expected = self._boxes.copy()
+        expected[:, :2] += self._velocities * self._missed[:, None]
+        for row, column in greedy_matches(iou(expected, boxes), self.min_iou):
             tracks[column] = self._tracks[row]
+            velocity = (_centre(boxes[column]) - _centre(self._boxes[row])) / self._missed[row]
+            self._velocities[row] += self.velocity_rate * (velocity - self._velocities[row])
             self._boxes[row] = boxes[column]
             self._missed[row] = 0
 
@@ -78,6 +86,11 @@ class Linker:
         ended = self._missed > self.max_missed
         ended_tracks = self._tracks[ended].tolist()
         self._boxes = np.concatenate([self._boxes[~ended], boxes[new]])
+        self._velocities = np.concatenate([self._velocities[~ended], np.zeros((len(new), 2))])
         self._tracks = np.concatenate([self._tracks[~ended], tracks[new]])
         self._missed = np.concatenate([self._missed[~ended], np.zeros(len(new), np.int64)])
         return tracks, ended_tracks
+
+
+def _centre(box: np.ndarray) -> np.ndarray:
+    return box[:2] + box[2:] / 2
