@@ -360,8 +360,9 @@ def test_increasing_maps_and_gallery_order_change_nothing():
 
 
 def with_row(rows, identity):
-    extra = Rows(np.array([identity]), *(np.array([0]) for _ in range(4)))
-    return Rows(*(np.concatenate([a, b]) for a, b in zip(vars(rows).values(), vars(extra).values(), strict=True)))
+    """The rows and one more of this identity, everything else 0."""
+    columns = {name: np.append(column, 0) for name, column in vars(rows).items()}
+    return Rows(**columns | {"identity": np.append(rows.identity, identity)})
 
 
 @pytest.mark.parametrize("ties", ["stable", "pessimistic"])

@@ -255,7 +255,7 @@ def test_learning_curves_show_what_was_logged():
     ]
     assert all(name in drawn["Training loss"].svg for name in ("loss_intra", "loss_cross", "L1+L2+L3"))
     assert "learning_rate" not in drawn["Training loss"].svg
-    assert "visible → infrared/mAP" in drawn["Retrieval during training"].svg
+    assert "visible → infrared mAP" in drawn["Retrieval during training"].svg
     assert "P2_precision" in drawn["Association precision"].svg and "tau" not in drawn["Association precision"].svg
     for plot in drawn.values():
         # Every colour follows the theme.

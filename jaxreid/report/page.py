@@ -100,13 +100,13 @@ def render(contents: ReportContents) -> str:
         lstrip_blocks=True,
     )
     environment.filters.update(number=format_number, duration=format_duration, image=data_uri, value=format_value)
-    scored = not isinstance(contents.results, str)
+    results, explanation = ({}, contents.results) if isinstance(contents.results, str) else (contents.results, "")
     return environment.get_template("template.html").render(
         contents=contents,
-        explanation="" if scored else contents.results,
+        explanation=explanation,
         score_keys=SCORE_KEYS,
-        directions=_directions(contents.results, contents.controls) if scored else [],
-        measurement=_measurement(contents.results) if scored else [],
+        directions=[] if explanation else _directions(results, contents.controls),
+        measurement=_measurement(results),
         plots=plots.learning_curves(contents.metrics),
         last_values=_last_values(contents.metrics),
         ranked=_by_direction(contents.ranked),

@@ -19,6 +19,7 @@ SERIES = tuple(f"#0{i}0{i}03" for i in range(1, 7))
 CSS_COLOURS = {INK: "var(--muted)", GRID: "var(--line)"} | {
     colour: f"var(--series-{i})" for i, colour in enumerate(SERIES, 1)
 }
+SCORES = ("mAP", "rank-1")
 MARKERS = ("o", "s", "^", "D", "v", "P")
 MAX_POINTS = 300
 
@@ -73,20 +74,21 @@ def learning_curves(metrics: Iterable[Mapping[str, Any]]) -> list[Plot]:
 
 
 def _is_score(name: str) -> bool:
-    return name.rsplit("/", 1)[-1] in ("mAP", "rank-1")
+    return name.rsplit("/", 1)[-1] in SCORES
 
 
 def _group(name: str) -> str:
-    return name.removesuffix("mAP").removesuffix("rank-1")
+    for score in SCORES:
+        name = name.removesuffix(score)
+    return name
 
 
 def _x(rows: Sequence[Mapping[str, Any]], name: str) -> list[float]:
     """Where each row stands on the axis: what it says itself, or its number if that restarts or is missing."""
-    values = [row.get(name) for row in rows]
-    known = all(isinstance(x, int | float) for x in values)
-    if not known or any(b < a for a, b in itertools.pairwise(values)):
+    values = [float(x) for x in (row.get(name) for row in rows) if isinstance(x, int | float)]
+    if len(values) < len(rows) or any(b < a for a, b in itertools.pairwise(values)):
         return [float(i) for i in range(len(rows))]
-    return [float(x) for x in values]
+    return values
 
 
 def _series(rows: Sequence[Mapping[str, Any]], x: Sequence[float], wanted: Any) -> dict[str, list[tuple[float, float]]]:
@@ -95,7 +97,7 @@ def _series(rows: Sequence[Mapping[str, Any]], x: Sequence[float], wanted: Any) 
         for name, value in row.items():
             if wanted(name) and isinstance(value, int | float) and not isinstance(value, bool):
                 direction = row.get("direction")
-                label = f"{direction}/{name}" if direction else name
+                label = f"{direction} {name}" if direction else name
                 series.setdefault(label, []).append((at, float(value)))
     return series
 
@@ -113,7 +115,7 @@ def _thin(points: Points) -> list[tuple[float, float]]:
     """At most MAX_POINTS points: means of consecutive groups. A group with a value that is not finite is a gap."""
     size = -(-len(points) // MAX_POINTS)
     groups = [points[i : i + size] for i in range(0, len(points), size)]
-    return [tuple(sum(values) / len(group) for values in zip(*group, strict=True)) for group in groups]
+    return [(sum(x for x, _ in group) / len(group), sum(y for _, y in group) / len(group)) for group in groups]
 
 
 def _draw(
@@ -129,7 +131,7 @@ def _draw(
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    style = {
+    style: Any = {
         "svg.fonttype": "none",
         "svg.hashsalt": title,  # the same data give the same bytes
         "font.size": 9,
@@ -165,13 +167,14 @@ def _draw(
             )
         for x, name in borders:
             axes.axvline(x, color=INK, linewidth=0.8, linestyle=":")
-            axes.annotate(f" {name}", (x, 1), xycoords=("data", "axes fraction"), va="top", fontsize=8)
+            axes.annotate(name, (x, 1.01), xycoords=("data", "axes fraction"), va="bottom", fontsize=8)
         axes.set(xlabel=x_label, ylabel=y_label)
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         if y_limits:
             axes.set_ylim(*y_limits)
         if len(series) > 1:
-            figure.legend(loc="outside upper left", ncols=2, fontsize=8, handlelength=2.2)
+            columns = 3 if max(map(len, series)) < 14 else 2
+            figure.legend(loc="outside upper left", ncols=columns, fontsize=8, handlelength=2.2)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     return Plot(title, caption, _for_page(buffer.getvalue(), f"{title}. {caption}"))
