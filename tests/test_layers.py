@@ -1,0 +1,194 @@
+"""Temporal aggregation and masked batch norm: golden numbers of the specification, PyTorch, masks."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxreid.layers.batch_norm import MaskedBatchNorm
+from jaxreid.layers.temporal import TemporalAggregation, masked_mean
+
+FRAMES = jnp.array([[[1.0, 2.0], [3.0, 4.0], [5.0, 9.0]]])
+
+
+def count(variables):
+    return sum(x.size for x in jax.tree.leaves(variables["params"]))
+
+
+def trained(module, features, mask, seed=0):
+    """Parameters as after training: nothing at its special initial value."""
+    variables = jax.jit(module.init)(jax.random.key(0), features, mask)
+    leaves, tree = jax.tree.flatten(variables)
+    keys = jax.random.split(jax.random.key(seed), len(leaves))
+    return jax.tree.unflatten(
+        tree, [x + 0.3 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
+    )
+
+
+# Temporal aggregation -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("mask", "expected"), [([1, 1, 1], [3, 5]), ([1, 1, 0], [2, 3]), ([0, 0, 1], [5, 9]), ([0, 0, 0], [0, 0])]
+)
+def test_new_layer_is_the_masked_mean(mask, expected):
+    mask = jnp.array([mask], bool)
+    module = TemporalAggregation(reduction=2)
+    variables = jax.jit(module.init)(jax.random.key(0), FRAMES, mask)
+    np.testing.assert_allclose(jax.jit(module.apply)(variables, FRAMES, mask), [expected], rtol=1e-6)
+    np.testing.assert_allclose(masked_mean(FRAMES, mask), [expected], rtol=1e-6)
+
+
+def test_parameter_counts():
+    shape = jax.ShapeDtypeStruct((1, 6, 2048), jnp.float32)
+    mask = jax.ShapeDtypeStruct((1, 6), bool)
+    layer = jax.eval_shape(TemporalAggregation().init, jax.random.key(0), shape, mask)
+    assert count(layer) == 8_192 + 4_096 + 524_544 + 256 == 537_088
+    norm = MaskedBatchNorm(use_bias=False)
+    vector = jax.ShapeDtypeStruct((4, 2048), jnp.float32)
+    scale = jax.eval_shape(lambda key, x: norm.init(key, x, use_running_average=True), jax.random.key(0), vector)
+    # With the two-stem ResNet-50 this makes the specification's 24,056,704 trainable parameters.
+    assert count(layer) + count(scale) + 23_508_032 + 9_536 == 24_056_704
+
+
+def test_trained_layer_against_a_plain_loop():
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(2, 5, 8)).astype(np.float32)
+    mask = np.array([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]], bool)
+    module = TemporalAggregation(reduction=4)
+    variables = trained(module, jnp.asarray(features), jnp.asarray(mask))
+    p = jax.tree.map(lambda x: np.asarray(x, np.float64), variables["params"])
+    expected = []
+    for clip, valid in zip(features.astype(np.float64), mask, strict=True):
+        clip = clip[valid]
+        hidden, energy = [], []
+        for t, frame in enumerate(clip):
+            before = clip[t - 1] if t > 0 else np.zeros(8)
+            after = clip[t + 1] if t + 1 < len(clip) else np.zeros(8)
+            kernel = p["conv_kernel"]
+            h = frame + kernel[0] * before + kernel[1] * frame + kernel[2] * after + p["conv_bias"]
+            normed = (h - h.mean()) / np.sqrt(h.var() + 1e-5) * p["norm"]["scale"] + p["norm"]["bias"]
+            energy.append(p["score"]["kernel"][:, 0] @ np.tanh(normed @ p["reduce"]["kernel"] + p["reduce"]["bias"]))
+            hidden.append(h)
+        attention = np.exp(energy) / np.exp(energy).sum()
+        expected.append(attention @ np.array(hidden))
+    np.testing.assert_allclose(jax.jit(module.apply)(variables, features, mask), expected, atol=2e-5)
+
+
+def test_masked_frames_have_no_influence():
+    rng = np.random.default_rng(1)
+    features = jnp.asarray(rng.normal(size=(1, 4, 8)), jnp.float32)
+    mask = jnp.array([[True, True, True, False]])
+    module = TemporalAggregation(reduction=4)
+    variables = trained(module, features, mask)
+    plain = jax.jit(module.apply)(variables, features, mask)
+    dirty = features.at[0, 3].set(jnp.nan)
+    np.testing.assert_array_equal(jax.jit(module.apply)(variables, dirty, mask), plain)
+    gradient = jax.jit(jax.grad(lambda v, x: module.apply(v, x, mask).sum(), argnums=(0, 1)))(variables, dirty)
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(gradient))
+    np.testing.assert_array_equal(gradient[1][0, 3], 0)
+    longer = jnp.pad(features, ((0, 0), (0, 3), (0, 0)), constant_values=7.0)
+    padded = jax.jit(module.apply)(variables, longer, jnp.pad(mask, ((0, 0), (0, 3))))
+    np.testing.assert_allclose(padded, plain, atol=1e-6)
+
+
+def test_new_layer_can_learn():
+    """Zero initial values must not leave the layer without gradient."""
+    module = TemporalAggregation(reduction=2)
+    mask = jnp.ones((1, 3), bool)
+    variables = jax.jit(module.init)(jax.random.key(0), FRAMES, mask)
+    gradient = jax.jit(jax.grad(lambda v: module.apply(v, FRAMES, mask)[0, 0]))(variables)["params"]
+    assert np.abs(gradient["conv_kernel"]).max() > 0
+    assert np.abs(gradient["score"]["kernel"]).max() > 0
+
+
+def test_bad_width_is_named():
+    with pytest.raises(ValueError, match="width 2 is not a multiple of reduction 8"):
+        TemporalAggregation().init(jax.random.key(0), FRAMES, jnp.ones((1, 3), bool))
+
+
+# Batch norm ---------------------------------------------------------------------------------------------------------
+
+
+def test_batch_norm_by_hand():
+    module = MaskedBatchNorm()
+    x = jnp.array([[1.0], [3.0], [5.0], [100.0]])
+    mask = jnp.array([True, True, True, False])
+    variables = module.init(jax.random.key(0), x, mask, use_running_average=False)
+    np.testing.assert_array_equal(variables["batch_stats"]["mean"], 0)
+    y, update = module.apply(variables, x, mask, use_running_average=False, mutable=["batch_stats"])
+    # Mean 3, biased variance 8/3, unbiased variance 4; momentum 0.1 from mean 0, variance 1.
+    np.testing.assert_allclose(y[:, 0], [-2 / np.sqrt(8 / 3 + 1e-5), 0, 2 / np.sqrt(8 / 3 + 1e-5), 0], atol=1e-6)
+    np.testing.assert_allclose(update["batch_stats"]["mean"], [0.3], rtol=1e-6)
+    np.testing.assert_allclose(update["batch_stats"]["var"], [0.9 + 0.4], rtol=1e-6)
+    evaluated = module.apply({**variables, **update}, x, use_running_average=True)
+    np.testing.assert_allclose(evaluated[0, 0], (1 - 0.3) / np.sqrt(1.3 + 1e-5), rtol=1e-6)
+
+
+@pytest.mark.parametrize("use_bias", [True, False])
+def test_batch_norm_is_pytorch_s(use_bias):
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(0)
+    reference = torch.nn.BatchNorm1d(6)
+    scale, bias = rng.normal(size=6).astype(np.float32), rng.normal(size=6).astype(np.float32) * use_bias
+    with torch.no_grad():
+        reference.weight.copy_(torch.tensor(scale))
+        reference.bias.copy_(torch.tensor(bias))
+    module = MaskedBatchNorm(use_bias=use_bias)
+    params = {"scale": jnp.asarray(scale)} | ({"bias": jnp.asarray(bias)} if use_bias else {})
+    stats = module.init(jax.random.key(0), jnp.zeros((2, 6)), use_running_average=True)["batch_stats"]
+    weight = rng.normal(size=(9, 6)).astype(np.float32)
+
+    for _ in range(3):
+        x = (rng.normal(size=(12, 6)) * 3 + 2).astype(np.float32)
+        valid = np.arange(12) % 4 != 3
+        x_torch = torch.tensor(x[valid], requires_grad=True)
+        expected = reference(x_torch)
+        (expected * torch.tensor(weight)).sum().backward()
+
+        def total(p, x, valid=valid, stats=stats):
+            y, update = module.apply(
+                {"params": p, "batch_stats": stats}, x, valid, use_running_average=False, mutable=["batch_stats"]
+            )
+            return (y[valid] * weight).sum(), (y, update)
+
+        dirty = np.where(valid[:, None], x, np.nan)
+        gradient, (y, update) = jax.grad(total, argnums=(0, 1), has_aux=True)(params, jnp.asarray(dirty))
+        np.testing.assert_allclose(y[valid], expected.detach().numpy(), atol=1e-5)
+        np.testing.assert_allclose(gradient[1][valid], x_torch.grad.numpy(), atol=1e-5)
+        np.testing.assert_array_equal(gradient[1][~valid], 0)
+        np.testing.assert_allclose(gradient[0]["scale"], reference.weight.grad.numpy(), atol=1e-4)
+        reference.zero_grad()
+        stats = update["batch_stats"]
+        np.testing.assert_allclose(stats["mean"], reference.running_mean.numpy(), atol=1e-6)
+        np.testing.assert_allclose(stats["var"], reference.running_var.numpy(), rtol=1e-5)
+
+    reference.eval()
+    evaluated = module.apply({"params": params, "batch_stats": stats}, x, use_running_average=True)
+    np.testing.assert_allclose(evaluated, reference(torch.tensor(x)).detach().numpy(), atol=1e-5)
+
+
+def test_batch_norm_without_or_with_one_valid_row_keeps_finite():
+    module = MaskedBatchNorm()
+    x = jnp.array([[4.0], [jnp.nan]])
+    variables = module.init(jax.random.key(0), x, use_running_average=False)
+    none = jnp.zeros(2, bool)
+    y, update = module.apply(variables, x, none, use_running_average=False, mutable=["batch_stats"])
+    np.testing.assert_array_equal(y, 0)
+    np.testing.assert_array_equal(update["batch_stats"]["mean"], variables["batch_stats"]["mean"])
+    np.testing.assert_array_equal(update["batch_stats"]["var"], variables["batch_stats"]["var"])
+    one = jnp.array([True, False])
+    y, update = module.apply(variables, x, one, use_running_average=False, mutable=["batch_stats"])
+    np.testing.assert_array_equal(y, 0)
+    np.testing.assert_allclose(update["batch_stats"]["mean"], [0.4], rtol=1e-6)
+    np.testing.assert_allclose(update["batch_stats"]["var"], [0.9], rtol=1e-6)
+
+
+def test_batch_norm_takes_bf16_and_answers_fp32():
+    module = MaskedBatchNorm(use_scale=False, use_bias=False)
+    x = (100 + jnp.arange(8.0)[:, None]).astype(jnp.bfloat16)
+    variables = module.init(jax.random.key(0), x, use_running_average=False)
+    assert "params" not in variables
+    y, _ = module.apply(variables, x, use_running_average=False, mutable=["batch_stats"])
+    assert y.dtype == jnp.float32
+    np.testing.assert_allclose([y.mean(), y.std()], [0, 1], atol=1e-4)
