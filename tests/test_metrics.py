@@ -165,8 +165,8 @@ def test_xfd_gold():
 )
 def test_cross_modality_gold(protocol, transposed, precisions, mAP, cmc, mINP, queries):
     """Section 20.5."""
-    sides = (T4.T, T4_RGB, T4_IR) if transposed else (T4, T4_IR, T4_RGB)
-    scores = retrieval.score_distances(*sides, protocol, ranks=(1, 2, 3, 4))
+    distances, query, gallery = (T4.T, T4_RGB, T4_IR) if transposed else (T4, T4_IR, T4_RGB)
+    scores = retrieval.score_distances(distances, query, gallery, protocol, ranks=(1, 2, 3, 4))
     assert_scores(scores, precisions, mAP, cmc, mINP, queries)
 
 
@@ -273,7 +273,7 @@ def random_case(seed, queries=23, gallery=61, levels=None):
 @pytest.mark.parametrize("key", BRUTE_FORCE_KEYS)
 def test_equals_brute_force(key, levels, ties):
     ranks = (1, 3, 10, 100)
-    distances, query, gallery = random_case(len(key), levels=levels)
+    distances, query, gallery = random_case(7, levels=levels)
     scores = retrieval.score_distances(distances, query, gallery, key, ranks=ranks, ties=ties)
     mAP, mINP, cmc, queries = brute_force(distances, query, gallery, key, ranks, ties)
     assert scores.mAP == pytest.approx(mAP, abs=1e-6)
@@ -306,7 +306,7 @@ def features_case(seed=0):
 
 
 @pytest.mark.parametrize("distance", ["cosine", "euclidean"])
-@pytest.mark.parametrize("block", [1, 5, 8, 23, 100])
+@pytest.mark.parametrize("block", [1, 8, 23, 100])
 def test_blocks_equal_one_block(distance, block):
     query, gallery, query_rows, gallery_rows = features_case()
     rows = (query_rows, gallery_rows)
@@ -330,14 +330,13 @@ def test_distances_equal_float64():
 def test_a_method_may_bring_its_own_distance_and_features():
     """A pytree of arrays and a function of a block of it: here the mean of two cosine distances."""
     query, gallery, query_rows, gallery_rows = features_case()
-    rows = (query_rows, gallery_rows)
     halves = [{"upper": x[:, :6], "lower": x[:, 6:]} for x in (query, gallery)]
 
     def distance(q, g):
         return sum(retrieval.cosine_distance(q[part], g[part]) for part in ("upper", "lower")) / 2
 
-    scores = retrieval.score(*halves, *rows, "market", distance, block=4)
-    expected = retrieval.score_distances(np.asarray(distance(*halves)), *rows, "market")
+    scores = retrieval.score(halves[0], halves[1], query_rows, gallery_rows, "market", distance, block=4)
+    expected = retrieval.score_distances(np.asarray(distance(*halves)), query_rows, gallery_rows, "market")
     assert scores.mAP == pytest.approx(expected.mAP, abs=1e-9)
 
 
