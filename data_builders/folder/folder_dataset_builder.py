@@ -38,6 +38,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     """
 
     VERSION = tfds.core.Version(VERSION)
+    MANUAL_DOWNLOAD_INSTRUCTIONS = "Put the pictures under MANUAL_DIR as <camera>/<tracklet>/*.jpg."
 
     @classmethod
     def make_config(

@@ -29,7 +29,7 @@ from typing import Any
 
 try:
     import fcntl
-except ImportError:  # not a POSIX system: two builds at once then end in one of them losing the last rename
+except ImportError:  # not a POSIX system
     fcntl = None
 
 DATA_DIR_VARIABLE = "JAXREID_DATA_DIR"
@@ -142,17 +142,26 @@ def build(
     if _is_current(prepared, wanted):
         return prepared
     builder = builder or _open_builder(name, config, root, raw, options)
-    with _lock(prepared):
+    with _lock(prepared) as locked:
         if _is_current(prepared, wanted):  # another process built it while this one waited
             return prepared
-        for leftover in prepared.parent.glob(f"{prepared.name}.incomplete*"):
+        if prepared.exists():
+            _LOG.warning("%s was drawn by another version of its builder: building it anew", prepared)
+            prepared.rename(prepared.with_name(f"incomplete.replaced_{prepared.name}"))
+            builder = _open_builder(name, config, root, raw, options)  # it had read what was there
+        # TFDS's name for unfinished sets; without a lock one may be another process's work.
+        for leftover in prepared.parent.glob(f"incomplete.*_{prepared.name}") if locked else ():
             shutil.rmtree(leftover)
         if Path(builder.data_dir) != prepared:
             raise DataSetError(
                 f"{name}: expected to be prepared at {prepared}, but its builder would write {builder.data_dir}; "
                 "did the raw data change just now? Run again"
             )
-        _prepare(builder, raw)
+        try:
+            _prepare(builder, raw)
+        except OSError:
+            if locked or not _is_current(prepared, wanted):  # else another process was first to give it its name
+                raise
     return prepared
 
 
@@ -171,14 +180,8 @@ def _open_builder(name: str, config: str | None, root: Path, source: Path | None
 def _prepare(builder: Any, source: Path | None) -> None:
     import tensorflow_datasets as tfds
 
-    prepared = Path(builder.data_dir)
-    mode = tfds.download.GenerateMode.REUSE_DATASET_IF_EXISTS
-    if prepared.exists():  # whole, but made with other code
-        _LOG.warning("%s was drawn by another version of its builder: building it anew", prepared)
-        mode = tfds.download.GenerateMode.REUSE_CACHE_IF_EXISTS
     download_config = tfds.download.DownloadConfig(
         manual_dir=os.fspath(source) if source is not None else None,
-        download_mode=mode,
         try_download_gcs=False,
         compute_stats=tfds.download.ComputeStatsMode.SKIP,
     )
@@ -230,8 +233,11 @@ def _missing_files(prepared: Path) -> list[str]:
 
 
 @contextlib.contextmanager
-def _lock(prepared: Path) -> Iterator[None]:
-    """One builder at a time per set. The kernel gives the lock back when its holder dies, so none goes stale."""
+def _lock(prepared: Path) -> Iterator[bool]:
+    """One builder at a time per set; yields whether that is so (a file system may know no locks).
+
+    The kernel gives the lock back when its holder dies, so none goes stale.
+    """
     try:
         prepared.parent.mkdir(parents=True, exist_ok=True)
         handle = (prepared.parent / f".{prepared.name}.lock").open("w")
@@ -240,13 +246,17 @@ def _lock(prepared: Path) -> Iterator[None]:
             f"cannot write to {prepared.parent} ({error}); choose another place with --data_dir or ${DATA_DIR_VARIABLE}"
         ) from error
     with handle:
+        locked = fcntl is not None
         if fcntl is not None:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 _LOG.warning("another process is building %s: waiting for it", prepared)
                 fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
+            except OSError as error:
+                _LOG.warning("%s cannot be locked (%s): build it in one process only", prepared.parent, error)
+                locked = False
+        yield locked
 
 
 def main(arguments: list[str] | None = None) -> int:
