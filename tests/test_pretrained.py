@@ -464,3 +464,14 @@ def test_the_packaged_name_is_looked_up_in_the_package(weights, tmp_path, monkey
     (tmp_path / "weights").mkdir()
     safetensors.numpy.save_file(weights, tmp_path / "weights" / "walkers_vit_tiny.safetensors")
     assert trees_equal(load("walkers_vit_tiny", TINY), to_vision_params(weights, TINY))
+
+
+def test_the_packaged_tower_fits_its_name():
+    config = vision_config("walkers_vit_tiny")
+    try:
+        params = load("walkers_vit_tiny", config)
+    except FileNotFoundError as error:
+        pytest.skip(str(error))
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == 830_720
+    grown = load("walkers_vit_tiny", dataclasses.replace(config, image_size=(128, 64)))
+    assert grown["position_embedding"].shape == (1 + 16 * 8, 128)
