@@ -7,7 +7,7 @@ from typing import Any
 
 from jaxreid.backbones.vit import ViTConfig
 
-# Towers at their native size. The weights of OpenAI's need quick-GELU; towers of the same shape that were
+# Towers at their native size. OpenAI's weights need quick-GELU; towers of the same shape that were
 # trained on LAION use the exact GELU: vision_config(name, activation="gelu").
 VISION_TOWERS: dict[str, ViTConfig] = {
     "ViT-B/32": ViTConfig(width=768, depth=12, heads=12, patch=32, image_size=(224, 224), projection=512),
