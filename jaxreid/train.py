@@ -187,7 +187,7 @@ def train(run: Run, evaluator: Evaluator) -> tuple[TrainState, Any]:
                     state, frozen = _enter(run, stage, state, frozen)
                     checkpoints.save_frozen(stage.name, frozen)
                     first = 0
-            steps = _Stage(run, stage, number, state)
+            steps = EpochLoop(run, stage, number, state)
             if first == 0:
                 with run.phase("calibrating"):
                     state = steps.calibrate(state, frozen)
@@ -257,7 +257,7 @@ def restore_latest(run: Run) -> tuple[TrainState, Any]:
         checkpoints.close()
 
 
-class _Stage:
+class EpochLoop:
     """The epochs of one stage: its compiled steps, its plans, its loaders."""
 
     def __init__(self, run: Run, stage: Stage, number: int, state: TrainState) -> None:

@@ -11,11 +11,6 @@ import dataclasses
 import numpy as np
 
 
-def epoch_generator(seed: int, stage: int, epoch: int) -> np.random.Generator:
-    """The generator of one epoch's order and frames."""
-    return np.random.default_rng((seed, stage, epoch))
-
-
 def _wrapped(values: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
     """`count` values: permutations one after the other, so that all occur before one repeats."""
     rounds = [rng.permutation(values) for _ in range(-(-count // len(values)))]

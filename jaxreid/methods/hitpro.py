@@ -157,15 +157,11 @@ class HiTPro(Method):
 
     def notes(self) -> tuple[str, ...]:
         unit = self.config.prototypes.unit
-        notes = [
-            f"Prototype unit: {unit}"
-            + (" (uses which recording a tracklet was cut from)." if unit != "tracklet" else ".")
-        ]
+        knows = {"tracklet": "", "camera_track": " (uses which recording a tracklet was cut from)"}
+        notes = [f"Prototype unit: {unit}{knows[unit]}."]
         if len(self.modalities) == 1:
             seen = modality_name(self.modalities[0])
-            notes.append(
-                f"All training tracklets are {seen}: the within-modality levels ran, the cross-modality level did not."
-            )
+            notes.append(f"All training tracklets are {seen}: levels 1 and 2 ran, the cross-modality level could not.")
         sizes = np.bincount(self.slot_camera, minlength=len(self.camera_modality))
         for key in np.flatnonzero(sizes == 1):
             notes.append(f"Camera {self.camera_names[key]} has one slot: it adds nothing to the intra-camera level.")
@@ -275,7 +271,7 @@ class HiTPro(Method):
         for modality, threshold in zip(
             range(prototypes.within_threshold.shape[0]), prototypes.within_threshold, strict=True
         ):
-            found[f"within_threshold_{modality}"] = float(threshold)
+            found[f"within_threshold_{modality_name(code)}"] = float(threshold)
         found["cross_threshold"] = float(prototypes.cross_threshold)
         found["concentration"] = float(prototypes.concentration.sum() / slots)
         return found

@@ -1,0 +1,252 @@
+"""Whole runs on `walkers/tiny`: resume, what may be seen, compiling once, devices, bad workdirs."""
+
+import dataclasses
+import json
+import logging
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from jaxreid import train
+from jaxreid.backbones import clip
+from jaxreid.backbones.vit import ViTConfig
+from jaxreid.checkpoints import Checkpoints
+from jaxreid.evaluate import Evaluator
+from jaxreid.metric_writer import read_metrics
+from jaxreid.run import claim_workdir, start_run
+
+SMALL = ViTConfig(width=32, depth=2, heads=2, patch=16, image_size=(64, 32), projection=16)
+
+
+@pytest.fixture(autouse=True)
+def small_tower(monkeypatch):
+    monkeypatch.setitem(clip.VISION_TOWERS, "small", SMALL)
+
+
+def make_config(name, **changes):
+    from importlib import import_module
+
+    config = import_module(f"configs.{name}").get_config()
+    config.dataset.config = "tiny"
+    config.backbone.name, config.backbone.checkpoint = "small", ""
+    config.epochs, config.calibrate_batches, config.extraction_batch = 3, 2, 16
+    config.mesh.devices = 1
+    config.log_every = 2
+    if name == "hitpro":
+        config.batch.slots, config.prototypes.capacity_multiple = 8, 8
+        config.levels.cross_from = 1
+    else:
+        config.batch.identities, config.batch.clips = 4, 4
+    config.update_from_flattened_dict(changes)
+    return config
+
+
+def run_training(config, workdir, data_dir, stop_after=None):
+    """(run, state, frozen) of a whole training; `stop_after` epochs breaks off as a killed process would."""
+    workdir = Path(workdir)
+    claim_workdir(workdir, config.to_dict())
+    run = start_run(config, workdir, data_dir)
+    evaluator = Evaluator(run)
+    if stop_after is not None:
+        whole = train.EpochLoop.epoch
+
+        def broken(self, state, frozen, epoch, *rest):
+            if epoch == stop_after:
+                raise KeyboardInterrupt
+            return whole(self, state, frozen, epoch, *rest)
+
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(train.EpochLoop, "epoch", broken)
+            train.train(run, evaluator)
+        return run, None, None
+    state, frozen = train.train(run, evaluator)
+    return run, state, frozen
+
+
+def leaves(state):
+    return jax.device_get(jax.tree.leaves((state.params, state.batch_stats, state.memory, state.opt_state)))
+
+
+def assert_equal(one, other):
+    for a, b in zip(leaves(one), leaves(other), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, data_dir, tiny):
+    """One finished HiTPro run with its evaluation."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(clip.VISION_TOWERS, "small", SMALL)
+        workdir = tmp_path_factory.mktemp("finished")
+        run, state, frozen = run_training(make_config("hitpro"), workdir, data_dir)
+        return run, state, frozen
+
+
+def test_results_of_a_run(finished):
+    run, state, frozen = finished
+    evaluator = Evaluator(run)
+    results = evaluator.final(train.variables_of(state, frozen), state.memory, "epoch 3 (last)")
+    saved = json.loads((run.workdir / "results.json").read_text())
+    assert saved == json.loads(json.dumps(results))
+    for direction in ("visible_to_infrared", "infrared_to_visible"):
+        record = saved[direction]
+        assert record["protocol"] == "cross_modal_cam"
+        assert 0 < record["mINP"] <= 100 and 0 < record["mAP"] <= 100
+        assert record["rank-1"] <= record["rank-5"] <= record["rank-10"] <= record["rank-20"]
+    query, gallery = run.dataset.query, run.dataset.gallery
+    assert saved["infrared_to_visible"]["queries"] == len(query)
+    assert saved["infrared_to_visible"]["gallery"] == len(gallery)
+    assert saved["visible_to_infrared"]["queries"] == len(gallery)
+    assert (run.workdir / "report" / "index.html").stat().st_size > 10_000
+    assert {row["kind"] for row in read_metrics(run.workdir)} == {"association", "train"}
+
+
+def test_steps_change_parameters_and_move_prototypes(finished):
+    run, state, frozen = finished
+    start, _ = train._enter(run, run.method.stages()[0], None, None)
+    before, after = jax.device_get((start.params, state.params))
+    moved = jax.tree.map(lambda a, b: bool(np.any(a != b)), before, after)
+    assert all(jax.tree.leaves(moved)), moved
+    assert int(state.step) == 3 * len(
+        run.method.stages()[0].sampler.draw(
+            np.asarray(state.memory.slot), run.dataset.train.table.modality, np.random.default_rng(0)
+        )[0]
+    )
+
+
+def test_resume_equals_the_uninterrupted_run(finished, tmp_path, data_dir):
+    run, state, _ = finished
+    run_training(make_config("hitpro"), tmp_path, data_dir, stop_after=2)
+    assert Checkpoints(tmp_path).latest() == 2
+    # A crash in the middle of an epoch leaves rows that the resumed run writes again.
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        row = read_metrics(tmp_path)[-1]
+        file.write(json.dumps({**row, "epoch": 2, "run_epoch": 2}) + '\n{"kind": "tr')
+    _, resumed, _ = run_training(make_config("hitpro"), tmp_path, data_dir)
+    assert_equal(state, resumed)
+    assert read_metrics(tmp_path) == read_metrics(run.workdir)
+
+
+def test_identity_labels_never_reach_training(finished, tmp_path, data_dir):
+    """Everything that could carry an identity is permuted over the tracklets; the run must not notice."""
+    run, state, _ = finished
+    config = make_config("hitpro")
+    other = start_run(config, tmp_path, data_dir)
+    shuffle = np.random.default_rng(0).permutation(len(other.dataset.train))
+    split = other.dataset.train
+    labels = dataclasses.replace(
+        split.labels,
+        pid=split.labels.pid[shuffle],
+        identity=split.labels.identity[shuffle],
+        clothes=np.arange(len(split), dtype=np.int32),
+        pair=np.arange(len(split), dtype=np.int32)[shuffle],
+        names=tuple(np.array(split.labels.names)[shuffle].tolist()),
+    )
+    table = dataclasses.replace(split.table, recording=split.table.recording[shuffle])
+    permuted = dataclasses.replace(split, labels=labels, table=table)
+    other.dataset = dataclasses.replace(other.dataset, train=permuted)
+    other.method.info = dataclasses.replace(other.method.info, table=table)
+    claim_workdir(tmp_path, config.to_dict())
+    unlike, _ = train.train(other, Evaluator(other))
+    assert_equal(state, unlike)
+    # The diagnostics do look at the labels: the permutation is not a no-op.
+    rows, permuted_rows = read_metrics(run.workdir), read_metrics(tmp_path)
+    assert [r for r in rows if r["kind"] == "train"] == [r for r in permuted_rows if r["kind"] == "train"]
+    assert [r for r in rows if r["kind"] == "association"] != [r for r in permuted_rows if r["kind"] == "association"]
+
+
+def test_each_step_compiles_once(tmp_path, data_dir, tiny, caplog):
+    with jax.log_compiles(), caplog.at_level(logging.WARNING, logger="jax"):
+        run, *_ = run_training(make_config("hitpro"), tmp_path, data_dir)
+    for name in ("train_step", "calibrate_step", "refresh", "extract_step"):
+        lines = [r.getMessage() for r in caplog.records if f"Finished XLA compilation of jit({name})" in r.getMessage()]
+        # extract_step: the training split's clips and the test split's have other shapes, one function each.
+        assert len(lines) == (2 if name == "extract_step" else 1), (name, lines)
+    assert {step.count for step in run.compiled.values()} == {1}
+
+
+@pytest.mark.parametrize(("devices", "fsdp"), [(8, 1), (8, 4)])
+def test_devices_do_not_change_the_result(finished, tmp_path, data_dir, devices, fsdp, monkeypatch):
+    monkeypatch.setattr("jaxreid.parallel.SPLIT_ABOVE", 512)
+    _, state, _ = finished
+    config = make_config("hitpro", **{"mesh.devices": devices, "mesh.fsdp": fsdp})
+    _, sharded, _ = run_training(config, tmp_path, data_dir)
+    if fsdp > 1:
+        specs = {leaf.sharding.spec for leaf in jax.tree.leaves(sharded.params)}
+        assert any("fsdp" in str(spec) for spec in specs)
+    # Sums over eight devices round otherwise than on one; Adam turns tiny gradients into full steps, so parameters
+    # whose gradient is rounding noise differ by up to a few learning rates.
+    for a, b in zip(
+        jax.device_get(jax.tree.leaves(state.params)), jax.device_get(jax.tree.leaves(sharded.params)), strict=True
+    ):
+        np.testing.assert_allclose(a, b, atol=5e-3)
+    np.testing.assert_allclose(
+        np.asarray(state.memory.prototypes.feature), np.asarray(sharded.memory.prototypes.feature), atol=2e-2
+    )
+
+
+def test_baseline_overfits(tmp_path, data_dir, tiny):
+    config = make_config("baseline", epochs=60)
+    config.optimiser.tower_rate, config.optimiser.head_rate, config.triplet.weight = 1e-3, 1e-2, 0.1
+    config.augment = {"crop": 0}
+    config.label_smoothing = 0.0
+    run, _, _ = run_training(config, tmp_path, data_dir)
+    losses = [row["identity"] for row in read_metrics(run.workdir) if row["kind"] == "train"]
+    assert losses[0] > 1.5  # ln 6 = 1.79 for the six identities
+    assert losses[-1] < 0.3
+
+
+def test_padding_changes_nothing(finished):
+    """Rows that only fill a batch leave loss, statistics and prototypes of the others as they are."""
+    run, state, frozen = finished
+    stage = run.method.stages()[0]
+    steps = train.EpochLoop(run, stage, 0, state)
+    batch = next(iter(steps.loader(state, train.TRAINING, 0)[0]))
+    batch = run.pixels(batch)
+    rows = batch.valid.shape[0]
+    filled = jax.tree.map(lambda x: jax.numpy.concatenate([x, x[:8]]), batch)
+    filled = filled.replace(valid=filled.valid.at[rows:].set(False), tracklet=filled.tracklet.at[rows:].set(-1))
+    progress = train.progress_at(stage, 2, 0, 1)
+
+    def loss(batch):
+        return run.method.loss(
+            train.variables_of(state, frozen), state.memory, batch, jax.random.PRNGKey(0), progress, stage, "all"
+        )
+
+    one, other = jax.jit(loss)(batch), jax.jit(loss)(filled)
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        # float32 sums of other lengths are added in another order
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_another_config_is_refused(finished):
+    run, *_ = finished
+    config = make_config("hitpro", **{"levels.temperature": 0.1})
+    with pytest.raises(ValueError, match=r"levels\.temperature: 0\.07 → 0\.1"):
+        claim_workdir(run.workdir, config.to_dict())
+
+
+def test_one_modality_is_named(tmp_path, data_dir):
+    config = make_config("hitpro", **{"dataset.config": "tiny"})
+    run = start_run(config, tmp_path, data_dir)
+    table = run.dataset.train.table
+    info = dataclasses.replace(
+        run.method.info, table=dataclasses.replace(table, modality=np.zeros_like(table.modality))
+    )
+    with pytest.raises(ValueError, match="every training tracklet is visible"):
+        type(run.method)(config, info)
+    config.require_both_modalities = False
+    assert any("cross-modality level could not" in note for note in type(run.method)(config, info).notes())
+
+
+def test_unwritable_workdir_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="cannot be written"):
+        claim_workdir(tmp_path / "file" / "run", {})
+
+
+def test_batch_must_divide_over_devices(tmp_path, data_dir):
+    with pytest.raises(ValueError, match="does not divide over 8 devices"):
+        start_run(make_config("hitpro", **{"mesh.devices": 8, "batch.slots": 7}), tmp_path, data_dir)
