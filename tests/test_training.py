@@ -104,7 +104,7 @@ def test_results_of_a_run(finished):
 
 
 def test_steps_change_parameters_and_move_prototypes(finished):
-    run, state, frozen = finished
+    run, state, _ = finished
     start, _ = train._enter(run, run.method.stages()[0], None, None)
     before, after = jax.device_get((start.params, state.params))
     moved = jax.tree.map(lambda a, b: bool(np.any(a != b)), before, after)

@@ -8,7 +8,7 @@ import logging
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import tensorflow_datasets as tfds
 
@@ -73,7 +73,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         protocol, remarks = _protocol(splits)
         for remark in remarks:
             _LOG.warning("%s", remark)
-        self.info.metadata.update(
+        cast(dict, self.info.metadata).update(
             protocol=protocol,
             cameras=[
                 {"number": number, "name": camera, "modality": "+".join(sorted(_modalities(tracklets, camera)))}

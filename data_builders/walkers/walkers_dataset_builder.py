@@ -7,7 +7,7 @@ import dataclasses
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import cv2
 import numpy as np
@@ -83,10 +83,14 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             raise DataSetError(f"walkers: no configuration {config!r}; there are {', '.join(known)}")
         if source is not None:
             raise DataSetError(f"walkers: is drawn and reads no source, got {source}")
-        return known[config]
+        return cast(WalkersConfig, known[config])
+
+    @property
+    def _config(self) -> WalkersConfig:
+        return cast(WalkersConfig, self.builder_config)
 
     def _info(self) -> tfds.core.DatasetInfo:
-        config = self.builder_config
+        config = self._config
         return tfds.core.DatasetInfo(
             builder=self,
             description="Drawn pedestrians before several visible and infrared cameras.",
@@ -106,21 +110,21 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     def _download_and_prepare(self, dl_manager: Any, download_config: Any) -> None:
         # The data directory is still the unfinished one here, so sidecars and records appear together.
         with contextlib.ExitStack() as stack:
-            command = f"python -m jaxreid.data.build walkers/{self.builder_config.name}"
+            command = f"python -m jaxreid.data.build walkers/{self._config.name}"
             self._writers = {
                 kind: stack.enter_context(
                     SidecarWriter(self.data_path, kind, {**SIDECARS[kind], "made_by": "walkers", "command": command})
                 )
-                for kind in self.builder_config.sidecars
+                for kind in self._config.sidecars
             }
             super()._download_and_prepare(dl_manager=dl_manager, download_config=download_config)
         del self._writers  # builders are pickled
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator[Any]]:
-        world = World(self.builder_config.world)
-        query, gallery = query_and_gallery(world.specs("test"), self.builder_config.protocol)
+        world = World(self._config.world)
+        query, gallery = query_and_gallery(world.specs("test"), self._config.protocol)
         splits = {"train": world.specs("train"), "query": query, "gallery": gallery}
-        self.info.metadata.update(
+        cast(dict, self.info.metadata).update(
             cameras=[
                 {"number": camera.number, "name": camera.name, "modality": camera.modality} for camera in world.cameras
             ],
@@ -157,7 +161,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
                     platform="ground",
                     attributes=attributes,
                     role=split,
-                    source=f"walkers/{self.builder_config.name} {VERSION} {fingerprint()}",
+                    source=f"walkers/{self._config.name} {VERSION} {fingerprint()}",
                 ),
             )
 

@@ -17,6 +17,7 @@ import argparse
 import contextlib
 import importlib
 import inspect
+import io
 import json
 import logging
 import os
@@ -168,13 +169,25 @@ def build(
 def _open_builder(name: str, config: str | None, root: Path, source: Path | None, options: dict[str, Any]) -> Any:
     cls = builder_class(name)
     if hasattr(cls, "make_config"):
-        return cls(data_dir=os.fspath(root), config=cls.make_config(config, source, **options))
+        with _quiet_tfds():  # it warns of configurations that are made for the occasion
+            return cls(data_dir=os.fspath(root), config=cls.make_config(config, source, **options))
     if options:
         raise DataSetError(f"{name}: takes no options, got {sorted(options)}")
     known = list(getattr(cls, "builder_configs", {}))
     if config is not None and config not in known:
         raise DataSetError(f"{name}: no configuration {config!r}; there are {known}")
     return cls(data_dir=os.fspath(root), config=config)
+
+
+@contextlib.contextmanager
+def _quiet_tfds() -> Iterator[None]:
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _prepare(builder: Any, source: Path | None) -> None:
@@ -186,8 +199,9 @@ def _prepare(builder: Any, source: Path | None) -> None:
         compute_stats=tfds.download.ComputeStatsMode.SKIP,
     )
     tfds.disable_progress_bar()  # builders show their own, which knows the total
+    print(f"building {builder.data_dir} (once)", file=sys.stderr)
     try:
-        with contextlib.redirect_stdout(sys.stderr):  # where TFDS announces what it does
+        with contextlib.redirect_stdout(io.StringIO()):  # TFDS announces a download, which there is not
             builder.download_and_prepare(download_config=download_config, file_format="array_record")
     finally:
         tfds.enable_progress_bar()

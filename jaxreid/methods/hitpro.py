@@ -268,9 +268,7 @@ class HiTPro(Method):
             if scored:
                 found[f"{name}_precision"] = 100.0 * right.sum() / max(pairs.sum(), 1)
             found[f"{name}_coverage"] = 100.0 * pairs.any(1).sum() / slots
-        for modality, threshold in zip(
-            range(prototypes.within_threshold.shape[0]), prototypes.within_threshold, strict=True
-        ):
+        for code, threshold in zip(self.modalities, prototypes.within_threshold, strict=True):
             found[f"within_threshold_{modality_name(code)}"] = float(threshold)
         found["cross_threshold"] = float(prototypes.cross_threshold)
         found["concentration"] = float(prototypes.concentration.sum() / slots)

@@ -18,8 +18,10 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import importlib
+import importlib.util
 import logging
 import time
+from collections.abc import Hashable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -48,19 +50,20 @@ SEED = 7_000_001  # of the people and cameras: no data set's world has a seed in
 class Stage:
     name: str
     steps: int
-    learning_rate: float  # of the matrices (Muon); everything else takes a tenth of it (Adam)
+    learning_rate: float  # of the matrices (Muon); everything else takes a fifth of it (Adam)
     place_weight: float
 
 
 STAGES = (Stage("people", 1000, 1e-2, 0.0), Stage("places", 260, 5e-3, 1.0))
 BATCH = 48
+WORD_WEIGHT = 2.0
 
 
 class Pictures(NamedTuple):
     """N pictures and what is known of them."""
 
     frames: np.ndarray  # u8[N, H, W, 3]
-    materials: np.ndarray  # u8[N, patches, M], share of each material, 255 = all
+    materials: np.ndarray  # u8[N, 2h, 2w, M], share of each material in the quarters of every patch, 255 = all
     words: np.ndarray  # i32[N, A], which word of each attribute
     place: np.ndarray  # i32[N]
 
@@ -92,10 +95,10 @@ def draw_pictures(identities: int, config: ViTConfig = TOWER, seed: int = SEED) 
     for spec in world.specs("train"):
         drawn = world.draw(spec)
         count = len(drawn.frames)
-        cells = drawn.materials.reshape(count, rows, -1, columns, drawn.materials.shape[2] // columns)
-        cells = cells.transpose(0, 1, 3, 2, 4).reshape(count, rows * columns, -1)
+        cells = drawn.materials.reshape(count, 2 * rows, -1, 2 * columns, drawn.materials.shape[2] // (2 * columns))
         frames.append(drawn.frames)
-        shares.append(np.stack([(cells == m).mean(-1) * 255 + 0.5 for m in range(len(materials))], -1).astype(np.uint8))
+        share = np.stack([(cells == m).mean((2, 4)) for m in range(len(materials))], -1)
+        shares.append((share * 255 + 0.5).astype(np.uint8))
         words += [codes(world.persons[spec.pid])[asked]] * count
         place += [place_names.index(world.scenes[spec.camera].place)] * count
     return Pictures(np.concatenate(frames), np.concatenate(shares), np.stack(words), np.array(place, np.int32))
@@ -137,7 +140,7 @@ class Reader(nn.Module):
 
     @nn.compact
     def __call__(self, frames: Array) -> tuple[list[Array], Array]:
-        """Normalised frames → logits of every attribute's words, and of the materials of every patch."""
+        """Normalised frames → logits of every attribute's words, and of the materials of the patches' quarters."""
         out = ViT(self.config, name="tower")(frames)
         picture = out["projected"]
         picture = picture / jnp.linalg.norm(picture, axis=-1, keepdims=True)
@@ -145,26 +148,30 @@ class Reader(nn.Module):
         words = self.param("words", nn.initializers.normal(1.0), (sum(self.vocabulary), picture.shape[-1]))
         words = words / jnp.linalg.norm(words, axis=-1, keepdims=True)
         logits = jnp.split(scale * picture @ words.T, np.cumsum(self.vocabulary)[:-1], axis=-1)
-        return logits, nn.Dense(self.materials, name="materials")(out["patch_tokens"])
+        quarters = nn.Dense(4 * self.materials, name="materials")(out["patch_tokens"])
+        rows, columns = self.config.grid
+        quarters = quarters.reshape(-1, rows, columns, 2, 2, self.materials).transpose(0, 1, 3, 2, 4, 5)
+        return logits, quarters.reshape(-1, 2 * rows, 2 * columns, self.materials)
 
 
-def loss(reader: Reader, params: Any, rng: Array, batch: Pictures, place_weight: Array) -> tuple[Array, dict]:
-    """Cross entropy of the words (mean over attributes) + of the patches' materials + weight × of the place."""
+def loss(
+    reader: Reader, params: Any, rng: Array, batch: Pictures, place_weight: float
+) -> tuple[Array, dict[str, Array]]:
+    """Weighted sum of the cross entropies of words (mean over attributes), materials (mean over cells) and place."""
     flip_rng, photograph_rng = jax.random.split(rng)
     frames, materials = batch.frames.astype(jnp.float32) / 255, batch.materials.astype(jnp.float32) / 255
     flip = jax.random.bernoulli(flip_rng, 0.5, (len(frames),))[:, None, None, None]
     frames = jnp.where(flip, frames[:, :, ::-1], frames)
-    grid = materials.reshape(len(frames), *reader.config.grid, -1)
-    materials = jnp.where(flip, grid[:, :, ::-1], grid).reshape(materials.shape)
-    words, patches = reader.apply({"params": params}, (photograph(photograph_rng, frames) - MEAN) / STD)
+    materials = jnp.where(flip, materials[:, :, ::-1], materials)
+    words, quarters = reader.apply({"params": params}, (photograph(photograph_rng, frames) - MEAN) / STD)
     word_loss = jnp.stack([_cross_entropy(x, y) for x, y in zip(words[:-1], batch.words.T, strict=True)])
-    patch_loss = optax.softmax_cross_entropy(patches, materials).mean()
+    patch_loss = jnp.mean(-jnp.sum(materials * jax.nn.log_softmax(quarters), -1))
     place_loss = _cross_entropy(words[-1], batch.place)
     metrics = {"words": word_loss.mean(), "patches": patch_loss, "place": place_loss}
-    return word_loss.mean() + patch_loss + place_weight * place_loss, metrics
+    return WORD_WEIGHT * word_loss.mean() + patch_loss + place_weight * place_loss, metrics
 
 
-def _cross_entropy(logits, target):
+def _cross_entropy(logits: Array, target: Any) -> Array:
     return optax.softmax_cross_entropy_with_integer_labels(logits, target).mean()
 
 
@@ -177,9 +184,9 @@ def optimiser(params: Any, stage: Stage) -> optax.GradientTransformation:
     def kind(path, leaf):
         return "muon" if leaf.ndim == 2 and "block" in jax.tree_util.keystr(path) else "adam"
 
-    transforms = {
+    transforms: dict[Hashable, optax.GradientTransformation] = {
         "muon": optax.contrib.muon(schedule(stage.learning_rate)),
-        "adam": optax.adam(schedule(0.1 * stage.learning_rate)),
+        "adam": optax.adam(schedule(0.2 * stage.learning_rate)),
     }
     return optax.partition(transforms, jax.tree_util.tree_map_with_path(kind, params))
 
@@ -207,12 +214,13 @@ def train(reader: Reader, params: Any, pictures: Pictures, stage: Stage, seed: i
         updates, state = transformation.update(gradients, state, params)
         return optax.apply_updates(params, updates), state, metrics
 
-    start = time.perf_counter()
+    start, running = time.perf_counter(), None
     for number in range(stage.steps):
         rows = order.integers(len(pictures.frames), size=BATCH)
         params, state, metrics = step(params, state, number, Pictures(*(x[rows] for x in pictures)))
+        running = metrics if running is None else jax.tree.map(lambda a, b: 0.95 * a + 0.05 * b, running, metrics)
         if number % 50 == 0 or number == stage.steps - 1:
-            values = " ".join(f"{name} {float(value):.3f}" for name, value in metrics.items())
+            values = " ".join(f"{name} {float(value):.3f}" for name, value in running.items())
             log.info("%s %d/%d %.0f s: %s", stage.name, number, stage.steps, time.perf_counter() - start, values)
     return params
 
