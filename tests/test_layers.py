@@ -192,3 +192,24 @@ def test_batch_norm_takes_bf16_and_answers_fp32():
     y, _ = module.apply(variables, x, use_running_average=False, mutable=["batch_stats"])
     assert y.dtype == jnp.float32
     np.testing.assert_allclose([y.mean(), y.std()], [0, 1], atol=1e-4)
+
+
+def test_batch_norm_statistics_are_those_of_all_devices():
+    devices = jax.devices()
+    if len(devices) == 1:
+        pytest.skip("one device")
+    rows = 4 * len(devices)
+    x = jax.random.normal(jax.random.key(0), (rows, 3)) + jnp.arange(rows)[:, None]
+    mask = jnp.arange(rows) % 3 != 0
+    module = MaskedBatchNorm()
+    variables = module.init(jax.random.key(0), x, use_running_average=False)
+    mesh = jax.sharding.Mesh(np.array(devices), ("data",))
+    spread = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+
+    @jax.jit
+    def apply(x, mask):
+        return module.apply(variables, x, mask, use_running_average=False, mutable=["batch_stats"])
+
+    sharded = apply(jax.device_put(x, spread), jax.device_put(mask, spread))
+    for a, b in zip(jax.tree.leaves(apply(x, mask)), jax.tree.leaves(sharded), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)

@@ -292,6 +292,33 @@ def test_zero_padding_of_slots_changes_nothing():
         np.testing.assert_allclose(small[name], large[name], rtol=1e-6, err_msg=name)
 
 
+def test_sharded_batch_gives_the_same_losses_and_memory(world):
+    """Rows of the batch spread over all devices, memory replicated; needs several devices (conftest.py)."""
+    devices = jax.devices()
+    if len(devices) == 1:
+        pytest.skip("one device")
+    memory, clips, slot, valid, _ = world
+    rows = 3 * len(devices)
+    batch = [jnp.resize(x, (rows, *x.shape[1:])) for x in (clips, slot, valid)]
+    mesh = jax.sharding.Mesh(np.array(devices), ("data",))
+    spread = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+    whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+
+    @jax.jit
+    def step(clips, slot, valid, memory):
+        def total(z):
+            losses = hierarchical_losses(z, slot, valid, memory)
+            return losses["intra"] + losses["within"] + losses["cross"]
+
+        updated = prototypes.update_prototypes(memory, clips, slot, valid, 0.5)
+        return jax.value_and_grad(total)(clips), updated.feature
+
+    plain = step(*batch, memory)
+    sharded = step(*[jax.device_put(x, spread) for x in batch], jax.device_put(memory, whole))
+    for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(sharded), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+
 def test_bad_scope_is_named(world):
     memory, clips, slot, valid, _ = world
     with pytest.raises(ValueError, match="scope is 'global'"):
