@@ -91,6 +91,28 @@ def test_command_line(data_dir, capsys):
     assert "no data set is called 'marz'" in capsys.readouterr().err
 
 
+def test_command_line_options(data_dir, capsys):
+    assert command._option("max_excluded=0.1") == ("max_excluded", 0.1)
+    assert command._option("rule=a=b") == ("rule", "a=b")
+    assert command.main([TINY, "--data_dir", str(data_dir), "--option", "colour=1"]) == 1
+    assert "does not take these options" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        command.main([TINY, "--option", "colour"])
+    assert "expected NAME=VALUE, got 'colour'" in capsys.readouterr().err
+
+
+def test_another_package_of_the_same_name_is_noticed(tmp_path):
+    """Only where the builders stand beside the package, as in a checkout."""
+    if command._builders()[0] != "data_builders":
+        pytest.skip("builders are inside the package")
+    (tmp_path / "data_builders" / "walkers").mkdir(parents=True)
+    for folder in ("data_builders", "data_builders/walkers"):
+        (tmp_path / folder / "__init__.py").touch()
+    process = python("import sys; sys.path.insert(0, sys.argv[1]); " + BUILD_TINY, tmp_path, cwd=tmp_path)
+    _, errors = process.communicate()
+    assert "another package called 'data_builders' comes first on sys.path" in errors
+
+
 def test_command_line_names_errors_of_builders(tmp_path):
     """Run as a module: the exceptions of builders are those that the command catches."""
     process = subprocess.run(
@@ -256,8 +278,6 @@ def test_an_ordinary_builder_reads_source_as_its_manual_directory(tmp_path, monk
     package = tmp_path / "other_builders"
     (package / "numbers").mkdir(parents=True)
     (package / "numbers" / "numbers_dataset_builder.py").write_text(PLAIN_BUILDER)
-    for folder in (package, package / "numbers"):
-        (folder / "__init__.py").touch()
     (tmp_path / "raw").mkdir()
     (tmp_path / "raw" / "numbers.txt").write_text("4 5 6")
     monkeypatch.setattr(command, "_builders", lambda: ("other_builders", package))

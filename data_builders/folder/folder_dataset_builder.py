@@ -150,7 +150,8 @@ def _check_frames(folder: Folder, limit: float) -> tuple[list[Tracklet], list[di
     if len(excluded) > limit * len(paths):
         raise DataSetError(
             f"folder: {len(excluded)} of {len(paths)} frames ({len(excluded) / len(paths):.1%}) cannot be used, more "
-            f"than the {limit:.1%} that are allowed; repair or remove them, or allow more with max_excluded:\n{named}"
+            f"than the {limit:.1%} that are allowed; repair or remove them, or allow more (build it with --option "
+            f"max_excluded=SHARE):\n{named}"
         )
     if excluded:
         _LOG.warning("%d of %d frames cannot be used and are left out:\n%s", len(excluded), len(paths), named)

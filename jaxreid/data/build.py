@@ -14,6 +14,7 @@ them is an ordinary TFDS builder that reads `source` as its manual directory.
 from __future__ import annotations
 
 import argparse
+import ast
 import contextlib
 import importlib
 import inspect
@@ -60,8 +61,8 @@ def builder_names() -> list[str]:
     return sorted(path.parent.name for path in _builders()[1].glob("*/*_dataset_builder.py"))
 
 
-def _builder_module(name: str, suffix: str = "") -> ModuleType:
-    """Imports the folder of a builder, or with a suffix a module in it."""
+def _builder_package(name: str) -> ModuleType:
+    """Imports the folder of a builder, but no module in it."""
     if name not in builder_names():
         raise DataSetError(
             f"no data set is called {name!r}; there are {', '.join(builder_names())} (in {_builders()[1]}). "
@@ -71,10 +72,11 @@ def _builder_module(name: str, suffix: str = "") -> ModuleType:
     root = str(directory.parent)
     if "." not in package and root not in sys.path:
         sys.path.append(root)
-    module = importlib.import_module(f"{package}.{name}{suffix}")
-    if Path(module.__file__ or "").resolve().parent != directory / name:
+    module = importlib.import_module(f"{package}.{name}")
+    found = Path(next(iter(module.__path__))).resolve()
+    if found != directory / name:
         raise DataSetError(
-            f"{package}.{name} was imported from {module.__file__}, not from {directory}: another package called "
+            f"{package}.{name} was imported from {found}, not from {directory}: another package called "
             f"{package!r} comes first on sys.path; start from another directory"
         )
     return module
@@ -86,7 +88,8 @@ def builder_class(name: str) -> type:
     Raises:
       DataSetError: no builder has this name; the message lists those that exist.
     """
-    return _builder_module(name, f".{name}_dataset_builder").Builder
+    package = _builder_package(name)
+    return importlib.import_module(f"{package.__name__}.{name}_dataset_builder").Builder
 
 
 def progress(
@@ -126,9 +129,9 @@ def build(
     """
     if config is None and "/" in name:
         name, config = name.split("/", 1)
-    root = Path(data_dir).expanduser().absolute() if data_dir is not None else default_data_dir()
+    root = Path(data_dir if data_dir is not None else default_data_dir()).expanduser().absolute()
     raw = Path(os.path.abspath(Path(source).expanduser())) if source is not None else None
-    folder = _builder_module(name)
+    folder = _builder_package(name)
     builder = None
     if hasattr(folder, "locate"):
         try:
@@ -273,6 +276,17 @@ def _lock(prepared: Path) -> Iterator[bool]:
         yield locked
 
 
+def _option(text: str) -> tuple[str, Any]:
+    """NAME=VALUE; a value that is no Python literal is a string."""
+    name, equals, value = text.partition("=")
+    if not (equals and name.isidentifier()):
+        raise argparse.ArgumentTypeError(f"expected NAME=VALUE, got {text!r}")
+    try:
+        return name, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return name, value
+
+
 def main(arguments: list[str] | None = None) -> int:
     """The command line; returns the exit status."""
     parser = argparse.ArgumentParser(
@@ -283,10 +297,18 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("name", metavar="NAME[/CONFIG]", help="data set, with its configuration if it has several")
     parser.add_argument("--data_dir", help=f"where prepared sets live (default ${DATA_DIR_VARIABLE} or the cache)")
     parser.add_argument("--source", help="directory with the raw data")
+    parser.add_argument(
+        "--option",
+        metavar="NAME=VALUE",
+        action="append",
+        default=[],
+        type=_option,
+        help="a further setting of the builder (repeatable), e.g. max_excluded=0.1 for folder",
+    )
     parsed = parser.parse_args(arguments)
     logging.basicConfig(format="%(levelname)s: %(message)s")
     try:
-        prepared = build(parsed.name, data_dir=parsed.data_dir, source=parsed.source)
+        prepared = build(parsed.name, data_dir=parsed.data_dir, source=parsed.source, **dict(parsed.option))
     except DataSetError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
