@@ -1,5 +1,7 @@
 """HiTPro, unsupervised visible-infrared video re-identification. Presets: walkers (default), folder."""
 
+from typing import Any
+
 import ml_collections
 
 from jaxreid.config import HALF, base_config, unknown_preset
@@ -20,7 +22,7 @@ def get_config(preset: str = "walkers") -> ml_collections.ConfigDict:
     return config
 
 
-def _small(config: ml_collections.ConfigDict) -> None:
+def _small(config: Any) -> None:
     """The small tower at 64×32 pixels: minutes on two CPU cores."""
     config.dataset.name, config.dataset.config = "walkers", "vvi"
     config.require_both_modalities = True

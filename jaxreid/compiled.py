@@ -31,6 +31,5 @@ class Compiled:
         return self._executable
 
     def __call__(self, *arguments: Any) -> Any:
-        if self._executable is None:
-            self.compile(*arguments)
-        return self._executable(*arguments)
+        executable = self._executable or self.compile(*arguments)
+        return executable(*arguments)

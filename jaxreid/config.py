@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import ml_collections
 
@@ -10,7 +11,7 @@ IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 HALF = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
 
 
-def base_config(method: str, preset: str) -> ml_collections.ConfigDict:
+def base_config(method: str, preset: str) -> Any:
     """What `configs/*.py` start from; a value that a method reads is set there or in its preset."""
     config = ml_collections.ConfigDict()
     config.method = method

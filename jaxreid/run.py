@@ -7,7 +7,7 @@ import dataclasses
 import json
 import os
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ class Run:
     method: Method
     pixels: Pixels
     loading: LoaderOptions
-    phases: Counter[str] = dataclasses.field(default_factory=Counter)
+    phases: defaultdict[str, float] = dataclasses.field(default_factory=lambda: defaultdict(float))
     compiled: dict[str, Any] = dataclasses.field(default_factory=dict)
     readers: dict[str, FrameReader] = dataclasses.field(default_factory=dict)
 

@@ -32,8 +32,7 @@ from jaxreid.run import Run
 CALIBRATION, TRAINING = 0, 1  # what an order of clips is drawn for
 
 
-@flax.struct.dataclass
-class TrainState:
+class TrainState(flax.struct.PyTreeNode):
     """Everything that training changes."""
 
     step: jax.Array  # i32, over the whole run

@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxreid.data import build
 from jaxreid.data.schema import INFRARED, VISIBLE
-from jaxreid.data.split import Split, metadata, modality_name, open_split
+from jaxreid.data.split import Split, modality_name, open_split
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +42,7 @@ def open_dataset(options: Any, data_dir: Path | None) -> Dataset:
     directory = build.build(options.name, options.config or None, data_dir=data_dir, source=options.path or None)
     train = open_split(directory, options.train)
     cameras = np.unique(train.table.camera)
-    facts = metadata(directory)
+    facts = build.read_metadata(directory)
     return Dataset(
         name=f"{options.name}/{options.config}" if options.config else options.name,
         directory=Path(directory),

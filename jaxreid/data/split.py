@@ -116,13 +116,7 @@ class FrameReader:
 def _open_source(directory: Path, split: str) -> Any:
     import tensorflow_datasets as tfds
 
-    return tfds.builder_from_directory(str(directory)).as_data_source(split)
-
-
-def metadata(directory: Path) -> dict[str, Any]:
-    """What the builder wrote about the data set as a whole: protocol, camera table, counts, licence."""
-    path = Path(directory) / "metadata.json"
-    return json.loads(path.read_text()) if path.exists() else {}
+    return tfds.builder_from_directory(str(directory)).as_data_source(split)  # pyright: ignore[reportCallIssue]
 
 
 def split_names(directory: Path) -> tuple[str, ...]:
@@ -187,7 +181,7 @@ def _index(directory: Path, split: str) -> dict[str, np.ndarray]:
     rows = _read_index(_open_source(directory, split))
     path.parent.mkdir(exist_ok=True)
     aside = path.with_name(f"{path.name}.{os.getpid()}.npz")
-    np.savez(aside, **rows)
+    np.savez(aside, **rows)  # pyright: ignore[reportArgumentType]
     os.replace(aside, path)
     return rows
 

@@ -119,8 +119,8 @@ class Baseline(Method):
 
     def embed(self, variables: Variables, memory: Any, batch: Batch) -> dict[str, jax.Array]:
         """ "feature" is the neck's output; "tower" the mean of the frames before it."""
-        found = self.network.apply(variables, batch, train=False)
-        return {name: found[name] for name in ("tower", "feature")}  # pyright: ignore[reportIndexIssue]
+        found: Any = self.network.apply(variables, batch, train=False)
+        return {name: found[name] for name in ("tower", "feature")}
 
 
 METHOD = Baseline

@@ -82,8 +82,7 @@ class TemporalAwareFeatureEncoder(nn.Module):
         return {"tower": v, "feature": neck(v, batch.valid, use_running_average=not train)}
 
 
-@flax.struct.dataclass
-class HiTProMemory:
+class HiTProMemory(flax.struct.PyTreeNode):
     prototypes: PrototypeMemory
     slot: jax.Array  # i32[N], the slot of every training tracklet
 
@@ -266,8 +265,8 @@ class HiTPro(Method):
             pairs = index >= 0
             right = pairs & (person[np.maximum(index, 0)] == person[:, None])
             if scored:
-                found[f"{name}_precision"] = 100.0 * right.sum() / max(pairs.sum(), 1)
-            found[f"{name}_coverage"] = 100.0 * pairs.any(1).sum() / slots
+                found[f"{name}_precision"] = float(100.0 * right.sum() / max(pairs.sum(), 1))
+            found[f"{name}_coverage"] = float(100.0 * pairs.any(1).sum() / slots)
         for code, threshold in zip(self.modalities, prototypes.within_threshold, strict=True):
             found[f"within_threshold_{modality_name(code)}"] = float(threshold)
         found["cross_threshold"] = float(prototypes.cross_threshold)

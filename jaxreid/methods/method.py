@@ -23,7 +23,7 @@ from jaxreid.data.batch import Batch
 from jaxreid.data.samplers import IdentitySampler, SlotSampler
 from jaxreid.data.split import Labels, TrackletTable
 
-Variables = dict[str, Any]  # {"params": …, "batch_stats": …}
+Variables = Any  # nested dicts {"params": …, "batch_stats": …}
 Metrics = dict[str, jax.Array]
 
 
@@ -131,17 +131,15 @@ class PretrainedSource:
     config: Any  # the network's configuration, which decides shapes and positions
 
 
-@flax.struct.dataclass
-class Progress:
+class Progress(flax.struct.PyTreeNode):
     """Where training stands in its stage; traced, so that schedules never cause a new compile."""
 
-    step: jax.Array  # i32, in the stage
-    epoch: jax.Array  # f32, whole epochs done in the stage plus the fraction of the present one
-    fraction: jax.Array  # f32, epoch / epochs of the stage
+    step: Any  # i32, in the stage
+    epoch: Any  # f32, whole epochs done in the stage plus the fraction of the present one
+    fraction: Any  # f32, epoch / epochs of the stage
 
 
-@flax.struct.dataclass
-class Features:
+class Features(flax.struct.PyTreeNode):
     """What an extraction pass found: named arrays with one row per clip, padded to a fixed count."""
 
     arrays: dict[str, jax.Array]  # name → [M, …]
