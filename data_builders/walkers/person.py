@@ -24,6 +24,10 @@ COLOURS = {
     "purple": (112, 66, 132), "orange": (206, 118, 48), "brown": (112, 78, 54), "pink": (214, 142, 158),
 }  # fmt: skip
 
+# Visible colours; near-infrared light shows all skin bright and all hair alike.
+SKIN = {"light": (226, 184, 160), "medium": (206, 160, 132), "tan": (166, 118, 88), "dark": (98, 66, 50)}
+HAIR_COLOURS = {"dark": (52, 40, 34), "brown": (104, 72, 48), "fair": (190, 154, 98), "grey": (168, 166, 164)}
+
 # What an outfit is made of; the captions and the attributes use these words.
 GARMENTS = ("upper_a", "upper_b", "lower", "shoes", "bag", "hat")
 UPPER = ("shirt", "coat")
@@ -82,10 +86,17 @@ class Person:
     body: Body
     gait: Gait
     outfit: Outfit
+    skin: str  # key of SKIN
+    hair_colour: str  # key of HAIR_COLOURS
 
 
 def draw_person(
-    pid: int, rng: np.random.Generator, palette: tuple[str, ...], reflectances: tuple[float, ...]
+    pid: int,
+    rng: np.random.Generator,
+    palette: tuple[str, ...],
+    reflectances: tuple[float, ...],
+    skin: tuple[str, ...] = ("medium",),
+    hair_colours: tuple[str, ...] = ("dark",),
 ) -> Person:
     """One random pedestrian; `palette` and `reflectances` are the values a garment may have."""
     body = Body(
@@ -104,7 +115,8 @@ def draw_person(
         lean=rng.uniform(-0.03, 0.16),
         sway=rng.uniform(0.0, 0.03),
     )
-    return Person(pid, body, gait, draw_outfit(rng, palette, reflectances))
+    outfit = draw_outfit(rng, palette, reflectances)
+    return Person(pid, body, gait, outfit, skin[rng.integers(len(skin))], hair_colours[rng.integers(len(hair_colours))])
 
 
 def draw_outfit(rng: np.random.Generator, palette: tuple[str, ...], reflectances: tuple[float, ...]) -> Outfit:

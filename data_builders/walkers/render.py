@@ -13,7 +13,7 @@ import numpy as np
 
 from .camera import Camera
 from .figure import FAR, MATERIAL, MATERIAL_MASK, Figure
-from .person import COLOURS, GARMENTS, JOINT, Person, walk
+from .person import COLOURS, GARMENTS, HAIR_COLOURS, JOINT, SKIN, Person, walk
 from .scene import Scene
 
 SUPERSAMPLING = 2
@@ -30,8 +30,7 @@ HUMAN36M = ("root", "right_hip", "right_knee", "right_ankle", "left_hip", "left_
             "nose", "head_top", "left_shoulder", "left_elbow", "left_wrist", "right_shoulder", "right_elbow",
             "right_wrist")  # fmt: skip
 
-SKIN_VISIBLE, SKIN_INFRARED = (206, 160, 132), 0.92
-HAIR_VISIBLE, HAIR_INFRARED = (52, 40, 34), 0.30
+SKIN_INFRARED, HAIR_INFRARED = 0.92, 0.30
 FAR_SHADE = 0.78
 
 
@@ -44,6 +43,7 @@ class Passage:
     start: float  # metres along the path at frame 0 of the recording
     phase: float  # of the gait at frame 0 of the recording
     gain: float
+    ambient: float  # light on the scene: 1 by day, less when only a flash lights the person
     first_frame: int
     frames: int
     scale: float
@@ -81,12 +81,17 @@ def draw_passage(
     first_frame: int,
     frames: int,
     recorded: int,
+    flash: float = 0.0,
 ) -> Passage:
-    """A random passage: `rng` belongs to the recording of `recorded` frames, `crop_rng` to the tracklet."""
+    """A random passage: `rng` belongs to the recording of `recorded` frames, `crop_rng` to the tracklet.
+
+    `flash` is the probability of a passage by night that a flash lights up, before a dark scene.
+    """
     length = WALKING_SPEED * FRAME_INTERVAL * recorded
     backwards, turn = bool(rng.random() < 0.5), nuisance * rng.uniform(-0.5, 0.5)
     start = -0.5 * length + rng.uniform(-0.8, 0.8)
     phase, gain = rng.uniform(0, 2 * np.pi), 1 + nuisance * rng.uniform(-0.3, 0.3)
+    ambient = rng.uniform(0.05, 0.6) if rng.random() < flash else 1.0
     occluder = None
     if crop_rng.random() < 0.25 * nuisance:
         # The tracklet's middle lies somewhere behind it, so that it covers a part of the frames.
@@ -97,6 +102,7 @@ def draw_passage(
         start=start,
         phase=phase,
         gain=gain,
+        ambient=ambient,
         first_frame=first_frame,
         frames=frames,
         scale=float(np.exp(nuisance * crop_rng.uniform(-0.16, 0.16))),
@@ -116,7 +122,7 @@ def colour_table(person: Person, infrared: bool, occluder: tuple[float, ...] | N
         rows |= {"skin": [255 * SKIN_INFRARED] * 3, "hair": [255 * HAIR_INFRARED] * 3}
     else:
         rows = {name: COLOURS[colour] for name, colour in zip(GARMENTS, outfit.colours, strict=True)}
-        rows |= {"skin": SKIN_VISIBLE, "hair": HAIR_VISIBLE}
+        rows |= {"skin": SKIN[person.skin], "hair": HAIR_COLOURS[person.hair_colour]}
     if occluder is not None:
         rows["occluder"] = [255 * occluder[4 if infrared else 3]] * 3
     for name, colour in rows.items():
@@ -171,7 +177,7 @@ def render(
     layers = layers.reshape(len(times), height, width, 4).astype(np.float32) * (1 / 255)
     path = (ground - [0.0, camera.distance])[:, 0]
     window = np.stack([path - passage.shift[0], np.full(len(times), -passage.shift[1])], -1)
-    background = scene.crops(window, np.full(len(times), WINDOW / passage.scale), size)
+    background = scene.crops(window, np.full(len(times), WINDOW / passage.scale), size) * passage.ambient
     _shadow(background, centre, scale, camera)
     radiance = layers[..., :3] + (1 - layers[..., 3:]) * background
     frames = camera.expose(radiance, passage.gain, np.random.default_rng(passage.noise_seed))

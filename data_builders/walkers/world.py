@@ -27,6 +27,8 @@ class WorldConfig:
       second_passage: probability that the tracklets of a person in a camera come from two recordings, not one.
       frames: fewest and most frames of a tracklet.
       palette: visible colours (names in person.COLOURS) that garments may have.
+      skin, hair_colours: visible tones (names in person.SKIN and person.HAIR_COLOURS).
+      flash: probability that a passage is by night, with a dark scene behind a person in flash light.
       reflectances: near-infrared reflectances that garments may have, independent of the colour.
       camera_strength: how far cameras are from neutral (1 strong).
       nuisance: how much passages of one person differ (1 strong).
@@ -46,6 +48,9 @@ class WorldConfig:
     width: int = 32
     palette: tuple[str, ...] = ("blue", "sand")
     reflectances: tuple[float, ...] = (0.35, 0.70)
+    skin: tuple[str, ...] = ("medium",)
+    hair_colours: tuple[str, ...] = ("dark",)
+    flash: float = 0.0
     camera_strength: float = 0.6
     nuisance: float = 0.4
 
@@ -121,7 +126,14 @@ class World:
         """By pid: 1 to train_identities, then the test identities."""
         config = self.config
         return {
-            pid: draw_person(pid, self._rng(_PERSON, pid), config.palette, config.reflectances)
+            pid: draw_person(
+                pid,
+                self._rng(_PERSON, pid),
+                config.palette,
+                config.reflectances,
+                config.skin,
+                config.hair_colours,
+            )
             for pid in range(1, config.train_identities + config.test_identities + 1)
         }
 
@@ -178,6 +190,7 @@ class World:
             spec.first_frame,
             spec.frames,
             spec.recorded,
+            config.flash,
         )
         caption = describe(person, camera.infrared)
         return render(person, camera, scene, passage, caption, (config.height, config.width))
