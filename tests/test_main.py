@@ -1,0 +1,73 @@
+"""The command line, as a user runs it: one short run, the same line again, and what goes wrong."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SMALL = (
+    "--config.dataset.config=tiny",
+    "--config.epochs=1",
+    "--config.calibrate_batches=1",
+    "--config.batch.slots=4",
+    "--config.prototypes.capacity_multiple=8",
+    "--config.extraction_batch=16",
+)
+
+
+def jaxreid(*arguments, cwd):
+    command = [sys.executable, "-m", "jaxreid.main", *arguments]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=600, check=False)
+
+
+def test_a_run_and_the_same_line_again(tmp_path, data_dir, tiny):
+    line = ("--config=configs/hitpro.py", *SMALL, f"--workdir={tmp_path}/run", f"--data_dir={data_dir}")
+    first = jaxreid(*line, cwd=ROOT)
+    assert first.returncode == 0, first.stderr
+    report = tmp_path / "run" / "report" / "index.html"
+    assert first.stdout.splitlines()[-1] == f"report: {report}"
+    assert report.exists()
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    columns = {"mAP", "mINP", "rank-1", "rank-5", "rank-10", "rank-20", "protocol", "queries", "gallery"}
+    for direction in ("visible_to_infrared", "infrared_to_visible"):
+        assert columns <= set(results[direction])
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["epochs"] == 1
+
+    again = jaxreid(*line, cwd=ROOT)
+    assert again.returncode == 0 and "holds a finished run" in again.stdout
+    assert again.stdout.splitlines()[-1] == f"report: {report}"
+
+    scored = jaxreid(*line, "--mode=evaluate", cwd=ROOT)
+    assert scored.returncode == 0, scored.stderr
+    repeated = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert repeated["visible_to_infrared"] == results["visible_to_infrared"]
+
+    other = jaxreid(*line, "--config.seed=2", cwd=ROOT)
+    assert other.returncode != 0 and "seed: 1 → 2" in other.stderr
+
+
+def test_dry_run_needs_no_workdir(tmp_path, data_dir, tiny):
+    line = ("--config=hitpro", *SMALL, f"--data_dir={data_dir}", "--mode=dry_run")
+    found = jaxreid(*line, cwd=tmp_path)
+    assert found.returncode == 0, found.stderr
+    assert "parameters:" in found.stdout and "per device" in found.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--config=configs/hitpro.py", "--config.epocs=3"), "epocs"),
+        (("--config=configs/hitpro.py:marz",), "unknown preset 'marz'"),
+        (("--config=configs/nothing.py",), "there is no such file"),
+        (("--config=configs/hitpro.py", "--config.backbone.checkpoint=/nowhere.safetensors"), "nowhere.safetensors"),
+    ],
+)
+def test_mistakes_are_named(tmp_path, data_dir, tiny, arguments, words):
+    line = (*arguments, "--config.dataset.config=tiny", f"--workdir={tmp_path}/run", f"--data_dir={data_dir}")
+    found = jaxreid(*line, cwd=ROOT)
+    assert found.returncode != 0
+    assert words in found.stderr, found.stderr
