@@ -28,6 +28,8 @@ COLOURS = {
 SKIN = {"light": (226, 184, 160), "medium": (206, 160, 132), "tan": (166, 118, 88), "dark": (98, 66, 50)}
 HAIR_COLOURS = {"dark": (52, 40, 34), "brown": (104, 72, 48), "fair": (190, 154, 98), "grey": (168, 166, 164)}
 
+CONTRAST = 0.25  # least difference in brightness of the two cloths of a pattern, where the palette offers it
+
 # What an outfit is made of; the captions and the attributes use these words.
 GARMENTS = ("upper_a", "upper_b", "lower", "shoes", "bag", "hat")
 UPPER = ("shirt", "coat")
@@ -120,11 +122,13 @@ def draw_person(
 
 
 def draw_outfit(rng: np.random.Generator, palette: tuple[str, ...], reflectances: tuple[float, ...]) -> Outfit:
-    """One random outfit; the second value of a pattern always differs from the first, in both modalities."""
+    """One random outfit; the second value of a pattern always contrasts with the first, in both modalities."""
 
-    def values(choices):
+    def values(choices, brightness=lambda choice: choice):
         drawn = [choices[rng.integers(len(choices))] for _ in GARMENTS]
+        first = brightness(drawn[0])
         others = [choice for choice in choices if choice != drawn[0]]
+        others = [choice for choice in others if abs(brightness(choice) - first) >= CONTRAST] or others
         drawn[1] = others[rng.integers(len(others))]
         return tuple(drawn)
 
@@ -140,7 +144,7 @@ def draw_outfit(rng: np.random.Generator, palette: tuple[str, ...], reflectances
         hat=one(HATS, (0.6, 0.2, 0.2)),
         bag=one(BAGS, (0.34, 0.22, 0.22, 0.22)),
         bag_side=int(rng.choice((-1, 1))),
-        colours=values(palette),
+        colours=values(palette, lambda name: sum(COLOURS[name]) / (3 * 255)),
         reflectances=values(reflectances),
     )
 

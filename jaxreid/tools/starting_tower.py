@@ -55,7 +55,7 @@ class Stage:
 
 
 STAGES = (Stage("people", 1000, 1e-2, 0.0), Stage("places", 260, 5e-3, 1.0))
-BATCH = 64
+BATCH = 48
 WORD_WEIGHT = 2.0
 
 
@@ -87,7 +87,7 @@ def draw_pictures(identities: int, config: ViTConfig = TOWER, seed: int = SEED) 
             "starting_tower", seed=seed, train_identities=identities, test_identities=0,
             visible_cameras=24, infrared_cameras=0, presence=1 / 8, tracklets_per_camera=(1, 1), frames=(3, 3),
             height=config.image_size[0], width=config.image_size[1],
-            palette=tuple(_walkers("person").COLOURS), skin=tuple(_walkers("person").SKIN),
+            palette=("black", "blue", "brown", "sand", "white", "yellow"), skin=tuple(_walkers("person").SKIN),
             hair_colours=tuple(_walkers("person").HAIR_COLOURS), flash=0.5, camera_strength=0.6, nuisance=0.4,
         )
     )  # fmt: skip
@@ -116,19 +116,19 @@ def photograph(rng: Array, frames: Array) -> Array:
     def chance(probability):
         return jax.random.bernoulli(next(keys), probability, one)
 
-    weights = jax.nn.softmax(2.0 * jax.random.normal(next(keys), (frames.shape[0], 1, 1, 3)))
+    weights = jax.nn.softmax(jax.random.normal(next(keys), (frames.shape[0], 1, 1, 3)))
     grey = jnp.broadcast_to((frames * weights).sum(-1, keepdims=True), frames.shape)
     coloured = frames * uniform(0.7, 1.3, (frames.shape[0], 1, 1, 3))
-    frames = jnp.where(chance(0.7), jnp.where(chance(0.25), 1 - grey, grey), coloured)
+    frames = jnp.where(chance(0.7), jnp.where(chance(0.2), 1 - grey, grey), coloured)
     mean = frames.mean((1, 2, 3), keepdims=True)
-    frames = mean + (frames - mean) * uniform(0.6, 1.6)
-    frames = jnp.clip(frames * uniform(0.5, 1.4), 1e-3, 1.0) ** jnp.exp(uniform(-0.7, 0.9))
+    frames = mean + (frames - mean) * uniform(0.7, 1.5)
+    frames = jnp.clip(frames * uniform(0.6, 1.3), 1e-3, 1.0) ** jnp.exp(uniform(-0.4, 0.5))
     padded = jnp.pad(frames, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
     rows = (padded[:, :-2] + 2 * padded[:, 1:-1] + padded[:, 2:]) / 4
     soft = (rows[:, :, :-2] + 2 * rows[:, :, 1:-1] + rows[:, :, 2:]) / 4
-    blur = uniform(0.0, 1.0) * chance(0.5)
+    blur = uniform(0.0, 1.0) * chance(0.3)
     frames = frames + blur * (soft - frames)
-    noise = uniform(0.0, 0.06) * jax.random.normal(next(keys), frames.shape)
+    noise = uniform(0.0, 0.04) * jax.random.normal(next(keys), frames.shape)
     return jnp.clip(frames + noise, 0.0, 1.0)
 
 
