@@ -187,7 +187,7 @@ def _identity_numbers(names: set[str]) -> dict[str, int]:
 
 
 def _protocol(splits: dict[str, list[Tracklet]]) -> tuple[str, list[str]]:
-    """The protocol's key (data set specification, section 19), and what should be known about scoring by it."""
+    """The protocol's key, and what should be known about scoring by it."""
     tested = [*splits.get("query", ()), *splits.get("gallery", ())]
     if not any(tracklet.identity for tracklet in tested):
         return "none", []

@@ -93,7 +93,7 @@ def plan_all_parts(length: np.ndarray, *, parts: int, frames: int) -> ClipPlan:
 
 
 def plan_tracklets(length: np.ndarray, *, rule: str, frames: int) -> ClipPlan:
-    """Every tracklet's test clips under a rule (data set specification, section 21).
+    """Every tracklet's test clips under a rule.
 
     `chunk_first`, `floor_first` and `linspace` give one clip per tracklet. `dense` gives consecutive clips whose
     last one is filled by repeating its frames from the start; `packed` fills it with masked frames instead, so

@@ -51,7 +51,7 @@ REQUIRED = ("frames", "tracklet_id", "pid", "role")
 
 
 def features() -> Any:
-    """The TFDS `FeaturesDict` of one tracklet (data set specification, section 18).
+    """The TFDS `FeaturesDict` of one tracklet.
 
     `frames` holds encoded bytes: TFDS's own image features would decode every frame of a tracklet at each read.
     `recording` names the continuous recording that a tracklet was cut from ("" unknown); tracklets of one

@@ -1,7 +1,7 @@
 """Sidecars: what is known of a tracklet's frames beside the pixels (keypoints, 3-D joints, captions, …).
 
 They live beside the built set and are added without rebuilding it; one folder per kind, keyed by `tracklet_id` and
-`frame_index` (data set specification, section 18). Layout of `PREPARED/sidecars/KIND/`:
+`frame_index`. Layout of `PREPARED/sidecars/KIND/`:
 
     meta.json         format, kind, layout, dtype, shape of one frame's value, counts, the command that made it, and
                       what its maker noted (model, joint order, units, …)

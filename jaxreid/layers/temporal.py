@@ -16,7 +16,7 @@ def masked_mean(features: Array, mask: Array) -> Array:
 
 
 class TemporalAggregation(nn.Module):
-    """Temporal attention pooling that starts as the mean of the frames (HiTPro specification, section 3.2).
+    """Temporal attention pooling that starts as the mean of the frames (docs/hitpro.md, section 3.2).
 
         h_t = f_t + depthwise convolution of f over time (kernel 3, zero padding, bias; starts at zero)
         e_t = u · tanh(W LayerNorm(h_t) + b)             (u starts at zero)

@@ -4,7 +4,7 @@ Every level classifies a clip among the slots of *one* camera: its own (intra), 
 modality (within), a matched camera of the other modality (cross). Inside one camera an accepted match excludes all
 other slots, so a match that mining missed is never a negative.
 
-HiTPro specification, sections 4 and 10.2.
+docs/hitpro.md, section 4.
 """
 
 from __future__ import annotations

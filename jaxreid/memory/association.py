@@ -4,7 +4,7 @@ All functions are pure, work on fixed-capacity arrays (−1 = empty) and walk ov
 ever built, except by `softmax_code`, whose codes are K wide. Similarities are fp32 at the highest precision,
 because rounding breaks ties, mutual tests and thresholds.
 
-HiTPro specification, sections 3.3 (look-alikes), 3.4 (mining) and 10.2.
+docs/hitpro.md, sections 3.3 (look-alikes) and 3.4 (mining).
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 A *slot* is what one prototype stands for: a tracklet, or the tracklets of one recording in one camera. A *camera
 key* numbers (modality, camera) pairs: two modalities of one place are unrelated keys. −1 means empty everywhere.
 
-HiTPro specification, sections 3.3 (prototypes), 6 (update) and 10.1 (state).
+docs/hitpro.md, sections 3.3 (prototypes) and 6 (update).
 """
 
 from __future__ import annotations
@@ -181,7 +181,7 @@ def update_prototypes(
 
     Args:
       features: [B, D] features of the clips; slot: i32[B]; valid: bool[B].
-      momentum: share of the old prototype, 0.5 in the specification; may be traced.
+      momentum: share of the old prototype, 0.5 by default; may be traced.
     """
     row = jnp.maximum(slot, 0)
     used = valid & (slot >= 0) & memory.valid[row]

@@ -3,7 +3,7 @@
 A ranking is never sorted as a whole. A score depends only on the positions of the matches, and the position of a
 match is one plus the number of kept gallery rows before it; those are counted against the few matches of each
 query. What is counted is exact: positions are those of a stable sort, so rows at equal distance keep the order of
-the gallery. (Data set specification, sections 19 and 20.)
+the gallery.
 """
 
 from __future__ import annotations
@@ -303,7 +303,7 @@ def result_record(
     checkpoint: str,
     reranking: bool = False,
 ) -> dict[str, Any]:
-    """One result with all that a reader needs to compare it (data set specification, section 19).
+    """One result with all that a reader needs to compare it.
 
     Args:
       scores: of one direction or case.

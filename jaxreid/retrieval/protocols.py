@@ -3,7 +3,7 @@
 A protocol is a few rules over integer columns. A *match* (positive) of a query is a gallery row of the same
 identity that also differs, or agrees, in the columns the protocol names. *Junk* is left out of the ranking: rows
 of the same identity that are not a match, and rows of identities that the protocol throws away. All others are
-negatives. (Data set specification, section 19.)
+negatives.
 """
 
 from __future__ import annotations
