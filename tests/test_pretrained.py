@@ -53,7 +53,7 @@ def trees_equal(a, b):
 
 
 def openai_tensors(tensors, depth):
-    """The same tower under OpenAI's names (methods/backbones.md §1.6)."""
+    """The same tower under OpenAI's names."""
     head = {
         "visual.conv1.weight": tensors[f"{PREFIX}embeddings.patch_embedding.weight"],
         "visual.class_embedding": tensors[f"{PREFIX}embeddings.class_embedding"],

@@ -120,7 +120,7 @@ def test_run_blocks_names_a_wrong_range():
 
 
 def reference_tower(params, frames, config):
-    """The tower once more in float64 NumPy, frame by frame and head by head (methods/backbones.md §1.2)."""
+    """The tower once more in float64 NumPy, frame by frame and head by head."""
     p = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
 
     def norm(x, w):

@@ -1,4 +1,4 @@
-"""CLIP's image towers by name: the published ones (methods/backbones.md §1.1) and the one of this package."""
+"""CLIP's image towers by name: the published ones and the one of this package."""
 
 from __future__ import annotations
 

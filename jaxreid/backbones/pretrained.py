@@ -4,7 +4,7 @@
                                                   ◀─from_vision_params──
 
 A checkpoint format is one `Layout`: how to recognise its keys, and for every parameter of the tower the key that
-holds it and how its axes are arranged there (methods/backbones.md §1.6). Every key must be accounted for: one that
+holds it and how its axes are arranged there. Every key must be accounted for: one that
 is missing, left over, or of another shape is an error that names it.
 """
 

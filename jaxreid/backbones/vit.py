@@ -8,7 +8,7 @@ Parameter tree (unstacked; `D` width, `E` joint dimension, `R` registers, `h·w`
     block_XX/{norm_1, attention/{query, key, value, out}, norm_2, mlp/{up, down}, layer_scale_1, layer_scale_2}
 
 Every linear kernel is a matrix [inputs, outputs]; heads are consecutive columns of query, key and value.
-Source: methods/backbones.md §1.2 (CLIP), §2.2 (DINOv2), §3 (ImageNet), §4 (rectangular inputs and strides).
+Sources: openai/CLIP and facebookresearch/dinov2 (order of operations), CLIP-ReID (rectangular inputs and strides).
 """
 
 from __future__ import annotations
