@@ -8,7 +8,7 @@ import pytest
 
 from data_builders.walkers.caption import ATTRIBUTES, attribute_codes, describe, words
 from data_builders.walkers.figure import MATERIAL
-from data_builders.walkers.person import COLOURS, JOINT, draw_person, walk
+from data_builders.walkers.person import COLOURS, JOINT, Wardrobe, draw_person, walk
 from data_builders.walkers.render import COCO, HUMAN36M
 from data_builders.walkers.world import CONFIGS, World
 
@@ -151,7 +151,7 @@ def test_a_pinhole_camera_maps_the_joints_to_the_keypoints(world):
 
 
 def test_a_walk_is_periodic_rigid_and_on_the_ground():
-    person = draw_person(1, np.random.default_rng(3), ("red", "blue"), (0.3, 0.7))
+    person = draw_person(1, np.random.default_rng(3), Wardrobe())
     phase = np.linspace(0, 2 * np.pi, 24, endpoint=False)
     joints = walk(person, phase)
     np.testing.assert_allclose(joints, walk(person, phase + 2 * np.pi), atol=1e-5)
@@ -181,7 +181,8 @@ def test_infrared_is_grey_with_bright_skin_and_visible_is_not(world):
 
 def test_colour_and_reflectance_are_independent_and_patterns_contrast():
     rng = np.random.default_rng(0)
-    outfits = [draw_person(i, rng, ("red", "blue"), (0.3, 0.7)).outfit for i in range(1500)]
+    wardrobe = Wardrobe(("red", "blue"), (0.3, 0.7), ("red", "blue"), (0.3, 0.7))
+    outfits = [draw_person(i, rng, wardrobe).outfit for i in range(1500)]
     colour = np.array([[name == "red" for name in outfit.colours] for outfit in outfits], float)
     reflectance = np.array([outfit.reflectances for outfit in outfits]) == 0.3
     assert (colour[:, 0] != colour[:, 1]).all() and (reflectance[:, 0] != reflectance[:, 1]).all()
@@ -203,5 +204,5 @@ def test_captions_name_the_attributes_and_infrared_names_no_colour(world):
 
 
 def test_a_palette_of_one_is_refused():
-    with pytest.raises(ValueError, match="two values"):
-        World(dataclasses.replace(SMALL, palette=("red",)))
+    with pytest.raises(ValueError, match="two colours"):
+        World(dataclasses.replace(SMALL, wardrobe=Wardrobe(colours=("red",))))

@@ -21,7 +21,8 @@ JOINT = {name: index for index, name in enumerate(JOINTS)}
 COLOURS = {
     "red": (168, 52, 50), "blue": (62, 88, 158), "sand": (196, 172, 124), "green": (66, 122, 74),
     "black": (38, 38, 42), "white": (222, 220, 214), "grey": (128, 128, 130), "yellow": (214, 184, 60),
-    "purple": (112, 66, 132), "orange": (206, 118, 48), "brown": (112, 78, 54), "pink": (214, 142, 158),
+    "navy": (44, 56, 104), "purple": (112, 66, 132), "orange": (206, 118, 48), "brown": (112, 78, 54),
+    "pink": (214, 142, 158),
 }  # fmt: skip
 
 # Visible colours; near-infrared light shows all skin bright and all hair alike.
@@ -31,7 +32,9 @@ HAIR_COLOURS = {"dark": (52, 40, 34), "brown": (104, 72, 48), "fair": (190, 154,
 CONTRAST = 0.25  # least difference in brightness of the two cloths of a pattern, where the palette offers it
 
 # What an outfit is made of; the captions and the attributes use these words.
-GARMENTS = ("upper_a", "upper_b", "lower", "shoes", "bag", "hat")
+CLOTHES = ("upper_a", "upper_b", "lower")
+ACCESSORIES = ("shoes", "bag", "hat")
+GARMENTS = CLOTHES + ACCESSORIES
 UPPER = ("shirt", "coat")
 SLEEVES = ("no", "short", "long")
 PATTERNS = ("plain", "striped", "pinstriped", "checked", "two-tone", "logo", "raglan")
@@ -92,15 +95,23 @@ class Person:
     hair_colour: str  # key of HAIR_COLOURS
 
 
-def draw_person(
-    pid: int,
-    rng: np.random.Generator,
-    palette: tuple[str, ...],
-    reflectances: tuple[float, ...],
-    skin: tuple[str, ...] = ("medium",),
-    hair_colours: tuple[str, ...] = ("dark",),
-) -> Person:
-    """One random pedestrian; `palette` and `reflectances` are the values a garment may have."""
+@dataclasses.dataclass(frozen=True)
+class Wardrobe:
+    """The values that people's looks may have: few of them make a cue weak.
+
+    Visible colours are names of COLOURS, SKIN and HAIR_COLOURS; reflectances are near-infrared values in [0, 1].
+    """
+
+    colours: tuple[str, ...] = ("navy", "white")  # of clothes
+    reflectances: tuple[float, ...] = (0.32, 0.78)
+    accessory_colours: tuple[str, ...] = ("orange",)  # of shoes, bags and hats
+    accessory_reflectances: tuple[float, ...] = (0.52,)
+    skin: tuple[str, ...] = ("medium",)
+    hair: tuple[str, ...] = ("dark",)
+
+
+def draw_person(pid: int, rng: np.random.Generator, wardrobe: Wardrobe) -> Person:
+    """One random pedestrian."""
     body = Body(
         height=rng.uniform(1.50, 1.95),
         girth=rng.uniform(0.80, 1.40),
@@ -117,20 +128,21 @@ def draw_person(
         lean=rng.uniform(-0.03, 0.16),
         sway=rng.uniform(0.0, 0.03),
     )
-    outfit = draw_outfit(rng, palette, reflectances)
-    return Person(pid, body, gait, outfit, skin[rng.integers(len(skin))], hair_colours[rng.integers(len(hair_colours))])
+    outfit = draw_outfit(rng, wardrobe)
+    skin, hair = (str(rng.choice(names)) for names in (wardrobe.skin, wardrobe.hair))
+    return Person(pid, body, gait, outfit, skin, hair)
 
 
-def draw_outfit(rng: np.random.Generator, palette: tuple[str, ...], reflectances: tuple[float, ...]) -> Outfit:
+def draw_outfit(rng: np.random.Generator, wardrobe: Wardrobe) -> Outfit:
     """One random outfit; the second value of a pattern always contrasts with the first, in both modalities."""
 
-    def values(choices, brightness=lambda choice: choice):
-        drawn = [choices[rng.integers(len(choices))] for _ in GARMENTS]
+    def values(clothes, accessories, brightness):
+        drawn = [clothes[rng.integers(len(clothes))] for _ in CLOTHES]
         first = brightness(drawn[0])
-        others = [choice for choice in choices if choice != drawn[0]]
+        others = [choice for choice in clothes if choice != drawn[0]]
         others = [choice for choice in others if abs(brightness(choice) - first) >= CONTRAST] or others
         drawn[1] = others[rng.integers(len(others))]
-        return tuple(drawn)
+        return (*drawn, *(accessories[rng.integers(len(accessories))] for _ in ACCESSORIES))
 
     def one(words, weights=None):
         return words[rng.choice(len(words), p=weights)]
@@ -144,8 +156,8 @@ def draw_outfit(rng: np.random.Generator, palette: tuple[str, ...], reflectances
         hat=one(HATS, (0.6, 0.2, 0.2)),
         bag=one(BAGS, (0.34, 0.22, 0.22, 0.22)),
         bag_side=int(rng.choice((-1, 1))),
-        colours=values(palette, lambda name: sum(COLOURS[name]) / (3 * 255)),
-        reflectances=values(reflectances),
+        colours=values(wardrobe.colours, wardrobe.accessory_colours, lambda name: sum(COLOURS[name]) / (3 * 255)),
+        reflectances=values(wardrobe.reflectances, wardrobe.accessory_reflectances, float),
     )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from .camera import Camera, draw_camera
 from .caption import describe
-from .person import Person, draw_person
+from .person import Person, Wardrobe, draw_person
 from .render import DrawnTracklet, draw_passage, render
 from .scene import PLACES, Scene, draw_scene
 
@@ -26,10 +26,8 @@ class WorldConfig:
       tracklets_per_camera: fewest and most tracklets of a person in a camera that sees them.
       second_passage: probability that the tracklets of a person in a camera come from two recordings, not one.
       frames: fewest and most frames of a tracklet.
-      palette: visible colours (names in person.COLOURS) that garments may have.
-      skin, hair_colours: visible tones (names in person.SKIN and person.HAIR_COLOURS).
+      wardrobe: the colours and near-infrared reflectances that people wear, independent of each other.
       flash: probability that a passage is by night, with a dark scene behind a person in flash light.
-      reflectances: near-infrared reflectances that garments may have, independent of the colour.
       camera_strength: how far cameras are from neutral (1 strong).
       nuisance: how much passages of one person differ (1 strong).
     """
@@ -46,10 +44,7 @@ class WorldConfig:
     frames: tuple[int, int] = (10, 16)
     height: int = 64
     width: int = 32
-    palette: tuple[str, ...] = ("blue", "sand")
-    reflectances: tuple[float, ...] = (0.35, 0.70)
-    skin: tuple[str, ...] = ("medium",)
-    hair_colours: tuple[str, ...] = ("dark",)
+    wardrobe: Wardrobe = dataclasses.field(default_factory=Wardrobe)
     flash: float = 0.0
     camera_strength: float = 0.6
     nuisance: float = 0.4
@@ -91,8 +86,8 @@ class World:
     """Persons, cameras and tracklets of a configuration; everything follows from `config.seed`."""
 
     def __init__(self, config: WorldConfig):
-        if min(len(set(config.palette)), len(set(config.reflectances))) < 2:
-            raise ValueError(f"world {config.name!r}: palette and reflectances need two values at least")
+        if min(len(set(config.wardrobe.colours)), len(set(config.wardrobe.reflectances))) < 2:
+            raise ValueError(f"world {config.name!r}: the wardrobe needs two colours and two reflectances of clothes")
         self.config = config
 
     def _rng(self, *stream: int) -> np.random.Generator:
@@ -128,14 +123,7 @@ class World:
         """By pid: 1 to train_identities, then the test identities."""
         config = self.config
         return {
-            pid: draw_person(
-                pid,
-                self._rng(_PERSON, pid),
-                config.palette,
-                config.reflectances,
-                config.skin,
-                config.hair_colours,
-            )
+            pid: draw_person(pid, self._rng(_PERSON, pid), config.wardrobe)
             for pid in range(1, config.train_identities + config.test_identities + 1)
         }
 

@@ -56,6 +56,8 @@ class Stage:
 
 STAGES = (Stage("people", 1000, 1e-2, 0.0), Stage("places", 260, 5e-3, 1.0))
 BATCH = 48
+# Three dark and three light ones, so that patterns stay visible in grey.
+CLOTHES_COLOURS = ("black", "blue", "brown", "sand", "white", "yellow")
 WORD_WEIGHT = 2.0
 
 
@@ -77,7 +79,7 @@ def _walkers(module: str) -> Any:
 
 
 def draw_pictures(identities: int, config: ViTConfig = TOWER, seed: int = SEED) -> Pictures:
-    """Visible pictures of `identities` people, each seen by about three of 24 cameras, three frames each."""
+    """Visible pictures of `identities` people, each seen by about six of 24 cameras, two frames each."""
     world_module, place_names = _walkers("world"), list(_walkers("scene").PLACES)
     attributes = list(_walkers("caption").ATTRIBUTES)
     codes, materials = _walkers("caption").attribute_codes, _walkers("figure").MATERIALS
@@ -85,10 +87,13 @@ def draw_pictures(identities: int, config: ViTConfig = TOWER, seed: int = SEED) 
     world = world_module.World(
         world_module.WorldConfig(
             "starting_tower", seed=seed, train_identities=identities, test_identities=0,
-            visible_cameras=24, infrared_cameras=0, presence=1 / 8, tracklets_per_camera=(1, 1), frames=(3, 3),
+            visible_cameras=24, infrared_cameras=0, presence=1 / 4, tracklets_per_camera=(1, 1), frames=(2, 2),
             height=config.image_size[0], width=config.image_size[1],
-            palette=("black", "blue", "brown", "sand", "white", "yellow"), skin=tuple(_walkers("person").SKIN),
-            hair_colours=tuple(_walkers("person").HAIR_COLOURS), flash=0.5, camera_strength=0.6, nuisance=0.4,
+            wardrobe=_walkers("person").Wardrobe(
+                colours=CLOTHES_COLOURS, accessory_colours=CLOTHES_COLOURS,
+                skin=tuple(_walkers("person").SKIN), hair=tuple(_walkers("person").HAIR_COLOURS),
+            ),
+            flash=0.5, camera_strength=0.6, nuisance=0.4,
         )
     )  # fmt: skip
     rows, columns = config.grid
