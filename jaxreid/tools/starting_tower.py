@@ -54,7 +54,7 @@ class Stage:
     place_weight: float
 
 
-STAGES = (Stage("people", 1000, 1e-2, 0.0), Stage("places", 260, 5e-3, 1.0))
+STAGES = (Stage("people", 1800, 1e-2, 0.0), Stage("places", 400, 5e-3, 2.0))
 BATCH = 48
 # Three dark and three light ones, so that patterns stay visible in grey.
 CLOTHES_COLOURS = ("black", "blue", "brown", "sand", "white", "yellow")
@@ -175,7 +175,7 @@ def loss(
     words, quarters = reader.apply({"params": params}, (photograph(photograph_rng, frames) - MEAN) / STD)
     word_loss = jnp.stack([_cross_entropy(x, y) for x, y in zip(words[:-1], batch.words.T, strict=True)]).mean(0)
     place_loss = _cross_entropy(words[-1], batch.place)
-    patch_loss = jnp.mean(-jnp.sum(materials * jax.nn.log_softmax(quarters), -1))
+    patch_loss = optax.softmax_cross_entropy(jnp.asarray(quarters), materials).mean()
     metrics = {"words": word_loss[0], "mean_patch_words": word_loss[1], "patches": patch_loss, "place": place_loss[0]}
     return WORD_WEIGHT * word_loss.mean() + patch_loss + place_weight * place_loss.mean(), metrics
 
