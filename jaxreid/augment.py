@@ -25,7 +25,9 @@ class Augmentation:
     of a box of 2–40 % of the area and aspect 0.3–3.3 that is set to the mean. channel_exchange: probability that
     a visible clip shows one of its colour channels in all three (ADCA, PGM). infrared_mix: whether infrared clips
     draw among copies of one channel, a grey mix and no change (the same ancestors).
-    brightness, contrast: half widths of a uniform factor around 1 (0.2 = 0.8 to 1.2).
+    brightness, contrast: half widths of a uniform factor around 1 (0.2 = 0.8 to 1.2). gamma: half width of the
+    logarithm of an exponent. negative: probability that light and dark change places, as fabrics do between visible
+    and infrared light.
     """
 
     crop: int = 0
@@ -35,6 +37,8 @@ class Augmentation:
     infrared_mix: bool = False
     brightness: float = 0.0
     contrast: float = 0.0
+    gamma: float = 0.0
+    negative: float = 0.0
 
 
 def to_unit(batch: Batch) -> Batch:
@@ -56,7 +60,7 @@ def augment(batch: Batch, rng: jax.Array, options: Augmentation, mean: tuple[flo
         frames = _crop_and_flip(frames, crop_rng, flip_rng, options)
     if options.channel_exchange or options.infrared_mix:
         frames = _exchange_channels(frames, batch.modality, colour_rng, options)
-    if options.brightness or options.contrast:
+    if options.brightness or options.contrast or options.gamma or options.negative:
         frames = _relight(frames, light_rng, options)
     if options.erase:
         frames = _erase(frames, erase_rng, options.erase, mean)
@@ -94,12 +98,18 @@ def _exchange_channels(frames: jax.Array, modality: jax.Array, rng: jax.Array, o
 
 
 def _relight(frames: jax.Array, rng: jax.Array, options: Augmentation) -> jax.Array:
-    brightness_rng, contrast_rng = jax.random.split(rng)
+    gain_rng, contrast_rng, gamma_rng, negative_rng = jax.random.split(rng, 4)
     shape = (frames.shape[0], 1, 1, 1, 1)
-    gain = jax.random.uniform(brightness_rng, shape, minval=1 - options.brightness, maxval=1 + options.brightness)
-    contrast = jax.random.uniform(contrast_rng, shape, minval=1 - options.contrast, maxval=1 + options.contrast)
+
+    def uniform(key: jax.Array, width: float) -> jax.Array:
+        return jax.random.uniform(key, shape, minval=-width, maxval=width)
+
+    frames = jnp.where(jax.random.bernoulli(negative_rng, options.negative, shape), 1.0 - frames, frames)
     mean = jnp.mean(frames, axis=(1, 2, 3, 4), keepdims=True)
-    return jnp.clip(((frames - mean) * contrast + mean) * gain, 0.0, 1.0)
+    frames = (frames - mean) * (1 + uniform(contrast_rng, options.contrast)) + mean
+    frames = jnp.clip(frames * (1 + uniform(gain_rng, options.brightness)), 0.0, 1.0)
+    # The power has no slope at zero, which nothing needs, but a NaN there would spread.
+    return jnp.maximum(frames, 1e-4) ** jnp.exp(uniform(gamma_rng, options.gamma)) if options.gamma else frames
 
 
 def _erase(frames: jax.Array, rng: jax.Array, probability: float, mean: tuple[float, ...]) -> jax.Array:

@@ -124,7 +124,8 @@ class Evaluator:
         """Scores the features that training starts from, with the free controls, into `start.json`.
 
         Controls need no training: the tower's own feature, the neck's (whose statistics were calibrated on training
-        clips), and that with the mean of each modality taken out.
+        clips), and that with the mean of each modality or each camera of the test set taken out (no method may know
+        the test cameras, so the last is for diagnosis only).
         """
         path = self.run.workdir / "start.json"
         if not self.scored or path.exists():
@@ -135,9 +136,9 @@ class Evaluator:
         for name in next(iter(features.values())):
             controls[names.get(name, name)] = {split: arrays[name] for split, arrays in features.items()}
         if self.protocol.other_modality:
-            controls["calibrated, centred per modality"] = self._centred(
-                {split: arrays["feature"] for split, arrays in features.items()}
-            )
+            calibrated = {split: arrays["feature"] for split, arrays in features.items()}
+            controls["calibrated, centred per modality"] = self._centred(calibrated, "modality")
+            controls["calibrated, centred per camera"] = self._centred(calibrated, "camera")
         found = {
             label: {direction: record for direction, (record, _) in self._score(arrays, "before training").items()}
             for label, arrays in controls.items()
@@ -148,14 +149,15 @@ class Evaluator:
             figures = "  ".join(f"{direction} mAP {record['mAP']:.1f}" for direction, record in records.items())
             print(f"before training, {label}: {figures}", flush=True)
 
-    def _centred(self, features: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def _centred(self, features: dict[str, np.ndarray], column: str) -> dict[str, np.ndarray]:
+        """Features with the mean of all test tracklets of the same modality (or camera) taken out."""
         splits = {split.name: split for split in (self.run.dataset.query, self.run.dataset.gallery)}
-        modality = {name: splits[name].table.modality for name in features}
+        group = {name: getattr(splits[name].table, column) for name in features}
         centred = {name: rows.copy() for name, rows in features.items()}
-        for code in np.unique(np.concatenate(list(modality.values()))):
-            mean = np.concatenate([features[name][modality[name] == code] for name in features]).mean(0)
+        for code in np.unique(np.concatenate(list(group.values()))):
+            mean = np.concatenate([features[name][group[name] == code] for name in features]).mean(0)
             for name in features:
-                centred[name][modality[name] == code] -= mean
+                centred[name][group[name] == code] -= mean
         return {name: np.asarray(retrieval.l2_normalise(rows)) for name, rows in centred.items()}
 
     def final(self, variables: Any, memory: Any, checkpoint: str) -> dict[str, Any]:

@@ -113,7 +113,8 @@ class Baseline(Method):
             variables, batch, train=True, mutable=["batch_stats"], rngs={"dropout": rng}
         )
         identity = cross_entropy(found["logits"], batch.identity, batch.valid, self.config.label_smoothing)
-        triplet = batch_hard_triplet(found["tower"], batch.identity, batch.valid, self.config.triplet.margin or None)
+        margin, metric = self.config.triplet.margin or None, self.config.triplet.metric
+        triplet = batch_hard_triplet(found["tower"], batch.identity, batch.valid, margin, metric)
         total = identity + self.config.triplet.weight * triplet
         return total, ({"identity": identity, "triplet": triplet}, changed["batch_stats"], memory)
 
