@@ -133,7 +133,8 @@ class Evaluator:
         features = self.features(variables, memory)
         names = {"tower": "untouched tower", "feature": "batch-norm calibrated"}
         controls = {}
-        for name in next(iter(features.values())):
+        known = next(iter(features.values()))
+        for name in (*(name for name in names if name in known), *(name for name in known if name not in names)):
             controls[names.get(name, name)] = {split: arrays[name] for split, arrays in features.items()}
         if self.protocol.other_modality:
             calibrated = {split: arrays["feature"] for split, arrays in features.items()}

@@ -340,8 +340,8 @@ class EpochLoop:
         for begin in range(0, len(metrics), run.config.log_every):
             window = metrics[begin : begin + run.config.log_every]
             writer.write("train", _mean(window), **where, step=first + begin + len(window))
-        line = "  ".join(f"{name} {value:.3f}" for name, value in {**_mean(metrics), **diagnosis}.items())
-        bar.write(f"epoch {epoch + 1:>3}/{stage.epochs}  {seconds:5.1f} s  {frames / seconds:6.0f} frames/s  {line}")
+        line = f"epoch {epoch + 1:>3}/{stage.epochs}  {seconds:5.1f} s  {frames / seconds:5.0f} frames/s  "
+        bar.write(line + _summary(_mean(metrics), diagnosis))
         return state
 
     def _steps(self, state: TrainState, frozen: Any, epoch: int, bar: Any) -> tuple[TrainState, list[Any], int]:
@@ -359,6 +359,15 @@ class EpochLoop:
                 bar.set_postfix(loss=f"{float(metrics[step - 2].get('loss', 0)):.3f}", refresh=False)
             bar.update(size)
         return state, jax.device_get(metrics), size * steps
+
+
+def _summary(metrics: dict[str, float], diagnosis: dict[str, float]) -> str:
+    """An epoch in a line: losses, and of every kind of association how much is right and how much is covered."""
+    parts = [f"{name} {metrics[name]:.2f}" for name in sorted(metrics, key=lambda name: ("loss" not in name, name))]
+    for name in (key.removesuffix("_coverage") for key in diagnosis if key.endswith("_coverage")):
+        right = f"{diagnosis[f'{name}_precision']:.0f} % right, " if f"{name}_precision" in diagnosis else ""
+        parts.append(f"{name.replace('_', '-')} ({right}{diagnosis[f'{name}_coverage']:.0f} % covered)")
+    return "  ".join(parts)
 
 
 def _mean(rows: list[dict[str, Any]]) -> dict[str, float]:
