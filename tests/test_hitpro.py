@@ -1,0 +1,193 @@
+"""HiTPro's own parts: schedules, keys and slots, and every switch of its config."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import hitpro as hitpro_config
+from jaxreid.backbones import clip
+from jaxreid.backbones.vit import ViTConfig
+from jaxreid.data.batch import Batch
+from jaxreid.data.split import TrackletTable
+from jaxreid.methods.hitpro import HiTPro, camera_keys
+from jaxreid.methods.method import DatasetInfo, Features, Progress
+
+SMALL = ViTConfig(width=32, depth=1, heads=2, patch=16, image_size=(64, 32), projection=16)
+TRACKLETS = 24
+
+
+@pytest.fixture(autouse=True)
+def small_tower(monkeypatch):
+    monkeypatch.setitem(clip.VISION_TOWERS, "small", SMALL)
+
+
+def make_info():
+    """Tracklets of two visible and two infrared places, one place (camera 1) seen in both modalities."""
+    camera_index = np.arange(TRACKLETS, dtype=np.int32) % 3
+    modality = (np.arange(TRACKLETS, dtype=np.int32) % 4) // 2
+    unknown = np.full(TRACKLETS, -1, np.int32)
+    table = TrackletTable(
+        length=np.full(TRACKLETS, 8, np.int32),
+        camera=camera_index + 10,
+        camera_index=camera_index,
+        modality=modality,
+        platform=unknown,
+        session=unknown,
+        geometry=np.full((TRACKLETS, 3), np.nan, np.float32),
+        recording=np.arange(TRACKLETS, dtype=np.int32) // 8,
+    )
+    return DatasetInfo("toy", table, np.array([10, 11, 12]), (64, 32))
+
+
+def make_method(info=None, **changes):
+    config = hitpro_config.get_config()
+    config.backbone.name, config.backbone.checkpoint = "small", ""
+    config.prototypes.capacity_multiple = 4
+    config.update_from_flattened_dict(changes)
+    return HiTPro(config, info or make_info())
+
+
+def make_batch(method):
+    rng = np.random.default_rng(0)
+    rows = np.arange(8)
+    table = method.info.table
+    known = {name: jnp.asarray(getattr(table, name)[rows]) for name in ("camera", "camera_index", "modality")}
+    unknown = jnp.full(8, -1, jnp.int32)
+    return Batch(
+        frames=jnp.asarray(rng.normal(size=(8, 2, 64, 32, 3)), jnp.float32),
+        frame_mask=jnp.ones((8, 2), bool),
+        tracklet=jnp.asarray(rows, jnp.int32),
+        part=jnp.zeros(8, jnp.int32),
+        geometry=jnp.zeros((8, 3)),
+        valid=jnp.ones(8, bool),
+        **known,
+        **dict.fromkeys(("platform", "session", "identity", "pair", "clothes"), unknown),
+    )
+
+
+def progress(epoch):
+    return Progress(step=jnp.int32(0), epoch=jnp.float32(epoch), fraction=jnp.float32(0))
+
+
+def refreshed(method):
+    """Variables, and a memory mined on random features."""
+    batch = make_batch(method)
+    variables = jax.jit(method.init)(jax.random.PRNGKey(0), batch)
+    z = np.random.default_rng(1).normal(size=(2 * TRACKLETS, SMALL.width)).astype(np.float32)
+    features = Features(
+        arrays={"feature": jnp.asarray(z)},
+        tracklet=jnp.repeat(jnp.arange(TRACKLETS), 2),
+        part=jnp.tile(jnp.arange(2), TRACKLETS),
+        valid=jnp.ones(2 * TRACKLETS, bool),
+    )
+    (stage,) = method.stages()
+    refresh = jax.jit(lambda m, p: method.refresh(variables, m, features, jax.random.PRNGKey(0), p, stage))
+    return variables, refresh(method.init_memory(), progress(0)), batch, stage
+
+
+def losses(method, epoch):
+    variables, memory, batch, stage = refreshed(method)
+    value, (metrics, _, _) = jax.jit(
+        lambda p: method.loss(variables, memory, batch, jax.random.PRNGKey(0), p, stage, "all")
+    )(progress(epoch))
+    return float(value), {name: float(v) for name, v in metrics.items()}
+
+
+def test_kappa_is_linear_over_the_epochs():
+    method = make_method(kappa=(0.0, -2.0), epochs=50)
+    (stage,) = method.stages()
+    found = [float(method.kappa(progress(epoch), stage)) for epoch in (0, 5, 15, 49)]
+    np.testing.assert_allclose(found, [0, -0.2041, -0.6122, -2], atol=1e-4)  # the figures have four digits
+    # Inside an epoch nothing moves.
+    assert float(method.kappa(progress(5.9), stage)) == found[1]
+
+
+def test_levels_switch_on_at_their_epochs():
+    switches = {"levels.within_from": 2, "levels.cross_from": 4, "association.threshold": "none"}
+    method = make_method(
+        **switches, **{"levels.intra_weight": 1.0, "levels.within_weight": 0.5, "levels.cross_weight": 0.25}
+    )
+    for epoch, weights in ((1, (1, 0, 0)), (3, (1, 0.5, 0)), (4, (1, 0.5, 0.25))):
+        total, parts = losses(method, epoch)
+        assert parts["within"] > 0 and parts["cross"] > 0
+        wanted = sum(w * parts[name] for w, name in zip(weights, ("intra", "within", "cross"), strict=True))
+        assert total == pytest.approx(wanted, rel=1e-6)
+
+
+def test_a_place_seen_in_both_modalities_has_two_unrelated_keys():
+    info = make_info()
+    camera, modality, names = camera_keys(info)
+    pairs = set(zip(info.table.modality.tolist(), info.table.camera_index.tolist(), strict=True))
+    assert len(modality) == len(names) == len(pairs) == 6
+    assert modality.tolist() == [0, 0, 0, 1, 1, 1]  # visible ones first
+    for row in range(TRACKLETS):
+        assert modality[camera[row]] == info.table.modality[row]
+        assert names[camera[row]].startswith(str(info.table.camera[row]))
+
+
+def test_slots_of_both_units():
+    assert make_method().slot.tolist() == list(range(TRACKLETS))
+    joined = make_method(**{"prototypes.unit": "camera_track"})
+    table = joined.info.table
+    keys = list(zip(joined.camera.tolist(), table.recording.tolist(), strict=True))
+    for one in range(TRACKLETS):
+        for other in range(TRACKLETS):
+            assert (joined.slot[one] == joined.slot[other]) == (keys[one] == keys[other])
+    assert "recording" in " ".join(joined.notes())
+
+
+def test_camera_track_needs_recordings():
+    info = make_info()
+    table = dataclasses.replace(info.table, recording=np.full(TRACKLETS, -1, np.int32))
+    with pytest.raises(ValueError, match="24 tracklets of toy name no recording"):
+        make_method(dataclasses.replace(info, table=table), **{"prototypes.unit": "camera_track"})
+
+
+def test_a_new_encoder_averages_the_frames():
+    attention, mean = make_method(), make_method(temporal="mean")
+    batch = make_batch(attention)
+    variables = jax.jit(attention.init)(jax.random.PRNGKey(0), batch)
+    plain = {"params": {k: v for k, v in variables["params"].items() if k != "temporal"}}
+    plain["batch_stats"] = variables["batch_stats"]
+    one = attention.embed(variables, None, batch)
+    other = mean.embed(plain, None, batch)
+    np.testing.assert_allclose(one["feature"], other["feature"], atol=1e-5)  # a softmax against a division
+
+
+@pytest.mark.parametrize(
+    "switch",
+    [
+        {"temporal": "mean"},
+        {"prototypes.unit": "camera_track"},
+        {"association.threshold": "fixed"},
+        {"association.threshold": "none"},
+        {"association.mutual": False},
+        {"association.weights": "uniform"},
+        {"association.aggregation": 0.0},
+        {"association.stage2_space": "aggregated"},
+        {"association.stage2_space": "raw"},
+        {"association.stage2_space": "softmax_code"},
+        {"association.look_alikes": False},
+        {"association.candidates_per_camera": 2},
+        {"association.min_concentration": 0.5},
+        {"levels.scope": "joint"},
+    ],
+    ids=lambda switch: "-".join(f"{key}={value}" for key, value in switch.items()),
+)
+def test_every_switch_runs_and_changes_the_loss(switch):
+    # A wide threshold leaves something to every switch.
+    loose = {"kappa": (-3.0, -3.0), "association.delta": 2.0}
+    default, _ = losses(make_method(**loose), 1)
+    total, parts = losses(make_method(**loose, **switch), 1)
+    assert np.isfinite(total) and all(np.isfinite(list(parts.values())))
+    if switch not in ({"temporal": "mean"}, {"association.min_concentration": 0.5}):
+        # A new temporal layer is the mean, and all of these slots are concentrated enough to stay.
+        assert total != default
+
+
+def test_unknown_unit_is_named():
+    with pytest.raises(ValueError, match="is neither 'tracklet' nor 'camera_track'"):
+        make_method(**{"prototypes.unit": "person"})
