@@ -356,14 +356,15 @@ class EpochLoop:
             metrics.append(found)
             if step >= 2 and not bar.disable:
                 # Two steps back: known by now, so that looking at it keeps nobody waiting.
-                bar.set_postfix(loss=f"{float(metrics[step - 2].get('loss', 0)):.3f}", refresh=False)
+                known = {name: f"{float(value):.2f}" for name, value in metrics[step - 2].items()}
+                bar.set_postfix(known, refresh=False)
             bar.update(size)
         return state, jax.device_get(metrics), size * steps
 
 
 def _summary(metrics: dict[str, float], diagnosis: dict[str, float]) -> str:
     """An epoch in a line: losses, and of every kind of association how much is right and how much is covered."""
-    parts = [f"{name} {metrics[name]:.2f}" for name in sorted(metrics, key=lambda name: ("loss" not in name, name))]
+    parts = [f"{name} {metrics[name]:.2f}" for name in sorted(metrics)]
     for name in (key.removesuffix("_coverage") for key in diagnosis if key.endswith("_coverage")):
         right = f"{diagnosis[f'{name}_precision']:.0f} % right, " if f"{name}_precision" in diagnosis else ""
         parts.append(f"{name.replace('_', '-')} ({right}{diagnosis[f'{name}_coverage']:.0f} % covered)")

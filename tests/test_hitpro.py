@@ -112,8 +112,8 @@ def test_levels_switch_on_at_their_epochs():
     )
     for epoch, weights in ((1, (1, 0, 0)), (3, (1, 0.5, 0)), (4, (1, 0.5, 0.25))):
         total, parts = losses(method, epoch)
-        assert parts["within"] > 0 and parts["cross"] > 0
-        wanted = sum(w * parts[name] for w, name in zip(weights, ("intra", "within", "cross"), strict=True))
+        assert parts["loss_within"] > 0 and parts["loss_cross"] > 0
+        wanted = sum(w * parts[f"loss_{name}"] for w, name in zip(weights, ("intra", "within", "cross"), strict=True))
         assert total == pytest.approx(wanted, rel=1e-6)
 
 

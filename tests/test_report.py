@@ -100,10 +100,10 @@ def metrics_rows(epochs=20, steps=12):
                 "kind": "association",
                 "stage": stage,
                 "epoch": epoch,
-                "P1_precision": 0.76 + 0.21 * progress,
-                "P2_precision": 0.6 + 0.3 * progress,
-                "P1_coverage": 0.5 + 0.4 * progress,
-                "P2_coverage": 0.2 + 0.6 * progress,
+                "P1_precision": 76 + 21 * progress,
+                "P2_precision": 60 + 30 * progress,
+                "P1_coverage": 50 + 40 * progress,
+                "P2_coverage": 20 + 60 * progress,
                 "tau": 0.42,
             }
         )

@@ -193,7 +193,7 @@ def test_baseline_overfits(tmp_path, data_dir, tiny):
     config.augment = {"crop": 0}
     config.label_smoothing = 0.0
     run, _, _ = run_training(config, tmp_path, data_dir)
-    losses = [row["identity"] for row in read_metrics(run.workdir) if row["kind"] == "train"]
+    losses = [row["loss_identity"] for row in read_metrics(run.workdir) if row["kind"] == "train"]
     assert losses[0] > 1.5  # ln 6 = 1.79 for the six identities
     assert losses[-1] < 0.3
 

@@ -116,7 +116,7 @@ class Baseline(Method):
         margin, metric = self.config.triplet.margin or None, self.config.triplet.metric
         triplet = batch_hard_triplet(found["tower"], batch.identity, batch.valid, margin, metric)
         total = identity + self.config.triplet.weight * triplet
-        return total, ({"identity": identity, "triplet": triplet}, changed["batch_stats"], memory)
+        return total, ({"loss_identity": identity, "loss_triplet": triplet}, changed["batch_stats"], memory)
 
     def embed(self, variables: Variables, memory: Any, batch: Batch) -> dict[str, jax.Array]:
         """ "feature" is the neck's output; "tower" the mean of the frames before it."""

@@ -239,7 +239,7 @@ class HiTPro(Method):
         total = intra_weight * losses["intra"] + within_weight * losses["within"] + cross_weight * losses["cross"]
 
         prototypes = update_prototypes(prototypes, z, slot, batch.valid, self.config.prototypes.momentum)
-        metrics = {name: losses[name] for name in ("intra", "within", "cross")}
+        metrics = {f"loss_{name}": losses[name] for name in ("intra", "within", "cross")}
         return total, (metrics, changed["batch_stats"], memory.replace(prototypes=prototypes))
 
     def embed(self, variables: Variables, memory: HiTProMemory, batch: Batch) -> dict[str, jax.Array]:

@@ -63,13 +63,13 @@ def learning_curves(metrics: Iterable[Mapping[str, Any]]) -> list[Plot]:
         caption = "Retrieval quality where it was evaluated: mAP solid, rank-1 dashed. Higher is better."
         plots.append(_draw("Retrieval during training", caption, scores, "epoch", "percent"))
     for word, meaning in (
-        ("precision", "Share of the positives found that are of the same person (labels used for this log only)."),
-        ("coverage", "Share of the training set that found positives at all, or of true pairs that were found."),
+        ("precision", "Share of the pairs found that show one person (labels are used for this log only)."),
+        ("coverage", "Share of the prototypes that found a partner at all."),
     ):
         x = _x(kinds["association"], "epoch")
         series = _series(kinds["association"], x, lambda name, word=word: word in name.lower())
         if series:
-            plots.append(_draw(f"Association {word}", meaning, series, "epoch", word, (0.0, 1.02)))
+            plots.append(_draw(f"Association {word}", meaning, series, "epoch", "percent", (0.0, 102.0)))
     return plots
 
 
