@@ -157,7 +157,16 @@ class HiTPro(Method):
     def notes(self) -> tuple[str, ...]:
         unit = self.config.prototypes.unit
         knows = {"tracklet": "", "camera_track": " (uses which recording a tracklet was cut from)"}
-        notes = [f"Prototype unit: {unit}{knows[unit]}."]
+        notes = [
+            f"No identity label was used. Prototype unit: {unit}{knows[unit]}.",
+            "Below the level of the paper's abstract the method is this library's design (docs/hitpro.md).",
+        ]
+        if self.config.backbone.checkpoint == "walkers_vit_tiny":
+            notes.append(
+                "The starting tower was trained on visible pictures of other drawn people with captions; a second "
+                "stage made it describe places too, which training here has to unlearn. Compare with the features "
+                "before training: centring them is free."
+            )
         if len(self.modalities) == 1:
             seen = modality_name(self.modalities[0])
             notes.append(f"All training tracklets are {seen}: levels 1 and 2 ran, the cross-modality level could not.")
