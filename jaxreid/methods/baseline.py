@@ -23,7 +23,6 @@ from jaxreid.losses.identity import cross_entropy
 from jaxreid.losses.triplet import batch_hard_triplet
 from jaxreid.methods.method import (
     DatasetInfo,
-    Evaluation,
     Group,
     Method,
     Optimiser,
@@ -85,9 +84,6 @@ class Baseline(Method):
                 calibrate_batches=config.calibrate_batches,
             ),
         )
-
-    def evaluation(self) -> Evaluation:
-        return Evaluation(**self.config.evaluation)
 
     def pretrained(self) -> tuple[PretrainedSource, ...]:
         checkpoint = self.config.backbone.checkpoint

@@ -42,7 +42,6 @@ from jaxreid.memory.prototypes import (
 )
 from jaxreid.methods.method import (
     DatasetInfo,
-    Evaluation,
     Extraction,
     Features,
     Group,
@@ -146,9 +145,6 @@ class HiTPro(Method):
                 calibrate_batches=config.calibrate_batches,
             ),
         )
-
-    def evaluation(self) -> Evaluation:
-        return Evaluation(**self.config.evaluation)
 
     def pretrained(self) -> tuple[PretrainedSource, ...]:
         checkpoint = self.config.backbone.checkpoint

@@ -167,7 +167,8 @@ class Method:
         raise NotImplementedError
 
     def evaluation(self) -> Evaluation:
-        raise NotImplementedError
+        """How test tracklets are embedded and compared; the values of `config.evaluation`."""
+        return Evaluation(**self.config.evaluation)
 
     def pretrained(self) -> tuple[PretrainedSource, ...]:
         return ()
