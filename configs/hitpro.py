@@ -19,6 +19,7 @@ def get_config(preset: str = "walkers") -> ml_collections.ConfigDict:
         config.dataset.name = "folder"
         config.dataset.config = ""
         config.require_both_modalities = False
+        config.epochs = 20  # few tracklets make short epochs
     return config
 
 

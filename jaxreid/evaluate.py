@@ -207,7 +207,9 @@ class Evaluator:
             def left_out(rows, selected=selected, others=others, query=query, gallery=gallery, chosen=chosen):
                 if self.scored:
                     return np.asarray(self.protocol.junk(selected[rows], others))
-                # The query itself, where the gallery holds it; names compare across splits.
+                # Search is for other cameras; with one camera, for other tracklets (names compare across splits).
+                if len(np.unique(others.camera)) > 1:
+                    return selected.camera[rows][:, None] == others.camera
                 names = np.array(query.split.labels.names)[query.rows[chosen[rows]]]
                 return names[:, None] == np.array(gallery.split.labels.names)[gallery.rows]
 
