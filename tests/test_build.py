@@ -44,7 +44,7 @@ def test_names():
 
 
 def test_unknown_configurations_and_options(tmp_path):
-    with pytest.raises(DataSetError, match=r"no configuration 'huge'; there are vvi, visible, tiny"):
+    with pytest.raises(DataSetError, match=r"no configuration 'huge'; there are vvi, vvi_dev, visible, tiny"):
         build("walkers", "huge", data_dir=tmp_path)
     with pytest.raises(DataSetError, match=r"walkers: does not take these options: .*'colour'"):
         build("walkers", data_dir=tmp_path, colour=1)
