@@ -133,6 +133,18 @@ def _resolve_config_flag(argv: list[str]) -> list[str]:
     return resolved
 
 
+def _parse_flags(argv: list[str]) -> list[str]:
+    """absl's parser, with an unknown config key or preset told in a sentence."""
+    try:
+        return flags.FLAGS(argv)
+    except AttributeError as error:
+        words = str(error.args[0].args[0] if error.args and isinstance(error.args[0], KeyError) else error)
+        sys.exit("error: the config has no key " + words.replace("\n", ". "))
+    except flags.Error as error:
+        # The last line of what the config file raised says it all.
+        sys.exit(f"error: {str(error).strip().splitlines()[-1]}")
+
+
 def run_main() -> None:
     logging.set_verbosity(logging.WARNING)
     flags.mark_flag_as_required("config")
@@ -140,7 +152,7 @@ def run_main() -> None:
         argv = _resolve_config_flag(sys.argv)
     except ValueError as error:
         sys.exit(f"error: {error}")
-    app.run(main, argv=argv)
+    app.run(main, argv=argv, flags_parser=_parse_flags)
 
 
 if __name__ == "__main__":
