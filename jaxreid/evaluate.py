@@ -161,13 +161,15 @@ class Evaluator:
                 centred[name][group[name] == code] -= mean
         return {name: np.asarray(retrieval.l2_normalise(rows)) for name, rows in centred.items()}
 
-    def final(self, variables: Any, memory: Any, checkpoint: str) -> dict[str, Any]:
-        """Scores, `results.json` and the report of a trained state.
+    def final(self, variables: Any, memory: Any, epochs_done: int) -> dict[str, Any]:
+        """Scores, `results.json` and the report of a state after `epochs_done` epochs of the whole run.
 
         Returns:
           What `results.json` holds.
         """
         run = self.run
+        epochs = sum(stage.epochs for stage in run.method.stages())
+        checkpoint = f"epoch {epochs_done} " + ("(last)" if epochs_done == epochs else f"of {epochs}")
         with run.phase("evaluation"):
             features = {name: arrays["feature"] for name, arrays in self.features(variables, memory).items()}
             if self.scored:
@@ -181,6 +183,7 @@ class Evaluator:
         start = run.workdir / "start.json"
         if start.exists():
             results["before_training"] = json.loads(start.read_text())
+        results["epochs_done"], results["epochs"] = epochs_done, epochs
         results["notes"] = list(run.method.notes())
         results["compilations"] = {name: step.count for name, step in run.compiled.items() if step.count}
         with run.phase("report"):

@@ -50,9 +50,10 @@ def _run(config: Any, workdir: Path, data_dir: Path | None) -> None:
     mode = MODE.value
     if mode != "dry_run":
         claim_workdir(workdir, config.to_dict())
-        if mode == "train" and (workdir / "results.json").exists():
+        finished = _finished(workdir)
+        if mode == "train" and finished:
             print(f"{workdir} holds a finished run:")
-            print_results(json.loads((workdir / "results.json").read_text()))
+            print_results(finished)
             print(f"report: {workdir / 'report' / 'index.html'}")
             return
     run = start_run(config, workdir, data_dir)
@@ -71,14 +72,21 @@ def _run(config: Any, workdir: Path, data_dir: Path | None) -> None:
     evaluator = Evaluator(run)
     if mode == "train":
         state, frozen = train.train(run, evaluator)
+        done = sum(stage.epochs for stage in run.method.stages())
     else:
-        state, frozen = train.restore_latest(run)
-    epochs = sum(stage.epochs for stage in run.method.stages())
-    results = evaluator.final(train.variables_of(state, frozen), state.memory, f"epoch {epochs} (last)")
+        state, frozen, done = train.restore_latest(run)
+    results = evaluator.final(train.variables_of(state, frozen), state.memory, done)
     print_results(results)
     seconds = "  ".join(f"{name} {value:.1f}" for name, value in run.phases.items())
     print(f"seconds: {seconds}  all {time.perf_counter() - STARTED:.1f}")
     print(f"report: {workdir / 'report' / 'index.html'}")
+
+
+def _finished(workdir: Path) -> dict[str, Any] | None:
+    """The results of a run that went to its last epoch; those of an earlier checkpoint do not count."""
+    path = workdir / "results.json"
+    results = json.loads(path.read_text()) if path.exists() else {}
+    return results if results and results["epochs_done"] == results["epochs"] else None
 
 
 def _cache_compilations(jax: Any) -> None:

@@ -240,8 +240,8 @@ def _restore(run: Run, stage: Stage, checkpoints: Checkpoints, number: int) -> t
     return restored, checkpoints.restore_frozen(stage.name, frozen, parallel.state_sharding(frozen, run.mesh))
 
 
-def restore_latest(run: Run) -> tuple[TrainState, Any]:
-    """The newest checkpoint of a workdir, for evaluation.
+def restore_latest(run: Run) -> tuple[TrainState, Any, int]:
+    """The newest checkpoint of a workdir for evaluation: (state, frozen parameters, epochs done).
 
     Raises:
       ValueError: there is none.
@@ -251,7 +251,8 @@ def restore_latest(run: Run) -> tuple[TrainState, Any]:
         latest = checkpoints.latest()
         if latest is None:
             raise ValueError(f"{checkpoints.directory} holds no complete checkpoint: train first, or name a workdir")
-        return _restore(run, run.method.stages()[checkpoints.meta(latest)["stage"]], checkpoints, latest)
+        stage = run.method.stages()[checkpoints.meta(latest)["stage"]]
+        return *_restore(run, stage, checkpoints, latest), latest
     finally:
         checkpoints.close()
 

@@ -87,7 +87,7 @@ def finished(tmp_path_factory, data_dir, tiny):
 def test_results_of_a_run(finished):
     run, state, frozen = finished
     evaluator = Evaluator(run)
-    results = evaluator.final(train.variables_of(state, frozen), state.memory, "epoch 3 (last)")
+    results = evaluator.final(train.variables_of(state, frozen), state.memory, 3)
     saved = json.loads((run.workdir / "results.json").read_text())
     assert saved == json.loads(json.dumps(results))
     for direction in ("visible_to_infrared", "infrared_to_visible"):
@@ -250,3 +250,14 @@ def test_unwritable_workdir_is_named(tmp_path):
 def test_batch_must_divide_over_devices(tmp_path, data_dir):
     with pytest.raises(ValueError, match="does not divide over 8 devices"):
         start_run(make_config("hitpro", **{"mesh.devices": 8, "batch.slots": 7}), tmp_path, data_dir)
+
+
+def test_scoring_an_unfinished_run_does_not_finish_it(tmp_path, data_dir, tiny):
+    from jaxreid.main import _finished
+
+    run, _, _ = run_training(make_config("hitpro"), tmp_path, data_dir, stop_after=2)
+    state, frozen, done = train.restore_latest(run)
+    assert done == 2
+    results = Evaluator(run).final(train.variables_of(state, frozen), state.memory, done)
+    assert results["visible_to_infrared"]["checkpoint"] == "epoch 2 of 3"
+    assert _finished(tmp_path) is None
