@@ -39,20 +39,19 @@ def main() -> None:
     arguments, extra = parser.parse_known_args()
     rows: dict[str, dict[str, list[float]]] = {}
 
-    def add(name: str, records: dict) -> None:
-        for direction in DIRECTIONS:
-            rows.setdefault(name, {}).setdefault(direction, []).append(records[direction]["mAP"])
+    def add(name: str, record: dict) -> None:
+        rows.setdefault(name, {}).setdefault(record["direction"], []).append(record["mAP"])
 
     for seed in arguments.seeds:
         found = results_of("hitpro", arguments.dataset, seed, arguments.out / f"{arguments.name}-{seed}", extra)
-        for label, records in found["before_training"].items():
-            add(label, records)
-        add("HiTPro", found)
+        for record in found["before_training"]:
+            add(record["features"], record)
+        for record in found["scores"]:
+            add("HiTPro", record)
         if not arguments.no_bound:
-            add(
-                "supervised baseline",
-                results_of("baseline", arguments.dataset, seed, arguments.out / f"baseline-{seed}", []),
-            )
+            bound = results_of("baseline", arguments.dataset, seed, arguments.out / f"baseline-{seed}", [])
+            for record in bound["scores"]:
+                add("supervised baseline", record)
     print(f"| mAP over seeds {arguments.seeds} | V→I | I→V |\n|---|---|---|")
     for name, values in rows.items():
         print(f"| {name} | {' | '.join(cell(values[direction]) for direction in DIRECTIONS)} |")

@@ -30,7 +30,7 @@ def base_config(method: str, preset: str) -> Any:
     config.dataset.train = "train"
     config.dataset.query = "query"
     config.dataset.gallery = "gallery"
-    config.dataset.protocol = ""  # empty = the data set's own
+    config.dataset.protocols = ()  # keys of jaxreid.retrieval.PROTOCOLS, headline first; () = the data set's own
 
     config.frames = ml_collections.ConfigDict({"height": 256, "width": 128, **IMAGENET})
     config.loading = ml_collections.ConfigDict(

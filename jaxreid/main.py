@@ -104,28 +104,31 @@ def describe(run: Any) -> None:
     for split in (dataset.train, dataset.query, dataset.gallery):
         print(f"  {split.name}: {describe_split(split)}")
     shape = dict(run.mesh.shape)
-    print(f"  protocol {dataset.protocol}; {run.mesh.size} device(s), mesh {shape}; workdir {run.workdir}", flush=True)
+    print(
+        f"  protocol {', '.join(dataset.protocols)}; {run.mesh.size} device(s), mesh {shape}; workdir {run.workdir}",
+        flush=True,
+    )
 
 
 def print_results(results: dict[str, Any]) -> None:
     """A table of the scores for the terminal."""
-    if results.get("scored") is False:
+    if "reason" in results:
         print(results["reason"])
     columns = ("mAP", "mINP", "rank-1", "rank-5", "rank-10", "rank-20")
-    rows = [(name, record) for name, record in results.items() if isinstance(record, dict) and "mAP" in record]
-    before = results.get("before_training", {})
-    rows += [
-        (f"  {label}: {direction}", record)
-        for label, records in before.items()
-        for direction, record in records.items()
-    ]
+    protocols = {record["protocol"] for record in results["scores"]}
+
+    def name(record: dict[str, Any]) -> str:
+        return record["direction"] + (f" ({record['protocol']})" if len(protocols) > 1 else "")
+
+    rows = [(name(record), record) for record in results["scores"]]
+    rows += [(f"  {record['features']}: {name(record)}", record) for record in results["before_training"]]
     if rows:
-        width = max(len(name) for name, _ in rows)
+        width = max(len(label) for label, _ in rows)
         print(f"{'%':<{width}}  " + "  ".join(f"{column:>7}" for column in columns))
-        for index, (name, record) in enumerate(rows):
-            if name.startswith(" ") and not rows[index - 1][0].startswith(" "):
+        for index, (label, record) in enumerate(rows):
+            if index == len(results["scores"]):
                 print("before training:")
-            print(f"{name:<{width}}  " + "  ".join(f"{record[column]:7.1f}" for column in columns))
+            print(f"{label:<{width}}  " + "  ".join(f"{record[column]:7.1f}" for column in columns))
     for note in results.get("notes", ()):
         print(note)
 

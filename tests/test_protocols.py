@@ -12,9 +12,9 @@ from jaxreid.retrieval.protocols import PROTOCOLS, Rows, resolve
 def test_every_key_of_the_specification_is_there():
     """Data set specification, section 19, and 'none' for data without identities."""
     assert set(PROTOCOLS) == {
-        "market", "mars_full", "mars_full_std", "single_match", "cross_modal_cam", "cross_modal_nocam", "xfd",
-        "xfd_train", "clothes_sc", "clothes_cc", "location_sl", "location_dl", "scale_ss", "scale_ds", "skeleton",
-        "none",
+        "market", "mars_full", "mars_full_std", "single_match", "cross_modal_cam", "cross_modal_nocam", "bupt_full",
+        "bupt_reduced64", "xfd", "xfd_train", "clothes_sc", "clothes_cc", "location_sl", "location_dl", "scale_ss",
+        "scale_ds", "skeleton", "none",
     }  # fmt: skip
     assert all(key == protocol.key for key, protocol in PROTOCOLS.items())
 
@@ -34,7 +34,7 @@ def masks(protocol, query, gallery):
     return protocol.masks(query.columns(protocol.columns), gallery.columns(protocol.columns))
 
 
-@pytest.mark.parametrize("key", sorted(set(PROTOCOLS) - {"none"}))
+@pytest.mark.parametrize("key", sorted(set(PROTOCOLS) - {"none", "bupt_reduced64"}))
 def test_positive_and_junk_are_disjoint_and_junk_is_of_the_identity_or_thrown_away(key):
     query, gallery = random_rows(0, 30), random_rows(1, 50)
     positive, junk = masks(key, query, gallery)
@@ -169,3 +169,47 @@ def test_rules_in_words():
     assert "trapezoid" in PROTOCOLS["mars_full"].describe()
     assert "not scored" in PROTOCOLS["none"].describe()
     assert PROTOCOLS["market"] == dataclasses.replace(PROTOCOLS["mars_full_std"], key="market")
+
+
+def test_bupt_reduced64_loses_the_tail_of_the_visible_list():
+    """Data set specification, section 7: 540 → 512 visible queries, 2,422 → 2,368 visible gallery tracklets."""
+    rng = np.random.default_rng(0)
+    modality = {"query": [0] * 540 + [1] * 536, "gallery": [0] * 2422 + [1] * 2422}
+    sides = {}
+    for name, codes in modality.items():
+        codes = rng.permutation(codes)
+        sides[name] = Rows(rng.integers(0, 300, len(codes)), modality=codes)
+    visible, infrared = ({name: side[side.modality == code] for name, side in sides.items()} for code in (0, 1))
+    features = {
+        name: {code: rng.normal(size=(len(side[code]), 3)) for code in (0, 1)}
+        for name, side in (("query", [visible["query"], infrared["query"]]),
+                           ("gallery", [visible["gallery"], infrared["gallery"]]))
+    }  # fmt: skip
+    there = retrieval.score(
+        features["query"][0], features["gallery"][1], visible["query"], infrared["gallery"], "bupt_reduced64"
+    )
+    assert (there.queries + there.unmatched, there.gallery) == (512, 2422)
+    assert len(there.first_match) == 540 and not there.valid[512:].any()
+    by_hand = retrieval.score(
+        features["query"][0][:512], features["gallery"][1], visible["query"][:512], infrared["gallery"], "bupt_full"
+    )
+    assert (there.mAP, there.mINP, there.rank) == (by_hand.mAP, by_hand.mINP, by_hand.rank)
+
+    back = retrieval.score(
+        features["query"][1], features["gallery"][0], infrared["query"], visible["gallery"], "bupt_reduced64"
+    )
+    assert (back.queries + back.unmatched, back.gallery) == (536, 2368)
+    by_hand = retrieval.score(
+        features["query"][1], features["gallery"][0][:2368], infrared["query"], visible["gallery"][:2368], "bupt_full"
+    )
+    assert (back.mAP, back.mINP, back.rank) == (by_hand.mAP, by_hand.mINP, by_hand.rank)
+    assert PROTOCOLS["bupt_reduced64"].junk(infrared["query"], visible["gallery"])[:, 2368:].all()
+
+    distances = retrieval.cosine_distance(features["query"][1], features["gallery"][0])
+    ready = retrieval.score_distances(distances, infrared["query"], visible["gallery"], "bupt_reduced64")
+    assert ready.rank == back.rank and ready.mAP == pytest.approx(back.mAP)
+
+
+def test_whole_batches_that_fill_exactly_lose_nothing():
+    """The authors' sampler would lose the whole modality here (`[:-0]`); that is not copied."""
+    assert len(PROTOCOLS["bupt_reduced64"].kept(Rows(np.zeros(128, int), modality=np.zeros(128, int)))) == 128

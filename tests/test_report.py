@@ -65,8 +65,9 @@ def jpeg(seed, infrared=False):
     return cv2.imencode(".jpg", picture)[1].tobytes()
 
 
-def record(mAP, **changes):
+def record(direction, mAP, **changes):
     return {
+        "direction": direction,
         "mAP": mAP,
         "mINP": mAP - 10,
         "rank-1": mAP + 4.04,
@@ -132,11 +133,15 @@ def contents(**changes):
             "optimiser": {"name": "adamw", "learning_rate": 3e-4, "weight_decay": 0.01},
             "seed": 0,
         },
-        results={directions[0]: record(56.13), directions[1]: record(59.87, queries=138, unmatched=6, gallery=126)},
-        controls={
-            "Starting features": {directions[0]: record(21.5), directions[1]: record(24.5)},
-            "Labelled bound": {directions[0]: record(80.1)},
-        },
+        results=[
+            record(directions[0], 56.13),
+            record(directions[1], 59.87, queries=138, unmatched=6, gallery=126),
+        ],
+        controls=[
+            record(directions[0], 21.5, features="Starting features"),
+            record(directions[1], 24.5, features="Starting features"),
+            record(directions[0], 80.1, features="Labelled bound"),
+        ],
         metrics=metrics_rows(),
         ranked=[
             ranked_list(direction, seed + 40 * d, matches, label)
@@ -197,7 +202,7 @@ def test_ranked_lists_mark_by_frame_and_by_sign(written):
 def test_nothing_scored_is_said_and_nothing_is_marked(tmp_path):
     lists = [ranked_list("all", 3, [None, None])]
     path = write_report(
-        tmp_path, contents(results="The footage has no identities.", controls={}, ranked=lists, metrics=[])
+        tmp_path, contents(results="The footage has no identities.", controls=[], ranked=lists, metrics=[])
     )
     parsed = Page(path.read_text(encoding="utf-8"))
     assert "Nothing was scored. The footage has no identities." in parsed.text
@@ -206,7 +211,9 @@ def test_nothing_scored_is_said_and_nothing_is_marked(tmp_path):
 
 
 def test_a_report_with_the_least_contents(tmp_path):
-    page_text = write_report(tmp_path, ReportContents("Empty", {}, {"all": {"mAP": 12.0}})).read_text(encoding="utf-8")
+    page_text = write_report(tmp_path, ReportContents("Empty", {}, [{"direction": "all", "mAP": 12.0}])).read_text(
+        encoding="utf-8"
+    )
     assert "12.0" in Page(page_text).text and "–" in Page(page_text).text
 
 
@@ -218,7 +225,7 @@ def test_text_is_escaped(tmp_path):
             title=text,
             notes=[text],
             config={text: text},
-            results={text: record(1.0)},
+            results=[record(text, 1.0)],
             ranked=[RankedList(text, Thumb(text, jpeg(0)), (Thumb(text, jpeg(1), True),), text)],
             metrics=[
                 {"kind": "train", "step": 0, f"loss {text}": 1.0},

@@ -90,15 +90,17 @@ def test_results_of_a_run(finished):
     results = evaluator.final(train.variables_of(state, frozen), state.memory, 3)
     saved = json.loads((run.workdir / "results.json").read_text())
     assert saved == json.loads(json.dumps(results))
-    for direction in ("visible_to_infrared", "infrared_to_visible"):
-        record = saved[direction]
+    scores = {record["direction"]: record for record in saved["scores"]}
+    assert list(scores) == ["visible_to_infrared", "infrared_to_visible"]
+    for record in scores.values():
         assert record["protocol"] == "cross_modal_cam"
         assert 0 < record["mINP"] <= 100 and 0 < record["mAP"] <= 100
         assert record["rank-1"] <= record["rank-5"] <= record["rank-10"] <= record["rank-20"]
+        assert [record["cmc"][k - 1] for k in (1, 5, 10, 20)] == [record[f"rank-{k}"] for k in (1, 5, 10, 20)]
     query, gallery = run.dataset.query, run.dataset.gallery
-    assert saved["infrared_to_visible"]["queries"] == len(query)
-    assert saved["infrared_to_visible"]["gallery"] == len(gallery)
-    assert saved["visible_to_infrared"]["queries"] == len(gallery)
+    assert scores["infrared_to_visible"]["queries"] == len(query)
+    assert scores["infrared_to_visible"]["gallery"] == len(gallery)
+    assert scores["visible_to_infrared"]["queries"] == len(gallery)
     assert (run.workdir / "report" / "index.html").stat().st_size > 10_000
     assert {row["kind"] for row in read_metrics(run.workdir)} == {"association", "train"}
 
@@ -259,5 +261,5 @@ def test_scoring_an_unfinished_run_does_not_finish_it(tmp_path, data_dir, tiny):
     state, frozen, done = train.restore_latest(run)
     assert done == 2
     results = Evaluator(run).final(train.variables_of(state, frozen), state.memory, done)
-    assert results["visible_to_infrared"]["checkpoint"] == "epoch 2 of 3"
+    assert results["scores"][0]["checkpoint"] == "epoch 2 of 3"
     assert _finished(tmp_path) is None

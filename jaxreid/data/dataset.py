@@ -15,14 +15,14 @@ from jaxreid.data.split import Split, modality_name, open_split
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """Splits and facts of one built data set. `protocol` is a key of `jaxreid.retrieval.PROTOCOLS`."""
+    """Splits and facts of one built data set. `protocols` are keys of `jaxreid.retrieval.PROTOCOLS`, headline first."""
 
     name: str
     directory: Path
     train: Split
     query: Split
     gallery: Split
-    protocol: str
+    protocols: tuple[str, ...]
     cameras: np.ndarray  # sorted training camera numbers
 
     def fingerprint(self) -> dict[str, Any]:
@@ -36,7 +36,7 @@ def open_dataset(options: Any, data_dir: Path | None) -> Dataset:
     """Opens (and, where it can be made without a download, first builds) the data set that a config names.
 
     Args:
-      options: `config.dataset`: name, config, path (source folder), train/query/gallery split names, protocol.
+      options: `config.dataset`: name, config, path (source folder), train/query/gallery split names, protocols.
       data_dir: where built data sets live.
     """
     directory = build.build(options.name, options.config or None, data_dir=data_dir, source=options.path or None)
@@ -49,7 +49,7 @@ def open_dataset(options: Any, data_dir: Path | None) -> Dataset:
         train=train,
         query=open_split(directory, options.query, cameras),
         gallery=open_split(directory, options.gallery, cameras),
-        protocol=options.protocol or facts.get("protocol", "market"),
+        protocols=tuple(options.protocols) or tuple(facts.get("protocols", ())) or (facts.get("protocol", "market"),),
         cameras=cameras,
     )
 

@@ -150,6 +150,9 @@ class HiTPro(Method):
         checkpoint = self.config.backbone.checkpoint
         return (PretrainedSource(("encoder",), checkpoint, self.tower),) if checkpoint else ()
 
+    def assumptions(self) -> dict[str, str]:
+        return {**super().assumptions(), "prototype unit": self.config.prototypes.unit}
+
     def notes(self) -> tuple[str, ...]:
         unit = self.config.prototypes.unit
         knows = {"tracklet": "", "camera_track": " (uses which recording a tracklet was cut from)"}

@@ -177,6 +177,10 @@ class Method:
         """State beside the parameters (prototypes, banks); capacities are fixed here."""
         return {}
 
+    def assumptions(self) -> dict[str, str]:
+        """What training was told, by name. Results of one method that differ here never stand in one table."""
+        return {"identity labels": "yes" if self.uses_identity else "no"}
+
     def notes(self) -> tuple[str, ...]:
         """What a reader of the results must know about this run."""
         return ()

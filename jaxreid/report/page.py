@@ -52,9 +52,9 @@ class ReportContents:
     Attributes:
       title: what ran on what.
       config: the resolved configuration, nested dicts allowed.
-      results: direction or case → record (`retrieval.result_record`), or a sentence why nothing was scored.
-      controls: what the result is to be compared with, such as the starting features or a bound: name → direction →
-        record.
+      results: records (`retrieval.result_record`) with their `direction`, or a sentence why nothing was scored.
+      controls: what the result is to be compared with, such as the starting features or a bound: records that also
+        say of which `features` they are.
       metrics: rows of metrics.jsonl, see `plots.learning_curves`.
       ranked: ranked lists to look at.
       notes: sentences that a reader must know before believing a number.
@@ -64,8 +64,8 @@ class ReportContents:
 
     title: str
     config: Mapping[str, Any]
-    results: Mapping[str, Record] | str
-    controls: Mapping[str, Mapping[str, Record]] = dataclasses.field(default_factory=dict)
+    results: Sequence[Record] | str
+    controls: Sequence[Record] = ()
     metrics: Sequence[Mapping[str, Any]] = ()
     ranked: Sequence[RankedList] = ()
     notes: Sequence[str] = ()
@@ -100,12 +100,13 @@ def render(contents: ReportContents) -> str:
         lstrip_blocks=True,
     )
     environment.filters.update(number=format_number, duration=format_duration, image=data_uri, value=format_value)
-    results, explanation = ({}, contents.results) if isinstance(contents.results, str) else (contents.results, "")
+    results, explanation = ([], contents.results) if isinstance(contents.results, str) else (contents.results, "")
+    results, controls = _by_case(results), _by_case(contents.controls)
     return environment.get_template("template.html").render(
         contents=contents,
         explanation=explanation,
         score_keys=SCORE_KEYS,
-        directions=[] if explanation else _directions(results, contents.controls),
+        directions=[] if explanation else _directions(results, controls),
         measurement=_measurement(results),
         plots=plots.learning_curves(contents.metrics),
         last_values=_last_values(contents.metrics),
@@ -116,26 +117,38 @@ def render(contents: ReportContents) -> str:
     )
 
 
+def _by_case(records: Sequence[Record]) -> dict[str, list[Record]]:
+    """Records by what they rank: the direction, with the protocol where the same direction has several."""
+    protocols: dict[str, set[str]] = {}
+    for record in records:
+        protocols.setdefault(record["direction"], set()).add(record.get("protocol", ""))
+    groups: dict[str, list[Record]] = {}
+    for record in records:
+        several = len(protocols[record["direction"]]) > 1
+        name = f"{record['direction']}, {record['protocol']}" if several else record["direction"]
+        groups.setdefault(name, []).append(record)
+    return groups
+
+
 def _directions(
-    results: Mapping[str, Record], controls: Mapping[str, Mapping[str, Record]]
+    results: Mapping[str, Sequence[Record]], controls: Mapping[str, Sequence[Record]]
 ) -> list[tuple[str, Record, list[tuple[str, Record]]]]:
-    """(direction, this run's record, [(control, its record)]); a control's own directions follow, without a run."""
-    names = list(results) + [name for records in controls.values() for name in records if name not in results]
+    """(case, this run's record, [(control, its record)]); a control's own cases follow, without a run."""
     return [
         (
-            direction,
-            results.get(direction, {}),
-            [(name, records[direction]) for name, records in controls.items() if direction in records],
+            case,
+            results[case][0] if case in results else {},
+            [(str(record["features"]), record) for record in controls.get(case, ())],
         )
-        for direction in dict.fromkeys(names)
+        for case in dict.fromkeys([*results, *controls])
     ]
 
 
-def _measurement(results: Mapping[str, Record]) -> list[tuple[str, str]]:
+def _measurement(results: Mapping[str, Sequence[Record]]) -> list[tuple[str, str]]:
     """How it was measured: one line per fact, by direction only where directions differ."""
     lines = []
     for key, label in MEASUREMENT.items():
-        values = {name: _fact(key, record[key]) for name, record in results.items() if key in record}
+        values = {name: _fact(key, record[key]) for name, (record, *_) in results.items() if key in record}
         if len(set(values.values())) == 1:
             lines.append((label, next(iter(values.values()))))
         else:

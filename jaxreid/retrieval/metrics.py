@@ -57,6 +57,12 @@ class Scores:
         """bool[Q]: which queries have a match."""
         return self.first_match > 0
 
+    def cmc(self, length: int) -> list[float]:
+        """rank-1 … rank-`length` in percent."""
+        asked = self.queries + (self.unmatched if protocols.resolve(self.protocol).count_unmatched else 0)
+        first = self.first_match[self.valid]
+        return [100.0 * int((first <= k).sum()) / asked for k in range(1, length + 1)]
+
 
 def score(
     query_features: Any,
@@ -94,9 +100,13 @@ def score(
     ):
         if distances_lib.num_rows(features, f"{what} features") != len(rows):
             raise ValueError(f"{distances_lib.num_rows(features, what)} {what} features but {len(rows)} {what} rows")
+    kept, kept_gallery = protocol.kept(query_rows), protocol.kept(gallery_rows)
+    query_features = jax.tree.map(lambda x: x[kept], query_features)
+    gallery_features = jax.tree.map(lambda x: x[kept_gallery], gallery_features)
     block = distances_lib.block_rows(block, len(gallery_rows))
     blocks = distances_lib.distance_blocks(query_features, gallery_features, distance, block)
-    return _score_blocks(blocks, query_rows, gallery_rows, protocol, ranks, ties)
+    scores = _score_blocks(blocks, query_rows[kept], gallery_rows[kept_gallery], protocol, ranks, ties)
+    return _of_all_queries(scores, kept, len(query_rows))
 
 
 def score_distances(
@@ -116,9 +126,27 @@ def score_distances(
             f"distances are {distances.shape}, but there are {len(query_rows)} query rows and "
             f"{len(gallery_rows)} gallery rows"
         )
+    kept, kept_gallery = protocol.kept(query_rows), protocol.kept(gallery_rows)
     block = distances_lib.block_rows(block, len(gallery_rows))
-    blocks = distances_lib.distance_blocks(distances, None, lambda rows, _: rows, block)
-    return _score_blocks(blocks, query_rows, gallery_rows, protocol, ranks, ties)
+    blocks = distances_lib.distance_blocks(distances[kept][:, kept_gallery], None, lambda rows, _: rows, block)
+    scores = _score_blocks(blocks, query_rows[kept], gallery_rows[kept_gallery], protocol, ranks, ties)
+    return _of_all_queries(scores, kept, len(query_rows))
+
+
+def _of_all_queries(scores: Scores, kept: np.ndarray | slice, count: int) -> Scores:
+    """Per-query arrays with a row for every query, 0 for those that the protocol does not look at."""
+
+    def spread(values: np.ndarray) -> np.ndarray:
+        whole = np.zeros(count, values.dtype)
+        whole[kept] = values
+        return whole
+
+    return dataclasses.replace(
+        scores,
+        average_precision=spread(scores.average_precision),
+        inverse_negative_penalty=spread(scores.inverse_negative_penalty),
+        first_match=spread(scores.first_match),
+    )
 
 
 def _score_blocks(
