@@ -10,12 +10,11 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from jaxreid.data import schema
+from jaxreid.data import images, schema
 from jaxreid.data.build import DataSetError, build, builder_class, read_metadata
 
 builder_class("folder")
 _builder = builder_class("folder").__module__.rsplit(".", 1)[0]
-images = importlib.import_module(f"{_builder}.images")
 listing = importlib.import_module(f"{_builder}.listing")
 
 COLUMNS = ["camera", "tracklet", "identity", "modality", "split"]

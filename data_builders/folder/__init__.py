@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .listing import DEFAULT_MAX_EXCLUDED, list_folder
+from jaxreid.data.listed import DEFAULT_MAX_EXCLUDED
+
+from .listing import list_folder
 
 VERSION = "1.0.0"
 

@@ -14,10 +14,11 @@ import tensorflow_datasets as tfds
 
 from jaxreid.data import schema
 from jaxreid.data.build import DataSetError, progress
+from jaxreid.data.images import read_image
+from jaxreid.data.listed import DEFAULT_MAX_EXCLUDED, ExcludedFrames
 
 from . import VERSION
-from .images import image_fault
-from .listing import DEFAULT_MAX_EXCLUDED, TABLE, Folder, Tracklet, list_folder, shorten
+from .listing import TABLE, Folder, Tracklet, list_folder
 
 _LOG = logging.getLogger(__name__)
 
@@ -65,7 +66,6 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         for warning in folder.warnings:
             _LOG.warning("%s", warning)
         tracklets, excluded = _check_frames(folder, limit)
-        unreadable = {file["path"] for file in excluded}
         splits = _splits(tracklets)
         numbers = {camera: number for number, camera in enumerate(sorted({t.camera for t in tracklets}), start=1)}
         identities = _identity_numbers({t.identity for t in tracklets if t.identity})
@@ -81,8 +81,8 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             ],
             train_pids=train_pids,
             identity_names={str(pid): name for name, pid in identities.items()},
-            counts={name: _counts(members, unreadable) for name, members in splits.items()},
-            excluded_frames=excluded,
+            counts={name: _counts(members, excluded) for name, members in splits.items()},
+            excluded_frames=excluded.metadata(),
             warnings=[*folder.warnings, *remarks],
             licence="as the pictures' owner says",
             source=str(folder.path),
@@ -90,7 +90,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         if folder.has_table:  # kept for its further columns, such as times
             shutil.copyfile(folder.path / TABLE, self.data_path / TABLE)
         return {
-            name: self._generate_examples(name, members, folder, unreadable, numbers, identities, train_pids)
+            name: self._generate_examples(name, members, folder, excluded, numbers, identities, train_pids)
             for name, members in splits.items()
         }
 
@@ -99,7 +99,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         split: str,
         tracklets: list[Tracklet],
         folder: Folder,
-        unreadable: set[str],
+        excluded: ExcludedFrames,
         numbers: dict[str, int],
         identities: dict[str, int],
         train_pids: list[int],
@@ -107,7 +107,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         labels = {pid: label for label, pid in enumerate(train_pids)} if split == "train" else {}
         for key, tracklet in enumerate(progress(tracklets, split)):
             paths = tracklet.paths
-            kept = [index for index, path in enumerate(paths) if path not in unreadable]
+            kept = excluded.usable(paths)
             pid = identities.get(tracklet.identity, -1)
             yield (
                 key,
@@ -129,43 +129,32 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             )
 
 
-def _check_frames(folder: Folder, limit: float) -> tuple[list[Tracklet], list[dict[str, str]]]:
-    """The tracklets that keep a frame, and the frames that are unreadable: path and fault.
+def _check_frames(folder: Folder, limit: float) -> tuple[list[Tracklet], ExcludedFrames]:
+    """The tracklets that keep a frame, and the frames that are unreadable.
 
     Raises:
       DataSetError: more than `limit` of all frames are unreadable, or all frames of all tracklets of a split.
     """
     paths = [path for tracklet in folder.tracklets for path in tracklet.paths]
+    excluded = ExcludedFrames("folder", folder.path, len(paths), limit)
 
     def fault(path: str) -> str | None:
-        try:
-            return image_fault((folder.path / path).read_bytes())
-        except OSError as error:
-            return str(error.strerror)
+        return read_image(folder.path / path)[1]
 
     with concurrent.futures.ThreadPoolExecutor() as pool:  # reading and decoding run outside Python's lock
         faults = list(progress(pool.map(fault, paths), "checking frames", len(paths), "frames"))
-    excluded = [{"path": path, "fault": fault} for path, fault in zip(paths, faults, strict=True) if fault]
-    named = shorten([f"{folder.path / file['path']}: {file['fault']}" for file in excluded])
-    if len(excluded) > limit * len(paths):
-        raise DataSetError(
-            f"folder: {len(excluded)} of {len(paths)} frames ({len(excluded) / len(paths):.1%}) cannot be used, more "
-            f"than the {limit:.1%} that are allowed; repair or remove them, or allow more (build it with --option "
-            f"max_excluded=SHARE):\n{named}"
-        )
-    if excluded:
-        _LOG.warning("%d of %d frames cannot be used and are left out:\n%s", len(excluded), len(paths), named)
-    unreadable = {file["path"] for file in excluded}
+    excluded.add((path, fault) for path, fault in zip(paths, faults, strict=True) if fault)
+    excluded.warn()
     kept = []
     for tracklet in folder.tracklets:
-        if unreadable.issuperset(tracklet.paths):
-            _LOG.warning("tracklet %s has no frame left and is left out", tracklet.tracklet_id)
-        else:
+        if excluded.usable(tracklet.paths):
             kept.append(tracklet)
+        else:
+            _LOG.warning("tracklet %s has no frame left and is left out", tracklet.tracklet_id)
     lost = {tracklet.split for tracklet in folder.tracklets} - {tracklet.split for tracklet in kept}
     if lost:
         where = f"the splits {sorted(lost)}" if lost != {""} else "the folder"
-        raise DataSetError(f"folder: no readable frame is left in {where} of {folder.path}:\n{named}")
+        raise DataSetError(f"folder: no readable frame is left in {where} of {folder.path}:\n{excluded.named()}")
     return kept, excluded
 
 
@@ -210,10 +199,10 @@ def _modalities(tracklets: list[Tracklet], camera: str | None = None) -> set[str
     return {tracklet.modality for tracklet in tracklets if camera in (None, tracklet.camera)}
 
 
-def _counts(tracklets: list[Tracklet], unreadable: set[str]) -> dict[str, int]:
+def _counts(tracklets: list[Tracklet], excluded: ExcludedFrames) -> dict[str, int]:
     return {
         "tracklets": len(tracklets),
-        "frames": sum(path not in unreadable for tracklet in tracklets for path in tracklet.paths),
+        "frames": sum(len(excluded.usable(tracklet.paths)) for tracklet in tracklets),
         "identities": len({tracklet.identity for tracklet in tracklets if tracklet.identity}),
         "cameras": len({tracklet.camera for tracklet in tracklets}),
     }

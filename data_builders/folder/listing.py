@@ -11,13 +11,13 @@ from collections import Counter
 from pathlib import Path
 
 from jaxreid.data.build import DataSetError
+from jaxreid.data.listed import shorten
 
 TABLE = "tracklets.csv"
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 MODALITIES = ("rgb", "ir")
 SPLITS = ("train", "train_aux", "val", "query", "gallery")
 REQUIRED_COLUMNS = ("camera", "tracklet", "identity", "modality", "split")
-DEFAULT_MAX_EXCLUDED = 0.05
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,12 +113,6 @@ def natural_key(name: str) -> tuple:
     """Sorts `2.jpg` before `10.jpg`."""
     parts = re.split(r"(\d+)", name)
     return tuple((int(part), part) if i % 2 else part for i, part in enumerate(parts))
-
-
-def shorten(lines: list[str], limit: int = 10) -> str:
-    """The first lines, one per line, and how many there are beyond them."""
-    more = [f"… and {len(lines) - limit} more"] if len(lines) > limit else []
-    return "\n".join(f"  {line}" for line in [*lines[:limit], *more])
 
 
 def _apply_table(

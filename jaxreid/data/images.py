@@ -5,6 +5,7 @@ Decoders fill what is missing of a cut file with grey and call it a success, so 
 
 from __future__ import annotations
 
+import os
 import re
 import zlib
 
@@ -14,6 +15,16 @@ import numpy as np
 # In entropy-coded data, FF is followed by 00 (a stuffed byte), FF (padding) or D0…D7 (a restart); else a marker begins.
 _NEXT_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+
+def read_image(path: str | os.PathLike[str]) -> tuple[bytes, str | None]:
+    """The bytes of an image file, and what is wrong with them or with reading them, or None."""
+    try:
+        with open(path, "rb") as file:
+            data = file.read()
+    except OSError as error:
+        return b"", str(error.strerror)
+    return data, image_fault(data)
 
 
 def image_fault(data: bytes) -> str | None:
