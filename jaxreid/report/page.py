@@ -74,23 +74,29 @@ class ReportContents:
 
 
 def write_report(workdir: Path, contents: ReportContents) -> Path:
-    """Writes `workdir/report/index.html` and returns its path; an earlier report stays whole until the end."""
+    """Writes `workdir/report/index.html` and returns its path."""
     path = Path(workdir) / "report" / "index.html"
     path.parent.mkdir(parents=True, exist_ok=True)
+    return write_page(path, render(contents))
+
+
+def write_page(path: Path, text: str) -> Path:
+    """Writes a page aside and renames it, so that an earlier one stays whole until the end; returns its path."""
     aside = path.with_suffix(f".{os.getpid()}.tmp")
     try:
-        aside.write_text(render(contents), encoding="utf-8")
+        aside.write_text(text, encoding="utf-8")
         os.replace(aside, path)
     finally:
         aside.unlink(missing_ok=True)
     return path
 
 
-def render(contents: ReportContents) -> str:
-    """The page as a string."""
-    import jinja2
+def render_template(name: str, **values: Any) -> str:
+    """A template of this folder as a string, with the filters `number`, `value`, `duration` and `image`.
 
-    from jaxreid.report import plots
+    Templates extend `base.html` and fill its blocks `title`, `style`, `header`, `nav` and `main`.
+    """
+    import jinja2
 
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
@@ -100,9 +106,17 @@ def render(contents: ReportContents) -> str:
         lstrip_blocks=True,
     )
     environment.filters.update(number=format_number, duration=format_duration, image=data_uri, value=format_value)
+    return environment.get_template(name).render(**values)
+
+
+def render(contents: ReportContents) -> str:
+    """The report of a run as a string."""
+    from jaxreid.report import plots
+
     results, explanation = ([], contents.results) if isinstance(contents.results, str) else (contents.results, "")
     results, controls = _by_case(results), _by_case(contents.controls)
-    return environment.get_template("template.html").render(
+    return render_template(
+        "run.html",
         contents=contents,
         explanation=explanation,
         score_keys=SCORE_KEYS,
