@@ -149,6 +149,11 @@ def find_lists(name: str, source: Path, files: Sequence[str], folders: Sequence[
     return found
 
 
+def read_lines(path: Path) -> list[str]:
+    """The lines of a list; bytes that are no text show up in them."""
+    return path.read_text(encoding="utf-8-sig", errors="replace").rstrip().splitlines()
+
+
 def digest(paths: Iterable[Path]) -> str:
     """A short digest of the contents of files."""
     content = hashlib.sha256()

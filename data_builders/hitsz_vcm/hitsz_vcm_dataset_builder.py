@@ -1,0 +1,58 @@
+"""TFDS builder of HITSZ-VCM, from its own lists."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import tensorflow_datasets as tfds
+
+from jaxreid.data.listed import DEFAULT_MAX_EXCLUDED, Listing
+from jaxreid.data.listed_builder import ListedBuilder, ListedConfig
+
+from . import MIN_FRAMES, VERSION, settings
+from .listing import EXPECTED, list_dataset
+
+
+@dataclasses.dataclass(kw_only=True)
+class HitszVcmConfig(ListedConfig):
+    """Which tracklets are long enough."""
+
+    min_frames: int = MIN_FRAMES
+
+
+class Builder(ListedBuilder):
+    """HITSZ-VCM: visible and infrared tracklets of up to 24 frames, 927 people, 12 cameras.
+
+    `query` holds the infrared test tracklets of query_IDX.txt, `gallery` the other test tracklets; visible → infrared
+    swaps them. Tracklets of fewer than 12 listed frames are dropped from every split, as in all published results.
+    """
+
+    VERSION = tfds.core.Version(VERSION)
+    PROTOCOLS = ("cross_modal_cam",)
+    LICENCE = "academic use only, no redistribution; models for non-commercial use"
+    EXPECTED = EXPECTED
+    DEFAULT = HitszVcmConfig(name="min12")
+    MANUAL_DOWNLOAD_INSTRUCTIONS = f"""\
+HITSZ-VCM is downloaded by hand: github.com/VCM-project233/HITSZ-VCM-data names the Google Drive and Baidu folders
+(train, test, info). Licence: {LICENCE}.
+Unpack it into a directory DIR; {EXPECTED}
+and build it once with
+  python -m jaxreid.data.build hitsz_vcm --source DIR"""
+
+    @classmethod
+    def make_config(
+        cls,
+        config: str | None,
+        source: Path | None,
+        min_frames: int | None = None,
+        strict_counts: bool | None = None,
+        max_excluded: float = DEFAULT_MAX_EXCLUDED,
+    ) -> HitszVcmConfig:
+        """The configuration of a name or of options; see `settings`."""
+        chosen = settings(config, min_frames, strict_counts)
+        cls.check_source(source, max_excluded)
+        return HitszVcmConfig(**chosen, source=source, max_excluded=max_excluded)
+
+    def _list(self, source: Path, config: HitszVcmConfig) -> Listing:
+        return list_dataset(source, config.min_frames)

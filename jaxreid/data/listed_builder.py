@@ -1,0 +1,219 @@
+"""The part that TFDS builders of listed data sets have in common: frames are read once, checked and written in order.
+
+A builder of such a set says what its lists say (`_list`); see `data_builders/hitsz_vcm` for one.
+"""
+
+from __future__ import annotations
+
+import abc
+import concurrent.futures
+import dataclasses
+import functools
+import itertools
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, cast
+
+import tensorflow_datasets as tfds
+
+from jaxreid.data import listed, schema
+from jaxreid.data.build import DataSetError, progress
+from jaxreid.data.images import read_image
+from jaxreid.data.listed import ExcludedFrames, Listing, Tracklet
+
+FRAMES_PER_SHARD = 8192  # about 100 MB
+_LOG = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(kw_only=True)
+class ListedConfig(tfds.core.BuilderConfig):
+    """Where the raw data are, and what is accepted of them."""
+
+    source: Path | None = dataclasses.field(default=None, repr=False)
+    strict_counts: bool = True
+    max_excluded: float = listed.DEFAULT_MAX_EXCLUDED
+
+
+class ListedBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
+    """Writes the tracklets of a `Listing`, split by split, in the order of the lists.
+
+    Shard by shard, because `GeneratorBasedBuilder` would sort a whole split in memory (with shuffling off, all of
+    its temporary records lie in one file).
+    """
+
+    PROTOCOLS: ClassVar[tuple[str, ...]]  # keys of jaxreid.retrieval.PROTOCOLS; the first is the data set's own
+    LICENCE: ClassVar[str]
+    EXPECTED: ClassVar[str]  # the tree of the raw data, for messages
+    DEFAULT: ClassVar[ListedConfig]  # for `tfds build --manual_dir=DIR`, which knows no configuration
+
+    @abc.abstractmethod
+    def _list(self, source: Path, config: Any) -> Listing:
+        """What the lists below `source` say under a configuration.
+
+        Raises:
+          DataSetError: a list is missing, or contradicts itself or another.
+        """
+
+    @classmethod
+    def check_source(cls, source: Path | None, max_excluded: Any) -> None:
+        """Refuses to begin without raw data, or with a share that is none.
+
+        Raises:
+          DataSetError: so it is; says where the raw data come from.
+        """
+        if source is None:
+            raise DataSetError(
+                f"{cls.name}: is not prepared yet, and there is no source\n{cls.MANUAL_DOWNLOAD_INSTRUCTIONS}"
+            )
+        if not source.is_dir():
+            raise DataSetError(
+                f"{cls.name}: is not prepared yet, and {source} is not a directory\n{cls.MANUAL_DOWNLOAD_INSTRUCTIONS}"
+            )
+        if isinstance(max_excluded, bool) or not isinstance(max_excluded, int | float) or not 0 <= max_excluded <= 1:
+            raise DataSetError(f"{cls.name}: max_excluded must be a share between 0 and 1, got {max_excluded!r}")
+
+    @property
+    def _config(self) -> ListedConfig:
+        return cast(ListedConfig, self.builder_config or self.DEFAULT)
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=(type(self).__doc__ or "").splitlines()[0],
+            features=schema.features(),
+            disable_shuffling=True,
+            metadata=tfds.core.MetadataDict(),
+        )
+
+    def _download_and_prepare(self, dl_manager: Any, download_config: Any = None) -> None:
+        # Until this returns the directory has another name and is removed with what is in it if an error comes.
+        config = self._config
+        source = config.source or Path(dl_manager.manual_dir)
+        listing = self._list(source, config)
+        self._refuse_differences(source, listing)
+        tracklets = [tracklet for members in listing.splits.values() for tracklet in members]
+        total = sum(len(tracklet.frames) for tracklet in tracklets)
+        excluded = ExcludedFrames(self.name, source, total, config.max_excluded)
+        excluded.add(listed.missing_frames(source, tracklets, len(tracklets)), hint=self.EXPECTED)
+        remarks = [*listing.warnings, *listed.identity_remarks(listing.splits)]
+        for remark in remarks:
+            _LOG.warning("%s", remark)
+        self._work = source, listing, excluded
+        super()._download_and_prepare(dl_manager, download_config)
+        del self._work  # builders are pickled
+        excluded.warn()
+        cast(dict, self.info.metadata).update(
+            protocol=self.PROTOCOLS[0],
+            protocols=list(self.PROTOCOLS),
+            cameras=listed.camera_table(tracklets),
+            train_pids=_train_pids(listing),
+            counts={split: listed.counts(members, excluded) for split, members in listing.splits.items()},
+            differences=listing.differences,
+            excluded_frames=excluded.metadata(),
+            warnings=remarks,
+            licence=self.LICENCE,
+            source=str(source),
+            lists=listing.digest,
+            **listing.facts,
+        )
+
+    def _refuse_differences(self, source: Path, listing: Listing) -> None:
+        """Refuses a set that is not the published one, or warns of it, as the configuration says."""
+        if listing.differences and self._config.strict_counts:
+            raise DataSetError(
+                f"{self.name}: the lists in {source} are not those of the published data set:\n"
+                f"{listed.shorten(listing.differences, len(listing.differences))}\n"
+                "Complete them, or build what is there with --option strict_counts=False: it gets a name of its own, "
+                "since its scores compare with none that are published"
+            )
+        if listing.differences:
+            lines = listed.shorten(listing.differences)
+            _LOG.warning("this is not the published data set, its scores do not compare:\n%s", lines)
+        empty = [split for split, members in listing.splits.items() if not members]
+        if empty:
+            raise DataSetError(f"{self.name}: the lists in {source} leave no tracklet in {', '.join(empty)}")
+
+    def _shard_iterators_per_split(self, dl_manager: tfds.download.DownloadManager) -> dict[str, list[Any]]:
+        _, listing, excluded = self._work
+        shards = {}
+        for split, members in listing.splits.items():
+            present = [tracklet for tracklet in members if self._keeps_frames(tracklet, excluded)]
+            if not present:
+                raise DataSetError(
+                    f"{self.name}: no frame of {split} can be used:\n{excluded.named()}\n{self.EXPECTED}"
+                )
+            sizes = _shard_sizes(present)
+            examples = self._generate_examples(split, present)
+            # The last shard takes what is left, so that the generator ends and its progress bar with it.
+            shards[split] = [functools.partial(itertools.islice, examples, size) for size in [*sizes[:-1], None]]
+        return shards
+
+    def _generate_examples(self, split: str, tracklets: list[Tracklet]) -> Iterator[tuple[int, dict[str, Any]]]:
+        source, listing, excluded = self._work
+        config = self.builder_config.name if self.builder_config else "default"
+        labels = {pid: label for label, pid in enumerate(_train_pids(listing))} if split == "train" else {}
+        with concurrent.futures.ThreadPoolExecutor() as pool:  # reading and decoding run outside Python's lock
+            for key, tracklet in enumerate(progress(tracklets, split)):
+                paths = tracklet.paths
+                there = excluded.usable(paths)
+                images = list(pool.map(read_image, [source / paths[index] for index in there]))
+                found = [(paths[index], fault) for index, (_, fault) in zip(there, images, strict=True) if fault]
+                if found:
+                    excluded.add(found)
+                    if not self._keeps_frames(tracklet, excluded):
+                        continue
+                kept = {index: data for index, (data, fault) in zip(there, images, strict=True) if not fault}
+                yield (
+                    key,
+                    schema.record(
+                        frames=list(kept.values()),
+                        frame_names=[tracklet.frames[index] for index in kept],
+                        frame_index=list(kept),
+                        num_frames_source=len(paths),
+                        tracklet_id=tracklet.tracklet_id,
+                        pid=tracklet.pid,
+                        label=labels.get(tracklet.pid, -1),
+                        camid=tracklet.camera,
+                        cam_name=tracklet.cam_name,
+                        modality=tracklet.modality,
+                        pair_id=tracklet.pair_id,
+                        recording=tracklet.recording,
+                        platform="ground",
+                        role=split,
+                        source=f"{self.name}/{config} {self.VERSION} lists {listing.digest}",
+                    ),
+                )
+
+    def _keeps_frames(self, tracklet: Tracklet, excluded: ExcludedFrames) -> bool:
+        """Whether a tracklet keeps a frame.
+
+        Raises:
+          DataSetError: it keeps none, and the set is to be the published one.
+        """
+        if excluded.usable(tracklet.paths):
+            return True
+        if self._config.strict_counts:
+            faults = [f"{excluded.root / path}: {excluded.faults[path]}" for path in tracklet.paths]
+            raise DataSetError(
+                f"{self.name}: no frame of tracklet {tracklet.tracklet_id} can be used; without it this is not the "
+                f"published data set:\n{listed.shorten(faults)}"
+            )
+        _LOG.warning("tracklet %s has no frame left and is left out", tracklet.tracklet_id)
+        return False
+
+
+def _train_pids(listing: Listing) -> list[int]:
+    return sorted({tracklet.pid for tracklet in listing.splits["train"]})
+
+
+def _shard_sizes(tracklets: Sequence[Tracklet]) -> list[int]:
+    """How many tracklets go to each file."""
+    sizes, frames = [0], 0
+    for tracklet in tracklets:
+        if sizes[-1] and frames + len(tracklet.frames) > FRAMES_PER_SHARD:
+            sizes.append(0)
+            frames = 0
+        sizes[-1] += 1
+        frames += len(tracklet.frames)
+    return sizes
