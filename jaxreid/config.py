@@ -20,6 +20,7 @@ def base_config(method: str, preset: str) -> Any:
     config.precision = "float32"  # compute type of the network; parameters, norms and losses are always float32
     config.extraction_batch = 128  # clips per step where no gradient is needed
     config.evaluate_every = 0  # epochs; 0 = after training only
+    config.evaluate_start = True  # also score the features that training starts from, and the free controls
     config.log_every = 10  # steps per row of metrics.jsonl
     config.keep_checkpoints = 2
 

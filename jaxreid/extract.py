@@ -18,7 +18,6 @@ from jaxreid.data.batch import Batch
 from jaxreid.data.clips import ClipPlan
 from jaxreid.data.loader import LoaderOptions, batches
 from jaxreid.data.split import FrameReader, Split
-from jaxreid.memory.prototypes import unit_rows
 from jaxreid.methods.method import Features
 
 
@@ -107,8 +106,14 @@ def pool_tracklets(features: Features, count: int, pool: str) -> dict[str, np.nd
     host = parallel.to_host((features.arrays, features.tracklet, features.valid))
     arrays, tracklet, valid = host
     for name, rows in arrays.items():
-        rows = np.asarray(unit_rows(jnp.asarray(rows))) if pool == "after" else rows
+        rows = _unit_rows(rows) if pool == "after" else rows
         total = np.zeros((count, rows.shape[1]), np.float32)
         np.add.at(total, tracklet[valid], rows[valid])
-        pooled[name] = np.asarray(unit_rows(jnp.asarray(total)))
+        pooled[name] = _unit_rows(total)
     return pooled
+
+
+def _unit_rows(x: np.ndarray) -> np.ndarray:
+    """Rows of unit length; a zero row stays zero."""
+    length = np.linalg.norm(x, axis=-1, keepdims=True)
+    return np.divide(x, length, out=np.zeros_like(x), where=length > 0)

@@ -50,18 +50,31 @@ class TrainState(flax.struct.PyTreeNode):
 
 def init_variables(run: Run) -> Variables:
     """Parameters and batch statistics at the start: random, then pretrained weights where the method names some."""
-    rng = jax.random.PRNGKey(run.config.seed)
-    batch = example_batch(run)
+    rng, batch, sources = jax.random.PRNGKey(run.config.seed), example_batch(run), run.method.pretrained()
+
+    def random_part(rng: jax.Array, batch: Batch) -> Variables:
+        variables = run.method.init(rng, batch)
+        for source in sources:  # what weights replace is neither drawn nor compiled
+            tree, name = _at(variables["params"], source.path)
+            del tree[name]
+        return variables
+
     shapes = jax.eval_shape(run.method.init, rng, batch)
     shardings = parallel.state_sharding(shapes, run.mesh)
-    variables = jax.jit(run.method.init, out_shardings=shardings)(rng, batch)
-    for source in run.method.pretrained():
-        tree, place = variables["params"], shardings["params"]
-        for key in source.path[:-1]:
-            tree, place = tree[key], place[key]
-        name = source.path[-1]
+    placed = parallel.state_sharding(jax.eval_shape(random_part, rng, batch), run.mesh)
+    variables = jax.jit(random_part, out_shardings=placed)(rng, batch)
+    for source in sources:
+        tree, name = _at(variables["params"], source.path)
+        place, _ = _at(shardings["params"], source.path)
         tree[name] = parallel.place(pretrained.load(source.name, source.config), place[name])
     return variables
+
+
+def _at(tree: Any, path: tuple[str, ...]) -> tuple[Any, str]:
+    """(the dict that holds a path's last name, that name)."""
+    for key in path[:-1]:
+        tree = tree[key]
+    return tree, path[-1]
 
 
 def example_batch(run: Run) -> Batch:
@@ -190,7 +203,7 @@ def train(run: Run, evaluator: Evaluator) -> tuple[TrainState, Any]:
             if first == 0:
                 with run.phase("calibrating"):
                     state = steps.calibrate(state, frozen)
-                if number == 0:
+                if number == 0 and run.config.evaluate_start:
                     with run.phase("evaluation"):
                         evaluator.at_start(variables_of(state, frozen), state.memory)
             for epoch in range(first, stage.epochs):

@@ -113,6 +113,22 @@ def test_running_blocks_in_two_parts_equals_one_pass(split):
     np.testing.assert_allclose(parts["tokens"], run(model, variables, x)["tokens"], atol=1e-5)
 
 
+@pytest.mark.parametrize("changes", [{}, {"register_tokens": 2, "layer_scale": 0.3, "remat": True}])
+def test_the_class_token_alone_is_that_of_the_whole_pass(changes):
+    """What is left out is never read: values equal to the last bits, and gradients up to the order of sums."""
+    model, variables, x = build(**changes)
+
+    def loss(variables, **options):
+        outputs = model.apply(variables, x, **options)
+        return (outputs["class_token"] ** 2).sum() + (outputs["projected"] * 0.3).sum()
+
+    whole, alone = (jax.jit(jax.value_and_grad(lambda v, o=o: loss(v, **o))) for o in ({}, {"class_token_only": True}))
+    (value, gradient), (value_alone, gradient_alone) = whole(variables), alone(variables)
+    np.testing.assert_allclose(value_alone, value, rtol=1e-6)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), gradient, gradient_alone)
+    assert set(run(model, variables, x, class_token_only=True)) == {"class_token", "projected"}
+
+
 def test_run_blocks_names_a_wrong_range():
     model, variables, x = build()
     with pytest.raises(ValueError, match="blocks 1:4 of a tower of 2"):

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
-import cv2
 import numpy as np
 import tensorflow_datasets as tfds
 
@@ -20,9 +19,9 @@ from jaxreid.data.sidecars import SidecarWriter
 from . import DEFAULT_CONFIG, VERSION, fingerprint
 from .caption import ATTRIBUTES, attribute_codes
 from .render import DrawnTracklet
+from .workers import draw_all
 from .world import CONFIGS, TrackletSpec, World, WorldConfig
 
-JPEG_QUALITY = 92
 LICENCE = "drawn by this builder; Apache-2.0 like the code"
 SIDECARS: dict[str, dict[str, Any]] = {
     "keypoints": {
@@ -131,15 +130,19 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             train_pids=sorted({spec.pid for spec in splits["train"]}),
             counts={split: _counts(specs) for split, specs in splits.items()},
         )
-        return {split: self._generate_examples(split, specs, world) for split, specs in splits.items()}
+        # One set of workers for all splits, which TFDS asks for in this order.
+        drawn = draw_all(world.config, [spec for specs in splits.values() for spec in specs])
+        return {split: self._generate_examples(split, specs, world, drawn) for split, specs in splits.items()}
 
     def _generate_examples(
-        self, split: str, specs: list[TrackletSpec], world: World
+        self, split: str, specs: list[TrackletSpec], world: World, drawn_in_order: Iterator[Any]
     ) -> Iterator[tuple[int, dict[str, Any]]]:
         pids = sorted({spec.pid for spec in specs}) if split == "train" else []
         labels = {pid: label for label, pid in enumerate(pids)}
-        for key, spec in enumerate(progress(specs, split)):
-            drawn = world.draw(spec)
+        for key, expected in enumerate(progress(specs, split)):
+            spec, (frames, drawn) = next(drawn_in_order)
+            if spec != expected:
+                raise RuntimeError(f"walkers: split {split} was asked for out of turn, got {spec.tracklet_id}")
             self._write_sidecars(spec.tracklet_id, drawn)
             attributes = np.full(schema.NUM_ATTRIBUTES, schema.ATTRIBUTE_NOT_PROVIDED, np.int32)
             codes = attribute_codes(world.persons[spec.pid])
@@ -149,8 +152,8 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             yield (
                 key,
                 schema.record(
-                    frames=[_encode(frame) for frame in drawn.frames],
-                    frame_names=[f"{spec.tracklet_id}/{frame:03d}.jpg" for frame in range(len(drawn.frames))],
+                    frames=frames,
+                    frame_names=[f"{spec.tracklet_id}/{frame:03d}.jpg" for frame in range(len(frames))],
                     tracklet_id=spec.tracklet_id,
                     pid=spec.pid,
                     label=labels.get(spec.pid, -1),
@@ -187,14 +190,6 @@ def query_and_gallery(specs: list[TrackletSpec], protocol: str) -> tuple[list[Tr
         started.add(person_and_camera)
         (query if first else gallery).append(spec)
     return query, gallery
-
-
-def _encode(frame: np.ndarray) -> bytes:
-    """JPEG bytes of u8[H, W, 3] RGB."""
-    done, encoded = cv2.imencode(".jpg", frame[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
-    if not done:
-        raise RuntimeError(f"OpenCV cannot encode a frame of shape {frame.shape}")
-    return encoded.tobytes()
 
 
 def _counts(specs: list[TrackletSpec]) -> dict[str, int]:

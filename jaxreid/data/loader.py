@@ -7,6 +7,7 @@ The order is the plan's, whatever the number of threads, worker processes or hos
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -19,6 +20,7 @@ from jaxreid.data.split import UNKNOWN, FrameReader, Split
 
 cv2.setNumThreads(0)  # grain's threads and workers are the parallelism
 
+ELEMENTS_PER_BATCH = 8
 INTERPOLATION = {"bilinear": cv2.INTER_LINEAR, "bicubic": cv2.INTER_CUBIC, "area": cv2.INTER_AREA}
 
 
@@ -36,30 +38,35 @@ class LoaderOptions:
 
 
 class _Clips:
-    """Random access over the rows of a plan that this process delivers."""
+    """Random access over the rows of a plan that this process delivers, a few clips at a time.
+
+    grain looks at every element that is under way whenever it hands one out, so that single clips would cost more
+    there than in decoding.
+    """
 
     def __init__(self, reader: FrameReader, plan: ClipPlan, rows: np.ndarray, options: LoaderOptions) -> None:
-        self.reader, self.plan, self.rows, self.options = reader, plan, rows, options
+        self.reader, self.plan, self.rows, self.options = reader, plan, rows, options  # rows i64[elements, clips]
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, position: Any) -> dict[str, Any]:
-        row = int(self.rows[int(position)])
-        tracklet = int(self.plan.tracklet[row])
-        options = self.options
-        shape = (self.plan.frames.shape[1], options.height, options.width, 3)
-        frames = np.zeros(shape, np.uint8)
-        if tracklet >= 0:
-            for out, index, used in zip(frames, self.plan.frames[row], self.plan.mask[row], strict=True):
-                if used:
-                    image = self.reader.decode(tracklet, int(index))
-                    if image.shape == out.shape:
-                        out[...] = image
-                    else:
-                        size = (options.width, options.height)
-                        cv2.resize(image, size, dst=out, interpolation=INTERPOLATION[options.interpolation])
-        return {"row": row, "frames": frames}
+        rows, options = self.rows[int(position)], self.options
+        frames = np.zeros((len(rows), self.plan.frames.shape[1], options.height, options.width, 3), np.uint8)
+        for clip, row in zip(frames, rows, strict=True):
+            if self.plan.tracklet[row] >= 0:
+                self._read(clip, row)
+        return {"row": rows, "frames": frames}
+
+    def _read(self, clip: np.ndarray, row: int) -> None:
+        tracklet, options = int(self.plan.tracklet[row]), self.options
+        for frame in np.flatnonzero(self.plan.mask[row]):
+            image = self.reader.decode(tracklet, int(self.plan.frames[row, frame]))
+            if image.shape == clip[frame].shape:
+                clip[frame] = image
+            else:
+                size, rule = (options.width, options.height), INTERPOLATION[options.interpolation]
+                cv2.resize(image, size, dst=clip[frame], interpolation=rule)
 
 
 class _Assemble:
@@ -70,7 +77,7 @@ class _Assemble:
         self.labels = split.labels if uses_identity else None
 
     def __call__(self, elements: Sequence[dict[str, Any]]) -> Batch:
-        row = np.array([element["row"] for element in elements])
+        row = np.concatenate([element["row"] for element in elements])
         tracklet = self.plan.tracklet[row]
         valid = tracklet >= 0
         table, labels = self.table, self.labels
@@ -82,7 +89,7 @@ class _Assemble:
 
         geometry = np.where(valid[:, None], table.geometry[np.maximum(tracklet, 0)], np.nan)
         return Batch(
-            frames=np.stack([element["frames"] for element in elements]),
+            frames=np.concatenate([element["frames"] for element in elements]),
             frame_mask=self.plan.mask[row] & valid[:, None],
             tracklet=tracklet.astype(np.int32),
             part=self.plan.part[row].astype(np.int32),
@@ -131,14 +138,16 @@ def batches(
         raise ValueError(f"a batch of {batch_size} clips does not divide over {process_count} processes")
     plan = plan.padded(batch_size)
     share = batch_size // process_count
-    rows = np.arange(len(plan)).reshape(-1, process_count, share)[:, process_index].reshape(-1)
+    elements = math.gcd(share, ELEMENTS_PER_BATCH)
+    rows = np.arange(len(plan)).reshape(-1, process_count, share)[:, process_index].reshape(-1, share // elements)
     clips = _Clips(reader or split.reader(cache=options.cache), plan, rows, options)
     threads = 0 if options.workers else options.threads
-    read = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=options.prefetch * share if threads else 0)
+    under_way = options.prefetch * elements if threads else 0
+    read = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=under_way)
     dataset = (
         grain.MapDataset.source(clips)  # pyright: ignore[reportArgumentType]
         .to_iter_dataset(read)
-        .batch(share, batch_fn=_Assemble(split, plan, uses_identity))
+        .batch(elements, batch_fn=_Assemble(split, plan, uses_identity))
     )
     if options.workers:
         dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=options.workers))

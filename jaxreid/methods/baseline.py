@@ -46,7 +46,9 @@ class ClipClassifier(nn.Module):
         """frames [B, T, H, W, 3] → "tower" f32[B, D], "feature" f32[B, D], "logits" f32[B, C]."""
         clips, frames = batch.frames.shape[:2]
         flat = batch.frames.reshape(clips * frames, *batch.frames.shape[2:])
-        f = ViT(self.tower, name="encoder")(flat, train=train)["class_token"].reshape(clips, frames, -1)
+        f = ViT(self.tower, name="encoder")(flat, train=train, class_token_only=True)["class_token"].reshape(
+            clips, frames, -1
+        )
         v = masked_mean(f, batch.frame_mask)
         neck = MaskedBatchNorm(use_bias=False, name="neck")
         z = neck(v, batch.valid, use_running_average=not train)

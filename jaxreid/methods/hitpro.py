@@ -74,7 +74,9 @@ class TemporalAwareFeatureEncoder(nn.Module):
         the neck."""
         clips, frames = batch.frames.shape[:2]
         flat = batch.frames.reshape(clips * frames, *batch.frames.shape[2:])
-        f = ViT(self.tower, name="encoder")(flat, train=train)["class_token"].reshape(clips, frames, -1)
+        f = ViT(self.tower, name="encoder")(flat, train=train, class_token_only=True)["class_token"].reshape(
+            clips, frames, -1
+        )
         mask = batch.frame_mask
         v = TemporalAggregation(name="temporal")(f, mask) if self.temporal == "attention" else masked_mean(f, mask)
         neck = MaskedBatchNorm(use_bias=False, name="neck")
