@@ -252,20 +252,18 @@ def test_queries_that_are_also_in_the_gallery_are_counted(tree, tmp_path, caplog
     assert splits["gallery"][-1]["tracklet_id"] == splits["query"][1]["tracklet_id"]
 
 
-def test_identities_that_should_not_or_should_meet_are_named(tree, caplog, tmp_path):
-    lists = {
-        **LISTS,
-        "gallery": [line for line in LISTS["gallery"] if line.pid != 32],
-    }
-    lists["train_aux"] = [dataclasses.replace(LISTS["train_aux"][0], pid=31)]
-    write_lists(tree, lists)
-    for modality in ("RGB", "IR"):
-        for file in lists["train_aux"][0].files(modality):
-            (tree / file).parent.mkdir(parents=True, exist_ok=True)
-            (tree / file).write_bytes(jpeg(1))
-    prepare(tree, tmp_path)
+def test_identities_that_should_not_or_should_meet_are_named(tree, tmp_path, caplog):
+    """Of the auxiliary pairs one shows a test identity and one a training identity, which gets no label there."""
+    auxiliary = [dataclasses.replace(LISTS["train_aux"][0], pid=pid, tracklet=9) for pid in (31, 10)]
+    for file in (file for line in auxiliary for modality in line.folders for file in line.files(modality)):
+        (tree / file).parent.mkdir(parents=True, exist_ok=True)
+        (tree / file).write_bytes(jpeg(1))
+    gallery = [line for line in LISTS["gallery"] if line.pid != 32]
+    write_lists(tree, {**LISTS, "gallery": gallery, "train_aux": auxiliary})
+    _, splits = prepare(tree, tmp_path)
     assert "1 identities are in train and in the test splits, e.g. 31" in caplog.text
     assert "1 query identities are not in the gallery, e.g. 32" in caplog.text
+    assert [(record["pid"], record["label"]) for record in splits["train_aux"][::2]] == [(31, -1), (10, -1)]
 
 
 def test_damaged_and_missing_frames_are_named_counted_and_left_out(tree, tmp_path, caplog):
@@ -294,6 +292,11 @@ def test_a_tracklet_without_a_whole_frame(tree, tmp_path, caplog):
     assert "tracklet 2_IR_CQ1_1 has no frame left and is left out" in caplog.text
     names = [record["tracklet_id"].decode() for record in splits["train"]]
     assert "2_RGB_CQ1_1" in names and "2_IR_CQ1_1" not in names and len(names) == 11
+    for line in LISTS["query"]:
+        for file in line.files(line.modality):
+            (tree / file).write_bytes(b"")
+    message = error(tree, tmp_path / "other", max_excluded=0.5)
+    assert "no frame of query can be used" in message and "33_IR_CQ1_1_10.jpg: empty file" in message
 
 
 def test_frames_that_are_elsewhere_are_an_error_with_the_expected_tree(tree, tmp_path):

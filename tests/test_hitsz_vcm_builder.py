@@ -275,6 +275,8 @@ def test_damaged_and_missing_frames_are_named_counted_and_left_out(tree, tmp_pat
     assert list(first["frame_index"]) == [0, *range(2, 12)] and first["num_frames_source"] == 12
     assert [name.decode() for name in first["frame_names"]][:2] == ["0001/rgb/D3/1.jpg", "0001/rgb/D3/11.jpg"]
     assert list(query["frame_index"]) == list(range(11)) and query["num_frames_source"] == 12
+    home = tree / "Train" / "0001" / "rgb" / "D3"
+    assert first["frames"] == [(home / f"{frame}.jpg").read_bytes() for frame in TRAIN[0].frames if frame != 6]
     facts = read_metadata(path)
     assert facts["excluded_frames"] == [
         {"path": "Test/0503/ir/D3/56.jpg", "fault": "is missing"},

@@ -103,12 +103,16 @@ class ListedBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         super()._download_and_prepare(dl_manager, download_config)
         del self._work  # builders are pickled
         excluded.warn()
+        counts = {split: listed.counts(members, excluded) for split, members in listing.splits.items()}
+        lost = [split for split, numbers in counts.items() if not numbers["tracklets"]]
+        if lost:
+            raise DataSetError(f"{self.name}: no frame of {', '.join(lost)} can be used:\n{excluded.named()}")
         cast(dict, self.info.metadata).update(
             protocol=self.PROTOCOLS[0],
             protocols=list(self.PROTOCOLS),
             cameras=listed.camera_table(tracklets),
             train_pids=_train_pids(listing),
-            counts={split: listed.counts(members, excluded) for split, members in listing.splits.items()},
+            counts=counts,
             differences=listing.differences,
             excluded_frames=excluded.metadata(),
             warnings=remarks,
@@ -139,10 +143,6 @@ class ListedBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         shards = {}
         for split, members in listing.splits.items():
             present = [tracklet for tracklet in members if self._keeps_frames(tracklet, excluded)]
-            if not present:
-                raise DataSetError(
-                    f"{self.name}: no frame of {split} can be used:\n{excluded.named()}\n{self.EXPECTED}"
-                )
             sizes = _shard_sizes(present)
             examples = self._generate_examples(split, present)
             # The last shard takes what is left, so that the generator ends and its progress bar with it.
@@ -151,7 +151,6 @@ class ListedBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
 
     def _generate_examples(self, split: str, tracklets: list[Tracklet]) -> Iterator[tuple[int, dict[str, Any]]]:
         source, listing, excluded = self._work
-        config = self.builder_config.name if self.builder_config else "default"
         labels = {pid: label for label, pid in enumerate(_train_pids(listing))} if split == "train" else {}
         with concurrent.futures.ThreadPoolExecutor() as pool:  # reading and decoding run outside Python's lock
             for key, tracklet in enumerate(progress(tracklets, split)):
@@ -181,7 +180,7 @@ class ListedBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
                         recording=tracklet.recording,
                         platform="ground",
                         role=split,
-                        source=f"{self.name}/{config} {self.VERSION} lists {listing.digest}",
+                        source=f"{self.name}/{self._config.name} {self.VERSION} lists {listing.digest}",
                     ),
                 )
 
