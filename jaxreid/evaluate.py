@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from jaxreid.data.schema import INFRARED, VISIBLE
 from jaxreid.data.split import Split, modality_name
 from jaxreid.extract import pool_tracklets
 from jaxreid.report import run_report
-from jaxreid.retrieval.protocols import Protocol, resolve
+from jaxreid.retrieval.protocols import Protocol, check, explain_no_match, has_match, resolve
 from jaxreid.run import Run, write_json
 
 CMC_LENGTH = 20
@@ -47,6 +48,20 @@ class Case:
     protocol: Protocol
     query: Side
     gallery: Side
+
+    def check(self) -> None:
+        """Refuses what cannot be scored.
+
+        Raises:
+          ValueError: the message names the rule, and what to do.
+        """
+        query, gallery = self.query.columns(), self.gallery.columns()
+        try:
+            check(query, gallery, self.protocol)
+            if not has_match(query, gallery, self.protocol):
+                raise ValueError(f"protocol {self.protocol.key!r}: {explain_no_match(query, gallery, self.protocol)}")
+        except ValueError as error:
+            raise ValueError(f"{self.direction}: {error} (--config.dataset.protocols chooses)") from error
 
 
 def cases(protocol: Protocol, query: Split, gallery: Split) -> tuple[Case, ...]:
@@ -105,6 +120,8 @@ class Evaluator:
         if not self.scored:
             protocols = (resolve("none"),)
         self.cases = tuple(case for protocol in protocols for case in cases(protocol, query, gallery))
+        for case in self.cases if self.scored else ():  # a run that cannot be scored should not be trained first
+            case.check()
         self.extractor = run.extractor("embed_step", run.method.embed, self.options.flip)
 
     def features(self, variables: Any, memory: Any) -> dict[str, dict[str, np.ndarray]]:
@@ -171,7 +188,10 @@ class Evaluator:
             controls["calibrated, centred per camera"] = self._centred(calibrated, "camera")
         found = []
         for label, arrays in controls.items():
-            records = [{"features": label, **record} for record, _ in self._score(arrays, "before training")]
+            records = [
+                {"features": label, **record, "cmc": scores.cmc(CMC_LENGTH)}
+                for record, scores in self._score(arrays, "before training")
+            ]
             figures = "  ".join(f"{case_name(record, self.cases)} mAP {record['mAP']:.1f}" for record in records)
             print(f"before training, {label}: {figures}", flush=True)
             found += records
@@ -189,8 +209,11 @@ class Evaluator:
                 centred[name][group[name] == code] -= mean
         return {name: np.asarray(retrieval.l2_normalise(rows)) for name, rows in centred.items()}
 
-    def final(self, variables: Any, memory: Any, epochs_done: int) -> dict[str, Any]:
+    def final(self, variables: Any, memory: Any, epochs_done: int, compare: Path | None = None) -> dict[str, Any]:
         """Scores, `results.json` and the report of a state after `epochs_done` epochs of the whole run.
+
+        Args:
+          compare: workdir of an earlier run that the report shows beside this one.
 
         Returns:
           What `results.json` holds: `scores`, one record per case, or `reason`, why nothing was scored;
@@ -215,13 +238,22 @@ class Evaluator:
         results["assumptions"] = run.method.assumptions()
         results["notes"] = list(run.method.notes())
         results["compilations"] = {name: step.count for name, step in run.compiled.items() if step.count}
-        with run.phase("report"):
-            if run.is_main:
-                run_report.write(run, self, features, quality, results)
-        results["seconds"] = {name: round(seconds, 2) for name, seconds in run.phases.items()}
+        results["seconds"] = self._seconds(epochs_done)
         if run.is_main:
+            # Scores are kept whatever becomes of the report.
+            write_json(run.workdir / "results.json", results)
+            with run.phase("report"):
+                run_report.write(run, self, features, quality, results, compare)
+            results["seconds"] = self._seconds(epochs_done)
             write_json(run.workdir / "results.json", results)
         return results
+
+    def _seconds(self, epochs_done: int) -> dict[str, float]:
+        """Seconds by phase; scoring the same state again keeps what training it took."""
+        path = self.run.workdir / "results.json"
+        before = json.loads(path.read_text()) if path.exists() else {}
+        known = before.get("seconds", {}) if before.get("epochs_done") == epochs_done else {}
+        return known | {name: round(seconds, 2) for name, seconds in self.run.phases.items()}
 
     def _why_not_scored(self) -> str:
         if resolve(self.run.dataset.protocols[0]).scored:

@@ -12,7 +12,16 @@ import numpy as np
 import pytest
 
 from jaxreid.report import page, plots
-from jaxreid.report.page import RankedList, ReportContents, Thumb, write_report
+from jaxreid.report.page import (
+    CameraTable,
+    DataTable,
+    Earlier,
+    Holding,
+    RankedList,
+    ReportContents,
+    Tracklet,
+    write_report,
+)
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 
@@ -115,12 +124,33 @@ def metrics_rows(epochs=20, steps=12):
     return rows
 
 
-def ranked_list(direction, seed, matches, label=""):
+def ranked_list(direction, seed, matches, kind="", facts=""):
     gallery = tuple(
-        Thumb(f"id {seed if match else seed + 1 + i} · camera {i % 4}", jpeg(seed if match else seed + 1 + i), match)
+        Tracklet(
+            f"t{i}",
+            (jpeg(seed if match else seed + 1 + i),),
+            (f"person {seed if match else seed + 1 + i}", f"camera {i % 4}"),
+            match,
+            0.1 + 0.05 * i,
+        )
         for i, match in enumerate(matches)
     )
-    return RankedList(direction, Thumb(f"id {seed} · camera 2", jpeg(seed, infrared=True)), gallery, label)
+    pictures = tuple(jpeg(seed + i, infrared=True) for i in range(5))
+    return RankedList(direction, Tracklet("q", pictures, (f"person {seed}", "camera 2")), gallery, kind, facts)
+
+
+def camera_scores():
+    nan = float("nan")
+    return CameraTable(
+        query_cameras=(1, 2),
+        gallery_cameras=(2, 3, 7),
+        mAP=np.array([[41.25, 12.0, 80.0], [nan, 33.0, 60.5]]),
+        rank_1=np.array([[44.0, 10.0, 91.75], [nan, 30.0, 70.0]]),
+        queries=np.array([[11, 12, 13], [0, 14, 15]]),
+        whole_mAP=np.array([38.5, 40.0]),
+        whole_queries=np.array([21, 22]),
+        gallery=np.array([31, 32, 33]),
+    )
 
 
 def contents(**changes):
@@ -144,13 +174,23 @@ def contents(**changes):
         ],
         metrics=metrics_rows(),
         ranked=[
-            ranked_list(direction, seed + 40 * d, matches, label)
+            ranked_list(direction, seed + 40 * d, matches, kind, facts)
             for d, direction in enumerate(directions)
-            for seed, matches, label in (
-                (3, [True, True, True, False, True, False, False, False, False, False], "Best query, AP 0.95"),
-                (9, [False] * 7 + [True, False, False], "Worst query, AP 0.13"),
+            for seed, matches, kind, facts in (
+                (3, [True, True, True, False, True, False, False, False, False, False], "best", "AP 95.0 %"),
+                (9, [False] * 7 + [True, False, False], "worst", "AP 13.0 %, 1 match at rank 8"),
             )
         ],
+        summary=("preset walkers, seed 0", "20 epochs"),
+        assumptions={"identity labels": "no", "prototype unit": "tracklet"},
+        cameras={directions[0]: camera_scores()},
+        data=DataTable(
+            (1, 2),
+            (
+                Holding("train", "visible", 70, 900, 20, 12.5, (30, 40)),
+                Holding("query", "infrared", 9, 80, 5, 9, (0, 9)),
+            ),
+        ),
         notes=["The starting features have seen visible pictures of other walkers."],
         environment={"jaxreid": "0.1.0", "jax": "0.10.2", "device": "1 × cpu", "commit": "0123abc"},
         phases={"build data set": 12.3, "train": 431.0, "evaluate": 8.41, "report": 0.9},
@@ -184,6 +224,7 @@ def test_results_stand_with_protocol_queries_and_gallery(written):
         "56.1", "60.2", "59.9", "138 (+6)", "126", "120", "144", "Starting features", "21.5", "Labelled bound", "80.1",
         "cross_modal_cam: a match has the same identity, other camera", "chunk_first", "epoch 20 (last)",
         "Re-ranking no", "The starting features have seen visible pictures of other walkers.",
+        "identity labels no", "prototype unit tracklet", "preset walkers, seed 0",
         "optimiser.learning_rate 0.0003", "model.image_size 128, 64", "7 min 33 s", "0123abc",
     ):  # fmt: skip
         assert words in text, words
@@ -191,18 +232,20 @@ def test_results_stand_with_protocol_queries_and_gallery(written):
 
 def test_ranked_lists_mark_by_frame_and_by_sign(written):
     parsed = Page(written)
-    assert len(parsed.images) == 4 * 11
-    assert written.count('<li class="thumb match">') == 2 * (4 + 1)
-    assert written.count('<li class="thumb miss">') == 2 * (6 + 9)
+    assert len(parsed.images) == 4 * (5 + 10)
+    assert written.count('<li class="match"') == 2 * (4 + 1)
+    assert written.count('<li class="miss"') == 2 * (6 + 9)
     assert parsed.text.count("✓") == 10 + 1 and parsed.text.count("✗") == 30 + 1  # and once each in the key
-    assert "Worst query, AP 0.13" in parsed.text
+    assert "worst AP 13.0 %, 1 match at rank 8" in parsed.text
+    assert "1 ✓ 0.10 person 3 camera 0 2 ✓ 0.15 person 3 camera 1" in parsed.text
     assert sum("the same person" in image["alt"] for image in parsed.images) == 10
 
 
 def test_nothing_scored_is_said_and_nothing_is_marked(tmp_path):
     lists = [ranked_list("all", 3, [None, None])]
     path = write_report(
-        tmp_path, contents(results="The footage has no identities.", controls=[], ranked=lists, metrics=[])
+        tmp_path,
+        contents(results="The footage has no identities.", controls=[], ranked=lists, metrics=[], cameras={}),
     )
     parsed = Page(path.read_text(encoding="utf-8"))
     assert "Nothing was scored. The footage has no identities." in parsed.text
@@ -218,7 +261,7 @@ def test_a_report_with_the_least_contents(tmp_path):
 
 
 def test_text_is_escaped(tmp_path):
-    text = '<b>&"x'
+    text = '<u>&"x'
     path = write_report(
         tmp_path,
         contents(
@@ -226,7 +269,17 @@ def test_text_is_escaped(tmp_path):
             notes=[text],
             config={text: text},
             results=[record(text, 1.0)],
-            ranked=[RankedList(text, Thumb(text, jpeg(0)), (Thumb(text, jpeg(1), True),), text)],
+            ranked=[
+                RankedList(
+                    text,
+                    Tracklet(text, (jpeg(0),), (text,)),
+                    (Tracklet(text, (jpeg(1),), (text,), True),),
+                    text,
+                    text,
+                )
+            ],
+            assumptions={text: text},
+            earlier=Earlier(text, problem=text),
             metrics=[
                 {"kind": "train", "step": 0, f"loss {text}": 1.0},
                 {"kind": "train", "step": 1, f"loss {text}": 2.0},
@@ -234,14 +287,14 @@ def test_text_is_escaped(tmp_path):
         ),
     )
     written = path.read_text(encoding="utf-8")
-    assert "<b>" not in written
-    assert Page(written).words.count(text) >= 5
+    assert "<u>" not in written
+    assert Page(written).words.count(text) >= 9
 
 
 def test_an_earlier_report_survives_a_failure(tmp_path):
     path = write_report(tmp_path, contents())
     before = path.read_bytes()
-    broken = RankedList("all", Thumb("no picture", b"GIF8"), ())
+    broken = RankedList("all", Tracklet("no picture", (b"GIF8",)), ())
     with pytest.raises(ValueError, match="JPEG or PNG; it begins with b'GIF8'"):
         write_report(tmp_path, contents(ranked=[broken]))
     assert path.read_bytes() == before
@@ -252,6 +305,62 @@ def test_same_contents_give_the_same_bytes():
     assert page.render(contents()) == page.render(contents())
 
 
+def test_cameras_stand_in_a_table_with_numbers(written):
+    text = Page(written).text
+    for words in (
+        "gallery 2 31 tracklets gallery 3 32 tracklets gallery 7 33 tracklets all 96 tracklets",
+        "query 1 41.2 rank-1 44.0 11 queries 12.0 rank-1 10.0 12 queries 80.0 rank-1 91.8 13 queries 38.5 21 queries",
+        "query 2 – 33.0 rank-1 30.0 14 queries 60.5 rank-1 70.0 15 queries 40.0 22 queries",
+    ):
+        assert words in text, words
+    shade = camera_scores().shade
+    assert shade[0, 1] == 0 and shade[0, 2] == 1 and np.isnan(shade[1, 0])
+    # Cells that hardly differ look alike.
+    flat = dataclasses.replace(camera_scores(), mAP=np.array([[50.0, 51.0, 52.0], [np.nan, 50.0, 50.0]]))
+    assert flat.shade[0, 2] == pytest.approx(0.1)
+
+
+def test_data_is_counted_by_split_modality_and_camera(written):
+    text = Page(written).text
+    assert "train visible query infrared" in text
+    assert "Persons 20 5 Tracklets 70 9 Frames 900 80 Frames in a tracklet, median 12.5 9" in text
+    assert "Camera 1 30 – Camera 2 40 9" in text
+
+
+def earlier_run(record_, reasons=(), **changes):
+    key = ("infrared → visible", "cross_modal_cam")
+    return Earlier("old", **{"records": {key: (record_, reasons)}, "checkpoint": "epoch 20 of 20"} | changes)
+
+
+def test_an_earlier_run_stands_beside_with_the_change():
+    before = record("infrared → visible", 50.0, **{"rank-20": 100.0, "rank-5": 91.5})
+    settings = (("optimiser.learning_rate", 1e-3, 3e-4), ("scope", None, "camera"))
+    text = page.render(contents(earlier=earlier_run(before, settings=settings)))
+    words = Page(text).text
+    assert "Earlier: old 50.0 54.0 91.5 95.0 100.0 40.0 120 144" in words
+    assert "Change, points +6.1 +6.1 −1.5 ±0.0 ±0.0 +6.1" in words
+    assert "optimiser.learning_rate 0.001 0.0003" in words and "scope not set camera" in words
+    # The other direction has no earlier record, and nothing is subtracted there.
+    assert words.count("Change, points") == 1
+
+
+def test_an_earlier_run_that_was_measured_otherwise_is_not_subtracted():
+    before = record("infrared → visible", 50.0)
+    reasons = ("gallery tracklets 100 → 144", "distance euclidean → cosine")
+    words = Page(page.render(contents(earlier=earlier_run(before, reasons)))).text
+    assert "Earlier: old 50.0" in words and "Change, points" not in words
+    assert "Not subtracted gallery tracklets 100 → 144; distance euclidean → cosine" in words
+    assert "earlier: old" not in words  # neither in a tile nor in a curve
+    missing = Page(page.render(contents(earlier=earlier_run(None, ("the earlier run has no score",))))).text
+    assert "Earlier: old the earlier run has no score" in missing
+
+
+def test_an_earlier_run_that_cannot_be_read_is_named():
+    words = Page(page.render(contents(earlier=Earlier("old", problem="old/results.json does not exist")))).text
+    assert "Not compared. old/results.json does not exist" in words
+    assert "56.1" in words and "Earlier: old" not in words
+
+
 def test_learning_curves_show_what_was_logged():
     drawn = {plot.title: plot for plot in plots.learning_curves(metrics_rows())}
     assert list(drawn) == [
@@ -260,15 +369,56 @@ def test_learning_curves_show_what_was_logged():
         "Association precision",
         "Association coverage",
     ]
-    assert all(name in drawn["Training loss"].svg for name in ("loss_intra", "loss_cross", "L1+L2+L3"))
-    assert "learning_rate" not in drawn["Training loss"].svg
-    assert "visible → infrared mAP" in drawn["Retrieval during training"].svg
-    assert "P2_precision" in drawn["Association precision"].svg and "tau" not in drawn["Association precision"].svg
+    assert [key.label for key in drawn["Training loss"].legend] == ["loss", "loss_intra", "loss_cross"]
+    assert "L1+L2+L3" in drawn["Training loss"].svg and "learning_rate" not in drawn["Training loss"].svg
+    # One entry for a direction; its mAP is solid and its rank-1 dashed.
+    assert [key.label for key in drawn["Retrieval during training"].legend] == [
+        "infrared → visible",
+        "visible → infrared",
+    ]
+    assert "visible → infrared mAP 6" in drawn["Retrieval during training"].svg
+    assert [key.label for key in drawn["Association precision"].legend] == ["P1", "P2"]
+    assert "tau" not in drawn["Association precision"].svg
     for plot in drawn.values():
         # Every colour follows the theme.
         assert not re.findall(r"(?:fill|stroke): #", plot.svg)
         assert "var(--series-1)" in plot.svg
     assert plots.learning_curves([]) == []
+
+
+def test_an_earlier_run_is_dotted_in_the_same_figure():
+    rows = [{"kind": "train", "step": i, "loss": 2.0 - 0.1 * i} for i in range(9)]
+    other = [{"kind": "train", "step": i, "loss": 3.25, "loss_more": 1.0} for i in range(9)]
+    (alone,), (both,) = plots.learning_curves(rows), plots.learning_curves(rows, other)
+    assert "Dotted: the earlier run." in both.caption and "Dotted" not in alone.caption
+    assert "loss of the earlier run 3.25" in both.svg and "loss_more" not in both.svg
+    assert both.svg.count("stroke-dasharray") == alone.svg.count("stroke-dasharray") + 1
+
+
+def test_cmc_curves_keep_colours_and_take_what_is_known():
+    cmc = [10.0 * k for k in range(1, 11)]
+    cases = {
+        "a to b": {"this run": {"cmc": cmc}, "tower": {"rank-1": 4.0, "rank-5": 21.0}},
+        "b to a": {"tower": {"cmc": cmc}},
+        "c": {"this run": {"rank-1": 3.0}},
+    }
+    drawn = plots.cmc_curves(cases)
+    assert [plot.title for plot in drawn] == ["a to b", "b to a"]
+    assert "this run 100, tower 21" in drawn[0].svg and "tower 100" in drawn[1].svg
+    assert "var(--series-2)" in drawn[1].svg and "var(--series-1)" not in drawn[1].svg
+
+
+def test_histogram_bars_are_as_high_as_their_counts():
+    counts = {"visible": np.array([4, 0, 2]), "infrared": np.array([1, 3, 0])}
+    plot = plots.histogram("Length", "Frames.", np.array([0.5, 2.5, 4.5, 6.5]), counts, "frames", [0, 1])
+    assert [(key.label, key.marker) for key in plot.legend] == [("visible", "solid"), ("infrared", "striped")]
+    assert "visible 6, infrared 4" in plot.svg
+    # A bar is a closed path around (left, low), (right, low), (right, high), (left, high).
+    bars = re.findall(r'd="M (\S+) (\S+) \nL (\S+) \2 \nL \3 (\S+) \nL \1 \4 \nz', plot.svg)
+    heights = [float(low) - float(high) for _, low, _, high in bars]
+    heights = [height for height in heights if 0 < height < 100]  # no empty bar, not the background
+    unit = max(heights) / 4
+    assert sorted(round(height / unit, 2) for height in heights) == [1, 2, 3, 4]
 
 
 def test_direction_may_be_part_of_the_name():

@@ -1,4 +1,4 @@
-"""One HTML file that shows what a run did: results, controls, learning curves, ranked lists, configuration.
+"""One HTML file that shows what a run did: results, cameras, learning curves, ranked lists, data, configuration.
 
 The file needs nothing beside it: pictures, curves and styles are inside, and there is no script.
 """
@@ -11,7 +11,12 @@ import numbers
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from jaxreid.report.plots import Plot
 
 Record = Mapping[str, Any]  # of retrieval.result_record; a control may know fewer of its keys
 
@@ -24,25 +29,105 @@ MEASUREMENT = {
     "reranking": "Re-ranking",
     "checkpoint": "Checkpoint",
 }
+THIS_RUN = "this run"
 
 
 @dataclasses.dataclass(frozen=True)
-class Thumb:
-    """A picture of a tracklet. `match`: whether it is the query's person; None for the query, or if unknown."""
+class Tracklet:
+    """A tracklet to look at: JPEG or PNG pictures in order of time, and short lines to stand under them.
 
-    caption: str
-    jpeg: bytes
+    `match`: whether it is the query's person; None for the query, or if unknown. `distance`: to the query.
+    """
+
+    name: str
+    pictures: tuple[bytes, ...]
+    facts: tuple[str, ...] = ()
     match: bool | None = None
+    distance: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class RankedList:
-    """A query and the gallery's nearest tracklets, nearest first; `label` says why this query is shown."""
+    """A query and the gallery's nearest tracklets, nearest first; `kind` and `facts` say why it is shown."""
 
     direction: str
-    query: Thumb
-    gallery: tuple[Thumb, ...]
-    label: str = ""
+    query: Tracklet
+    gallery: tuple[Tracklet, ...]
+    kind: str = ""
+    facts: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class CameraTable:
+    """Scores of the queries of A cameras against the gallery tracklets of each of B cameras.
+
+    Attributes:
+      query_cameras, gallery_cameras: their numbers in the data set.
+      mAP, rank_1: f64[A, B] in percent, NaN where no query has a match.
+      queries: i64[A, B], queries with a match.
+      whole_mAP, whole_queries: f64[A] and i64[A], the same queries against the whole gallery.
+      gallery: i64[B], tracklets.
+      left_out: query and gallery cameras that are not shown, those with fewest tracklets.
+    """
+
+    query_cameras: tuple[int, ...]
+    gallery_cameras: tuple[int, ...]
+    mAP: np.ndarray
+    rank_1: np.ndarray
+    queries: np.ndarray
+    whole_mAP: np.ndarray
+    whole_queries: np.ndarray
+    gallery: np.ndarray
+    left_out: tuple[int, int] = (0, 0)
+
+    @property
+    def shade(self) -> np.ndarray:
+        """f64[A, B], 0 for the lowest mAP to 1 for the highest; cells closer than 20 points do not span it all."""
+        low, high = np.nanmin(self.mAP), np.nanmax(self.mAP)
+        return (self.mAP - low) / max(high - low, 20.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Holding:
+    """What one split holds of one modality; `per_camera` counts tracklets, in the order of the table's cameras."""
+
+    split: str
+    modality: str
+    tracklets: int
+    frames: int
+    persons: int
+    median_length: float
+    per_camera: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class DataTable:
+    """What the data set holds."""
+
+    cameras: tuple[int, ...]
+    holdings: tuple[Holding, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Earlier:
+    """An earlier run beside this one.
+
+    Attributes:
+      name: what it is called in tables.
+      problem: why it cannot be shown; then nothing else is known.
+      records: (direction, protocol) of this run → the earlier record (None: there is none) and why the two cannot
+        be subtracted (empty: they can).
+      settings: (name, earlier value, this run's value) of the settings that differ, None where one is not set.
+      metrics: rows of its metrics.jsonl.
+      checkpoint: which of its states was scored.
+    """
+
+    name: str
+    problem: str = ""
+    records: Mapping[tuple[str, str], tuple[Record | None, tuple[str, ...]]] = dataclasses.field(default_factory=dict)
+    settings: tuple[tuple[str, Any, Any], ...] = ()
+    metrics: tuple[Mapping[str, Any], ...] = ()
+    checkpoint: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,24 +138,61 @@ class ReportContents:
       title: what ran on what.
       config: the resolved configuration, nested dicts allowed.
       results: records (`retrieval.result_record`) with their `direction`, or a sentence why nothing was scored.
+      summary: a few facts to stand under the title.
       controls: what the result is to be compared with, such as the starting features or a bound: records that also
         say of which `features` they are.
+      assumptions: what training was told, by name.
+      notes: sentences that a reader must know before believing a number.
+      earlier: an earlier run to compare with.
+      cameras: direction → its scores by camera.
       metrics: rows of metrics.jsonl, see `plots.learning_curves`.
       ranked: ranked lists to look at.
-      notes: sentences that a reader must know before believing a number.
-      environment: versions, devices, commit.
+      data, lengths: what the data set holds, and histograms of it.
+      environment: versions, devices.
       phases: name → seconds spent.
     """
 
     title: str
     config: Mapping[str, Any]
     results: Sequence[Record] | str
+    summary: Sequence[str] = ()
     controls: Sequence[Record] = ()
+    assumptions: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    notes: Sequence[str] = ()
+    earlier: Earlier | None = None
+    cameras: Mapping[str, CameraTable] = dataclasses.field(default_factory=dict)
     metrics: Sequence[Mapping[str, Any]] = ()
     ranked: Sequence[RankedList] = ()
-    notes: Sequence[str] = ()
+    data: DataTable | None = None
+    lengths: Sequence[Plot] = ()
     environment: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     phases: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One ranking problem in the table of results; `record` is empty where only controls know it.
+
+    `rows` are the (name, record) that may stand in one drawing, this run first.
+    """
+
+    name: str
+    record: Record
+    controls: tuple[tuple[str, Record], ...]
+    earlier: Record | None = None
+    reasons: tuple[str, ...] = ()
+    earlier_name: str = ""
+
+    @property
+    def protocol(self) -> str:
+        """That of this run's record, or of the first that says one."""
+        return next((str(row["protocol"]) for _, row in self.rows if "protocol" in row), "")
+
+    @property
+    def rows(self) -> list[tuple[str, Record]]:
+        own = [(THIS_RUN, self.record)] if self.record else []
+        before = [(f"earlier: {self.earlier_name}", self.earlier)] if self.earlier and not self.reasons else []
+        return [*own, *before, *self.controls]
 
 
 def write_report(workdir: Path, contents: ReportContents) -> Path:
@@ -92,7 +214,8 @@ def write_page(path: Path, text: str) -> Path:
 
 
 def render_template(name: str, **values: Any) -> str:
-    """A template of this folder as a string, with the filters `number`, `value`, `duration` and `image`.
+    """A template of this folder as a string, with the filters `number`, `change`, `value`, `duration`,
+    `image` and `spoken`.
 
     Templates extend `base.html` and fill its blocks `title`, `style`, `header`, `nav` and `main`.
     """
@@ -105,7 +228,14 @@ def render_template(name: str, **values: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(number=format_number, duration=format_duration, image=data_uri, value=format_value)
+    environment.filters.update(
+        number=format_number,
+        change=format_change,
+        value=format_value,
+        duration=format_duration,
+        image=data_uri,
+        spoken=spoken,
+    )
     return environment.get_template(name).render(**values)
 
 
@@ -113,22 +243,43 @@ def render(contents: ReportContents) -> str:
     """The report of a run as a string."""
     from jaxreid.report import plots
 
-    results, explanation = ([], contents.results) if isinstance(contents.results, str) else (contents.results, "")
-    results, controls = _by_case(results), _by_case(contents.controls)
+    explanation = contents.results if isinstance(contents.results, str) else ""
+    cases = [] if explanation else _cases(contents)
+    cmc = plots.cmc_curves({case.name: dict(case.rows) for case in cases})
+    earlier = contents.earlier.metrics if contents.earlier else ()
     return render_template(
         "run.html",
         contents=contents,
         explanation=explanation,
         score_keys=SCORE_KEYS,
-        directions=[] if explanation else _directions(results, controls),
-        measurement=_measurement(results),
-        plots=plots.learning_curves(contents.metrics),
+        cases=cases,
+        this_run=THIS_RUN,
+        measurement=_measurement({case.name: case.record for case in cases if case.record}),
+        cmc=cmc,
+        cmc_legend=list(dict.fromkeys(key for plot in cmc for key in plot.legend)),
+        plots=plots.learning_curves(contents.metrics, earlier),
         last_values=_last_values(contents.metrics),
         ranked=_by_direction(contents.ranked),
         config=list(flatten(contents.config)),
         total_seconds=sum(contents.phases.values()),
         slowest=max(contents.phases.values(), default=0.0) or 1.0,
     )
+
+
+def _cases(contents: ReportContents) -> list[Case]:
+    """This run's cases with what they are compared with; cases that only controls know follow."""
+    results, controls = _by_case(contents.results), _by_case(contents.controls)  # type: ignore[arg-type]
+    found = []
+    for name in dict.fromkeys([*results, *controls]):
+        record = results[name][0] if name in results else {}
+        beside = tuple((str(control["features"]), control) for control in controls.get(name, ()))
+        case = Case(spoken(name), record, beside)
+        if record and contents.earlier and not contents.earlier.problem:
+            key = (record["direction"], record.get("protocol", ""))
+            other, reasons = contents.earlier.records.get(key, (None, ()))
+            case = dataclasses.replace(case, earlier=other, reasons=reasons, earlier_name=contents.earlier.name)
+        found.append(case)
+    return found
 
 
 def _by_case(records: Sequence[Record]) -> dict[str, list[Record]]:
@@ -144,25 +295,16 @@ def _by_case(records: Sequence[Record]) -> dict[str, list[Record]]:
     return groups
 
 
-def _directions(
-    results: Mapping[str, Sequence[Record]], controls: Mapping[str, Sequence[Record]]
-) -> list[tuple[str, Record, list[tuple[str, Record]]]]:
-    """(case, this run's record, [(control, its record)]); a control's own cases follow, without a run."""
-    return [
-        (
-            case,
-            results[case][0] if case in results else {},
-            [(str(record["features"]), record) for record in controls.get(case, ())],
-        )
-        for case in dict.fromkeys([*results, *controls])
-    ]
+def spoken(direction: str) -> str:
+    """A direction's name as people write it: 'visible_to_infrared/mAP' is 'visible to infrared, mAP'."""
+    return direction.replace("_to_", " to ").replace("/", ", ")
 
 
-def _measurement(results: Mapping[str, Sequence[Record]]) -> list[tuple[str, str]]:
+def _measurement(results: Mapping[str, Record]) -> list[tuple[str, str]]:
     """How it was measured: one line per fact, by direction only where directions differ."""
     lines = []
     for key, label in MEASUREMENT.items():
-        values = {name: _fact(key, record[key]) for name, (record, *_) in results.items() if key in record}
+        values = {name: _fact(key, record[key]) for name, record in results.items() if key in record}
         if len(set(values.values())) == 1:
             lines.append((label, next(iter(values.values()))))
         else:
@@ -195,7 +337,7 @@ def _last_values(metrics: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[t
 def _by_direction(ranked: Sequence[RankedList]) -> dict[str, list[RankedList]]:
     groups: dict[str, list[RankedList]] = {}
     for item in ranked:
-        groups.setdefault(item.direction, []).append(item)
+        groups.setdefault(spoken(item.direction), []).append(item)
     return groups
 
 
@@ -210,7 +352,14 @@ def flatten(tree: Mapping[str, Any], prefix: str = ""):
 
 def format_number(value: Any) -> str:
     """A percentage for a table; a dash for what is not known."""
-    return f"{value:.1f}" if isinstance(value, numbers.Real) else "–"
+    return f"{value:.1f}" if isinstance(value, numbers.Real) and value == value else "–"
+
+
+def format_change(value: Any) -> str:
+    """A difference in points, with its sign; a dash for what is not known."""
+    if not isinstance(value, numbers.Real):
+        return "–"
+    return f"{value:+.1f}".replace("-", "−").replace("+0.0", "±0.0").replace("−0.0", "±0.0")
 
 
 def format_value(value: Any) -> str:

@@ -1,7 +1,8 @@
-"""Learning curves as inline SVG that follows the page's light or dark colours.
+"""Curves and histograms as inline SVG that follows the page's light or dark colours.
 
 matplotlib draws with marker colours that no theme uses; they are replaced by the page's CSS variables, so that one
-drawing serves both themes and its text stays text. It is imported when something is drawn, not before.
+drawing serves both themes and its text stays text. Legends are left to the page, where they wrap with the window.
+matplotlib is imported when something is drawn, not before.
 """
 
 from __future__ import annotations
@@ -14,16 +15,53 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
+from jaxreid.report.page import spoken
+
 INK, GRID = "#010101", "#020202"
 SERIES = tuple(f"#0{i}0{i}03" for i in range(1, 7))
 CSS_COLOURS = {INK: "var(--muted)", GRID: "var(--line)"} | {
     colour: f"var(--series-{i})" for i, colour in enumerate(SERIES, 1)
 }
 SCORES = ("mAP", "rank-1")
-MARKERS = ("o", "s", "^", "D", "v", "P")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+DASHES = {"-": "", "--": "5 3", ":": "2 2.5"}  # of matplotlib's line styles, for the legend
 MAX_POINTS = 300
+SIZE = (3.7, 2.35)  # inches; what stands three in a row on a desktop and fills a phone's width
+ASSOCIATION = (  # the word in a logged name, the axis, its limits, what is drawn
+    ("precision", "percent", (0, 102), "Share of the pairs found that show one person; labels are for this log only."),
+    ("coverage", "percent", (0, 102), "Share of the prototypes that found a partner at all."),
+    ("threshold", "similarity", None, "Similarity from which on two prototypes can be a pair."),
+    ("concentration", "length", None, "How much the clips of a prototype agree: length of their mean, at most 1."),
+)  # fmt: skip
 
 Points = Sequence[tuple[float, float]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """One curve: what it is called, its points, and how it is told from the others.
+
+    `series` chooses colour and marker. `key` is the legend's entry, the label where not given; '' for none.
+    """
+
+    label: str
+    points: Points
+    series: int
+    style: str = "-"
+    width: float = 1.6
+    key: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Key:
+    """A legend's entry. `marker` is '' for a curve without markers, 'solid' or 'striped' for bars."""
+
+    label: str
+    colour: str
+    dashes: str = ""
+    marker: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,44 +71,135 @@ class Plot:
     title: str
     caption: str
     svg: str
+    legend: tuple[Key, ...] = ()
 
 
-def learning_curves(metrics: Iterable[Mapping[str, Any]]) -> list[Plot]:
-    """The figures that the logged rows allow: loss, association, mAP and rank-1. Nothing logged, no figure.
+def learning_curves(metrics: Iterable[Mapping[str, Any]], earlier: Iterable[Mapping[str, Any]] = ()) -> list[Plot]:
+    """The figures that the logged rows allow: loss, mAP and rank-1, association. Nothing logged, no figure.
 
     Args:
       metrics: rows of metrics.jsonl, dicts with `kind` ('train', 'association' or 'evaluate') and some of `stage`,
-        `epoch`, `step` and any numbers. In 'train' rows names with 'loss' are drawn over steps; in 'association'
-        rows names with 'precision' or 'coverage' over epochs; in 'evaluate' rows 'mAP' and 'rank-1' over epochs,
-        either with a `direction` beside them or written 'direction/mAP'.
+        `epoch`, `run_epoch`, `step` and any numbers. In 'train' rows names with 'loss' are drawn over steps; in
+        'association' rows names with a word of `ASSOCIATION` over epochs; in 'evaluate' rows 'mAP' and 'rank-1' over
+        epochs, either with a `direction` beside them or written 'direction/mAP'.
+      earlier: rows of another run, drawn dotted in the same figures; what only that run logged is not drawn.
     """
-    rows = [dict(row) for row in metrics]
-    kinds = {kind: [row for row in rows if row.get("kind") == kind] for kind in ("train", "association", "evaluate")}
+    rows, other = _by_kind(metrics), _by_kind(earlier)
     plots = []
-    losses = _series(kinds["train"], _x(kinds["train"], "step"), lambda name: "loss" in name.lower())
-    if losses:
-        skipped = sum(not math.isfinite(y) for points in losses.values() for _, y in points)
-        caption = "Loss of each logged training step"
-        if any(len(points) > MAX_POINTS for points in losses.values()):
-            caption += f", averaged to at most {MAX_POINTS} points"
-        caption += "."
+
+    def add(kind: str, axis: str, wanted: Any, title: str, caption: str, short: Any = str, **style: Any) -> None:
+        series = _series(rows[kind], _x(rows[kind], axis), wanted)
+        if not series:
+            return
+        before = _series(other[kind], _x(other[kind], axis), wanted)
+        before = {name: points for name, points in before.items() if name in series}
+        skipped = sum(not math.isfinite(y) for points in series.values() for _, y in points)
+        if any(len(points) > MAX_POINTS for points in series.values()):
+            caption += f" Averaged to at most {MAX_POINTS} points."
         if skipped:
             caption += f" {skipped} values are not finite and leave gaps."
-        borders = _stage_borders(kinds["train"], _x(kinds["train"], "step"))
-        plots.append(_draw("Training loss", caption, losses, "step", "loss", borders=borders))
-    scores = _series(kinds["evaluate"], _x(kinds["evaluate"], "epoch"), _is_score)
-    if scores:
-        caption = "Retrieval quality where it was evaluated: mAP solid, rank-1 dashed. Higher is better."
-        plots.append(_draw("Retrieval during training", caption, scores, "epoch", "percent"))
-    for word, meaning in (
-        ("precision", "Share of the pairs found that show one person (labels are used for this log only)."),
-        ("coverage", "Share of the prototypes that found a partner at all."),
-    ):
-        x = _x(kinds["association"], "epoch")
-        series = _series(kinds["association"], x, lambda name, word=word: word in name.lower())
-        if series:
-            plots.append(_draw(f"Association {word}", meaning, series, "epoch", "percent", (0.0, 102.0)))
+        if before:
+            caption += " Dotted: the earlier run."
+        # The scores of one direction share a colour.
+        groups = list(dict.fromkeys(_group(name) for name in series))
+        lines = [
+            Line(f"{short(name)} of the earlier run", points, groups.index(_group(name)), ":", 1.2, key="")
+            for name, points in before.items()
+        ]
+        named: set[str] = set()
+        for name, points in series.items():
+            group, style_of_line = _group(name), "--" if name.endswith("rank-1") else "-"
+            key = "" if group in named else short(group).strip(" ,/") or short(name)
+            named.add(group)
+            lines.append(Line(short(name), points, groups.index(group), style_of_line, key=key))
+        borders = _stage_borders(rows[kind], _x(rows[kind], axis)) if kind == "train" else []
+        plots.append(_curves(title, caption, lines, "step" if axis == "step" else "epoch", borders=borders, **style))
+
+    loss = "Loss of the logged training steps."
+    add("train", "step", lambda name: "loss" in name.lower(), "Training loss", loss, y_label="loss")
+    scores = "Scores during training: mAP solid, rank-1 dashed. Higher is better."
+    add("evaluate", "epoch", _is_score, "Retrieval during training", scores, spoken, y_label="percent")
+    for word, y_label, limits, meaning in ASSOCIATION:
+        add(
+            "association",
+            "epoch",
+            lambda name, word=word: word in name.lower(),
+            f"Association {word}",
+            meaning,
+            lambda name, word=word: re.sub(rf"_?{word}_?", " ", name).replace("_", " ").strip() or word,
+            y_label=y_label,
+            y_limits=limits,
+        )
     return plots
+
+
+def cmc_curves(cases: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[Plot]:
+    """A figure of rank-k over k for every case that is known at more than one k.
+
+    Args:
+      cases: case → name of the features → record, with `cmc` (percent at 1, 2, …) or with some 'rank-k'. The first
+        name of all is drawn thick. A name keeps its colour from case to case.
+    """
+    names = list(dict.fromkeys(name for records in cases.values() for name in records))
+    plots = []
+    for case, records in cases.items():
+        points = {name: _cmc(record) for name, record in records.items()}
+        lines = [
+            Line(name, points[name], names.index(name), "-" if i == 0 else "--", 2.4 if i == 0 else 1.2)
+            for i, name in enumerate(names)
+            if len(points.get(name, ())) > 1
+        ]
+        if lines:
+            caption = "Share of queries with the right person among the first k."
+            limits = (0.0, 102.0)
+            plots.append(_curves(case, caption, lines, "k", "rank-k, percent", limits, x_ticks=(1, 5, 10, 15, 20)))
+    return plots
+
+
+def _cmc(record: Mapping[str, Any]) -> list[tuple[float, float]]:
+    if "cmc" in record:
+        return [(float(k), float(value)) for k, value in enumerate(record["cmc"], 1)]
+    ranks = {int(name.removeprefix("rank-")): value for name, value in record.items() if name.startswith("rank-")}
+    return [(float(k), float(ranks[k])) for k in sorted(ranks)]
+
+
+def histogram(
+    title: str, caption: str, edges: np.ndarray, counts: Mapping[str, np.ndarray], x_label: str, series: Sequence[int]
+) -> Plot:
+    """Stacked bars.
+
+    Args:
+      edges: ascending borders of the bins, f64[n + 1].
+      counts: name → count in each bin, i64[n]; stacked in this order.
+      series: the colour of each name; bars of odd numbers are striped.
+    """
+    keys = []
+
+    def draw(axes: Any) -> None:
+        bottom = np.zeros(len(edges) - 1)
+        for name, number in zip(counts, series, strict=True):
+            colour, striped = SERIES[number % len(SERIES)], number % 2 == 1
+            fill = {"facecolor": "none", "hatch": "//////"} if striped else {"facecolor": colour}
+            bars = {"align": "edge", "edgecolor": colour, "linewidth": 0.8, **fill}
+            axes.bar(edges[:-1], counts[name], np.diff(edges), bottom, **bars)
+            bottom += counts[name]
+            keys.append(Key(name, CSS_COLOURS[colour], marker="striped" if striped else "solid"))
+        axes.set(xlabel=x_label, xlim=(edges[0], edges[-1]))
+        axes.set_title("tracklets", loc="left", fontsize=8.5)
+        axes.yaxis.get_major_locator().set_params(integer=True)
+        axes.set_axisbelow(True)
+
+    totals = ", ".join(f"{name} {int(values.sum())}" for name, values in counts.items())
+    svg = _figure(title, f"{caption} Tracklets: {totals}.", draw)
+    return Plot(title, caption, svg, tuple(keys))
+
+
+def _by_kind(rows: Iterable[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
+    kinds: dict[str, list[Mapping[str, Any]]] = {"train": [], "association": [], "evaluate": []}
+    for row in rows:
+        if row.get("kind") in kinds:
+            kinds[row["kind"]].append(row)
+    return kinds
 
 
 def _is_score(name: str) -> bool:
@@ -84,11 +213,16 @@ def _group(name: str) -> str:
 
 
 def _x(rows: Sequence[Mapping[str, Any]], name: str) -> list[float]:
-    """Where each row stands on the axis: what it says itself, or its number if that restarts or is missing."""
-    values = [float(x) for x in (row.get(name) for row in rows) if isinstance(x, int | float)]
-    if len(values) < len(rows) or any(b < a for a, b in itertools.pairwise(values)):
-        return [float(i) for i in range(len(rows))]
-    return values
+    """Where each row stands on the axis: what it says itself, or its number if that restarts or is missing.
+
+    Epochs are those of the whole run where rows say them.
+    """
+    keys = ("run_epoch", "epoch") if name == "epoch" else (name,)
+    for key in keys:
+        values = [float(x) for x in (row.get(key) for row in rows) if isinstance(x, int | float)]
+        if len(values) == len(rows) and not any(b < a for a, b in itertools.pairwise(values)):
+            return values
+    return [float(i) for i in range(len(rows))]
 
 
 def _series(rows: Sequence[Mapping[str, Any]], x: Sequence[float], wanted: Any) -> dict[str, list[tuple[float, float]]]:
@@ -118,23 +252,60 @@ def _thin(points: Points) -> list[tuple[float, float]]:
     return [(sum(x for x, _ in group) / len(group), sum(y for _, y in group) / len(group)) for group in groups]
 
 
-def _draw(
+def _curves(
     title: str,
     caption: str,
-    series: Mapping[str, Points],
+    lines: Sequence[Line],
     x_label: str,
     y_label: str,
     y_limits: tuple[float, float] | None = None,
     borders: Sequence[tuple[float, str]] = (),
+    x_ticks: Sequence[int] = (),
 ) -> Plot:
+    """Curves over a whole-numbered axis."""
+    keys = []
+
+    def draw(axes: Any) -> None:
+        from matplotlib.ticker import MaxNLocator
+
+        for order, line in enumerate(lines):
+            x, y = zip(*_thin(line.points), strict=True)
+            colour = SERIES[line.series % len(SERIES)]
+            marker = MARKERS[line.series % len(MARKERS)] if line.style != ":" and len(x) <= 40 else ""
+            # The thickest, which the figure is about, lies above the others.
+            above = 2.0 + line.width / 10 + order / 1000
+            style = {"linestyle": line.style, "linewidth": line.width, "markersize": 3.5, "zorder": above}
+            axes.plot(x, y, color=colour, marker=marker or None, **style)
+            key = line.label if line.key is None else line.key
+            if key:
+                keys.append(Key(key, CSS_COLOURS[colour], DASHES[line.style], marker))
+        for x, name in borders:
+            axes.axvline(x, color=INK, linewidth=0.8, linestyle=":")
+            place = {"xycoords": ("data", "axes fraction"), "xytext": (2, -2), "textcoords": "offset points"}
+            axes.annotate(name, (x, 1.0), va="top", rotation=90, fontsize=7.5, **place)
+        axes.set_xlabel(x_label)
+        axes.set_title(y_label, loc="left", fontsize=8.5)
+        if x_ticks:
+            axes.set_xticks(x_ticks)
+        else:
+            axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        if y_limits:
+            axes.set_ylim(*y_limits)
+
+    last = ", ".join(f"{line.label} {line.points[-1][1]:.3g}" for line in lines)
+    svg = _figure(title, f"{caption} Last values: {last}.", draw)
+    return Plot(title, caption, svg, tuple(keys) if len(keys) > 1 else ())
+
+
+def _figure(title: str, label: str, draw: Any) -> str:
+    """What `draw` puts on its axes, as an element of the page."""
     import matplotlib
     from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
 
     style: Any = {
         "svg.fonttype": "none",
         "svg.hashsalt": title,  # the same data give the same bytes
-        "font.size": 9,
+        "font.size": 8.5,
         "axes.edgecolor": GRID,
         "axes.labelcolor": INK,
         "text.color": INK,
@@ -144,40 +315,16 @@ def _draw(
         "axes.grid": True,
         "axes.spines.top": False,
         "axes.spines.right": False,
-        "legend.frameon": False,
+        "hatch.linewidth": 1.0,
     }
     # A figure of one's own needs no pyplot, no backend choice and no global state.
     with matplotlib.rc_context(style):
-        figure = Figure(figsize=(4.6, 2.9), layout="constrained")
-        axes = figure.add_subplot()
-        # The scores of one direction share a colour.
-        groups = list(dict.fromkeys(_group(name) for name in series))
-        for name, points in series.items():
-            x, y = zip(*_thin(points), strict=True)
-            group = groups.index(_group(name))
-            axes.plot(
-                x,
-                y,
-                label=name,
-                color=SERIES[group % len(SERIES)],
-                linestyle="--" if name.endswith("rank-1") else "-",
-                linewidth=1.6,
-                marker=MARKERS[group % len(MARKERS)] if len(x) <= 40 else None,
-                markersize=4,
-            )
-        for x, name in borders:
-            axes.axvline(x, color=INK, linewidth=0.8, linestyle=":")
-            axes.annotate(name, (x, 1.01), xycoords=("data", "axes fraction"), va="bottom", fontsize=8)
-        axes.set(xlabel=x_label, ylabel=y_label)
-        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-        if y_limits:
-            axes.set_ylim(*y_limits)
-        if len(series) > 1:
-            columns = 3 if max(map(len, series)) < 14 else 2
-            figure.legend(loc="outside upper left", ncols=columns, fontsize=8, handlelength=2.2)
+        figure = Figure(figsize=SIZE)
+        # The same margins everywhere, so that figures side by side line up; a layout engine costs as much as drawing.
+        draw(figure.add_axes((0.115, 0.18, 0.865, 0.72)))
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    return Plot(title, caption, _for_page(buffer.getvalue(), f"{title}. {caption}"))
+    return _for_page(buffer.getvalue(), f"{title}. {label}")
 
 
 def _for_page(svg: str, label: str) -> str:

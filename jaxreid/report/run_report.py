@@ -2,113 +2,113 @@
 
 from __future__ import annotations
 
+import datetime
+import importlib.metadata
 import platform
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
 
 from jaxreid import __version__, retrieval
-from jaxreid.data.split import modality_name
 from jaxreid.metric_writer import read_metrics
-from jaxreid.report.page import RankedList, ReportContents, Thumb, write_report
+from jaxreid.report.cameras import camera_table
+from jaxreid.report.data_figures import data_table, length_histograms
+from jaxreid.report.earlier import read_earlier
+from jaxreid.report.page import CameraTable, Earlier, ReportContents, write_report
+from jaxreid.report.ranked import ranked_lists
 
-RANKED_QUERIES, RANKED_RESULTS = 3, 10
+if TYPE_CHECKING:
+    from jaxreid.evaluate import Evaluator
+    from jaxreid.run import Run
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 
 
 def write(
-    run: Any, evaluator: Any, features: dict[str, np.ndarray], quality: Sequence[Any], results: dict[str, Any]
+    run: Run,
+    evaluator: Evaluator,
+    features: dict[str, np.ndarray],
+    quality: list[retrieval.Scores],
+    results: dict[str, Any],
+    compare: Path | None = None,
 ) -> Path:
     """Writes the report of a run into its workdir.
 
     Args:
-      run: the run (`jaxreid.run.Run`).
-      evaluator: its evaluator, whose `cases` were scored (`jaxreid.evaluate.Evaluator`).
+      run: the run.
+      evaluator: its evaluator, whose `cases` were scored.
       features: split name → f32[N, D], one row per test tracklet.
       quality: per-query scores of every case; empty where nothing was scored.
       results: what `results.json` holds.
+      compare: workdir of an earlier run to show beside this one.
     """
+    splits = (run.dataset.train, run.dataset.query, run.dataset.gallery)
     return write_report(
         run.workdir,
         ReportContents(
             title=f"{run.config.method} on {run.dataset.name}",
+            summary=summary(run, results),
             config=run.config.to_dict(),
             results=results["scores"] or results["reason"],
             controls=results["before_training"],
-            metrics=read_metrics(run.workdir),
-            ranked=_ranked(run, evaluator, features, quality),
+            assumptions=results["assumptions"],
             notes=results["notes"],
+            earlier=_earlier(run, results, compare) if compare else None,
+            cameras=_cameras(evaluator, features, quality),
+            metrics=read_metrics(run.workdir),
+            ranked=ranked_lists(run, evaluator, features, quality),
+            data=data_table(splits),
+            lengths=length_histograms(splits),
             environment=environment(),
-            phases=dict(run.phases),
+            phases=results["seconds"],
         ),
     )
 
 
-def _ranked(
-    run: Any, evaluator: Any, features: dict[str, np.ndarray], quality: Sequence[Any]
-) -> tuple[RankedList, ...]:
-    """Best and worst queries of the headline protocol (a spread of queries where nothing is scored)."""
-    lists = []
-    headline = evaluator.cases[0].protocol
-    for number, case in enumerate(evaluator.cases):
-        if case.protocol is not headline:
+def _cameras(
+    evaluator: Evaluator, features: dict[str, np.ndarray], quality: list[retrieval.Scores]
+) -> dict[str, CameraTable]:
+    """A table for each direction of the headline protocol that has more than one pair of cameras."""
+    found = {}
+    for case, scores in zip(evaluator.cases, quality, strict=False):
+        if case.protocol != evaluator.cases[0].protocol:
             continue
         query, gallery = case.query, case.gallery
-        columns, others = query.columns(), gallery.columns()
-        chosen, label = _chosen(len(query.rows), quality[number] if quality else None)
-        selected = columns[chosen]
-
-        def left_out(rows, case=case, selected=selected, others=others, query=query, gallery=gallery, chosen=chosen):
-            if evaluator.scored:
-                return np.asarray(case.protocol.junk(selected[rows], others))
-            # Search is for other cameras; with one camera, for other tracklets (names compare across splits).
-            if len(np.unique(others.camera)) > 1:
-                return selected.camera[rows][:, None] == others.camera
-            names = np.array(query.split.labels.names)[query.rows[chosen[rows]]]
-            return names[:, None] == np.array(gallery.split.labels.names)[gallery.rows]
-
-        index, distance = retrieval.nearest(
-            features[query.split.name][query.rows[chosen]],
+        table = camera_table(
+            features[query.split.name][query.rows],
             features[gallery.split.name][gallery.rows],
-            RANKED_RESULTS,
-            exclude=left_out,
-            distance=evaluator.options.distance,
+            query.columns(),
+            gallery.columns(),
+            case.protocol,
+            evaluator.options.distance,
+            scores,
         )
-        for place, (row, hits, values) in enumerate(zip(chosen, index, distance, strict=True)):
-            results = tuple(
-                _thumb(
-                    run,
-                    gallery,
-                    int(hit),
-                    bool(columns.identity[row] == others.identity[hit]) if evaluator.scored else None,
-                    f"{value:.2f}",
-                )
-                for hit, value in zip(hits, values, strict=True)
-                if hit >= 0
-            )
-            title = f"{case.direction}, {label[place]}"
-            lists.append(RankedList(title, _thumb(run, query, int(row), None, ""), results))
-    return tuple(lists)
+        if (table.queries > 0).sum() > 1:
+            found[case.direction] = table
+    return found
 
 
-def _chosen(count: int, quality: Any) -> tuple[np.ndarray, list[str]]:
-    if quality is None:
-        rows = np.unique(np.linspace(0, count - 1, 2 * RANKED_QUERIES).astype(int))
-        return rows, ["nearest tracklets"] * len(rows)
-    order = np.argsort(quality.average_precision, kind="stable")
-    order = order[quality.valid[order]]
-    worst, best = order[:RANKED_QUERIES], order[::-1][:RANKED_QUERIES]
-    return np.concatenate([best, worst]), ["best"] * len(best) + ["worst"] * len(worst)
+def _earlier(run: Run, results: dict[str, Any], compare: Path) -> Earlier:
+    if compare.resolve() == run.workdir.resolve():
+        earlier = Earlier(compare.name, problem=f"{compare} is this run itself")
+    else:
+        earlier = read_earlier(compare, results, run.config.to_dict(), run.dataset.fingerprint())
+    if earlier.problem:
+        print(f"not compared: {earlier.problem}", flush=True)
+    return earlier
 
 
-def _thumb(run: Any, side: Any, row: int, match: bool | None, text: str) -> Thumb:
-    split, row = side.split, int(side.rows[row])
-    frames = run.reader(split).encoded(row)
-    camera = split.table.camera[row]
-    caption = f"{split.labels.names[row]}, camera {camera}, {modality_name(int(split.table.modality[row]))}"
-    return Thumb(f"{caption} {text}".strip(), frames[len(frames) // 2], match)
+def summary(run: Run, results: dict[str, Any]) -> list[str]:
+    """What was trained, in a few words each."""
+    train, config, cameras = run.dataset.train, run.config, len(run.dataset.cameras)
+    done, planned = results["epochs_done"], results["epochs"]
+    return [
+        f"preset {config.preset}, seed {config.seed}",
+        f"{done} epochs" if done == planned else f"{done} of {planned} epochs",
+        f"{len(train):,} training tracklets, {int(train.table.length.sum()):,} frames, {cameras} cameras",
+    ]
 
 
 def environment() -> dict[str, str]:
@@ -116,7 +116,11 @@ def environment() -> dict[str, str]:
     device = jax.devices()[0]
     return {
         "jaxreid": __version__,
-        "jax": jax.__version__,
+        **{name: importlib.metadata.version(name) for name in PACKAGES},
         "python": platform.python_version(),
-        "devices": f"{jax.device_count()} × {device.device_kind} ({device.platform}), {jax.process_count()} processes",
+        "system": f"{platform.system()} {platform.machine()}",
+        "devices": f"{jax.device_count()} × {device.device_kind}",
+        "backend": jax.default_backend(),
+        "processes": str(jax.process_count()),
+        "written": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
     }

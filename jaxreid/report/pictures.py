@@ -1,0 +1,32 @@
+"""Pictures small enough for a page that holds them all."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+SIDE, BYTES = 160, 6_000  # what a page shows, on a screen of fine dots; what a JPEG of that size takes
+QUALITY = 80
+
+
+def shrunk(encoded: bytes, side: int = SIDE, most: int = BYTES) -> bytes:
+    """A JPEG or PNG as it is where it is small, else encoded again.
+
+    Args:
+      side: pixels of the longer side, at most.
+      most: bytes from which on encoding again is tried; kept as it is if that saves nothing.
+
+    Raises:
+      ValueError: the picture cannot be decoded.
+    """
+    image = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR)
+    if image is None:
+        raise ValueError(f"a picture of the report cannot be decoded; it begins with {encoded[:4]!r}")
+    longer = max(image.shape[:2])
+    if longer <= side and len(encoded) <= most:
+        return encoded
+    if longer > side:
+        size = tuple(max(1, round(n * side / longer)) for n in image.shape[1::-1])
+        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    smaller = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1].tobytes()
+    return smaller if longer > side or len(smaller) < len(encoded) else encoded
