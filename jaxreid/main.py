@@ -23,6 +23,7 @@ MODE = flags.DEFINE_enum(
     ["train", "evaluate", "dry_run"],
     "train: train, evaluate, report. evaluate: score a workdir's newest checkpoint again. dry_run: print sizes.",
 )
+COMPARE = flags.DEFINE_string("compare", None, "An earlier workdir to show beside this run in the report.")
 STARTED = time.perf_counter()
 
 
@@ -47,15 +48,19 @@ def _run(config: Any, workdir: Path, data_dir: Path | None) -> None:
     from jaxreid.run import claim_dataset, claim_workdir, start_run
 
     _cache_compilations(jax)
-    mode = MODE.value
+    mode, report = MODE.value, workdir / "report" / "index.html"
+    compare = Path(COMPARE.value) if COMPARE.value else None
     if mode != "dry_run":
         claim_workdir(workdir, config.to_dict())
         finished = _finished(workdir)
         if mode == "train" and finished:
-            print(f"{workdir} holds a finished run:")
-            print_results(finished)
-            print(f"report: {workdir / 'report' / 'index.html'}")
-            return
+            if not compare and report.exists():
+                print(f"{workdir} holds a finished run:")
+                print_results(finished)
+                print(f"report: {report}")
+                return
+            print(f"{workdir} holds a finished run; its state is scored again for the report", flush=True)
+            mode = "evaluate"
     run = start_run(config, workdir, data_dir)
     run.phases["importing"] = time.perf_counter() - STARTED - run.phases["data set"]
     describe(run)
@@ -75,11 +80,11 @@ def _run(config: Any, workdir: Path, data_dir: Path | None) -> None:
         done = sum(stage.epochs for stage in run.method.stages())
     else:
         state, frozen, done = train.restore_latest(run)
-    results = evaluator.final(train.variables_of(state, frozen), state.memory, done)
+    results = evaluator.final(train.variables_of(state, frozen), state.memory, done, compare)
     print_results(results)
     seconds = "  ".join(f"{name} {value:.1f}" for name, value in run.phases.items())
     print(f"seconds: {seconds}  all {time.perf_counter() - STARTED:.1f}")
-    print(f"report: {workdir / 'report' / 'index.html'}")
+    print(f"report: {report}")
 
 
 def _finished(workdir: Path) -> dict[str, Any] | None:
