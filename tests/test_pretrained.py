@@ -4,25 +4,22 @@ import dataclasses
 import json
 import logging
 import pathlib
-import re
 
 import jax
 import numpy as np
 import pytest
 import safetensors.numpy
 
-from jaxreid.backbones import pretrained
 from jaxreid.backbones.clip import vision_config
 from jaxreid.backbones.pretrained import (
-    CheckpointError,
     from_vision_params,
     load,
     read_description,
-    read_tensors,
     resize_positions,
     save_vision_params,
     to_vision_params,
 )
+from jaxreid.backbones.tensors import CheckpointError, read_tensors
 from jaxreid.backbones.vit import ViT, ViTConfig
 
 TINY = ViTConfig(width=32, depth=2, heads=2, patch=8, image_size=(32, 32), projection=16)
@@ -234,7 +231,7 @@ def test_the_text_tower_of_a_whole_clip_is_ignored_by_name(weights, caplog):
         "logit_scale": np.float32(4.6),
         "vision_model.embeddings.position_ids": np.arange(17)[None],
     }
-    with caplog.at_level(logging.INFO, logger=pretrained.__name__):
+    with caplog.at_level(logging.INFO, logger=to_vision_params.__module__):
         params = to_vision_params({**weights, **text}, TINY)
     assert trees_equal(params, to_vision_params(weights, TINY))
     assert all(key in caplog.text for key in text)
@@ -429,41 +426,6 @@ def test_what_no_shape_shows_is_compared_with_the_config(weights, tmp_path):
     (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": {"embed_dim": 16}}))
     with pytest.raises(CheckpointError, match="activation is 'gelu' there and 'quick_gelu' in the config"):
         load(folder, TINY)
-
-
-def test_absent_and_unreadable_files_are_named(weights, tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"no weights at .*nowhere.*walkers_vit_tiny"):
-        load(tmp_path / "nowhere", TINY)
-    with pytest.raises(FileNotFoundError, match="no weights at"):
-        read_tensors(tmp_path / "nowhere.safetensors")
-    (tmp_path / "pytorch_model.bin").write_bytes(b"")
-    with pytest.raises(FileNotFoundError, match=r"none of model.safetensors.*it holds: pytorch_model.bin"):
-        read_tensors(tmp_path)
-    with pytest.raises(CheckpointError, match=r"pytorch_model.bin: only safetensors files are read"):
-        read_tensors(tmp_path / "pytorch_model.bin")
-
-    whole = safetensors.numpy.save(weights)
-    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
-    for content in (whole[:1000], whole[:-1], b"", pointer, b"\x08" + b"\0" * 7 + b"\xff" * 8):
-        path = tmp_path / "cut.safetensors"
-        path.write_bytes(content)
-        for read in (read_tensors, read_description, lambda path: load(path, TINY)):
-            with pytest.raises(
-                CheckpointError, match=rf"{re.escape(str(path))} \({len(content):,} bytes\) is not a read"
-            ):
-                read(path)
-    (tmp_path / "model.safetensors.index.json").write_text("{")
-    with pytest.raises(CheckpointError, match=r"index.json is not valid JSON"):
-        read_tensors(tmp_path)
-
-
-def test_the_packaged_name_is_looked_up_in_the_package(weights, tmp_path, monkeypatch):
-    monkeypatch.setattr(pretrained.importlib.resources, "files", lambda package: tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"walkers_vit_tiny is not installed: .*walkers_vit_tiny.safetensors"):
-        load("walkers_vit_tiny", TINY)
-    (tmp_path / "weights").mkdir()
-    safetensors.numpy.save_file(weights, tmp_path / "weights" / "walkers_vit_tiny.safetensors")
-    assert trees_equal(load("walkers_vit_tiny", TINY), to_vision_params(weights, TINY))
 
 
 def test_the_packaged_tower_fits_its_name():

@@ -1,7 +1,7 @@
 """Pretrained weights in, one parameter tree out; and back to Hugging Face names.
 
-    file or folder ──read_tensors──▶ {key: array} ──to_vision_params──▶ parameter tree of `vit.ViT`
-                                                  ◀─from_vision_params──
+    name ──hub.located──▶ file or folder ──tensors.read_tensors──▶ {key: array} ──to_vision_params──▶ tree of `vit.ViT`
+                                                                                ◀─from_vision_params──
 
 A checkpoint format is one `Layout`: how to recognise its keys, and for every parameter of the tower the key that
 holds it and how its axes are arranged there. Every key must be accounted for: one that
@@ -10,122 +10,35 @@ is missing, left over, or of another shape is an error that names it.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import importlib.resources
 import json
 import logging
 import math
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors
 import safetensors.numpy
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from jaxreid.backbones import hub
+from jaxreid.backbones.tensors import (
+    CheckpointError,
+    Tensors,
+    listing,
+    read_json,
+    read_metadata,
+    read_tensors,
+    weights_file,
+)
 from jaxreid.backbones.vit import ViT, ViTConfig
 
 log = logging.getLogger(__name__)
-
-Tensors = dict[str, np.ndarray]
-
-# Towers that come with the package, as backbones/weights/<name>.safetensors.
-PACKAGED = ("walkers_vit_tiny",)
-
-# File names that hold a whole model in a Hugging Face folder, in order of preference.
-FOLDER_FILES = ("model.safetensors", "model.safetensors.index.json", "open_clip_model.safetensors")
-
-
-class CheckpointError(ValueError):
-    """A weights file that can't be read, or does not hold the tower that was asked for."""
-
-
-# ---------------------------------------------------------------------------------------------- files → tensors
-
-
-def read_tensors(path: str | os.PathLike) -> Tensors:
-    """All tensors of a checkpoint by key, in the types they are stored in.
-
-    `path` is a safetensors file, the index of a sharded one (`*.safetensors.index.json`), or a folder as
-    Hugging Face saves it. Raises FileNotFoundError, or CheckpointError on an unreadable file.
-    """
-    file = _weights_file(Path(path))
-    if file.name.endswith(".index.json"):
-        return _read_shards(file)
-    return _read_safetensors(file)
-
-
-def _weights_file(path: Path) -> Path:
-    if not path.exists():
-        raise FileNotFoundError(
-            f"no weights at {path}: give a safetensors file or a Hugging Face folder that is on this machine"
-        )
-    if path.is_dir():
-        for name in FOLDER_FILES:
-            if (path / name).exists():
-                return path / name
-        found = ", ".join(sorted(p.name for p in path.iterdir())) or "nothing"
-        raise FileNotFoundError(f"{path} holds none of {', '.join(FOLDER_FILES)} (it holds: {found})")
-    if path.name.endswith((".safetensors", ".safetensors.index.json")):
-        return path
-    raise CheckpointError(
-        f"{path}: only safetensors files are read; save the model as safetensors first "
-        "(in PyTorch: safetensors.torch.save_file(model.state_dict(), path))"
-    )
-
-
-@contextlib.contextmanager
-def _readable(file: Path) -> Iterator[None]:
-    """Turns what a damaged safetensors file raises into one error that names the file."""
-    try:
-        yield
-    except (safetensors.SafetensorError, UnicodeDecodeError) as error:
-        raise CheckpointError(
-            f"{file} ({file.stat().st_size:,} bytes) is not a readable safetensors file ({error}): it may be cut off "
-            "or a Git LFS pointer; fetch it again and compare its size or checksum with the source"
-        ) from error
-
-
-def _read_safetensors(file: Path) -> Tensors:
-    with _readable(file):
-        return safetensors.numpy.load_file(file)
-
-
-def _read_shards(index: Path) -> Tensors:
-    weight_map = _read_json(index).get("weight_map")
-    if not isinstance(weight_map, dict):
-        raise CheckpointError(f"{index} has no weight_map: it is not the index of a sharded safetensors model")
-    shards = sorted(set(weight_map.values()))
-    absent = [name for name in shards if not (index.parent / name).exists()]
-    if absent:
-        raise FileNotFoundError(f"{index} names shards that are not in its folder: {', '.join(absent)}")
-    tensors: Tensors = {}
-    for name in shards:
-        tensors |= _read_safetensors(index.parent / name)
-    if tensors.keys() != weight_map.keys():
-        raise CheckpointError(
-            f"the shards beside {index} do not hold what it lists:"
-            + _listing("listed but absent", weight_map.keys() - tensors.keys())
-            + _listing("present but not listed", tensors.keys() - weight_map.keys())
-        )
-    return tensors
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"{file} is not valid JSON ({error}); fetch it again") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{file} holds a JSON {type(content).__name__} where an object is expected")
-    return content
-
 
 # --------------------------------------------------------------------------------- what a file says of its tower
 
@@ -142,15 +55,11 @@ def read_description(path: str | os.PathLike) -> dict[str, Any]:
     of heads costs accuracy without any other sign, so `load` compares them.
     """
     path = Path(path)
-    file = _weights_file(path)
-    description: dict[str, Any] = {}
-    if file.name.endswith(".safetensors"):
-        with _readable(file), safetensors.safe_open(file, "np") as opened:
-            description |= json.loads((opened.metadata() or {}).get(METADATA_KEY, "{}"))
+    description = json.loads(read_metadata(weights_file(path)).get(METADATA_KEY, "{}"))
     if path.is_dir() and (path / "config.json").exists():
-        description |= _hugging_face_description(_read_json(path / "config.json"))
+        description |= _hugging_face_description(read_json(path / "config.json"))
     if path.is_dir() and (path / "open_clip_config.json").exists():
-        model = _read_json(path / "open_clip_config.json").get("model_cfg", {})
+        model = read_json(path / "open_clip_config.json").get("model_cfg", {})
         description["activation"] = "quick_gelu" if model.get("quick_gelu") else "gelu"
     return description
 
@@ -337,12 +246,12 @@ def to_vision_params(
     keys = {entry.key for entry in entries}
     held = {path for entry in entries for path in entry.paths}
     problems = (
-        _listing("missing keys", keys - tensors.keys())
-        + _listing("unused keys", tensors.keys() - keys - ignored)
-        + _listing("other shapes", misshapen)
-        + _listing("unusable values", invalid)
-        + _listing("parameters that this format has no key for", expected.keys() - held)
-        + _listing("parameters that this tower does not have", held - expected.keys())
+        listing("missing keys", keys - tensors.keys())
+        + listing("unused keys", tensors.keys() - keys - ignored)
+        + listing("other shapes", misshapen)
+        + listing("unusable values", invalid)
+        + listing("parameters that this format has no key for", expected.keys() - held)
+        + listing("parameters that this tower does not have", held - expected.keys())
     )
     if problems:
         raise CheckpointError(
@@ -377,11 +286,6 @@ def _arrange(entry: Entry, stored: np.ndarray) -> tuple[np.ndarray, ...] | None:
         return entry.arrangement.read(stored)
     except ValueError:  # wrong number of axes, or rows that do not split
         return None
-
-
-def _listing(title: str, items: Iterable[str]) -> str:
-    items = sorted(items)
-    return "".join([f"\n  {title} ({len(items)}):", *(f"\n    {item}" for item in items)]) if items else ""
 
 
 def _summary(config: ViTConfig) -> str:
@@ -455,11 +359,11 @@ def from_vision_params(params: Mapping[str, Any], config: ViTConfig) -> Tensors:
         if arrays[p].shape != expected[p]
     ]
     problems = (
-        _listing("missing parameters", expected.keys() - arrays.keys())
-        + _listing("parameters that this tower does not have", arrays.keys() - expected.keys())
-        + _listing("other shapes", wrong)
-        + _listing("parameters that Hugging Face CLIP has no key for", expected.keys() - held)
-        + _listing("parameters that Hugging Face CLIP needs", held - expected.keys())
+        listing("missing parameters", expected.keys() - arrays.keys())
+        + listing("parameters that this tower does not have", arrays.keys() - expected.keys())
+        + listing("other shapes", wrong)
+        + listing("parameters that Hugging Face CLIP has no key for", expected.keys() - held)
+        + listing("parameters that Hugging Face CLIP needs", held - expected.keys())
     )
     if problems:
         raise CheckpointError(f"the tree can't be written as {_summary(config)}:{problems}")
@@ -489,24 +393,14 @@ def save_vision_params(path: str | os.PathLike, params: Mapping[str, Any], confi
 def load(
     name_or_path: str | os.PathLike, config: ViTConfig, *, source_grid: tuple[int, int] | None = None
 ) -> dict[str, Any]:
-    """The parameters of `ViT(config)` from a packaged tower (a name of `PACKAGED`) or a path of `read_tensors`.
+    """The parameters of `ViT(config)` from a path of `read_tensors` or a name of `jaxreid.backbones.hub`, for
+    example "hf:openai/clip-vit-base-patch16".
 
     What the file says about itself must agree with `config` (`read_description`). Raises FileNotFoundError or
     CheckpointError.
     """
-    if str(name_or_path) in PACKAGED:
-        resource = importlib.resources.files("jaxreid.backbones") / "weights" / f"{name_or_path}.safetensors"
-        with importlib.resources.as_file(resource) as path:
-            if not path.exists():
-                raise FileNotFoundError(f"the packaged tower {name_or_path} is not installed: {path} is missing")
-            return _load(path, config, source_grid)
-    path = Path(name_or_path)
-    if not path.exists():
-        raise FileNotFoundError(
-            f"no weights at {path}, and no packaged tower of that name (there are: {', '.join(PACKAGED)}); nothing "
-            "is downloaded: give a safetensors file or a Hugging Face folder that is on this machine"
-        )
-    return _load(path, config, source_grid)
+    with hub.located(name_or_path) as path:
+        return _load(path, config, source_grid)
 
 
 def _load(path: Path, config: ViTConfig, source_grid: tuple[int, int] | None) -> dict[str, Any]:
