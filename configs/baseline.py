@@ -15,7 +15,9 @@ def get_config(preset: str = "walkers") -> ml_collections.ConfigDict:
     config.dataset.name, config.dataset.config = "walkers", "vvi"
     config.frames = ml_collections.ConfigDict({"height": 64, "width": 32, **HALF})
     config.loading.cache = True
-    config.backbone = ml_collections.ConfigDict({"name": "walkers_vit_tiny", "checkpoint": "walkers_vit_tiny"})
+    config.backbone = ml_collections.ConfigDict(
+        {"name": "walkers_vit_tiny", "checkpoint": "walkers_vit_tiny", "remat": False}
+    )
 
     config.epochs = 16
     config.calibrate_batches = 30

@@ -41,6 +41,19 @@ def base_config(method: str, preset: str) -> Any:
     return config
 
 
+def fill(config: Any, table: dict[str, Any], column: int) -> Any:
+    """The config with the values of one preset: of a list its entry `column`, anything else as it is."""
+    for name, value in table.items():
+        *path, key = name.split(".")
+        place = config
+        for part in path:
+            if part not in place:
+                place[part] = ml_collections.ConfigDict()
+            place = place[part]
+        place[key] = value[column] if isinstance(value, list) else value
+    return config
+
+
 def unknown_preset(preset: str, known: tuple[str, ...]) -> ValueError:
     return ValueError(f"unknown preset {preset!r}; this config has {', '.join(known)}")
 

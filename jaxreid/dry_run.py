@@ -1,4 +1,4 @@
-"""What a run would be made of, without training: shapes, parameters, bytes per device, steps."""
+"""What a run would be made of, without training: shapes, parameters, memory, work, and how long that takes."""
 
 from __future__ import annotations
 
@@ -7,42 +7,159 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from tqdm import tqdm
 
 from jaxreid import parallel
+from jaxreid.compiled import Compiled
+from jaxreid.data.batch import Batch
+from jaxreid.data.clips import plan_tracklets
+from jaxreid.methods.method import Stage
+from jaxreid.optimisers import merge
 from jaxreid.run import Run
-from jaxreid.train import example_batch, init_train_state
+from jaxreid.train import EpochLoop, TrainState, example_batch, init_train_state, progress_at, variables_of
+
+# Dense bf16 peaks in TFLOP/s, from the vendors' data sheets.
+PEAKS = {"A100": 312, "H100 SXM": 989, "TPU v4": 275, "TPU v5p": 459}
+UTILISATION = 0.4  # share of the peak that is assumed
+
+
+def dry_run(run: Run) -> None:
+    """Prints the sizes of every stage and of the evaluation; steps are compiled, nothing is computed."""
+    total = sum(_stage(run, number, stage) for number, stage in enumerate(run.method.stages()))
+    total += _evaluation(run)
+    hours = {device: total / (peak * 1e12 * UTILISATION * run.mesh.size) / 3600 for device, peak in PEAKS.items()}
+    print(
+        f"all: {_work(total)}; at {UTILISATION:.0%} of the bf16 peak (assumed, not measured) on {run.mesh.size} "
+        + ", ".join(f"{device}: {_duration(value)}" for device, value in hours.items())
+    )
+
+
+def _stage(run: Run, number: int, stage: Stage) -> float:
+    """Prints a stage; returns its work in floating-point operations."""
+
+    def start() -> tuple[TrainState, Any]:
+        variables = run.method.init(jax.random.PRNGKey(0), example_batch(run))
+        memory = jax.tree.map(jnp.asarray, run.method.init_memory())
+        return init_train_state(stage, variables, memory, jnp.int32(0), jax.random.PRNGKey(0))
+
+    state, frozen = (_placed(tree, parallel.state_sharding(tree, run.mesh)) for tree in jax.eval_shape(start))
+    modality = run.dataset.train.table.modality
+    labels = run.method.sampling_labels(run.method.init_memory())
+    labels = run.dataset.train.labels.identity if labels is None else np.asarray(labels)
+    steps = len(stage.sampler.draw(labels, modality, np.random.default_rng(0))[0])
+    clips = stage.sampler.batch_size(modality)
+    height, width = run.config.frames.height, run.config.frames.width
+    print(f"stage {number + 1} {stage.name!r}: {stage.epochs} epochs × {steps} steps")
+    print(f"  batch u8[{clips}, {stage.frames}, {height}, {width}, 3], {clips // run.mesh.size} clips per device")
+    print(f"  parameters: {_count(state.params):,} trained, {_count(frozen):,} frozen")
+    trees = {"parameters": state.params, "optimiser": state.opt_state, "memory": state.memory, "frozen": frozen}
+    for name, tree in trees.items():
+        placed = parallel.bytes_per_device(tree, parallel.state_sharding(tree, run.mesh))
+        print(f"  {name}: {placed / 2**20:.1f} MiB per device")
+
+    kept = _kept_for_backward(run, stage, state, frozen, _batch(run, clips, stage.frames))
+    print(f"  kept for the backward pass: at most {kept / 2**30:.2f} GiB per device")
+
+    loop = EpochLoop(run, stage, number, state)
+    batch, progress = _batch(run, clips, stage.frames), progress_at(stage, 0, 0, steps)
+    work = stage.epochs * steps * _compiled(run, "training step", loop.train_step, state, frozen, batch, progress)
+    frames = clips * stage.frames * steps
+    if stage.extraction:
+        rule, size = stage.extraction, run.config.extraction_batch
+        passes = -(-stage.epochs // rule.every) if rule.every else 1
+        count = len(run.dataset.train) * rule.parts
+        print(f"  extraction, {passes} times: {count:,} clips of {rule.frames} frames")
+        variables = variables_of(state, frozen)
+        batch = _batch(run, size, rule.frames)
+        step = _compiled(run, "extraction step", loop.extractor.step, variables, state.memory, batch)
+        work += passes * -(-count // size) * step
+        frames += passes * count * rule.frames / stage.epochs
+    print(f"  frames to read and decode per epoch: {frames:,.0f}")
+    print(f"  {_work(work)}")
+    return work
+
+
+def _kept_for_backward(run: Run, stage: Stage, state: TrainState, frozen: Any, batch: Batch) -> float:
+    """Bytes per device of the activations that differentiation keeps, before a compiler saves any of them."""
+
+    def pullback(params: Any, state: TrainState, frozen: Any, batch: Batch) -> Any:
+        def loss(params: Any) -> Any:
+            variables = {"params": merge(params, frozen), "batch_stats": state.batch_stats}
+            update, progress = stage.updates[0].name, progress_at(stage, 0, 0, 1)
+            return run.method.loss(variables, state.memory, batch, state.rng, progress, stage, update)
+
+        # The function that vjp returns is a tree: its leaves are what it needs of the forward pass.
+        return jax.vjp(loss, params, has_aux=True)[1]
+
+    frames = jax.ShapeDtypeStruct(batch.frames.shape, run.pixels.dtype)
+    residuals = jax.eval_shape(pullback, state.params, state, frozen, batch.replace(frames=frames))
+    activations = [
+        leaf for leaf in jax.tree.leaves(residuals) if leaf.shape[:1] and leaf.shape[0] % len(batch.valid) == 0
+    ]
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in activations) / run.mesh.size
+
+
+def _evaluation(run: Run) -> float:
+    """Prints the evaluation after training; returns its work."""
+    options, size = run.method.evaluation(), run.config.extraction_batch
+    splits = {split.name: split for split in (run.dataset.query, run.dataset.gallery)}.values()
+    plans = [plan_tracklets(split.table.length, rule=options.rule, frames=options.frames) for split in splits]
+    count = sum(-(-len(plan) // size) for plan in plans)
+    print(f"evaluation: {sum(map(len, plans)):,} clips of {options.frames} frames, rule {options.rule}")
+
+    def start() -> tuple[Any, Any]:
+        return run.method.init(jax.random.PRNGKey(0), example_batch(run)), run.method.init_memory()
+
+    variables, memory = (_placed(tree, parallel.state_sharding(tree, run.mesh)) for tree in jax.eval_shape(start))
+    extractor = run.extractor("embed_step", run.method.embed, options.flip)
+    work = count * _compiled(
+        run, "embedding step", extractor.step, variables, memory, _batch(run, size, options.frames)
+    )
+    print(f"  {_work(work)}")
+    return work
+
+
+def _compiled(run: Run, name: str, step: Compiled, *arguments: Any) -> float:
+    """Compiles a step for abstract arguments and prints what it needs; returns its work over all devices."""
+    with tqdm(desc=f"compiling the {name}", bar_format="{desc} {elapsed}", leave=False, disable=None):
+        compiled = step.compile(*arguments)
+    memory = compiled.memory_analysis()
+    # Donated arguments and the results that take their place are the same bytes.
+    held = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
+    work = float(compiled.cost_analysis()["flops"]) * run.mesh.size
+    where = jax.default_backend()
+    print(
+        f"  {name}: {(held + memory.temp_size_in_bytes) / 2**30:.2f} GiB per device as compiled for {where} "
+        f"({memory.temp_size_in_bytes / 2**30:.2f} of it work space), {work / 1e12:.3f} TFLOP"
+    )
+    return work
+
+
+def _batch(run: Run, clips: int, frames: int) -> Batch:
+    """An abstract batch as the loader delivers it."""
+
+    def row(leaf: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((clips, *leaf.shape[1:]), leaf.dtype, sharding=parallel.rows(run.mesh))
+
+    batch = jax.tree.map(row, jax.eval_shape(lambda: example_batch(run)))
+    shape = (clips, frames, *batch.frames.shape[2:])
+    return batch.replace(
+        frames=jax.ShapeDtypeStruct(shape, jnp.uint8, sharding=parallel.rows(run.mesh)),
+        frame_mask=jax.ShapeDtypeStruct(shape[:2], bool, sharding=parallel.rows(run.mesh)),
+    )
+
+
+def _placed(tree: Any, shardings: Any) -> Any:
+    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, shardings)
 
 
 def _count(tree: Any) -> int:
     return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(tree))
 
 
-def dry_run(run: Run) -> None:
-    """Prints the sizes of every stage; nothing is computed and no weight is read."""
+def _work(operations: float) -> str:
+    return f"{operations / 1e15:.3g} PFLOP"
 
-    def start(stage: Any) -> Any:
-        variables = run.method.init(jax.random.PRNGKey(0), example_batch(run))
-        memory = jax.tree.map(jnp.asarray, run.method.init_memory())
-        return init_train_state(stage, variables, memory, jnp.int32(0), jax.random.PRNGKey(0))
 
-    modality = run.dataset.train.table.modality
-    for number, stage in enumerate(run.method.stages()):
-        state, frozen = jax.eval_shape(lambda stage=stage: start(stage))
-        labels = run.method.sampling_labels(run.method.init_memory())
-        labels = run.dataset.train.labels.identity if labels is None else np.asarray(labels)
-        steps = len(stage.sampler.draw(labels, modality, np.random.default_rng(0))[0])
-        size = stage.sampler.batch_size(modality)
-        height, width = run.config.frames.height, run.config.frames.width
-        print(f"stage {number + 1} {stage.name!r}: {stage.epochs} epochs × {steps} steps")
-        print(f"  batch u8[{size}, {stage.frames}, {height}, {width}, 3], {size // run.mesh.size} clips per device")
-        print(f"  parameters: {_count(state.params):,} trained, {_count(frozen):,} frozen")
-        parts = {"parameters": state.params, "optimiser": state.opt_state, "memory": state.memory, "frozen": frozen}
-        for name, tree in parts.items():
-            placed = parallel.bytes_per_device(tree, parallel.state_sharding(tree, run.mesh))
-            print(f"  {name}: {placed / 2**20:.1f} MiB per device")
-        if stage.extraction:
-            clips = len(run.dataset.train) * stage.extraction.parts
-            every = f"every {stage.extraction.every} epochs" if stage.extraction.every else "once"
-            print(f"  extraction {every}: {clips} clips, {clips * stage.extraction.frames} frames")
-    for split in (run.dataset.query, run.dataset.gallery):
-        print(f"  evaluation: {len(split)} {split.name} tracklets, rule {run.method.evaluation().rule}")
+def _duration(hours: float) -> str:
+    return f"{hours:.1f} h" if hours >= 1 else f"{60 * hours:.0f} min" if hours >= 1 / 60 else "under a minute"

@@ -61,7 +61,7 @@ def _run(config: Any, workdir: Path, data_dir: Path | None) -> None:
                 return
             print(f"{workdir} holds a finished run; its state is scored again for the report", flush=True)
             mode = "evaluate"
-    run = start_run(config, workdir, data_dir)
+    run = start_run(config, workdir, data_dir, dry=mode == "dry_run")
     run.phases["importing"] = time.perf_counter() - STARTED - run.phases["data set"]
     describe(run)
     if mode == "dry_run":
@@ -110,7 +110,7 @@ def describe(run: Any) -> None:
         print(f"  {split.name}: {describe_split(split)}")
     shape = dict(run.mesh.shape)
     print(
-        f"  protocol {', '.join(dataset.protocols)}; {run.mesh.size} device(s), mesh {shape}; workdir {run.workdir}",
+        f"  protocol {', '.join(dataset.protocols) or "the data set's own"}; {run.mesh.size} device(s), mesh {shape}; workdir {run.workdir}",
         flush=True,
     )
 

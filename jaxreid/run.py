@@ -17,7 +17,8 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from jaxreid import parallel
-from jaxreid.data.dataset import Dataset, open_dataset
+from jaxreid.data.build import DataSetError
+from jaxreid.data.dataset import Dataset, open_dataset, plan_dataset
 from jaxreid.data.loader import LoaderOptions
 from jaxreid.data.split import FrameReader, Split
 from jaxreid.extract import Extractor, Pixels
@@ -71,8 +72,10 @@ class Run:
         return jax.process_index() == 0
 
 
-def start_run(config: Any, workdir: Path, data_dir: Path | None) -> Run:
+def start_run(config: Any, workdir: Path, data_dir: Path | None, *, dry: bool = False) -> Run:
     """Opens (or builds) the data set, lays out the devices and makes the method.
+
+    A dry run of a data set that is not there is planned on its published size.
 
     Raises:
       ValueError: a config value that does not fit the devices, the data or the library.
@@ -80,7 +83,14 @@ def start_run(config: Any, workdir: Path, data_dir: Path | None) -> Run:
     if config.precision not in PRECISIONS:
         raise ValueError(f"config.precision={config.precision!r}; one of {', '.join(PRECISIONS)}")
     start = time.perf_counter()
-    dataset = open_dataset(config.dataset, data_dir)
+    try:
+        dataset = open_dataset(config.dataset, data_dir)
+    except DataSetError as error:
+        planned = plan_dataset(config.dataset) if dry else None
+        if planned is None:
+            raise
+        dataset = planned
+        print(f"planned on the published size, because the data set is not there: {str(error).splitlines()[0]}")
     opened = time.perf_counter() - start
     mesh = parallel.make_mesh(config.mesh.fsdp, config.mesh.devices)
     method_class = find_method(config.method)

@@ -61,7 +61,7 @@ def builder_names() -> list[str]:
     return sorted(path.parent.name for path in _builders()[1].glob("*/*_dataset_builder.py"))
 
 
-def _builder_package(name: str) -> ModuleType:
+def builder_package(name: str) -> ModuleType:
     """Imports the folder of a builder, but no module in it."""
     if name not in builder_names():
         raise DataSetError(
@@ -88,7 +88,7 @@ def builder_class(name: str) -> type:
     Raises:
       DataSetError: no builder has this name; the message lists those that exist.
     """
-    package = _builder_package(name)
+    package = builder_package(name)
     return importlib.import_module(f"{package.__name__}.{name}_dataset_builder").Builder
 
 
@@ -131,7 +131,7 @@ def build(
         name, config = name.split("/", 1)
     root = Path(data_dir if data_dir is not None else default_data_dir()).expanduser().absolute()
     raw = Path(os.path.abspath(Path(source).expanduser())) if source is not None else None
-    folder = _builder_package(name)
+    folder = builder_package(name)
     builder = None
     if hasattr(folder, "locate"):
         try:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from jaxreid.data import build
+from jaxreid.data.planned import planned_split, published
 from jaxreid.data.schema import INFRARED, VISIBLE
 from jaxreid.data.split import Split, modality_name, open_split
 
@@ -51,6 +52,21 @@ def open_dataset(options: Any, data_dir: Path | None) -> Dataset:
         gallery=open_split(directory, options.gallery, cameras),
         protocols=tuple(options.protocols) or tuple(facts.get("protocols", ())) or (facts.get("protocol", "market"),),
         cameras=cameras,
+    )
+
+
+def plan_dataset(options: Any) -> Dataset | None:
+    """The data set that a config names as large as published, without its data; None where nothing is published."""
+    counts = published(options.name)
+    if counts is None:
+        return None
+    splits = {
+        role: planned_split(options.name, split, counts[split])
+        for role, split in (("train", options.train), ("query", options.query), ("gallery", options.gallery))
+    }
+    cameras = np.unique(splits["train"].table.camera)
+    return Dataset(
+        options.name, splits["train"].directory, **splits, protocols=tuple(options.protocols), cameras=cameras
     )
 
 

@@ -32,6 +32,7 @@ from jaxreid.methods.method import (
     Stage,
     Update,
     Variables,
+    tower_options,
 )
 
 
@@ -65,7 +66,7 @@ class Baseline(Method):
 
     def __init__(self, config: Any, info: DatasetInfo) -> None:
         super().__init__(config, info)
-        self.tower = vision_config(config.backbone.name, info.frame_size)
+        self.tower = vision_config(config.backbone.name, info.frame_size, **tower_options(config))
         self.network = ClipClassifier(self.tower, info.num_identities)
 
     def stages(self) -> tuple[Stage, ...]:

@@ -53,6 +53,7 @@ from jaxreid.methods.method import (
     Stage,
     Update,
     Variables,
+    tower_options,
 )
 from jaxreid.parallel import constrain
 
@@ -93,7 +94,7 @@ class HiTPro(Method):
 
     def __init__(self, config: Any, info: DatasetInfo) -> None:
         super().__init__(config, info)
-        tower = vision_config(config.backbone.name, info.frame_size)
+        tower = vision_config(config.backbone.name, info.frame_size, **tower_options(config))
         self.encoder = TemporalAwareFeatureEncoder(tower, config.temporal)
         self.tower = tower
         self.association = AssociationConfig(**config.association)
@@ -131,6 +132,7 @@ class HiTPro(Method):
         config, batch = self.config, self.config.batch
         groups = (
             Group(r"^encoder/patch_embedding", config.optimiser.patch_rate, config.optimiser.weight_decay),
+            Group(r"^encoder/projection", 0.0),  # of the joint space with text, which nothing reads
             Group(r"^encoder/", config.optimiser.tower_rate, config.optimiser.weight_decay),
             Group(r".*", config.optimiser.head_rate, config.optimiser.weight_decay),
         )

@@ -16,6 +16,7 @@ from typing import Any
 
 import flax.struct
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxreid.augment import Augmentation
@@ -146,6 +147,11 @@ class Features(flax.struct.PyTreeNode):
     tracklet: jax.Array  # i32[M], row in the split
     part: jax.Array  # i32[M]
     valid: jax.Array  # bool[M]
+
+
+def tower_options(config: Any) -> dict[str, Any]:
+    """What a config says of how a tower computes, as fields of `ViTConfig`."""
+    return {"dtype": jnp.dtype(config.precision), "remat": config.backbone.remat}
 
 
 class Method:

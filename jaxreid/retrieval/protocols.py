@@ -201,7 +201,7 @@ def resolve(protocol: str | Protocol) -> Protocol:
 
 
 def check(query: Rows, gallery: Rows, protocol: Protocol) -> None:
-    """Refuses rows that the protocol cannot be applied to.
+    """Refuses rows that the protocol cannot be applied to; `whole_batches` is taken into account.
 
     Raises:
       ValueError: nothing to score, a column that decides over a match is unknown, or modalities are mixed.
@@ -209,6 +209,7 @@ def check(query: Rows, gallery: Rows, protocol: Protocol) -> None:
     name = f"protocol {protocol.key!r}"
     if not protocol.scored:
         raise ValueError(f"{name} is not scored: use `nearest` to look at ranked lists")
+    query, gallery = query[protocol.kept(query)], gallery[protocol.kept(gallery)]
     if not len(query) or not len(gallery):
         raise ValueError(f"{name}: {len(query)} queries and {len(gallery)} gallery rows; both are needed")
     if protocol.other_modality:
@@ -231,6 +232,13 @@ def check(query: Rows, gallery: Rows, protocol: Protocol) -> None:
                 )
 
 
+def has_match(query: Rows, gallery: Rows, protocol: Protocol) -> bool:
+    """Whether any query has a match at all."""
+    query, gallery = query[protocol.kept(query)], gallery[protocol.kept(gallery)]
+    columns, blocks = protocol.columns, np.array_split(np.arange(len(query)), -(-len(query) // 256))
+    return any(protocol.masks(query[rows].columns(columns), gallery.columns(columns))[0].any() for rows in blocks)
+
+
 def explain_no_match(query: Rows, gallery: Rows, protocol: Protocol) -> str:
     """Why no query has a match: the first rule that leaves none, and what to do."""
     if not np.any(query.identity != UNKNOWN):
@@ -238,8 +246,7 @@ def explain_no_match(query: Rows, gallery: Rows, protocol: Protocol) -> str:
     rules = dataclasses.replace(protocol, different=(), same=())
 
     def matched(rules: Protocol) -> bool:
-        columns, blocks = rules.columns, np.array_split(np.arange(len(query)), -(-len(query) // 256))
-        return any(rules.masks(query[rows].columns(columns), gallery.columns(columns))[0].any() for rows in blocks)
+        return has_match(query, gallery, rules)
 
     if not matched(rules):
         return "no identity of the queries is in the gallery; were the two splits built from the same people?"

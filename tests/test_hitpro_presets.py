@@ -1,0 +1,192 @@
+"""HiTPro's presets: the settings of the specification, and whole runs on miniatures in the data sets' layouts."""
+
+import importlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import test_bupt_campus_builder as bupt
+import test_hitsz_vcm_builder as hitsz
+
+from jaxreid import train
+from jaxreid.backbones import clip, pretrained
+from jaxreid.backbones.vit import ViT, ViTConfig
+from jaxreid.evaluate import Evaluator
+from jaxreid.run import claim_workdir, start_run
+
+ROOT = Path(__file__).parent.parent
+SMALL = ViTConfig(width=32, depth=2, heads=2, patch=16, image_size=(224, 224), projection=16)
+
+
+def get_config(preset):
+    return importlib.import_module("configs.hitpro").get_config(preset)
+
+
+@pytest.mark.parametrize("preset", ["hitsz_vcm", "bupt_campus"])
+def test_settings_of_the_specification(preset):
+    """HiTPro's specification, sections 2.5, 3.3, 3.4, 4, 5 and 5.1."""
+    config = get_config(preset)
+    assert (config.backbone.name, config.precision) == ("ViT-B/16", "bfloat16")
+    assert (config.frames.height, config.frames.width) == (256, 128)
+    assert config.frames.mean == (0.485, 0.456, 0.406) and config.frames.std == (0.229, 0.224, 0.225)
+    assert config.batch.to_dict() == {"slots": 16, "clips": 2, "frames": 6}
+    assert (config.optimiser.kind, config.optimiser.weight_decay) == ("adam", 1e-4)
+    rates = config.optimiser.patch_rate, config.optimiser.tower_rate, config.optimiser.head_rate
+    assert rates == (0.0, 5e-6, 3.5e-4)
+    assert (config.epochs, config.schedule.warmup_epochs, config.schedule.milestones) == (50, 10.0, (20.0, 40.0))
+    assert (config.levels.intra_weight, config.levels.within_weight, config.levels.cross_weight) == (1.0, 0.5, 0.5)
+    assert (config.levels.within_from, config.levels.cross_from, config.levels.temperature) == (5, 15, 0.07)
+    assert config.kappa == (0.0, -2.0)
+    mining = config.association
+    assert (mining.candidates_per_camera, mining.within_positives, mining.cross_positives) == (1, 4, 6)
+    assert (mining.delta, mining.weight_temperature, mining.num_look_alikes) == (0.1, 0.05, 8)
+    assert (mining.look_alikes, mining.look_alike_kappa) == (True, -2.0)
+    assert config.prototypes.parts == {"hitsz_vcm": 2, "bupt_campus": 4}[preset]
+    assert config.prototypes.momentum == 0.5 and config.calibrate_batches >= 100
+    assert (config.augment.crop, config.augment.flip, config.augment.erase) == (10, 0.5, 0.5)
+    assert config.augment.channel_exchange == 0.5 and config.augment.infrared_mix
+    expected = {"hitsz_vcm": ("chunk_first", 6), "bupt_campus": ("linspace", 10)}[preset]
+    assert (config.evaluation.rule, config.evaluation.frames) == expected
+
+
+def test_the_recording_unit_is_a_preset_of_its_own():
+    tracklet, recording = get_config("hitsz_vcm"), get_config("hitsz_vcm_camera_track")
+    assert (tracklet.prototypes.unit, recording.prototypes.unit) == ("tracklet", "camera_track")
+    assert not recording.association.look_alikes
+    recording.update({"preset": "hitsz_vcm"})
+    recording.prototypes.unit, recording.association.look_alikes = "tracklet", True
+    assert recording.to_dict() == tracklet.to_dict()
+
+
+@pytest.fixture(scope="module")
+def clip_weights(tmp_path_factory):
+    """A small CLIP image tower at its native size, random, as a Hugging Face file."""
+    variables = jax.jit(ViT(SMALL).init)(jax.random.key(0), np.zeros((1, 224, 224, 3), np.float32))
+    path = tmp_path_factory.mktemp("weights") / "clip.safetensors"
+    pretrained.save_vision_params(path, variables["params"], SMALL)
+    return path
+
+
+def miniature(config, weights, source):
+    config.backbone.checkpoint, config.dataset.path = str(weights), str(source)
+    config.frames.height, config.frames.width = 64, 32
+    config.epochs, config.calibrate_batches, config.extraction_batch = 3, 2, 8
+    config.batch.slots, config.batch.frames, config.prototypes.capacity_multiple = 2, 3, 8
+    config.levels.within_from, config.levels.cross_from = 1, 2
+    config.mesh.devices, config.loading.threads = 1, 2
+    return config
+
+
+def run_training(config, workdir, data_dir, monkeypatch):
+    monkeypatch.setitem(clip.VISION_TOWERS, "ViT-B/16", SMALL)
+    claim_workdir(workdir, config.to_dict())
+    run = start_run(config, workdir, data_dir)
+    evaluator = Evaluator(run)
+    before = train.init_variables(run)["params"]
+    state, frozen = train.train(run, evaluator)
+    return run, evaluator.final(train.variables_of(state, frozen), state.memory, 3), (before, state, frozen)
+
+
+@pytest.mark.parametrize("preset", ["hitsz_vcm", "hitsz_vcm_camera_track"])
+def test_a_miniature_of_hitsz_vcm_trains_from_clip_weights(tmp_path, clip_weights, monkeypatch, preset):
+    source = tmp_path / "HITSZ-VCM"
+    hitsz.write_lists(source / "info")
+    hitsz.write_frames(source / "Train", source / "Test")
+    config = miniature(get_config(preset), clip_weights, source)
+    config.dataset.config = "min12_unchecked"
+    run, results, (before, state, frozen) = run_training(config, tmp_path / "run", tmp_path / "data", monkeypatch)
+
+    # 9 train rows of at least 12 frames; "camera_track" joins the two pieces of person 1 in visible camera 3, of
+    # person 2 in infrared camera 3, and of person 10 in both of its cameras.
+    slots = {"hitsz_vcm": 10, "hitsz_vcm_camera_track": 6}[preset]
+    assert len(np.unique(run.method.slot)) == slots
+    assert results["assumptions"]["prototype unit"] == config.prototypes.unit
+    assert [score["protocol"] for score in results["scores"]] == ["cross_modal_cam"] * 2
+    assert [score["direction"] for score in results["scores"]] == ["visible_to_infrared", "infrared_to_visible"]
+    # Patch embedding and projection stay, the blocks move.
+    moved = jax.tree.map(
+        lambda a, b: bool(np.any(np.asarray(a) != np.asarray(b))),
+        frozen["encoder"],
+        {name: before["encoder"][name] for name in frozen["encoder"]},
+    )
+    assert set(frozen["encoder"]) == {"patch_embedding", "projection"} and not any(jax.tree.leaves(moved))
+    kernel = "block_00", "mlp", "up", "kernel"
+    old, new = before["encoder"], state.params["encoder"]
+    for key in kernel:
+        old, new = old[key], new[key]
+    assert np.any(np.asarray(old) != np.asarray(new)) and new.dtype == np.float32
+    # Slots of the larger modality, two in each batch.
+    steps = {"hitsz_vcm": 3, "hitsz_vcm_camera_track": 2}[preset]
+    assert int(state.step) == 3 * steps
+
+
+def test_a_miniature_of_bupt_campus_is_scored_under_both_protocols(tmp_path, clip_weights, monkeypatch):
+    """66 visible queries and 70 visible gallery tracklets: the reduced protocol looks at 64 of each, and the infrared
+    query 98, 68th in the gallery, has no match there."""
+    rng = np.random.default_rng(0)
+    people = range(31, 101)
+    infrared = (40, 50, 60, 98)
+    lists = {
+        **bupt.LISTS,
+        "query": [bupt.Line(pid, "IR" if pid in infrared else "RGB", "LS3", 1, [1]) for pid in people],
+        "gallery": [bupt.Line(pid, m, "CQ1", 1, [1, 2]) for pid in people for m in ("RGB", "IR")],
+    }
+    source = tmp_path / "BUPTCampus"
+    bupt.write_lists(source, lists)
+    for lines in lists.values():
+        for line in lines:
+            for modality in line.folders:
+                for file in line.files(modality):
+                    (source / file).parent.mkdir(parents=True, exist_ok=True)
+                    (source / file).write_bytes(bupt.jpeg(int(rng.integers(1000))))
+    config = miniature(get_config("bupt_campus"), clip_weights, source)
+    config.dataset.config = "rgb_ir_unchecked"
+    run, results, _ = run_training(config, tmp_path / "run", tmp_path / "data", monkeypatch)
+    found = {(s["protocol"], s["direction"]): (s["queries"], s["gallery"]) for s in results["scores"]}
+    assert found == {
+        ("bupt_full", "visible_to_infrared"): (66, 70),
+        ("bupt_full", "infrared_to_visible"): (4, 70),
+        ("bupt_reduced64", "visible_to_infrared"): (64, 70),
+        ("bupt_reduced64", "infrared_to_visible"): (3, 64),
+    }
+    assert (results["scores"][0]["clip_rule"], results["scores"][0]["frames_per_clip"]) == ("linspace", 10)
+    assert run.dataset.train.table.length.max() == 4 and len(run.dataset.train) == 12
+
+
+def test_a_protocol_that_leaves_nothing_is_named_before_training(tmp_path, clip_weights, monkeypatch):
+    source = tmp_path / "BUPTCampus"
+    bupt.write_lists(source)
+    for lines in bupt.LISTS.values():
+        for line in lines:
+            for modality in line.folders:
+                for file in line.files(modality):
+                    (source / file).parent.mkdir(parents=True, exist_ok=True)
+                    (source / file).write_bytes(bupt.jpeg(1))
+    config = miniature(get_config("bupt_campus"), clip_weights, source)
+    config.dataset.config = "rgb_ir_unchecked"
+    with pytest.raises(ValueError, match="visible_to_infrared: protocol 'bupt_reduced64': 0 queries"):
+        run_training(config, tmp_path / "run", tmp_path / "data", monkeypatch)
+
+
+def test_a_dry_run_needs_no_data(tmp_path):
+    """Figures of the specification: 9,751 tracklets (section 2.1), 342 steps (2.6), 117,012 frames (9.5)."""
+    line = [sys.executable, "-m", "jaxreid.main", "--config=configs/hitpro.py:hitsz_vcm", "--mode=dry_run"]
+    small = ["--config.backbone.name=walkers_vit_tiny", "--config.frames.height=64", "--config.frames.width=32"]
+    found = subprocess.run(
+        [*line, *small, f"--data_dir={tmp_path}"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert found.returncode == 0, found.stderr
+    for words in (
+        "planned on the published size",
+        "train: 9751 tracklets, 224757 frames",
+        "50 epochs × 342 steps",
+        "batch u8[64, 6, 64, 32, 3]",
+        "extraction, 50 times: 19,502 clips of 6 frames",
+        "evaluation: 9,683 clips of 6 frames, rule chunk_first",
+    ):
+        assert words in found.stdout, found.stdout
+    assert json.dumps(found.stdout).count("PFLOP") == 3
