@@ -108,11 +108,9 @@ def describe(run: Any) -> None:
     print(f"{run.config.method} on {dataset.name} ({dataset.directory})")
     for split in (dataset.train, dataset.query, dataset.gallery):
         print(f"  {split.name}: {describe_split(split)}")
-    shape = dict(run.mesh.shape)
-    print(
-        f"  protocol {', '.join(dataset.protocols) or "the data set's own"}; {run.mesh.size} device(s), mesh {shape}; workdir {run.workdir}",
-        flush=True,
-    )
+    protocols = ", ".join(dataset.protocols) or "the data set's own"
+    place = f"{run.mesh.size} device(s), mesh {dict(run.mesh.shape)}; workdir {run.workdir}"
+    print(f"  protocol {protocols}; {place}", flush=True)
 
 
 def print_results(results: dict[str, Any]) -> None:
