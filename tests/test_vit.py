@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from jaxreid.backbones.clip import VISION_TOWERS, vision_config
-from jaxreid.backbones.vit import ViT, ViTConfig, exact_gelu, quick_gelu, sincos_positions
+from jaxreid.backbones.transformer import exact_gelu, quick_gelu
+from jaxreid.backbones.vit import ViT, ViTConfig, sincos_positions
 
 TINY = ViTConfig(width=32, depth=2, heads=2, patch=8, image_size=(32, 16), projection=16)
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
-from jaxreid.backbones.vit import ViTConfig
+from jaxreid.backbones.vit import ViTConfig, named_config
 
 # Towers at their native size. OpenAI's weights need quick-GELU; towers of the same shape that were
 # trained on LAION use the exact GELU: vision_config(name, activation="gelu").
@@ -28,7 +27,4 @@ def vision_config(
     size (12 is CLIP-ReID's overlapping variant of ViT-B/16); `changes` are any other fields of `ViTConfig`.
     Raises ValueError on an unknown name.
     """
-    if name not in VISION_TOWERS:
-        raise ValueError(f"no CLIP image tower is called {name!r}; known: {', '.join(VISION_TOWERS)}")
-    native = VISION_TOWERS[name]
-    return dataclasses.replace(native, image_size=image_size or native.image_size, stride=stride, **changes)
+    return named_config(VISION_TOWERS, "CLIP image tower", name, image_size, stride, **changes)

@@ -5,16 +5,15 @@ Parameter tree (unstacked; `D` width, `E` joint dimension, `R` registers, `h·w`
     patch_embedding/{kernel [p, p, 3, D], bias [D]}      class_token [D]      register_tokens [R, D]
     position_embedding [1 + h·w, D], row 0 for the class token, the patches row-major
     norm_pre/{scale, bias}     block_00, block_01, …     norm_post/{scale, bias}     projection/kernel [D, E]
-    block_XX/{norm_1, attention/{query, key, value, out}, norm_2, mlp/{up, down}, layer_scale_1, layer_scale_2}
+    block_XX as `jaxreid.backbones.transformer` says
 
-Every linear kernel is a matrix [inputs, outputs]; heads are consecutive columns of query, key and value.
 Sources: openai/CLIP and facebookresearch/dinov2 (order of operations), CLIP-ReID (rectangular inputs and strides).
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -22,57 +21,31 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxreid.backbones.transformer import Hooks, LayerNorm, Tower, TransformerConfig, fan_in
+
 Array = jax.Array
 
 
-def quick_gelu(x: Array) -> Array:
-    """x·σ(1.702 x), the activation of OpenAI's CLIP; differs from the exact GELU by up to 0.02."""
-    return x * jax.nn.sigmoid(1.702 * x)
-
-
-def exact_gelu(x: Array) -> Array:
-    """x·Φ(x) with the error function; the tanh form, JAX's default, is another function (up to 4.7e-4 off)."""
-    return jax.nn.gelu(x, approximate=False)
-
-
-ACTIVATIONS: dict[str, Callable[[Array], Array]] = {"quick_gelu": quick_gelu, "gelu": exact_gelu}
-
-
-@dataclasses.dataclass(frozen=True)
-class ViTConfig:
-    """What a tower is made of. The defaults are CLIP's; `jaxreid.backbones.clip` names the published sizes.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ViTConfig(TransformerConfig):
+    """What a tower is made of. The defaults are CLIP's; `clip`, `dinov2` and `imagenet` name the published sizes.
 
     `image_size` is (height, width) in pixels; `stride` None means the patch size (no overlap). Rows and columns
-    of pixels that fill no whole patch are not seen. `dtype` is the type of the matrix products and of the
-    residual stream: parameters, position table, class token, norms and softmax are float32 whatever it is.
+    of pixels that fill no whole patch are not seen. Position table and class token are float32 whatever `dtype` is.
     """
 
-    width: int
-    depth: int
-    heads: int
     patch: int
     image_size: tuple[int, int]
     stride: int | None = None
-    mlp_ratio: float = 4.0
-    activation: str = "quick_gelu"  # a key of ACTIVATIONS
-    eps: float = 1e-5  # of every LayerNorm: 1e-5 in CLIP, 1e-6 in DINOv2 and timm
     conv_bias: bool = False
     pre_norm_embeddings: bool = True  # CLIP's ln_pre
-    layer_scale: float | None = None  # starting value γ, None for no LayerScale
     register_tokens: int = 0
-    projection: int | None = None  # joint dimension
-    drop_path: float = 0.0  # stochastic depth of the last block; grows linearly from 0 at the first
     position_init: str = "sincos"  # or "normal"
     position_std: float = 0.5  # smaller tables keep a tower that starts from nothing on its first plateau
-    dtype: Any = jnp.float32
-    remat: bool = False  # recompute each block in the backward pass instead of keeping its activations
 
     def __post_init__(self):
+        super().__post_init__()
         object.__setattr__(self, "image_size", tuple(self.image_size))
-        if self.width % self.heads:
-            raise ValueError(f"ViTConfig: width {self.width} is not a multiple of heads {self.heads}")
-        if self.activation not in ACTIVATIONS:
-            raise ValueError(f"ViTConfig: activation {self.activation!r}; one of {sorted(ACTIVATIONS)}")
         if self.position_init not in ("sincos", "normal"):
             raise ValueError(f"ViTConfig: position_init {self.position_init!r}; 'sincos' or 'normal'")
         if self.position_init == "sincos" and self.width % 4:
@@ -124,28 +97,22 @@ def _position_init(config: ViTConfig) -> Callable[..., Array]:
     return init
 
 
-_fan_in = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
+def named_config(
+    towers: Mapping[str, ViTConfig],
+    kind: str,
+    name: str,
+    image_size: tuple[int, int] | None = None,
+    stride: int | None = None,
+    **changes: Any,
+) -> ViTConfig:
+    """The tower of that name, with another input size, stride (pixels; None: the patch size) or other fields.
 
-
-def _residual_init(config: ViTConfig) -> Callable[..., Array]:
-    """Layers that write to the residual stream start smaller by sqrt(2·depth): its variance stays O(1)."""
-    return nn.initializers.variance_scaling(1.0 / (2 * config.depth), "fan_in", "normal")
-
-
-class LayerNorm(nn.Module):
-    """Norm over the last axis, [..., D] → float32 [..., D], whatever the type of x."""
-
-    eps: float
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        scale = self.param("scale", nn.initializers.ones, x.shape[-1:])
-        bias = self.param("bias", nn.initializers.zeros, x.shape[-1:])
-        # Two passes: E[x²] − E[x]² loses digits on the large activations of pretrained towers. Written out, the
-        # backward pass is a fifth faster on CPU than that of flax's two-pass form.
-        x = x.astype(jnp.float32)
-        x = x - jnp.mean(x, axis=-1, keepdims=True)
-        return x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + self.eps) * scale + bias
+    Raises ValueError on an unknown name; `kind` says in it what is named, "CLIP image tower".
+    """
+    if name not in towers:
+        raise ValueError(f"no {kind} is called {name!r}; known: {', '.join(towers)}")
+    native = towers[name]
+    return dataclasses.replace(native, image_size=image_size or native.image_size, stride=stride, **changes)
 
 
 class PatchEmbedding(nn.Module):
@@ -156,7 +123,7 @@ class PatchEmbedding(nn.Module):
     @nn.compact
     def __call__(self, frames: Array) -> Array:
         c = self.config
-        kernel = self.param("kernel", _fan_in, (c.patch, c.patch, 3, c.width)).astype(c.dtype)
+        kernel = self.param("kernel", fan_in, (c.patch, c.patch, 3, c.width)).astype(c.dtype)
         frames = frames.astype(c.dtype)
         if c.patch_stride == c.patch:
             # Patches that do not overlap are the rows of one matrix product.
@@ -172,79 +139,7 @@ class PatchEmbedding(nn.Module):
         return x
 
 
-class Attention(nn.Module):
-    """Multi-head self-attention, x [N, L, D] → the first Q tokens' outputs [N, Q, D]; softmax in float32."""
-
-    config: ViTConfig
-
-    def setup(self):
-        c = self.config
-        for name in ("query", "key", "value"):
-            setattr(self, name, nn.Dense(c.width, dtype=c.dtype, kernel_init=_fan_in))
-        self.out = nn.Dense(c.width, dtype=c.dtype, kernel_init=_residual_init(c))
-
-    def __call__(self, x: Array, queries: int) -> Array:
-        n, _, width = x.shape
-        heads = self.config.heads
-
-        def split_heads(x: Array) -> Array:
-            return x.reshape(n, -1, heads, width // heads).transpose(0, 2, 1, 3)
-
-        q, k, v = (split_heads(y) for y in (self.query(x[:, :queries]), self.key(x), self.value(x)))
-        q = q * (width // heads) ** -0.5
-        scores = jnp.matmul(q, k.swapaxes(-1, -2), preferred_element_type=jnp.float32)
-        mixed = jax.nn.softmax(scores, axis=-1).astype(v.dtype) @ v
-        return self.out(mixed.transpose(0, 2, 1, 3).reshape(n, queries, width))
-
-
-class Mlp(nn.Module):
-    """Two linear layers with the configured activation between, [..., D] → [..., D]."""
-
-    config: ViTConfig
-
-    def setup(self):
-        c = self.config
-        self.up = nn.Dense(int(c.mlp_ratio * c.width), dtype=c.dtype, kernel_init=_fan_in)
-        self.down = nn.Dense(c.width, dtype=c.dtype, kernel_init=_residual_init(c))
-
-    def __call__(self, x: Array) -> Array:
-        return self.down(ACTIVATIONS[self.config.activation](self.up(x)))
-
-
-class Block(nn.Module):
-    """Pre-norm transformer block: x += γ₁·Attention(norm_1(x)); x += γ₂·MLP(norm_2(x)).
-
-    With `outputs`, only the first so many tokens are computed; all of them are attended to.
-    """
-
-    config: ViTConfig
-    drop_rate: float = 0.0
-
-    def setup(self):
-        c = self.config
-        self.norm_1, self.norm_2 = LayerNorm(c.eps), LayerNorm(c.eps)
-        self.attention, self.mlp = Attention(c), Mlp(c)
-        if c.layer_scale is not None:
-            gamma = nn.initializers.constant(c.layer_scale)
-            self.layer_scale_1 = self.param("layer_scale_1", gamma, (c.width,))
-            self.layer_scale_2 = self.param("layer_scale_2", gamma, (c.width,))
-
-    def __call__(self, x: Array, train: bool = False, outputs: int | None = None) -> Array:
-        scaled = self.config.layer_scale is not None
-        outputs = outputs or x.shape[1]
-        change = self.attention(self.norm_1(x), outputs)
-        x = x[:, :outputs] + self._drop(change * self.layer_scale_1.astype(x.dtype) if scaled else change, train)
-        change = self.mlp(self.norm_2(x))
-        return x + self._drop(change * self.layer_scale_2.astype(x.dtype) if scaled else change, train)
-
-    def _drop(self, change: Array, train: bool) -> Array:
-        if not train or self.drop_rate == 0.0:
-            return change
-        keep = jax.random.bernoulli(self.make_rng("drop_path"), 1.0 - self.drop_rate, (change.shape[0], 1, 1))
-        return jnp.where(keep, change / (1.0 - self.drop_rate), 0).astype(change.dtype)
-
-
-class ViT(nn.Module):
+class ViT(Tower):
     """The tower: `__call__` is `embed`, then `run_blocks` over all blocks, then `finish`.
 
     Methods that put something between blocks, or stop early, call these parts themselves, for example
@@ -264,9 +159,7 @@ class ViT(nn.Module):
             )
         if c.pre_norm_embeddings:
             self.norm_pre = LayerNorm(c.eps)
-        block = nn.remat(Block, static_argnums=(2, 3)) if c.remat else Block
-        rates = np.linspace(0.0, c.drop_path, c.depth)
-        self.blocks = [block(c, float(rate), name=f"block_{i:02d}") for i, rate in enumerate(rates)]
+        self.blocks = self.make_blocks()
         self.norm_post = LayerNorm(c.eps)
         if c.projection is not None:
             self.projection = nn.Dense(
@@ -276,16 +169,30 @@ class ViT(nn.Module):
                 kernel_init=nn.initializers.normal(c.width**-0.5),
             )
 
-    def __call__(self, frames: Array, train: bool = False, class_token_only: bool = False) -> dict[str, Array]:
-        """Normalised frames [N, H, W, 3] → the arrays of `finish`.
+    def __call__(
+        self,
+        frames: Array,
+        train: bool = False,
+        class_token_only: bool = False,
+        *,
+        taps: Sequence[int] = (),
+        class_bias: Array | None = None,
+        token_bias: Array | None = None,
+        hooks: Hooks = Hooks(),  # noqa: B008 (immutable)
+    ) -> dict[str, Any]:
+        """Normalised frames [N, H, W, 3] → the arrays of `finish`; and "taps", a `Tap` for each block of `taps`.
 
         With `class_token_only` those of them that need the class token alone: the last block then computes no other
         token (a twelfth less work in ViT-B/16, the same numbers). `train` switches stochastic depth on where the
-        tower has it; it then needs the random key "drop_path".
+        tower has it; it then needs the random key "drop_path". The biases are those of `embed`.
         """
+        x = self.embed(frames, class_bias, token_bias)
         outputs = 1 if class_token_only else None
-        found = self.finish(self.run_blocks(self.embed(frames), 0, self.config.depth, train, outputs))
-        return {name: x for name, x in found.items() if not class_token_only or name in ("class_token", "projected")}
+        x, tapped = self.tap_blocks(x, 0, self.config.depth, taps, train, outputs, hooks)
+        found: dict[str, Any] = self.finish(x)
+        if class_token_only:
+            found = {name: x for name, x in found.items() if name in ("class_token", "projected")}
+        return found | {"taps": tapped} if taps else found
 
     def embed(self, frames: Array, class_bias: Array | None = None, token_bias: Array | None = None) -> Array:
         """Frames [N, H, W, 3] → residual stream before the first block, [N, 1 + R + P, D] in the compute type.
@@ -314,15 +221,6 @@ class ViT(nn.Module):
         if c.pre_norm_embeddings:
             x = self.norm_pre(x)
         return x.astype(c.dtype)
-
-    def run_blocks(self, x: Array, start: int, stop: int, train: bool = False, outputs: int | None = None) -> Array:
-        """Blocks start … stop − 1 on the residual stream x [N, L, D] (any L: prompts may be appended); with
-        `outputs`, only the first so many tokens come out of the last of them, [N, outputs, D]."""
-        if not 0 <= start <= stop <= self.config.depth:
-            raise ValueError(f"ViT.run_blocks: blocks {start}:{stop} of a tower of {self.config.depth}")
-        for number in range(start, stop):
-            x = self.blocks[number](x, train, outputs if number == stop - 1 else None)
-        return x
 
     def finish(self, x: Array) -> dict[str, Array]:
         """Residual stream [N, 1 + R + P, D] → named float32 arrays.

@@ -1,6 +1,8 @@
-"""Batch normalisation of feature vectors that does not see the rows that only fill a batch."""
+"""Batch normalisation that does not see the rows that only fill a batch: of feature vectors and of feature maps."""
 
 from __future__ import annotations
+
+import math
 
 import flax.linen as nn
 import jax
@@ -10,8 +12,9 @@ Array = jax.Array
 
 
 class MaskedBatchNorm(nn.Module):
-    """Batch norm over the valid rows of [B, D], in fp32, with PyTorch's conventions.
+    """Batch norm over the valid rows of [N, …, C], in fp32, with PyTorch's conventions.
 
+    The statistics are per channel, over rows and positions: BatchNorm1d for [N, C], BatchNorm2d for [N, H, W, C].
     A batch is normalised with its biased variance; the running variance takes the unbiased one:
     running ← (1 − momentum) · running + momentum · batch. Under `jax.jit` the batch is the global one, so the
     statistics are those of all devices.
@@ -32,25 +35,27 @@ class MaskedBatchNorm(nn.Module):
         """Normalises features; in training also updates the collection "batch_stats", which must be mutable then.
 
         Args:
-          features: [B, D].
-          mask: bool[B], valid rows; None = all.
-          use_running_average: True in evaluation; False in training. With a single valid row the running variance
-            takes the biased one (0); without any the running statistics do not change.
+          features: [N, …, C].
+          mask: bool[N], valid rows; None = all.
+          use_running_average: True in evaluation; False in training. With a single valid value per channel the
+            running variance takes the biased one (0); without any the running statistics do not change.
 
         Returns:
-          f32[B, D], zero rows where not valid.
+          f32[N, …, C], zero rows where not valid.
         """
         dim = features.shape[-1]
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, (dim,), jnp.float32)
         running_var = self.variable("batch_stats", "var", jnp.ones, (dim,), jnp.float32)
         mask = jnp.ones(features.shape[0], bool) if mask is None else mask
-        features = jnp.where(mask[:, None], features.astype(jnp.float32), 0.0)
+        valid = mask.reshape(-1, *(1,) * (features.ndim - 1))
+        features = jnp.where(valid, features.astype(jnp.float32), 0.0)
         if use_running_average:
             mean, variance = running_mean.value, running_var.value
         else:
-            number = mask.sum().astype(jnp.float32)
-            mean = features.sum(axis=0) / jnp.maximum(number, 1)
-            square = jnp.where(mask[:, None], jnp.square(features - mean), 0.0).sum(axis=0)
+            axes = tuple(range(features.ndim - 1))
+            number = mask.sum().astype(jnp.float32) * math.prod(features.shape[1:-1])
+            mean = features.sum(axis=axes) / jnp.maximum(number, 1)
+            square = jnp.where(valid, jnp.square(features - mean), 0.0).sum(axis=axes)
             variance = square / jnp.maximum(number, 1)
             if not self.is_initializing():
                 share = jnp.where(number > 0, self.momentum, 0.0)
@@ -62,4 +67,4 @@ class MaskedBatchNorm(nn.Module):
             normalised = normalised * self.param("scale", nn.initializers.ones, (dim,))
         if self.use_bias:
             normalised = normalised + self.param("bias", nn.initializers.zeros, (dim,))
-        return jnp.where(mask[:, None], normalised, 0.0)
+        return jnp.where(valid, normalised, 0.0)
