@@ -40,8 +40,10 @@ def test_a_run_and_the_same_line_again(tmp_path, data_dir, tiny):
     assert again.returncode == 0 and "holds a finished run" in again.stdout
     assert again.stdout.splitlines()[-1] == f"report: {report}"
 
-    scored = jaxreid(*line, "--mode=evaluate", cwd=ROOT)
+    # A finished run is scored again for a comparison; one that is not there is no reason to fail.
+    scored = jaxreid(*line, f"--compare={tmp_path}/nowhere", cwd=ROOT)
     assert scored.returncode == 0, scored.stderr
+    assert "not compared" in scored.stdout and "nowhere/results.json does not exist" in report.read_text()
     repeated = json.loads((tmp_path / "run" / "results.json").read_text())
     assert repeated["scores"] == results["scores"]
 

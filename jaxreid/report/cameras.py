@@ -10,7 +10,7 @@ from jaxreid import retrieval
 from jaxreid.report.page import CameraTable
 from jaxreid.retrieval.distances import Distance
 from jaxreid.retrieval.metrics import Scores
-from jaxreid.retrieval.protocols import Protocol, Rows
+from jaxreid.retrieval.protocols import Protocol, Rows, has_match
 
 MOST_CAMERAS = 16  # of each side, in a table that can be read
 BLOCK = 256  # queries ranked at a time: a number that splits share, so that one compilation serves them
@@ -51,7 +51,7 @@ def camera_table(
     mean, first, count = np.full(shape, np.nan), np.full(shape, np.nan), np.zeros(shape, int)
     for b, camera in enumerate(columns):
         chosen = np.flatnonzero(gallery.camera == camera)
-        if not _any_match(query, gallery[chosen], protocol):
+        if not has_match(query, gallery[chosen], protocol):
             continue
         scores = _score_padded(query_features, gallery_features[chosen], query, gallery[chosen], protocol, distance)
         for a, mine in enumerate(of_row):
@@ -81,14 +81,6 @@ def _most_frequent(cameras: np.ndarray) -> tuple[np.ndarray, int]:
     values, counts = np.unique(cameras, return_counts=True)
     chosen = np.argsort(-counts, kind="stable")[:MOST_CAMERAS]
     return np.sort(values[chosen]), len(values) - len(chosen)
-
-
-def _any_match(query: Rows, gallery: Rows, protocol: Protocol) -> bool:
-    columns, there = protocol.columns, gallery.columns(protocol.columns)
-    for start in range(0, len(query), 512):
-        if protocol.masks(query[start : start + 512].columns(columns), there)[0].any():
-            return True
-    return False
 
 
 def _score_padded(
