@@ -173,10 +173,12 @@ class ReportContents:
 class Case:
     """One ranking problem in the table of results; `record` is empty where only controls know it.
 
+    `name` is the direction, with the protocol where several protocols have it.
     `rows` are the (name, record) that may stand in one drawing, this run first.
     """
 
     name: str
+    direction: str
     record: Record
     controls: tuple[tuple[str, Record], ...]
     earlier: Record | None = None
@@ -273,7 +275,8 @@ def _cases(contents: ReportContents) -> list[Case]:
     for name in dict.fromkeys([*results, *controls]):
         record = results[name][0] if name in results else {}
         beside = tuple((str(control["features"]), control) for control in controls.get(name, ()))
-        case = Case(spoken(name), record, beside)
+        direction = spoken((record or controls[name][0])["direction"])
+        case = Case(spoken(name), direction, record, beside)
         if record and contents.earlier and not contents.earlier.problem:
             key = (record["direction"], record.get("protocol", ""))
             other, reasons = contents.earlier.records.get(key, (None, ()))
@@ -301,12 +304,12 @@ def spoken(direction: str) -> str:
 
 
 def _measurement(results: Mapping[str, Record]) -> list[tuple[str, str]]:
-    """How it was measured: one line per fact, by direction only where directions differ."""
+    """How it was measured: one line per fact, by case only where cases differ; protocols name themselves."""
     lines = []
     for key, label in MEASUREMENT.items():
         values = {name: _fact(key, record[key]) for name, record in results.items() if key in record}
-        if len(set(values.values())) == 1:
-            lines.append((label, next(iter(values.values()))))
+        if key == "protocol" or len(set(values.values())) == 1:
+            lines += [(label, value) for value in dict.fromkeys(values.values())]
         else:
             lines += [(f"{label}, {name}", value) for name, value in values.items()]
     return lines

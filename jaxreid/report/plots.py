@@ -145,7 +145,7 @@ def cmc_curves(cases: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[Plo
     for case, records in cases.items():
         points = {name: _cmc(record) for name, record in records.items()}
         lines = [
-            Line(name, points[name], names.index(name), "-" if i == 0 else "--", 2.4 if i == 0 else 1.2)
+            Line(name, points[name], i, "-" if i == 0 else "--", 2.4 if i == 0 else 1.2)
             for i, name in enumerate(names)
             if len(points.get(name, ())) > 1
         ]
@@ -321,7 +321,7 @@ def _figure(title: str, label: str, draw: Any) -> str:
     with matplotlib.rc_context(style):
         figure = Figure(figsize=SIZE)
         # The same margins everywhere, so that figures side by side line up; a layout engine costs as much as drawing.
-        draw(figure.add_axes((0.115, 0.18, 0.865, 0.72)))
+        draw(figure.add_axes((0.115, 0.18, 0.845, 0.72)))
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     return _for_page(buffer.getvalue(), f"{title}. {label}")
