@@ -13,6 +13,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from jaxreid.config import find_config
+from jaxreid.huge_pages import ask_for_huge_pages
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "File of the run's config, or the name of a packaged one.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Where the run writes; runs/<method>-<preset> where not given.")
@@ -170,4 +171,5 @@ def run_main() -> None:
 
 
 if __name__ == "__main__":
+    ask_for_huge_pages()
     run_main()

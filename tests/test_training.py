@@ -178,12 +178,17 @@ def test_devices_do_not_change_the_result(finished, tmp_path, data_dir, devices,
     if fsdp > 1:
         specs = {leaf.sharding.spec for leaf in jax.tree.leaves(sharded.params)}
         assert any("fsdp" in str(spec) for spec in specs)
-    # Sums over eight devices round otherwise than on one; Adam turns tiny gradients into full steps, so parameters
-    # whose gradient is rounding noise differ by up to a few learning rates.
-    for a, b in zip(
-        jax.device_get(jax.tree.leaves(state.params)), jax.device_get(jax.tree.leaves(sharded.params)), strict=True
+    # Sums over eight devices round otherwise than on one, and Adam turns a gradient that is rounding noise into full
+    # steps. One parameter has such a gradient by construction: the batch norm behind the temporal layer takes out
+    # whatever its convolution's bias adds to all clips.
+    for (path, one), other in zip(
+        jax.tree_util.tree_leaves_with_path(jax.device_get(state.params)),
+        jax.device_get(jax.tree.leaves(sharded.params)),
+        strict=True,
     ):
-        np.testing.assert_allclose(a, b, atol=5e-3)
+        name = jax.tree_util.keystr(path)
+        atol = 3 * config.optimiser.head_rate if "conv_bias" in name else 2e-3
+        np.testing.assert_allclose(one, other, atol=atol, err_msg=name)
     np.testing.assert_allclose(
         np.asarray(state.memory.prototypes.feature), np.asarray(sharded.memory.prototypes.feature), atol=2e-2
     )
