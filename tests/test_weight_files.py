@@ -444,7 +444,7 @@ def test_the_other_forms_of_a_repository(server):
 def test_repositories_that_can_not_be_had_are_named(server):
     server.files |= {"org/closed": "GatedRepo", "org/empty": {"config.json": b"{}"}, "org/model": {}}
     for name, error, message in (
-        ("hf:org/closed", PermissionError, r"/org/closed is gated: accept its terms"),
+        ("hf:org/closed", CheckpointError, r"/org/closed is gated: accept its terms"),
         ("hf:org/absent", FileNotFoundError, r"there is no repository \S+/org/absent, or it is private"),
         ("hf:org/model@v9", FileNotFoundError, r"/org/model has no revision v9"),
         ("hf:org/empty", FileNotFoundError, r"/org/empty holds none of model.safetensors"),

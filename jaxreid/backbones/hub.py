@@ -142,7 +142,7 @@ def _fetched(name: str) -> Path:
     try:
         folder = _download(repo, revision)
     except errors.GatedRepoError as error:
-        raise PermissionError(
+        raise CheckpointError(
             f"{url} is gated: accept its terms there, then log in on this machine (hf auth login) or set HF_TOKEN"
         ) from error
     except errors.RevisionNotFoundError as error:

@@ -32,7 +32,7 @@ import numpy as np
 import optax
 import optax.contrib
 
-from jaxreid.backbones.pretrained import save_vision_params
+from jaxreid.backbones.pretrained import save_params
 from jaxreid.backbones.vit import ViT, ViTConfig
 
 log = logging.getLogger(__name__)
@@ -251,7 +251,7 @@ def main() -> None:
     reader, params = make_reader(pictures, arguments.seed)
     for index, stage in enumerate(stages):
         params = train(reader, params, pictures, stage, seed=1000 * arguments.seed + index)
-    save_vision_params(arguments.out, jax.device_get(params["tower"]), TOWER)
+    save_params(arguments.out, jax.device_get(params["tower"]), TOWER)
     log.info("%s written after %.0f s", arguments.out, time.perf_counter() - start)
 
 
