@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 PACKAGED = ("walkers_vit_tiny",)
 
 HUB = "hf:"
+BESIDE_WEIGHTS = (*FOLDER_CONFIGS, "vocab.json", "merges.txt")  # the latter for the tokeniser
 REACHABLE_WITHIN = 5.0  # seconds; without this, huggingface_hub tries a missing network for half a minute a file
 
 
@@ -131,7 +132,7 @@ def check_sha256(file: Path, expected: str, source: str) -> None:
 
 
 def _fetched(name: str) -> Path:
-    """The folder in Hugging Face's cache that holds the configs and weights of `hf:ORG/REPO[@revision]`."""
+    """The folder in Hugging Face's cache with weights, configs and vocabulary of `hf:ORG/REPO[@revision]`."""
     from huggingface_hub import constants, errors
 
     match = re.fullmatch(r"hf:(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?", name)
@@ -182,7 +183,7 @@ def _download(repo: str, revision: str | None) -> Path | None:
     weights = next(filter(is_there, FOLDER_FILES), None)
     if weights is None:
         return None
-    for file in filter(is_there, FOLDER_CONFIGS):
+    for file in filter(is_there, BESIDE_WEIGHTS):
         fetch(file)
     path = fetch(weights)
     if weights.endswith(INDEX):
