@@ -144,5 +144,5 @@ def _tracklet(
     person = int(split.labels.pid[at])
     shown = f"person {person}" if person >= 0 else split.labels.names[at]
     camera, modality = f"camera {split.table.camera[at]}", modality_name(int(split.table.modality[at]))
-    facts = (shown, f"{camera}, {modality}, {len(encoded)} frames") if distance is None else (shown, camera)
+    facts = (f"{shown}, {camera}", f"{modality}, {len(encoded)} frames") if distance is None else (shown, camera)
     return Tracklet(split.labels.names[at], tuple(shrunk(encoded[i]) for i in wanted), facts, match, distance)
