@@ -217,6 +217,27 @@ def test_only_what_is_shown_is_read(world):
     assert sum(len(reader.read) for reader in world.run.readers.values()) == shown
 
 
+@pytest.mark.parametrize("one_camera", [False, True])
+def test_unscored_lists_show_a_spread_of_queries_and_leave_out_their_own_camera(world, one_camera):
+    split_ = world.evaluator.cases[0].gallery.split
+    if one_camera:
+        split_.table.camera[:] = 4
+    world.evaluator.cases, world.evaluator.scored = cases(resolve("none"), split_, split_), False
+    lists = ranked.ranked_lists(world.run, world.evaluator, world.features, [])
+    assert len(lists) == 6 and all(item.kind == item.facts == "" for item in lists)
+    unit = world.features["query"] / np.linalg.norm(world.features["query"], axis=1, keepdims=True)
+    for item in lists:
+        row = split_.labels.names.index(item.query.name)
+        distance = 1 - unit @ unit[row]
+        # With one camera only the tracklet itself is left out.
+        distance[np.arange(len(split_)) == row if one_camera else split_.table.camera == split_.table.camera[row]] = (
+            np.inf
+        )
+        assert [hit.name for hit in item.gallery] == [split_.labels.names[i] for i in np.argsort(distance)[:10]]
+        assert all(hit.match is None for hit in item.gallery)
+    assert run_report._cameras(world.evaluator, world.features, []) == {}
+
+
 def test_a_large_picture_is_encoded_smaller_and_a_small_one_kept():
     rng = np.random.default_rng(0)
     noise = rng.integers(0, 255, (400, 200, 3), np.uint8)
