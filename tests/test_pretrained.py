@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import logging
+import math
 import pathlib
 import re
 
@@ -14,6 +15,7 @@ from flax.traverse_util import unflatten_dict
 
 from jaxreid.backbones import positions, pretrained
 from jaxreid.backbones.clip import vision_config
+from jaxreid.backbones.dinov2 import dinov2_config
 from jaxreid.backbones.positions import resize_positions
 from jaxreid.backbones.pretrained import (
     load,
@@ -26,7 +28,7 @@ from jaxreid.backbones.pretrained import (
 )
 from jaxreid.backbones.resnet import ResNet, ResNetConfig
 from jaxreid.backbones.tensors import CheckpointError, read_tensors
-from jaxreid.backbones.text import TextConfig, TextTower
+from jaxreid.backbones.text import TextConfig, TextTower, text_config
 from jaxreid.backbones.vit import ViT, ViTConfig
 
 TINY = ViTConfig(width=32, depth=2, heads=2, patch=8, image_size=(32, 32), projection=16)
@@ -567,6 +569,45 @@ def test_parity_and_formats_of_the_resnet(tmp_path):
         load_variables(tmp_path / "folder", RESNET)
 
 
+# ------------------------------------------------------------------------------------------------ published sizes
+
+
+def numbers(shapes):
+    return sum(math.prod(shape) for shape in shapes.values())
+
+
+@pytest.mark.parametrize(("name", "total"), [("ViT-B/16", 149_620_737), ("ViT-L/14", 427_616_513)])
+def test_published_clips_have_the_keys_and_shapes_of_transformers(name, total):
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    image, text = vision_config(name), text_config(name)
+    halves = {
+        part: dict(
+            hidden_size=config.width,
+            intermediate_size=config.hidden,
+            num_hidden_layers=config.depth,
+            num_attention_heads=config.heads,
+        )
+        for part, config in (("vision_config", image), ("text_config", text))
+    }
+    halves["vision_config"] |= dict(patch_size=image.patch, image_size=224)
+    with torch.device("meta"):
+        model = transformers.CLIPModel(transformers.CLIPConfig(projection_dim=image.projection, **halves))
+    theirs = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+    ours = {"logit_scale": ()}
+    for config in (image, text):
+        layout, prefix = pretrained._hugging_face_layout(config)
+        shapes = pretrained._shapes(config)["params"]
+        for key, paths, arrangement in layout.entries(config, prefix):
+            ours[key] = arrangement.write(*(np.broadcast_to(np.float32(0), shapes[path]) for path in paths)).shape
+    assert ours == theirs and numbers(ours) == total
+
+
+@pytest.mark.parametrize(("name", "total"), [("ViT-S/14", 22_056_576), ("ViT-g/14", 1_136_480_768)])
+def test_published_dinov2_has_as_many_parameters(name, total):
+    config = dinov2_config(name, scan=True)
+    assert numbers(pretrained._shapes(config)["params"]) + config.width == total  # and the mask token
+
+
 # ---------------------------------------------------------------------------------------------------- positions
 
 GRIDS = [
@@ -871,8 +912,9 @@ def test_what_no_shape_shows_is_compared_with_the_config(weights, tmp_path):
         layer_norm_eps=1e-5,
     )
     assert trees_equal(load(folder, TINY), to_params(weights, TINY))
-    with pytest.raises(CheckpointError, match="activation is 'quick_gelu' there and 'gelu' in the config"):
-        load(folder, dataclasses.replace(TINY, activation="gelu"))
+    for path in (folder, folder / "model.safetensors"):
+        with pytest.raises(CheckpointError, match="activation is 'quick_gelu' there and 'gelu' in the config"):
+            load(path, dataclasses.replace(TINY, activation="gelu"))
     with pytest.raises(CheckpointError, match="heads is 2 there and 4 in the config; eps is 1e-05 there and 1e-06"):
         load(folder, dataclasses.replace(TINY, heads=4, eps=1e-6))
     whole = {"model_type": "clip", "vision_config": {"num_attention_heads": 4}}

@@ -209,6 +209,7 @@ def _how_to_get(repo: str, revision: str | None, error: Exception) -> str:
     return (
         f"{HUB}{repo} can't be fetched ({error}) and is not in this machine's cache. Where there is a network, run\n"
         f"    hf download {repo}{version} --local-dir {folder}\n"
-        "(from pip install huggingface_hub), copy that folder here, of which config.json and the first there is of "
-        f"{', '.join(FOLDER_FILES)} are needed, and give\n    --config.backbone.checkpoint=/path/to/{folder}"
+        "(from pip install huggingface_hub), copy that folder here (config.json and model.safetensors or "
+        "pytorch_model.bin are enough; of an OpenCLIP repository, open_clip_*), and give\n"
+        f"    --config.backbone.checkpoint=/path/to/{folder}"
     )

@@ -29,6 +29,8 @@ from jaxreid.backbones.layouts import HUGGING_FACE_DINOV2, HUGGING_FACE_IMAGE, H
 from jaxreid.backbones.positions import Interpolation, resize_positions
 from jaxreid.backbones.resnet import ResNet, ResNetConfig
 from jaxreid.backbones.tensors import (
+    FOLDER_CONFIGS,
+    FOLDER_FILES,
     CheckpointError,
     Tensors,
     listing,
@@ -110,12 +112,14 @@ def read_description(path: str | os.PathLike, config: Config) -> dict[str, Any]:
     a Hugging Face or OpenCLIP folder; empty where nothing is known. `config` only says which half of a CLIP is meant.
     A wrong activation or number of heads costs accuracy without any other sign, so `load` compares them.
     """
-    path = Path(path)
-    description = json.loads(read_metadata(weights_file(path)).get(METADATA_KEY, "{}"))
-    if path.is_dir() and (path / "config.json").exists():
-        description |= _hugging_face_description(read_json(path / "config.json"), config, path)
-    if path.is_dir() and (path / "open_clip_config.json").exists():
-        description |= _open_clip_description(read_json(path / "open_clip_config.json").get("model_cfg", {}), config)
+    file = weights_file(Path(path))
+    description = json.loads(read_metadata(file).get(METADATA_KEY, "{}"))
+    if file.name in FOLDER_FILES:  # by which the config beside it is known to be its own
+        hugging_face, open_clip = (file.parent / name for name in FOLDER_CONFIGS)
+        if hugging_face.exists():
+            description |= _hugging_face_description(read_json(hugging_face), config, file)
+        if open_clip.exists():
+            description |= _open_clip_description(read_json(open_clip).get("model_cfg", {}), config)
     return description
 
 
