@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -33,3 +35,10 @@ class Compiled:
     def __call__(self, *arguments: Any) -> Any:
         executable = self._executable or self.compile(*arguments)
         return executable(*arguments)
+
+
+def compile_together(jobs: Sequence[tuple[Compiled, tuple[Any, ...]]]) -> None:
+    """Compiles steps for their arguments (arrays or shapes), side by side; XLA needs Python's lock only to trace."""
+    with concurrent.futures.ThreadPoolExecutor(max(len(jobs), 1)) as pool:
+        for done in [pool.submit(step.compile, *arguments) for step, arguments in jobs]:
+            done.result()

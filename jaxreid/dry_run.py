@@ -15,8 +15,8 @@ from jaxreid.data.batch import Batch
 from jaxreid.data.clips import plan_tracklets
 from jaxreid.methods.method import Stage
 from jaxreid.optimisers import merge
-from jaxreid.run import Run
-from jaxreid.train import EpochLoop, TrainState, example_batch, init_train_state, progress_at, variables_of
+from jaxreid.run import Run, abstract_batch, example_batch
+from jaxreid.train import EpochLoop, TrainState, init_train_state, progress_at, variables_of
 
 # Dense bf16 peaks in TFLOP/s, from the vendors' data sheets.
 PEAKS = {"A100": 312, "H100 SXM": 989, "TPU v4": 275, "TPU v5p": 459}
@@ -57,11 +57,11 @@ def _stage(run: Run, number: int, stage: Stage) -> float:
         placed = parallel.bytes_per_device(tree, parallel.state_sharding(tree, run.mesh))
         print(f"  {name}: {placed / 2**20:.1f} MiB per device")
 
-    kept = _kept_for_backward(run, stage, state, frozen, _batch(run, clips, stage.frames))
+    kept = _kept_for_backward(run, stage, state, frozen, abstract_batch(run, clips, stage.frames))
     print(f"  kept for the backward pass: at most {kept / 2**30:.2f} GiB per device")
 
     loop = EpochLoop(run, stage, number, state)
-    batch, progress = _batch(run, clips, stage.frames), progress_at(stage, 0, 0, steps)
+    batch, progress = abstract_batch(run, clips, stage.frames), progress_at(stage, 0, 0, steps)
     work = stage.epochs * steps * _compiled(run, "training step", loop.train_step, state, frozen, batch, progress)
     frames = clips * stage.frames * steps
     if stage.extraction:
@@ -70,7 +70,7 @@ def _stage(run: Run, number: int, stage: Stage) -> float:
         count = len(run.dataset.train) * rule.parts
         print(f"  extraction, {passes} times: {count:,} clips of {rule.frames} frames")
         variables = variables_of(state, frozen)
-        batch = _batch(run, size, rule.frames)
+        batch = abstract_batch(run, size, rule.frames)
         step = _compiled(run, "extraction step", loop.extractor.step, variables, state.memory, batch)
         work += passes * -(-count // size) * step
         frames += passes * count * rule.frames / stage.epochs
@@ -113,7 +113,7 @@ def _evaluation(run: Run) -> float:
     variables, memory = (_placed(tree, parallel.state_sharding(tree, run.mesh)) for tree in jax.eval_shape(start))
     extractor = run.extractor("embed_step", run.method.embed, options.flip)
     work = count * _compiled(
-        run, "embedding step", extractor.step, variables, memory, _batch(run, size, options.frames)
+        run, "embedding step", extractor.step, variables, memory, abstract_batch(run, size, options.frames)
     )
     print(f"  {_work(work)}")
     return work
@@ -133,20 +133,6 @@ def _compiled(run: Run, name: str, step: Compiled, *arguments: Any) -> float:
         f"({memory.temp_size_in_bytes / 2**30:.2f} of it work space), {work / 1e12:.3f} TFLOP"
     )
     return work
-
-
-def _batch(run: Run, clips: int, frames: int) -> Batch:
-    """An abstract batch as the loader delivers it."""
-
-    def row(leaf: Any) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct((clips, *leaf.shape[1:]), leaf.dtype, sharding=parallel.rows(run.mesh))
-
-    batch = jax.tree.map(row, jax.eval_shape(lambda: example_batch(run)))
-    shape = (clips, frames, *batch.frames.shape[2:])
-    return batch.replace(
-        frames=jax.ShapeDtypeStruct(shape, jnp.uint8, sharding=parallel.rows(run.mesh)),
-        frame_mask=jax.ShapeDtypeStruct(shape[:2], bool, sharding=parallel.rows(run.mesh)),
-    )
 
 
 def _placed(tree: Any, shardings: Any) -> Any:

@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 
 from jaxreid import retrieval
+from jaxreid.compiled import Compiled
 from jaxreid.data.clips import plan_tracklets
 from jaxreid.data.schema import INFRARED, VISIBLE
 from jaxreid.data.split import Split, modality_name
 from jaxreid.extract import pool_tracklets
 from jaxreid.report import run_report
 from jaxreid.retrieval.protocols import Protocol, check, explain_no_match, has_match, resolve
-from jaxreid.run import Run, write_json
+from jaxreid.run import Run, abstract_batch, write_json
 
 CMC_LENGTH = 20
 
@@ -123,6 +124,11 @@ class Evaluator:
         for case in self.cases if self.scored else ():  # a run that cannot be scored should not be trained first
             case.check()
         self.extractor = run.extractor("embed_step", run.method.embed, self.options.flip)
+
+    def jobs(self, variables: Any, memory: Any) -> list[tuple[Compiled, tuple[Any, ...]]]:
+        """The embedding step with its arguments, for `compile_together`."""
+        batch = abstract_batch(self.run, self.run.config.extraction_batch, self.options.frames)
+        return [(self.extractor.step, (variables, memory, batch))]
 
     def features(self, variables: Any, memory: Any) -> dict[str, dict[str, np.ndarray]]:
         """Split name → feature name → f32[N, D], one unit row per test tracklet."""

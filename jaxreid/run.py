@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from jaxreid import parallel
+from jaxreid.data.batch import Batch
 from jaxreid.data.build import DataSetError
 from jaxreid.data.dataset import Dataset, open_dataset, plan_dataset
 from jaxreid.data.loader import LoaderOptions
@@ -52,6 +53,15 @@ class Run:
             compiled = self._compile_seconds() - compiling
             self.phases[name] += time.perf_counter() - start - compiled
             self.phases["compiling"] += compiled
+
+    @contextlib.contextmanager
+    def compiling(self) -> Iterator[None]:
+        """Books the time spent inside as compiling; not to be nested with `phase`."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.phases["compiling"] += time.perf_counter() - start
 
     def _compile_seconds(self) -> float:
         return sum(step.seconds for step in self.compiled.values())
@@ -119,6 +129,35 @@ def start_run(config: Any, workdir: Path, data_dir: Path | None, *, dry: bool = 
             raise ValueError(f"a batch of {size} clips does not divide over {mesh.size} devices")
     run.phases["data set"] = opened
     return run
+
+
+def example_batch(run: Run) -> Batch:
+    """Zeros of the shape that the network sees (two clips are enough to make parameters)."""
+    height, width = run.config.frames.height, run.config.frames.width
+    clips, frames = 2, run.method.stages()[0].frames
+    number = jnp.zeros(clips, jnp.int32)
+    return Batch(
+        frames=jnp.zeros((clips, frames, height, width, 3), run.pixels.dtype),
+        frame_mask=jnp.ones((clips, frames), bool),
+        geometry=jnp.zeros((clips, 3)),
+        valid=jnp.ones(clips, bool),
+        **dict.fromkeys(("tracklet", "part", "camera", "camera_index", "modality", "platform", "session"), number),
+        **dict.fromkeys(("identity", "pair", "clothes"), number),
+    )
+
+
+def abstract_batch(run: Run, clips: int, frames: int) -> Batch:
+    """Shapes, types and placement of a batch as the loader delivers it."""
+
+    def row(leaf: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((clips, *leaf.shape[1:]), leaf.dtype, sharding=parallel.rows(run.mesh))
+
+    batch = jax.tree.map(row, jax.eval_shape(lambda: example_batch(run)))
+    shape = (clips, frames, *batch.frames.shape[2:])
+    return batch.replace(
+        frames=jax.ShapeDtypeStruct(shape, jnp.uint8, sharding=parallel.rows(run.mesh)),
+        frame_mask=jax.ShapeDtypeStruct(shape[:2], bool, sharding=parallel.rows(run.mesh)),
+    )
 
 
 def write_json(path: Path, value: Any) -> None:

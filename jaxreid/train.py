@@ -19,7 +19,7 @@ from jaxreid import optimisers, parallel
 from jaxreid.augment import augment, normalise, to_unit
 from jaxreid.backbones import pretrained
 from jaxreid.checkpoints import Checkpoints
-from jaxreid.compiled import Compiled
+from jaxreid.compiled import Compiled, compile_together
 from jaxreid.data.batch import Batch
 from jaxreid.data.clips import plan_all_parts, plan_parts
 from jaxreid.data.loader import batches
@@ -27,7 +27,7 @@ from jaxreid.evaluate import Evaluator
 from jaxreid.extract import without_identity
 from jaxreid.methods.method import Features, Progress, Stage, Variables
 from jaxreid.metric_writer import MetricWriter
-from jaxreid.run import Run
+from jaxreid.run import Run, abstract_batch, example_batch
 
 CALIBRATION, TRAINING = 0, 1  # what an order of clips is drawn for
 
@@ -75,21 +75,6 @@ def _at(tree: Any, path: tuple[str, ...]) -> tuple[Any, str]:
     for key in path[:-1]:
         tree = tree[key]
     return tree, path[-1]
-
-
-def example_batch(run: Run) -> Batch:
-    """Zeros of the shape that the network sees (two clips are enough to make parameters)."""
-    height, width = run.config.frames.height, run.config.frames.width
-    clips, frames = 2, run.method.stages()[0].frames
-    number = jnp.zeros(clips, jnp.int32)
-    return Batch(
-        frames=jnp.zeros((clips, frames, height, width, 3), run.pixels.dtype),
-        frame_mask=jnp.ones((clips, frames), bool),
-        geometry=jnp.zeros((clips, 3)),
-        valid=jnp.ones(clips, bool),
-        **dict.fromkeys(("tracklet", "part", "camera", "camera_index", "modality", "platform", "session"), number),
-        **dict.fromkeys(("identity", "pair", "clothes"), number),
-    )
 
 
 def init_train_state(stage: Stage, variables: Variables, memory: Any, step: Any, rng: Any) -> tuple[TrainState, Any]:
@@ -200,10 +185,16 @@ def train(run: Run, evaluator: Evaluator) -> tuple[TrainState, Any]:
                     checkpoints.save_frozen(stage.name, frozen)
                     first = 0
             steps = EpochLoop(run, stage, number, state)
+            scored_first = number == 0 and first == 0 and run.config.evaluate_start
+            with run.compiling():
+                jobs = steps.jobs(state, frozen, calibrates=first == 0)
+                compile_together(
+                    jobs + (evaluator.jobs(variables_of(state, frozen), state.memory) if scored_first else [])
+                )
             if first == 0:
                 with run.phase("calibrating"):
                     state = steps.calibrate(state, frozen)
-                if number == 0 and run.config.evaluate_start:
+                if scored_first:
                     with run.phase("evaluation"):
                         evaluator.at_start(variables_of(state, frozen), state.memory)
             for epoch in range(first, stage.epochs):
@@ -290,6 +281,19 @@ class EpochLoop:
 
             self.refresh = Compiled(refresh, out_shardings=self.sharding.memory)
             run.compiled[f"{stage.name}/refresh"] = self.refresh
+
+    def jobs(self, state: TrainState, frozen: Any, calibrates: bool) -> list[tuple[Compiled, tuple[Any, ...]]]:
+        """The steps whose arguments are known before anything is read, for `compile_together`."""
+        run, stage = self.run, self.stage
+        batch = abstract_batch(run, stage.sampler.batch_size(self.modality), stage.frames)
+        arguments = (state, frozen, batch, progress_at(stage, 0, 0, 1))
+        jobs: list[tuple[Compiled, tuple[Any, ...]]] = [(self.train_step, arguments)]
+        if calibrates and stage.calibrate_batches:
+            jobs.append((self.calibrate_step, arguments))
+        if stage.extraction:
+            batch = abstract_batch(run, run.config.extraction_batch, stage.extraction.frames)
+            jobs.append((self.extractor.step, (variables_of(state, frozen), state.memory, batch)))
+        return jobs
 
     def loader(self, state: TrainState, *position: int) -> tuple[Any, int]:
         """(iterator of batches, their number): the order is a function of seed, stage, position and labels."""

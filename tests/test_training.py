@@ -160,8 +160,12 @@ def test_identity_labels_never_reach_training(finished, tmp_path, data_dir):
 
 
 def test_each_step_compiles_once(tmp_path, data_dir, tiny, caplog):
-    with jax.log_compiles(), caplog.at_level(logging.WARNING, logger="jax"):
-        run, *_ = run_training(make_config("hitpro"), tmp_path, data_dir)
+    jax.config.update("jax_log_compiles", True)  # `jax.log_compiles` would hold for this thread only
+    try:
+        with caplog.at_level(logging.WARNING, logger="jax"):
+            run, *_ = run_training(make_config("hitpro"), tmp_path, data_dir)
+    finally:
+        jax.config.update("jax_log_compiles", False)
     for name in ("train_step", "calibrate_step", "refresh", "extract_step"):
         lines = [r.getMessage() for r in caplog.records if f"Finished XLA compilation of jit({name})" in r.getMessage()]
         # extract_step: the training split's clips and the test split's have other shapes, one function each.
