@@ -197,7 +197,7 @@ def test_what_is_noted_of_the_set(tree, tmp_path, monkeypatch, capsys):
     path = build("bupt_campus", source=tree, data_dir=tmp_path / "data")
     assert path == tmp_path / "data" / "bupt_campus" / "rgb_ir" / "1.0.0"
     facts = read_metadata(path)
-    assert facts["protocol"] == "bupt_full" and facts["protocols"] == ["bupt_full", "bupt_reduced64"]
+    assert facts["protocols"] == ["bupt_full", "bupt_reduced64"]
     assert facts["cameras"] == [
         {"number": 0, "name": "LS3", "modality": "ir+rgb"},
         {"number": 2, "name": "CQ1", "modality": "ir+rgb"},

@@ -80,7 +80,7 @@ def test_without_a_table_everything_is_in_every_split_and_nobody_scores(tree, tm
     path, splits = prepared(tree, tmp_path)
     assert set(splits) == {"train", "query", "gallery"}
     facts = read_metadata(path)
-    assert facts["protocol"] == "none" and facts["excluded_frames"] == []
+    assert facts["protocols"] == ["none"] and facts["excluded_frames"] == []
     assert [camera["name"] for camera in facts["cameras"]] == ["a", "b", "c"]
     for name, records in splits.items():
         assert [record["tracklet_id"].decode() for record in records] == [
@@ -116,7 +116,7 @@ def test_table_gives_splits_identities_and_labels(tree, tmp_path):
     assert [(r["pid"], r["label"]) for r in splits["gallery"]] == [(12, -1), (5, -1)]
     assert [r["recording"].decode() for r in splits["gallery"]] == ["rec1", "rec1"]
     facts = read_metadata(path)
-    assert facts["protocol"] == "market" and facts["train_pids"] == [3, 7]
+    assert facts["protocols"] == ["market"] and facts["train_pids"] == [3, 7]
     assert facts["counts"]["train"] == {"tracklets": 3, "frames": 9, "identities": 2, "cameras": 3}
     assert (path / "tracklets.csv").read_bytes() == (tree / "tracklets.csv").read_bytes()
 
@@ -132,20 +132,20 @@ def test_identities_may_be_names(tree, tmp_path):
 def test_both_modalities_under_test_are_scored_across_them(tree, tmp_path):
     write_table(tree, changed(3, "modality", "ir"))
     path, splits = prepared(tree, tmp_path)
-    assert read_metadata(path)["protocol"] == "cross_modal_cam" and read_metadata(path)["warnings"] == []
+    assert read_metadata(path)["protocols"] == ["cross_modal_cam"] and read_metadata(path)["warnings"] == []
     assert [schema.MODALITIES[r["modality"]] for r in splits["query"]] == ["ir"]
     assert {c["name"]: c["modality"] for c in read_metadata(path)["cameras"]} == {"a": "rgb", "b": "ir+rgb", "c": "rgb"}
 
 
 def test_modality_counts_among_test_tracklets_only(tree, tmp_path):
     write_table(tree, changed(0, "modality", "ir"))
-    assert read_metadata(prepared(tree, tmp_path)[0])["protocol"] == "market"
+    assert read_metadata(prepared(tree, tmp_path)[0])["protocols"] == ["market"]
 
 
 def test_test_tracklets_without_identities_are_not_scored(tree, tmp_path):
     write_table(tree, [[c, t, i if s == "train" else "", m, s] for c, t, i, m, s in GOOD_ROWS])
     path, splits = prepared(tree, tmp_path)
-    assert read_metadata(path)["protocol"] == "none" and len(splits["gallery"]) == 2
+    assert read_metadata(path)["protocols"] == ["none"] and len(splits["gallery"]) == 2
 
 
 def test_train_only(tree, tmp_path):

@@ -188,7 +188,7 @@ def test_what_is_noted_of_the_set(tree, tmp_path, as_published, capsys):
     path = build("hitsz_vcm", source=tree, data_dir=tmp_path / "data")
     assert path == tmp_path / "data" / "hitsz_vcm" / "min12" / "1.0.0"
     facts = read_metadata(path)
-    assert facts["protocol"] == "cross_modal_cam" and facts["protocols"] == ["cross_modal_cam"]
+    assert facts["protocols"] == ["cross_modal_cam"]
     assert facts["cameras"] == [
         {"number": 3, "name": "D3", "modality": "ir+rgb"},
         {"number": 10, "name": "D10", "modality": "ir+rgb"},

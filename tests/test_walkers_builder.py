@@ -48,7 +48,7 @@ def test_identities_of_train_and_test_are_disjoint(records):
 
 
 def test_infrared_queries_visible_gallery(tiny, records):
-    assert read_metadata(tiny)["protocol"] == "cross_modal_cam"
+    assert read_metadata(tiny)["protocols"] == ["cross_modal_cam"]
     assert {schema.MODALITIES[record["modality"]] for record in records["query"]} == {"ir"}
     assert {schema.MODALITIES[record["modality"]] for record in records["gallery"]} == {"rgb"}
     drawn = world.World(world.CONFIGS["tiny"])

@@ -74,7 +74,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         for remark in remarks:
             _LOG.warning("%s", remark)
         cast(dict, self.info.metadata).update(
-            protocol=protocol,
+            protocols=[protocol],
             cameras=[
                 {"number": number, "name": camera, "modality": "+".join(sorted(_modalities(tracklets, camera)))}
                 for camera, number in numbers.items()

@@ -96,7 +96,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             features=schema.features(),
             disable_shuffling=True,
             metadata=tfds.core.MetadataDict(
-                protocol=config.protocol,
+                protocols=[config.protocol],
                 licence=LICENCE,
                 fingerprint=fingerprint(),
                 world=dataclasses.asdict(config.world),

@@ -50,7 +50,7 @@ def open_dataset(options: Any, data_dir: Path | None) -> Dataset:
         train=train,
         query=open_split(directory, options.query, cameras),
         gallery=open_split(directory, options.gallery, cameras),
-        protocols=tuple(options.protocols) or tuple(facts.get("protocols", ())) or (facts.get("protocol", "market"),),
+        protocols=tuple(options.protocols) or tuple(facts.get("protocols", ["market"])),
         cameras=cameras,
     )
 

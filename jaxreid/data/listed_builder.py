@@ -108,7 +108,6 @@ class ListedBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         if lost:
             raise DataSetError(f"{self.name}: no frame of {', '.join(lost)} can be used:\n{excluded.named()}")
         cast(dict, self.info.metadata).update(
-            protocol=self.PROTOCOLS[0],
             protocols=list(self.PROTOCOLS),
             cameras=listed.camera_table(tracklets),
             train_pids=_train_pids(listing),

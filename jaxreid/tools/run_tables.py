@@ -28,7 +28,8 @@ from jaxreid.report import page
 # whose values stand in the config themselves.
 IGNORED = (
     "seed", "preset", "mesh", "loading.threads", "loading.workers", "loading.prefetch", "loading.cache",
-    "extraction_batch", "log_every", "evaluate_every", "keep_checkpoints",
+    "extraction_batch", "log_every", "evaluate_every", "evaluate_start",
+    "keep_checkpoints", "backbone.remat",
 )  # fmt: skip
 OF_COLUMNS = ("dataset",)  # what a column says already
 LABELS = "identity labels"
