@@ -3,9 +3,7 @@
     python benchmarks/hitpro_ablation.py --out runs/ablation [--seeds 1 2 3] [--only NAME …] [--workers 2]
 
 Trains each variant once per seed on `walkers/vvi_dev` (finished runs are not repeated, stopped ones go on), most
-telling variants first. The tables are made of the workdirs by
-
-    python -m jaxreid.tools.compare runs/ablation --baseline hitpro --metrics mAP
+telling variants first, and prints the table of `jaxreid.tools.compare` with every variant's difference to the default.
 """
 
 import argparse
@@ -58,6 +56,10 @@ VARIANTS: dict[str, dict[str, object]] = {
 }
 
 
+def folder(name: str) -> str:
+    return name.replace(" ", "_")
+
+
 def line(changes: dict[str, object], seed: int, workdir: Path) -> list[str]:
     values = {"dataset.config": "vvi_dev", "evaluate_start": False, "seed": seed, **changes}
     settings = [f"--config.{name}={value}" for name, value in values.items()]
@@ -77,7 +79,7 @@ def main() -> None:
         shares.put(processors[worker :: arguments.workers])
 
     def run(name: str, seed: int) -> str:
-        workdir = arguments.out / name.replace(" ", "_") / f"seed-{seed}"
+        workdir = arguments.out / folder(name) / f"seed-{seed}"
         workdir.parent.mkdir(parents=True, exist_ok=True)
         share = shares.get()
         with (workdir.parent / f"seed-{seed}.log").open("a") as log:
@@ -96,7 +98,11 @@ def main() -> None:
 
     with concurrent.futures.ThreadPoolExecutor(arguments.workers) as pool:
         for done in pool.map(lambda job: run(*job), [(n, s) for n in arguments.only for s in arguments.seeds]):
-            print(done, flush=True)
+            print(done, file=sys.stderr, flush=True)
+    rows = [f"{name}={arguments.out / folder(name)}" for name in arguments.only]
+    table = [sys.executable, "-m", "jaxreid.tools.compare", *rows, f"--out={arguments.out / 'compare'}"]
+    baseline = ["--baseline", "default"] if "default" in arguments.only else []
+    subprocess.run([*table, *baseline, "--metrics", "mAP", "rank-1"], check=True)
 
 
 if __name__ == "__main__":
