@@ -1,6 +1,7 @@
 """The vision transformer: published sizes, parts against the whole, flags, types, gradients."""
 
 import dataclasses
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -8,8 +9,15 @@ import numpy as np
 import pytest
 
 from jaxreid.backbones.clip import VISION_TOWERS, vision_config
-from jaxreid.backbones.transformer import exact_gelu, quick_gelu
+from jaxreid.backbones.dinov2 import TOWERS as DINOV2_TOWERS
+from jaxreid.backbones.dinov2 import dinov2_config
+from jaxreid.backbones.imagenet import imagenet_config
+from jaxreid.backbones.transformer import Adapters, Hooks, LayerNorm, attend, exact_gelu, quick_gelu
 from jaxreid.backbones.vit import ViT, ViTConfig, sincos_positions
+from jaxreid.layers.adapters import TemporalAdapter
+
+# XLA compiles twice as fast when it optimises less.
+jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 TINY = ViTConfig(width=32, depth=2, heads=2, patch=8, image_size=(32, 16), projection=16)
 
@@ -30,9 +38,7 @@ def build(config=TINY, frames=2, **changes):
 
 def run(model, variables, *args, method="__call__", **options):
     """`model.apply`, compiled."""
-    return jax.jit(lambda variables, x: model.apply(variables, x, *args[1:], method=method, **options))(
-        variables, args[0]
-    )
+    return jit(lambda variables, x: model.apply(variables, x, *args[1:], method=method, **options))(variables, args[0])
 
 
 def abstract_params(config):
@@ -54,6 +60,32 @@ def test_published_parameter_counts(name, positions, count):
     assert params["position_embedding"].shape[0] == positions
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == count
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
+
+
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [("S", 22_056_576), ("B", 86_580_480), ("L", 304_368_640), ("g", 1_136_480_768)],
+)
+def test_published_parameter_counts_of_dinov2(name, count):
+    """Published with the mask token, one row that only their training uses."""
+    for registers in (0, 4):
+        config = dinov2_config(f"ViT-{name}/14" + ("_reg4" if registers else ""))
+        params = abstract_params(config)
+        assert sum(leaf.size for leaf in jax.tree.leaves(params)) + config.width == count + registers * config.width
+        assert params["position_embedding"].shape == (1370, config.width)
+    gated = {"gate", "up", "down"} if name == "g" else {"up", "down"}
+    assert params["block_00"]["mlp"].keys() == gated
+    assert len(DINOV2_TOWERS) == 8
+
+
+def test_other_towers_and_their_sizes():
+    params = abstract_params(imagenet_config("ViT-B/16"))
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == 85_798_656  # 86,567,656 with the classifier
+    assert dinov2_config("ViT-S/14", (448, 224)).grid == (32, 16)
+    with pytest.raises(ValueError, match=r"\(256, 128\) is not in multiples of 14"):
+        dinov2_config("ViT-S/14", (256, 128))
+    with pytest.raises(ValueError, match="DINOv2 tower is called 'ViT-H/14'"):
+        dinov2_config("ViT-H/14")
 
 
 @pytest.mark.parametrize(
@@ -114,20 +146,116 @@ def test_running_blocks_in_two_parts_equals_one_pass(split):
     np.testing.assert_allclose(parts["tokens"], run(model, variables, x)["tokens"], atol=1e-5)
 
 
-@pytest.mark.parametrize("changes", [{}, {"register_tokens": 2, "layer_scale": 0.3, "remat": True}])
-def test_the_class_token_alone_is_that_of_the_whole_pass(changes):
+def test_the_class_token_alone_is_that_of_the_whole_pass():
     """What is left out is never read: values equal to the last bits, and gradients up to the order of sums."""
-    model, variables, x = build(**changes)
+    model, variables, x = build(register_tokens=2, layer_scale=0.3, remat=True)
 
     def loss(variables, **options):
         outputs = model.apply(variables, x, **options)
         return (outputs["class_token"] ** 2).sum() + (outputs["projected"] * 0.3).sum()
 
-    whole, alone = (jax.jit(jax.value_and_grad(lambda v, o=o: loss(v, **o))) for o in ({}, {"class_token_only": True}))
+    whole, alone = (jit(jax.value_and_grad(lambda v, o=o: loss(v, **o))) for o in ({}, {"class_token_only": True}))
     (value, gradient), (value_alone, gradient_alone) = whole(variables), alone(variables)
     np.testing.assert_allclose(value_alone, value, rtol=1e-6)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), gradient, gradient_alone)
     assert set(run(model, variables, x, class_token_only=True)) == {"class_token", "projected"}
+
+
+def test_taps_give_the_stream_and_what_attention_compares():
+    model, variables, x = build(TINY, depth=3)
+    out = run(model, variables, x, taps=(-1, 0, 1))
+    last, first, second = out["taps"]
+    stream = run(model, variables, x, method="embed")
+    for number, tap in enumerate((first, second, last)):
+        np.testing.assert_allclose(
+            tap.tokens, run(model, variables, stream, 0, number + 1, method="run_blocks"), atol=1e-5
+        )
+    w = variables["params"]["block_01"]
+    normed = np.asarray(LayerNorm(TINY.eps).apply({"params": w["norm_1"]}, first.tokens))
+    for name, found in (("query", second.queries), ("key", second.keys)):
+        expected = normed @ w["attention"][name]["kernel"] + w["attention"][name]["bias"]
+        np.testing.assert_allclose(found, expected.reshape(2, 9, 2, 16), atol=1e-5)
+    alone = run(model, variables, x, taps=(-1, 0), class_token_only=True)
+    assert alone["taps"][0].tokens.shape == (2, 1, 32)
+    np.testing.assert_allclose(alone["taps"][1].tokens, first.tokens, atol=1e-6)
+    with pytest.raises(ValueError, match=r"taps \(3,\)"):
+        run(model, variables, x, taps=(3,))
+
+
+def test_an_attention_hook_stands_between_the_heads_and_the_softmax():
+    """LSMRL's grouped heads: two of them read the frame before. A clip of equal frames notices nothing."""
+    model, variables, x = build(TINY, frames=6, heads=4)
+
+    def grouped(q, k, v):
+        def shift(y):  # clips of three frames; the first keeps its own
+            y = y.reshape(2, 3, *y.shape[1:])
+            before = jnp.concatenate([y[:, :1], y[:, :-1]], axis=1)
+            return jnp.concatenate([before[..., :2, :], y[..., 2:, :]], axis=-2).reshape(6, *y.shape[2:])
+
+        return attend(q, shift(k), shift(v))
+
+    hooks = Hooks(attention={1: grouped})
+    plain, hooked = run(model, variables, x), run(model, variables, x, hooks=hooks)
+    changed = np.abs(plain["tokens"] - hooked["tokens"]).max((1, 2)) > 1e-3
+    np.testing.assert_array_equal(changed, [False, True, True] * 2)
+    still = np.repeat(x[::3], 3, axis=0)
+    np.testing.assert_allclose(
+        run(model, variables, still, hooks=hooks)["tokens"], run(model, variables, still)["tokens"], atol=1e-5
+    )
+    alone = run(model, variables, x, hooks=hooks, class_token_only=True)
+    np.testing.assert_allclose(alone["class_token"], hooked["class_token"], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "options", "loops"),
+    [
+        ({"register_tokens": 2, "layer_scale": 0.5}, {"taps": (2,)}, 2),
+        ({"drop_path": 0.5, "remat": True}, {"train": True, "class_token_only": True, "adapted": True}, 2),
+    ],
+)
+def test_scan_and_remat_change_no_number(changes, options, loops):
+    """Values and gradients, on the same parameter tree; what differs between blocks stays outside of the loops."""
+    config = dataclasses.replace(TINY, width=16, depth=5, **changes)
+    x = np.random.default_rng(1).normal(size=(4, *config.image_size, 3)).astype(np.float32)
+    options, adapters, hooks = dict(options), Adapters(), Hooks()
+    if options.pop("adapted", False):  # two blocks with prompts, two with adapters, the last with the class token
+        adapters = Adapters(beside_attention=partial(TemporalAdapter, 4, 2, False), blocks=(2, 3, 4))
+        hooks = Hooks(jnp.array([[True, True], [True, False]]), jnp.ones((2, 1, 2, 16)))
+    shapes = jax.eval_shape(ViT(config, adapters).init, jax.random.key(0), x)["params"]
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda leaf: np.float32(rng.normal(0, 0.3, leaf.shape)), shapes)
+
+    def loss(params, model):
+        out = model.apply({"params": params}, x, hooks=hooks, rngs={"drop_path": jax.random.key(4)}, **options)
+        tapped = sum((tap.tokens**2).sum() for tap in out.get("taps", ()))
+        return (out["projected"] * jnp.arange(16)).sum() + tapped
+
+    def run(model):
+        tree = jax.eval_shape(model.init, jax.random.key(0), x)["params"]
+        assert jax.tree.map(jnp.shape, tree) == jax.tree.map(jnp.shape, shapes)
+        forward = str(jax.make_jaxpr(loss, static_argnums=1)(params, model))
+        assert forward.count(" scan[") == (loops if model.config.scan else 0)
+        assert ("remat" in forward) == model.config.remat
+        return jit(jax.value_and_grad(loss), static_argnums=1)(params, model)
+
+    value, gradient = run(ViT(dataclasses.replace(config, remat=False), adapters))
+    value_too, gradient_too = run(ViT(dataclasses.replace(config, scan=True), adapters))
+    np.testing.assert_allclose(value_too, value, rtol=1e-5)
+    largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(gradient))
+    for a, b in zip(jax.tree.leaves(gradient_too), jax.tree.leaves(gradient), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6 * largest, rtol=1e-4)
+
+
+def test_scan_compiles_one_block():
+    """Twelve blocks, one of them by itself for the class token alone: the products of two."""
+    model, variables, x = build(TINY, depth=12)
+    scanned = ViT(dataclasses.replace(model.config, scan=True))
+
+    def products(model):
+        program = jax.make_jaxpr(partial(model.apply, class_token_only=True))(variables, x)
+        return str(program).count("dot_general[")
+
+    assert products(model) > 5 * products(scanned)
 
 
 def test_run_blocks_names_a_wrong_range():
@@ -238,7 +366,7 @@ def test_gradients_are_finite_and_reach_every_parameter():
     def loss(params, model):
         return jnp.sum((model.apply({"params": params}, x)["projected"] - target) ** 2)
 
-    gradient = jax.jit(jax.grad(loss), static_argnums=1)(variables["params"], model)
+    gradient = jit(jax.grad(loss), static_argnums=1)(variables["params"], model)
     for path, leaf in jax.tree_util.tree_leaves_with_path(gradient):
         name = jax.tree_util.keystr(path)
         assert np.isfinite(leaf).all(), name
@@ -246,7 +374,7 @@ def test_gradients_are_finite_and_reach_every_parameter():
     remat = ViT(dataclasses.replace(model.config, remat=True))
     for a, b in zip(
         jax.tree.leaves(gradient),
-        jax.tree.leaves(jax.jit(jax.grad(loss), static_argnums=1)(variables["params"], remat)),
+        jax.tree.leaves(jit(jax.grad(loss), static_argnums=1)(variables["params"], remat)),
         strict=True,
     ):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
@@ -290,7 +418,7 @@ def test_start_of_training_is_well_scaled():
     config = ViTConfig(width=128, depth=4, heads=2, patch=8, image_size=(64, 32), projection=64)
     model = ViT(config)
     x = jax.random.normal(jax.random.key(1), (8, 64, 32, 3))
-    variables = jax.jit(model.init)(jax.random.key(0), x)
+    variables = jit(model.init)(jax.random.key(0), x)
     assert sum(leaf.size for leaf in jax.tree.leaves(variables)) == 830_720
     positions = np.asarray(variables["params"]["position_embedding"])
     np.testing.assert_array_equal(positions[0], 0)

@@ -83,12 +83,12 @@ class TransformerConfig:
 def attend(q: Array, k: Array, v: Array, mask: Array | None = None) -> Array:
     """softmax(q·k/√d)·v: q [N, Q, H, d], k and v [N, L, H, d] → [N, Q, H, d]; softmax in float32.
 
-    `mask` bool, [N or 1, H or 1, Q or 1, L]: which keys a query sees.
+    `mask` bool, [N or 1, H or 1, Q or 1, L]: which keys a query sees; one that sees none gets the mean of all values.
     """
     q, k, v = (x.transpose(0, 2, 1, 3) for x in (q * q.shape[-1] ** -0.5, k, v))
     scores = jnp.matmul(q, k.swapaxes(-1, -2), preferred_element_type=jnp.float32)
     if mask is not None:
-        scores = jnp.where(mask, scores, -jnp.inf)
+        scores = jnp.where(mask, scores, jnp.finfo(scores.dtype).min)
     mixed = jax.nn.softmax(scores, axis=-1).astype(v.dtype) @ v
     return mixed.transpose(0, 2, 1, 3)
 

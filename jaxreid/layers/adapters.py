@@ -1,0 +1,63 @@
+"""Adapters: small trained modules inside the blocks of a frozen tower (`jaxreid.backbones.transformer.Adapters`).
+
+Each maps tokens [B, T, L, D] and frame_mask bool[B, T] to [B, T, L, D], through `bottleneck` channels. With
+`zero_start` the last layer starts at 0, so that the adapted tower starts as the tower itself; without, all layers
+start as PyTorch's do. Source: VSLA-CLIP (its inter-frame and intra-frame adapters).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxreid.backbones.transformer import attend, quick_gelu
+
+Array = jax.Array
+
+_uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")  # ±1/√inputs, as torch.nn.Linear
+
+
+def _linear(outputs: int, dtype: Any, name: str, zero: bool = False) -> nn.Dense:
+    return nn.Dense(outputs, dtype=dtype, kernel_init=nn.initializers.zeros if zero else _uniform, name=name)
+
+
+class TokenAdapter(nn.Module):
+    """down, quick-GELU, up: every token by itself."""
+
+    bottleneck: int
+    zero_start: bool = True
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, tokens: Array, frame_mask: Array) -> Array:
+        x = quick_gelu(_linear(self.bottleneck, self.dtype, "down")(tokens))
+        return _linear(tokens.shape[-1], self.dtype, "up", self.zero_start)(x)
+
+
+class TemporalAdapter(nn.Module):
+    """down, attention over the clip's frames at every token position, up; blind to the frames' order.
+
+    Frames that do not count are not attended to.
+    """
+
+    bottleneck: int
+    heads: int = 4
+    zero_start: bool = True
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, tokens: Array, frame_mask: Array) -> Array:
+        batch, frames, length, width = tokens.shape
+        x = _linear(self.bottleneck, self.dtype, "down")(tokens)
+        x = x.swapaxes(1, 2).reshape(batch * length, frames, self.bottleneck)
+        q, k, v = (
+            _linear(self.bottleneck, self.dtype, name)(x).reshape(batch * length, frames, self.heads, -1)
+            for name in ("query", "key", "value")
+        )
+        mask = jnp.repeat(frame_mask, length, axis=0)[:, None, None]
+        x = _linear(self.bottleneck, self.dtype, "out")(attend(q, k, v, mask).reshape(x.shape))
+        x = x.reshape(batch, length, frames, self.bottleneck).swapaxes(1, 2)
+        return _linear(width, self.dtype, "up", self.zero_start)(x)
