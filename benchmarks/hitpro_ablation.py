@@ -36,6 +36,8 @@ VARIANTS: dict[str, dict[str, object]] = {
     "all levels from the start": {"levels.cross_from": 0},
     "levels one by one": {"levels.within_from": 1, "levels.cross_from": 2},
     "level 1 at full weight": {"levels.intra_weight": 1.0},
+    "level 2 at half weight": {"levels.within_weight": 0.5},
+    "level 2 at quarter weight": {"levels.within_weight": 0.25},
     "levels 2, 3 at half weight": {"levels.within_weight": 0.5, "levels.cross_weight": 0.5},
     "mean over time": {"temporal": "mean"},
     "stage 2 not centred": {"association.stage2_space": "aggregated"},

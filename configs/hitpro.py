@@ -1,8 +1,9 @@
 """HiTPro, unsupervised visible-infrared video re-identification.
 
 Presets: `walkers` (default: the small tower, minutes on two CPU cores), `folder` (one's own pictures), `hitsz_vcm` and
-`bupt_campus` (CLIP ViT-B/16, one GPU or TPU slice), and `hitsz_vcm_camera_track`, which also uses which tracklets were
-cut from one recording (another protocol: never in one table with the others).
+`bupt_campus` (CLIP ViT-B/16, one GPU or TPU slice); `…_resnet50` starts from the unsupervised ancestors' encoder
+instead; `hitsz_vcm_camera_track` also uses which tracklets were cut from one recording (another protocol: never in one
+table with the others).
 """
 
 from typing import Any
@@ -14,60 +15,60 @@ from jaxreid.config import HALF, IMAGENET, base_config, fill, unknown_preset
 CLIP_B16 = "hf:openai/clip-vit-base-patch16"
 
 # Every hyper-parameter of every preset. A list has one value for each of PRESETS, anything else holds for all.
-PRESETS = ("walkers", "folder", "hitsz_vcm", "bupt_campus", "hitsz_vcm_camera_track")
+PRESETS = ("walkers", "folder", "hitsz_vcm", "bupt_campus")
 TABLE: dict[str, Any] = {
-    "dataset.name": ["walkers", "folder", "hitsz_vcm", "bupt_campus", "hitsz_vcm"],
-    "dataset.config": ["vvi", "", "", "", ""],
-    "require_both_modalities": [True, False, True, True, True],
-    "precision": ["float32", "float32", "bfloat16", "bfloat16", "bfloat16"],
-    "loading.cache": [True, True, False, False, False],
-    "loading.threads": [2, 2, 16, 16, 16],
+    "dataset.name": ["walkers", "folder", "hitsz_vcm", "bupt_campus"],
+    "dataset.config": ["vvi", "", "", ""],
+    "require_both_modalities": [True, False, True, True],
+    "precision": ["float32", "float32", "bfloat16", "bfloat16"],
+    "loading.cache": [True, True, False, False],
+    "loading.threads": [2, 2, 16, 16],
     # Temporal-aware feature encoder.
-    "backbone.name": ["walkers_vit_tiny", "walkers_vit_tiny", "ViT-B/16", "ViT-B/16", "ViT-B/16"],
-    "backbone.checkpoint": ["walkers_vit_tiny", "walkers_vit_tiny", CLIP_B16, CLIP_B16, CLIP_B16],
+    "backbone.name": ["walkers_vit_tiny", "walkers_vit_tiny", "ViT-B/16", "ViT-B/16"],
+    "backbone.checkpoint": ["walkers_vit_tiny", "walkers_vit_tiny", CLIP_B16, CLIP_B16],
     "backbone.remat": False,  # True: less memory, a third more work
-    "frames.height": [64, 64, 256, 256, 256],
-    "frames.width": [32, 32, 128, 128, 128],
-    "frames.mean": [HALF["mean"], HALF["mean"], IMAGENET["mean"], IMAGENET["mean"], IMAGENET["mean"]],
-    "frames.std": [HALF["std"], HALF["std"], IMAGENET["std"], IMAGENET["std"], IMAGENET["std"]],
+    "frames.height": [64, 64, 256, 256],
+    "frames.width": [32, 32, 128, 128],
+    "frames.mean": [HALF["mean"], HALF["mean"], IMAGENET["mean"], IMAGENET["mean"]],
+    "frames.std": [HALF["std"], HALF["std"], IMAGENET["std"], IMAGENET["std"]],
     "temporal": "attention",
     # Sampling: visible and infrared slots per step, clips of a slot, frames of a clip.
-    "batch.slots": [24, 24, 16, 16, 16],
+    "batch.slots": [24, 24, 16, 16],
     "batch.clips": 2,
-    "batch.frames": [2, 2, 6, 6, 6],
+    "batch.frames": [2, 2, 6, 6],
     # Optimisation. Few tracklets make short epochs, hence more of them in `folder`.
-    "epochs": [6, 20, 50, 50, 50],
-    "calibrate_batches": [30, 30, 100, 100, 100],
-    "optimiser.kind": ["adamw", "adamw", "adam", "adam", "adam"],
-    "optimiser.patch_rate": [3e-4, 3e-4, 0.0, 0.0, 0.0],
-    "optimiser.tower_rate": [3e-4, 3e-4, 5e-6, 5e-6, 5e-6],
-    "optimiser.head_rate": [9e-3, 9e-3, 3.5e-4, 3.5e-4, 3.5e-4],
+    "epochs": [6, 20, 50, 50],
+    "calibrate_batches": [30, 30, 100, 100],
+    "optimiser.kind": ["adamw", "adamw", "adam", "adam"],
+    "optimiser.patch_rate": [3e-4, 3e-4, 0.0, 0.0],
+    "optimiser.tower_rate": [3e-4, 3e-4, 5e-6, 5e-6],
+    "optimiser.head_rate": [9e-3, 9e-3, 3.5e-4, 3.5e-4],
     "optimiser.weight_decay": 1e-4,
-    "optimiser.clip_norm": [5.0, 5.0, 0.0, 0.0, 0.0],
-    "schedule.kind": ["cosine", "cosine", "steps", "steps", "steps"],
-    "schedule.warmup_epochs": [1.0, 1.0, 10.0, 10.0, 10.0],
-    "schedule.milestones": [(), (), (20.0, 40.0), (20.0, 40.0), (20.0, 40.0)],
+    "optimiser.clip_norm": [5.0, 5.0, 0.0, 0.0],
+    "schedule.kind": ["cosine", "cosine", "steps", "steps"],
+    "schedule.warmup_epochs": [1.0, 1.0, 10.0, 10.0],
+    "schedule.milestones": [(), (), (20.0, 40.0), (20.0, 40.0)],
     # Augmentation. A fabric's brightness differs between visible and infrared light: features of drawn people must
     # not lean on it.
-    "augment.crop": [3, 3, 10, 10, 10],
+    "augment.crop": [3, 3, 10, 10],
     "augment.flip": 0.5,
-    "augment.erase": [0.2, 0.2, 0.5, 0.5, 0.5],
-    "augment.channel_exchange": [0.7, 0.7, 0.5, 0.5, 0.5],
+    "augment.erase": [0.2, 0.2, 0.5, 0.5],
+    "augment.channel_exchange": [0.7, 0.7, 0.5, 0.5],
     "augment.infrared_mix": True,
     "augment.brightness": 0.0,
-    "augment.contrast": [0.2, 0.2, 0.0, 0.0, 0.0],
-    "augment.gamma": [0.3, 0.3, 0.0, 0.0, 0.0],
-    "augment.negative": [0.3, 0.3, 0.0, 0.0, 0.0],
+    "augment.contrast": [0.2, 0.2, 0.0, 0.0],
+    "augment.gamma": [0.3, 0.3, 0.0, 0.0],
+    "augment.negative": [0.3, 0.3, 0.0, 0.0],
     # Intra-camera tracklet prototyping: one prototype per tracklet uses no knowledge of who is who.
-    "prototypes.unit": ["tracklet", "tracklet", "tracklet", "tracklet", "camera_track"],
-    "prototypes.parts": [2, 2, 2, 4, 2],
+    "prototypes.unit": ["tracklet", "tracklet", "tracklet", "tracklet"],
+    "prototypes.parts": [2, 2, 2, 4],
     "prototypes.momentum": 0.5,
-    "prototypes.capacity_multiple": [256, 256, 1024, 1024, 1024],
+    "prototypes.capacity_multiple": [256, 256, 1024, 1024],
     # Two-stage positive mining with its dynamic threshold (κ in the first and in the last epoch) and soft weights.
-    "kappa": [(0.5, -0.5), (0.5, -0.5), (0.0, -2.0), (0.0, -2.0), (0.0, -2.0)],
+    "kappa": [(0.5, -0.5), (0.5, -0.5), (0.0, -2.0), (0.0, -2.0)],
     "association.candidates_per_camera": 1,
     "association.within_positives": 4,
-    "association.cross_positives": [4, 4, 6, 6, 6],
+    "association.cross_positives": [4, 4, 6, 6],
     "association.delta": 0.1,
     "association.weight_temperature": 0.05,
     "association.threshold": "dynamic",
@@ -76,29 +77,47 @@ TABLE: dict[str, Any] = {
     "association.weights": "soft",
     "association.aggregation": 0.5,
     "association.stage2_space": "centred",
-    "association.look_alikes": [True, True, True, True, False],
+    "association.look_alikes": [True, True, True, True],
     "association.look_alike_kappa": -2.0,
     "association.num_look_alikes": 8,
     "association.min_concentration": 0.0,
     # Three-level contrastive learning; `…_from` are the epochs at which a level is switched on.
-    "levels.intra_weight": [0.5, 0.5, 1.0, 1.0, 1.0],
-    "levels.within_weight": [1.0, 1.0, 0.5, 0.5, 0.5],
-    "levels.cross_weight": [1.0, 1.0, 0.5, 0.5, 0.5],
-    "levels.within_from": [0, 0, 5, 5, 5],
-    "levels.cross_from": [1, 1, 15, 15, 15],
+    "levels.intra_weight": [0.5, 0.5, 1.0, 1.0],
+    "levels.within_weight": [1.0, 1.0, 0.5, 0.5],
+    "levels.cross_weight": [1.0, 1.0, 0.5, 0.5],
+    "levels.within_from": [0, 0, 5, 5],
+    "levels.cross_from": [1, 1, 15, 15],
     "levels.temperature": 0.07,
     "levels.scope": "camera",
     # Test clips. HITSZ-VCM and BUPTCampus as their own codes draw them.
-    "evaluation.rule": ["packed", "packed", "chunk_first", "linspace", "chunk_first"],
-    "evaluation.frames": [6, 6, 6, 10, 6],
+    "evaluation.rule": ["packed", "packed", "chunk_first", "linspace"],
+    "evaluation.frames": [6, 6, 6, 10],
     "evaluation.pool": "after",
     "evaluation.flip": False,
     "evaluation.distance": "cosine",
 }
 
 
+_RESNET50 = {
+    "backbone.name": "resnet50_two_stem",
+    "backbone.checkpoint": "torchvision/resnet50-v1",
+    "frames.height": 288,
+    "frames.width": 144,
+    "optimiser.patch_rate": 3.5e-4,
+    "optimiser.tower_rate": 3.5e-4,
+    "optimiser.weight_decay": 5e-4,
+}
+# Presets that differ from one of the above in these values only.
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "hitsz_vcm_resnet50": ("hitsz_vcm", _RESNET50),
+    "bupt_campus_resnet50": ("bupt_campus", _RESNET50),
+    "hitsz_vcm_camera_track": ("hitsz_vcm", {"prototypes.unit": "camera_track", "association.look_alikes": False}),
+}
+
+
 def get_config(preset: str = "walkers") -> ml_collections.ConfigDict:
     preset = preset or "walkers"
-    if preset not in PRESETS:
-        raise unknown_preset(preset, PRESETS)
-    return fill(base_config("hitpro", preset), TABLE, PRESETS.index(preset))
+    if preset not in (*PRESETS, *VARIANTS):
+        raise unknown_preset(preset, (*PRESETS, *VARIANTS))
+    base, changes = VARIANTS.get(preset, (preset, {}))
+    return fill(base_config("hitpro", preset), TABLE | changes, PRESETS.index(base))

@@ -55,8 +55,9 @@ def init_variables(run: Run) -> Variables:
     def random_part(rng: jax.Array, batch: Batch) -> Variables:
         variables = run.method.init(rng, batch)
         for source in sources:  # what weights replace is neither drawn nor compiled
-            tree, name = _at(variables["params"], source.path)
-            del tree[name]
+            for collection in variables.values():
+                tree, name = _at(collection, source.path)
+                tree.pop(name, None)
         return variables
 
     shapes = jax.eval_shape(run.method.init, rng, batch)
@@ -64,9 +65,10 @@ def init_variables(run: Run) -> Variables:
     placed = parallel.state_sharding(jax.eval_shape(random_part, rng, batch), run.mesh)
     variables = jax.jit(random_part, out_shardings=placed)(rng, batch)
     for source in sources:
-        tree, name = _at(variables["params"], source.path)
-        place, _ = _at(shardings["params"], source.path)
-        tree[name] = parallel.place(pretrained.load(source.name, source.config), place[name])
+        for collection, loaded in pretrained.load_variables(source.name, source.config).items():
+            tree, name = _at(variables[collection], source.path)
+            place, _ = _at(shardings[collection], source.path)
+            tree[name] = parallel.place(loaded, place[name])
     return variables
 
 

@@ -9,11 +9,13 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+import safetensors.numpy
 import test_bupt_campus_builder as bupt
 import test_hitsz_vcm_builder as hitsz
 
-from jaxreid import train
-from jaxreid.backbones import clip, pretrained
+from jaxreid import optimisers, parallel, train
+from jaxreid.backbones import clip, frame_encoder, pretrained
+from jaxreid.backbones.resnet import ResNetConfig
 from jaxreid.backbones.vit import ViT, ViTConfig
 from jaxreid.evaluate import Evaluator
 from jaxreid.run import claim_workdir, start_run
@@ -122,6 +124,74 @@ def test_a_miniature_of_hitsz_vcm_trains_from_clip_weights(tmp_path, clip_weight
     # Slots of the larger modality, two in each batch.
     steps = {"hitsz_vcm": 3, "hitsz_vcm_camera_track": 2}[preset]
     assert int(state.step) == 3 * steps
+
+
+def test_the_ancestors_encoder(tmp_path):
+    """HiTPro's specification, sections 3.1, 3.2 (24,056,704 parameters), 5.1 and 9.5 (117,012 frames)."""
+    config = get_config("hitsz_vcm_resnet50")
+    assert (config.frames.height, config.frames.width, config.optimiser.weight_decay) == (288, 144, 5e-4)
+    run = start_run(config, tmp_path / "run", tmp_path / "data", dry=True)
+    shapes = jax.eval_shape(run.method.init, jax.random.key(0), train.example_batch(run))
+    assert sum(leaf.size for leaf in jax.tree.leaves(shapes["params"])) == 24_056_704
+    (stage,) = run.method.stages()
+    assert len(run.dataset.train) * stage.extraction.parts * stage.extraction.frames == 117_012
+    groups = stage.updates[0].optimiser.groups
+    paths = [path for path, _ in parallel.flatten_paths(shapes["params"])]
+    assert {optimisers.find_group(path, groups).learning_rate for path in paths} == {3.5e-4}
+
+
+def test_a_miniature_trains_with_a_stem_for_each_modality(tmp_path, monkeypatch):
+    monkeypatch.setitem(frame_encoder.RESNETS, "resnet50_two_stem", ResNetConfig(depths=(1, 1), width=8, stems=2))
+    source = tmp_path / "HITSZ-VCM"
+    hitsz.write_lists(source / "info")
+    hitsz.write_frames(source / "Train", source / "Test")
+    config = miniature(get_config("hitsz_vcm_resnet50"), "", source)
+    config.dataset.config = "min12_unchecked"
+    _, results, (before, state, frozen) = run_training(config, tmp_path / "run", tmp_path / "data", monkeypatch)
+    assert results["scores"][0]["protocol"] == "cross_modal_cam" and not jax.tree.leaves(frozen)
+    for stem in ("stem", "stem_infrared"):
+        kernels = (np.asarray(p["encoder"][stem]["conv"]["kernel"]) for p in (before, state.params))
+        assert np.any(np.subtract(*kernels) != 0)
+    means = [np.asarray(state.batch_stats["encoder"][stem]["norm"]["mean"]) for stem in ("stem", "stem_infrared")]
+    assert np.any(means[0] != means[1]) and np.all(np.isfinite(means))
+
+
+def test_weights_and_batch_statistics_come_from_a_torchvision_file(tmp_path, monkeypatch):
+    """One stem in the file, two in the network: both start from it."""
+    small = ResNetConfig(depths=(1, 1), width=8, stems=2)
+    monkeypatch.setitem(frame_encoder.RESNETS, "resnet50_two_stem", small)
+    rng, tensors = np.random.default_rng(0), {}
+
+    def add(name, *shape):
+        tensors[name] = rng.normal(size=shape).astype(np.float32)
+
+    def norm(name, width):
+        for part in ("weight", "bias", "running_mean", "running_var"):
+            add(f"{name}.{part}", width)
+
+    add("conv1.weight", 8, 3, 7, 7)
+    norm("bn1", 8)
+    for layer, inputs, width in (("layer1.0", 8, 8), ("layer2.0", 32, 16)):
+        convolutions = (("conv1", width, inputs, 1), ("conv2", width, width, 3), ("conv3", 4 * width, width, 1))
+        for (name, out, into, size), bn in zip(convolutions, ("bn1", "bn2", "bn3"), strict=True):
+            add(f"{layer}.{name}.weight", out, into, size, size)
+            norm(f"{layer}.{bn}", out)
+        add(f"{layer}.downsample.0.weight", 4 * width, inputs, 1, 1)
+        norm(f"{layer}.downsample.1", 4 * width)
+    add("fc.weight", 10, 64)
+    add("fc.bias", 10)
+    safetensors.numpy.save_file(tensors, tmp_path / "resnet.safetensors")
+    config = miniature(get_config("hitsz_vcm_resnet50"), tmp_path / "resnet.safetensors", "")
+    run = start_run(config, tmp_path / "run", tmp_path / "data", dry=True)
+    variables = train.init_variables(run)
+    for stem in ("stem", "stem_infrared"):
+        found = variables["params"]["encoder"][stem]
+        np.testing.assert_array_equal(found["conv"]["kernel"], tensors["conv1.weight"].transpose(2, 3, 1, 0))
+        mean = variables["batch_stats"]["encoder"][stem]["norm"]["mean"]
+        np.testing.assert_array_equal(mean, tensors["bn1.running_mean"])
+    np.testing.assert_array_equal(
+        variables["batch_stats"]["encoder"]["layer2_0"]["norm2"]["var"], tensors["layer2.0.bn2.running_var"]
+    )
 
 
 def test_a_miniature_of_bupt_campus_is_scored_under_both_protocols(tmp_path, clip_weights, monkeypatch):

@@ -13,8 +13,7 @@ import flax.linen as nn
 import jax
 
 from jaxreid.augment import Augmentation
-from jaxreid.backbones.clip import vision_config
-from jaxreid.backbones.vit import ViT, ViTConfig
+from jaxreid.backbones.frame_encoder import EncoderConfig, encode_frames, encoder_config
 from jaxreid.data.batch import Batch
 from jaxreid.data.samplers import IdentitySampler
 from jaxreid.layers.batch_norm import MaskedBatchNorm
@@ -32,24 +31,20 @@ from jaxreid.methods.method import (
     Stage,
     Update,
     Variables,
-    tower_options,
 )
 
 
 class ClipClassifier(nn.Module):
     """Frame encoder, mean over frames, batch-norm neck without shift, bias-free classifier."""
 
-    tower: ViTConfig
+    tower: EncoderConfig
     num_identities: int
 
     @nn.compact
     def __call__(self, batch: Batch, train: bool) -> dict[str, jax.Array]:
         """frames [B, T, H, W, 3] → "tower" f32[B, D], "feature" f32[B, D], "logits" f32[B, C]."""
-        clips, frames = batch.frames.shape[:2]
-        flat = batch.frames.reshape(clips * frames, *batch.frames.shape[2:])
-        f = ViT(self.tower, name="encoder")(flat, train=train, class_token_only=True)["class_token"].reshape(
-            clips, frames, -1
-        )
+        seen = batch.frame_mask & batch.valid[:, None]
+        f = encode_frames(self.tower, batch.frames, seen, batch.modality, train, name="encoder")
         v = masked_mean(f, batch.frame_mask)
         neck = MaskedBatchNorm(use_bias=False, name="neck")
         z = neck(v, batch.valid, use_running_average=not train)
@@ -66,7 +61,8 @@ class Baseline(Method):
 
     def __init__(self, config: Any, info: DatasetInfo) -> None:
         super().__init__(config, info)
-        self.tower = vision_config(config.backbone.name, info.frame_size, **tower_options(config))
+        backbone = config.backbone
+        self.tower = encoder_config(backbone.name, info.frame_size, config.precision, backbone.remat)
         self.network = ClipClassifier(self.tower, info.num_identities)
 
     def stages(self) -> tuple[Stage, ...]:

@@ -23,8 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxreid.augment import Augmentation
-from jaxreid.backbones.clip import vision_config
-from jaxreid.backbones.vit import ViT, ViTConfig
+from jaxreid.backbones.frame_encoder import EncoderConfig, encode_frames, encoder_config, feature_width
 from jaxreid.data.batch import Batch
 from jaxreid.data.samplers import SlotSampler
 from jaxreid.data.split import Labels, modality_name
@@ -53,7 +52,6 @@ from jaxreid.methods.method import (
     Stage,
     Update,
     Variables,
-    tower_options,
 )
 from jaxreid.parallel import constrain
 
@@ -66,19 +64,16 @@ class TemporalAwareFeatureEncoder(nn.Module):
       temporal: "attention", or "mean" as the ablation without parameters.
     """
 
-    tower: ViTConfig
+    tower: EncoderConfig
     temporal: str
 
     @nn.compact
     def __call__(self, batch: Batch, train: bool) -> dict[str, jax.Array]:
         """frames [B, T, H, W, 3] → "tower" f32[B, D], the aggregated frames, and "feature" f32[B, D], normalised by
         the neck."""
-        clips, frames = batch.frames.shape[:2]
-        flat = batch.frames.reshape(clips * frames, *batch.frames.shape[2:])
-        f = ViT(self.tower, name="encoder")(flat, train=train, class_token_only=True)["class_token"].reshape(
-            clips, frames, -1
-        )
         mask = batch.frame_mask
+        seen = mask & batch.valid[:, None]
+        f = encode_frames(self.tower, batch.frames, seen, batch.modality, train, name="encoder")
         v = TemporalAggregation(name="temporal")(f, mask) if self.temporal == "attention" else masked_mean(f, mask)
         neck = MaskedBatchNorm(use_bias=False, name="neck")
         return {"tower": v, "feature": neck(v, batch.valid, use_running_average=not train)}
@@ -94,7 +89,8 @@ class HiTPro(Method):
 
     def __init__(self, config: Any, info: DatasetInfo) -> None:
         super().__init__(config, info)
-        tower = vision_config(config.backbone.name, info.frame_size, **tower_options(config))
+        backbone = config.backbone
+        tower = encoder_config(backbone.name, info.frame_size, config.precision, backbone.remat)
         self.encoder = TemporalAwareFeatureEncoder(tower, config.temporal)
         self.tower = tower
         self.association = AssociationConfig(**config.association)
@@ -187,7 +183,7 @@ class HiTPro(Method):
         prototypes = empty_memory(
             self.slot_camera,
             self.camera_modality,
-            self.tower.width,
+            feature_width(self.tower),
             capacity=padded_capacity(len(self.slot_camera), self.config.prototypes.capacity_multiple),
             within_positives=self.association.within_positives,
             cross_positives=self.association.cross_positives,

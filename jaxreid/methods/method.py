@@ -16,7 +16,6 @@ from typing import Any
 
 import flax.struct
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxreid.augment import Augmentation
@@ -125,7 +124,8 @@ class Evaluation:
 
 @dataclasses.dataclass(frozen=True)
 class PretrainedSource:
-    """Where in the parameter tree pretrained weights belong, and what they are (a known name or a path)."""
+    """Where in the variables pretrained weights (and their batch statistics) belong, and what they are (a name of
+    `jaxreid.backbones.hub`, or a path)."""
 
     path: tuple[str, ...]
     name: str
@@ -147,11 +147,6 @@ class Features(flax.struct.PyTreeNode):
     tracklet: jax.Array  # i32[M], row in the split
     part: jax.Array  # i32[M]
     valid: jax.Array  # bool[M]
-
-
-def tower_options(config: Any) -> dict[str, Any]:
-    """What a config says of how a tower computes, as fields of `ViTConfig`."""
-    return {"dtype": jnp.dtype(config.precision), "remat": config.backbone.remat}
 
 
 class Method:

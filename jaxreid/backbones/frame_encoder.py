@@ -1,0 +1,74 @@
+"""Any image tower as an encoder of frames: by name, one feature per frame.
+
+ViT-B/16, …, walkers_vit_tiny      CLIP's form (jaxreid.backbones.clip)
+dinov2:ViT-S/14, …                 DINOv2 (jaxreid.backbones.dinov2)
+imagenet:ViT-B/16                  ImageNet (jaxreid.backbones.imagenet)
+resnet50, resnet50_two_stem        ResNet-50 with last stride 1; a stem for each modality (jaxreid.backbones.resnet)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxreid.backbones.clip import vision_config
+from jaxreid.backbones.dinov2 import dinov2_config
+from jaxreid.backbones.imagenet import imagenet_config
+from jaxreid.backbones.resnet import ResNet, ResNetConfig
+from jaxreid.backbones.vit import ViT, ViTConfig
+
+EncoderConfig = ViTConfig | ResNetConfig
+
+RESNETS = {"resnet50": ResNetConfig(), "resnet50_two_stem": ResNetConfig(stems=2)}
+FAMILIES = {"": vision_config, "dinov2": dinov2_config, "imagenet": imagenet_config}
+
+
+def encoder_config(name: str, image_size: tuple[int, int], precision: str, remat: bool) -> EncoderConfig:
+    """The network of a name, for frames of `image_size` (height, width).
+
+    Raises:
+      ValueError: an unknown name, a size that the tower does not take, or `remat` of a ResNet, which has no such form.
+    """
+    dtype: Any = jnp.dtype(precision)
+    if name in RESNETS:
+        if remat:
+            raise ValueError(f"backbone.remat: {name} has no form that recomputes its blocks; use a smaller batch")
+        return dataclasses.replace(RESNETS[name], dtype=dtype)
+    family, tower = name.split(":", 1) if ":" in name else ("", name)
+    if family not in FAMILIES:
+        raise ValueError(
+            f"backbone.name {name!r}: unknown family {family!r}; known: {', '.join(filter(None, FAMILIES))}"
+        )
+    return FAMILIES[family](tower, image_size, dtype=dtype, remat=remat)
+
+
+def feature_width(config: EncoderConfig) -> int:
+    """Length of a frame's feature."""
+    return config.channels if isinstance(config, ResNetConfig) else config.width
+
+
+def encode_frames(
+    config: EncoderConfig, frames: jax.Array, mask: jax.Array, modality: jax.Array, train: bool, name: str
+) -> jax.Array:
+    """Clips of normalised frames → frame features; called inside a compact module, whose submodule `name` it makes.
+
+    The class token after the last norm, or the generalised mean of the last map.
+
+    Args:
+      frames: [B, T, H, W, 3]; mask: bool[B, T], frames that count; modality: i32[B].
+
+    Returns:
+      f32[B, T, D].
+    """
+    clips, length = frames.shape[:2]
+    flat = frames.reshape(clips * length, *frames.shape[2:])
+    if isinstance(config, ResNetConfig):
+        module: nn.Module = ResNet(config, name=name)
+        found = module(flat, mask.reshape(-1), jnp.repeat(modality, length), train=train)["pooled"]
+    else:
+        found = ViT(config, name=name)(flat, train=train, class_token_only=True)["class_token"]
+    return found.reshape(clips, length, -1)
