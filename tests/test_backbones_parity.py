@@ -252,7 +252,7 @@ def resnet(size=(64, 64), last_stride=1, train=False, depths=(1, 2), width=8) ->
         return out | {f"batch_stats/{path}": y for path, y in flat(update["batch_stats"]).items()}
 
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    variables = {"params": to_tree(state), "batch_stats": statistics(state)}
+    variables = {"params": to_tree(state, skip=".*running"), "batch_stats": statistics(state)}
     return Pair(ResNet(config), variables, images(size, 3), ours, theirs, model)
 
 

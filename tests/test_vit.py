@@ -260,6 +260,8 @@ def test_scan_compiles_one_block():
 
 def test_run_blocks_names_a_wrong_range():
     model, variables, x = build()
+    with pytest.raises(ValueError, match=r"for blocks \[2, 3\] of a tower of 2"):
+        run(model, variables, x, hooks=Hooks(attention={3: attend}, prompts=jnp.zeros((3, 1, 1, 32))))
     with pytest.raises(ValueError, match="blocks 1:4 of a tower of 2"):
         run(model, variables, run(model, variables, x, method="embed"), 1, 4, method="run_blocks")
 

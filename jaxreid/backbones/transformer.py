@@ -47,7 +47,8 @@ class TransformerConfig:
     """What a stack of blocks is made of. The defaults are CLIP's.
 
     `dtype` is the type of the matrix products and of the residual stream: parameters, norms and softmax are float32
-    whatever it is. `scan` and `remat` change no number and no parameter tree.
+    whatever it is. `scan` and `remat` change no number and no parameter tree. `scan` needs a copy of the weights and
+    of their gradients during a step, and pays from about 24 blocks.
     """
 
     width: int
@@ -221,6 +222,7 @@ class Block(nn.Module):
         c = self.config
         self.norm_1, self.norm_2 = LayerNorm(c.eps), LayerNorm(c.eps)
         self.attention, self.mlp = Attention(c), Mlp(c)
+        self.layer_scale_1 = self.layer_scale_2 = None
         if c.layer_scale is not None:
             gamma = nn.initializers.constant(c.layer_scale)
             self.layer_scale_1 = self.param("layer_scale_1", gamma, (c.width,))
@@ -245,16 +247,16 @@ class Block(nn.Module):
         `adapt`, `frame_mask` and `prompts` [N or 1, P, D] are those of `Hooks`. `drop`: key and rate of stochastic
         depth, which leaves out either branch of whole sequences.
         """
-        scaled = self.config.layer_scale is not None
 
-        def adapted(change: Array, x: Array, beside: nn.Module | None, after: nn.Module | None) -> Array:
-            if not adapt:
-                return change
-            if after is not None:
+        def complete(change: Array, scale: Array | None, beside: Any, after: Any, branch: int) -> Array:
+            """What a branch adds to the stream x, from what its layers give."""
+            if scale is not None:
+                change = change * scale.astype(x.dtype)
+            if adapt and after is not None:
                 change = _per_clip(after, change, frame_mask)
-            if beside is not None:  # of all tokens, then those wanted: an adapter may look across them
+            if adapt and beside is not None:  # of all tokens, then those wanted: an adapter may look across them
                 change = change + _per_clip(beside, x, frame_mask)[:, : change.shape[1]]
-            return change
+            return change if drop is None else _drop(change, jax.random.fold_in(drop[0], branch), drop[1])
 
         normed = self.norm_1(x)
         context = normed
@@ -262,14 +264,10 @@ class Block(nn.Module):
             rows = jnp.broadcast_to(prompts, (x.shape[0], *prompts.shape[1:]))
             context = jnp.concatenate([normed, rows.astype(normed.dtype)], axis=1)
         change, q, k = self.attention(normed[:, :outputs], context, attention)
-        change = change * self.layer_scale_1.astype(x.dtype) if scaled else change
-        change = adapted(change, x, self.beside_attention, self.after_attention)
-        keys = (None, None) if drop is None else jax.random.split(drop[0])
-        x = x[:, :outputs] + _drop(change, keys[0], drop)
+        change = complete(change, self.layer_scale_1, self.beside_attention, self.after_attention, 0)
+        x = x[:, :outputs] + change
         change = self.mlp(self.norm_2(x))
-        change = change * self.layer_scale_2.astype(x.dtype) if scaled else change
-        change = adapted(change, x, self.beside_mlp, self.after_mlp)
-        return Tap(x + _drop(change, keys[1], drop), q, k)
+        return Tap(x + complete(change, self.layer_scale_2, self.beside_mlp, self.after_mlp, 1), q, k)
 
 
 def _per_clip(adapter: Callable[..., Array], x: Array, frame_mask: Array | None) -> Array:
@@ -277,10 +275,8 @@ def _per_clip(adapter: Callable[..., Array], x: Array, frame_mask: Array | None)
     return adapter(x.reshape(*mask.shape, *x.shape[1:]), mask).reshape(x.shape).astype(x.dtype)
 
 
-def _drop(change: Array, key: Array | None, drop: tuple[Array, Any] | None) -> Array:
-    if key is None or drop is None:
-        return change
-    kept = 1.0 - drop[1]
+def _drop(change: Array, key: Array, rate: Any) -> Array:
+    kept = 1.0 - rate
     keep = jax.random.bernoulli(key, kept, (change.shape[0], 1, 1))
     return jnp.where(keep, change / kept, 0).astype(change.dtype)
 
@@ -332,6 +328,10 @@ class Tower(nn.Module):
         if not all(start <= tap < stop for tap in wanted):
             raise ValueError(f"{type(self).__name__}: taps {tuple(taps)} are not all among blocks {start}:{stop}")
         prompted = 0 if hooks.prompts is None else len(hooks.prompts)
+        unknown = {*hooks.attention, *(self.adapters.blocks or ()), *range(prompted)} - {*range(c.depth)}
+        if unknown:
+            what = f"hooks, prompts or adapters for blocks {sorted(unknown)}"
+            raise ValueError(f"{type(self).__name__}: {what} of a tower of {c.depth}")
         key = self.make_rng("drop_path") if train and c.drop_path else None
         rates = np.linspace(0.0, c.drop_path, c.depth, dtype=np.float32)
 
