@@ -154,6 +154,15 @@ def test_statistics_and_gradients_are_those_of_all_devices():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4, rtol=1e-4), sharded, alone)
 
 
+def test_remat_changes_no_number():
+    model, variables, x = build()
+    mask, weight = np.arange(8) != 5, np.ones((8, TINY.channels), np.float32)
+    remat = ResNet(dataclasses.replace(TINY, remat=True))
+    assert "remat" in str(jax.make_jaxpr(lambda x: remat.apply(variables, x, mask, MODALITY))(x))
+    plain, other = (step(m, variables, x, mask, MODALITY, weight) for m in (model, remat))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4, rtol=1e-4), other, plain)
+
+
 def test_without_relu_the_stem_lets_negative_maps_through():
     model, variables, x = build()
     plain = ResNet(dataclasses.replace(TINY, stem_relu=False))

@@ -42,6 +42,7 @@ class ResNetConfig:
     stems: int = 1
     stem_relu: bool = True  # DinoGRL's release has no ReLU between norm and pooling
     dtype: Any = jnp.float32
+    remat: bool = False  # recompute each bottleneck in the backward pass instead of keeping its activations
 
     def __post_init__(self):
         object.__setattr__(self, "depths", tuple(self.depths))
@@ -130,8 +131,9 @@ class ResNet(nn.Module):
     def setup(self):
         c = self.config
         self.stems = [Stem(c, name=name) for name in STEMS[: c.stems]]
+        bottleneck = nn.remat(Bottleneck, static_argnums=(3,)) if c.remat else Bottleneck
         self.layers = [
-            Bottleneck(c.width * 2**i, self._stride(i) if j == 0 else 1, j == 0, c.dtype, name=f"layer{i + 1}_{j}")
+            bottleneck(c.width * 2**i, self._stride(i) if j == 0 else 1, j == 0, c.dtype, name=f"layer{i + 1}_{j}")
             for i, depth in enumerate(c.depths)
             for j in range(depth)
         ]
