@@ -28,16 +28,15 @@ FAMILIES = {"": vision_config, "dinov2": dinov2_config, "imagenet": imagenet_con
 
 
 def encoder_config(name: str, image_size: tuple[int, int], precision: str, remat: bool) -> EncoderConfig:
-    """The network of a name, for frames of `image_size` (height, width).
+    """The network of a name, for frames of `image_size` (height, width); with `remat` it recomputes its blocks in the
+    backward pass.
 
     Raises:
-      ValueError: an unknown name, a size that the tower does not take, or `remat` of a ResNet, which has no such form.
+      ValueError: an unknown name, or a size that the tower does not take.
     """
     dtype: Any = jnp.dtype(precision)
     if name in RESNETS:
-        if remat:
-            raise ValueError(f"backbone.remat: {name} has no form that recomputes its blocks; use a smaller batch")
-        return dataclasses.replace(RESNETS[name], dtype=dtype)
+        return dataclasses.replace(RESNETS[name], dtype=dtype, remat=remat)
     family, tower = name.split(":", 1) if ":" in name else ("", name)
     if family not in FAMILIES:
         raise ValueError(
