@@ -305,10 +305,14 @@ def compiled(function: Callable[..., Any], *args: Any) -> Any:
     return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0})(*args)
 
 
-def output_deviations(pair: Pair, dtype: Any = jnp.float32) -> dict[str, float]:
-    config: Any = pair.module.config  # pyright: ignore[reportAttributeAccessIssue]
-    module = pair.module.clone(config=dataclasses.replace(config, dtype=dtype))
-    out = compiled(lambda variables, x: pair.ours(module, variables, x), pair.variables, pair.x)
+def in_type(pair: Pair, dtype: Any) -> Pair:
+    """The pair with our side computing in another type."""
+    config: Any = pair.module.config
+    return dataclasses.replace(pair, module=pair.module.clone(config=dataclasses.replace(config, dtype=dtype)))
+
+
+def output_deviations(pair: Pair) -> dict[str, float]:
+    out = compiled(lambda variables, x: pair.ours(pair.module, variables, x), pair.variables, pair.x)
     with torch.no_grad():
         expected = pair.theirs(torch.tensor(pair.x))
     return {name: deviation(out[name], y) for name, y in expected.items()}
@@ -348,9 +352,18 @@ def test_outputs_and_gradients(name):
     assert found[worst] < FLOAT32, f"{worst}: {found[worst]:.1e}"
 
 
-@pytest.mark.parametrize("name", ["CLIP vision", "CLIP text", "DINOv2 SwiGLU", "ResNet 64×32, stride 2"])
-def test_bfloat16_outputs(name):
-    found = output_deviations(PAIRS[name](), jnp.bfloat16)
+@pytest.mark.parametrize("name", ["CLIP vision", "CLIP text", "DINOv2 SwiGLU"])
+def test_bfloat16(name):
+    """Measured: outputs within 1.2e-2, gradients within 2.8e-2."""
+    found = deviations(in_type(PAIRS[name](), jnp.bfloat16))
+    for key, error in found.items():
+        assert error < (2 * BFLOAT16 if "gradient" in key else BFLOAT16), f"{key}: {error:.1e}"
+    assert all(found[name] > FLOAT32 for name in found.keys() & {"tokens", "projected"})
+
+
+def test_bfloat16_resnet():
+    """Outputs alone: rounding switches so many ReLUs that gradients at this width differ by a tenth and more."""
+    found = output_deviations(in_type(resnet((64, 32), last_stride=2), jnp.bfloat16))
     assert all(FLOAT32 < error < BFLOAT16 for error in found.values()), found
 
 
@@ -378,4 +391,4 @@ def test_text_from_ids():
 def test_full_size_outputs(name):
     pair = FULL_PAIRS[name]()
     assert max(output_deviations(pair).values()) < FLOAT32
-    assert max(output_deviations(pair, jnp.bfloat16).values()) < BFLOAT16
+    assert max(output_deviations(in_type(pair, jnp.bfloat16)).values()) < BFLOAT16
