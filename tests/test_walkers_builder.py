@@ -1,5 +1,6 @@
 """The walkers builder: the same bytes at every build, splits as the protocols need them, sidecars that fit."""
 
+import dataclasses
 import importlib
 import itertools
 
@@ -16,6 +17,7 @@ _package = builder_class("walkers").__module__.rsplit(".", 1)[0]
 builder = importlib.import_module(f"{_package}.walkers_dataset_builder")
 world = importlib.import_module(f"{_package}.world")
 caption = importlib.import_module(f"{_package}.caption")
+workers = importlib.import_module(f"{_package}.workers")
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +38,30 @@ def test_two_builds_are_the_same_bytes(tiny, tmp_path):
     first = {path: data for path, data in first.items() if path.parts[0] != "index"}  # made by readers
     assert first.keys() == second.keys() and any("array_record" in path.name for path in first)
     assert [path for path in first if first[path] != second[path]] == []
+
+
+def test_several_processes_draw_what_one_draws(monkeypatch):
+    config = world.CONFIGS["tiny"]
+    specs = world.World(config).specs("train")[:7]
+    alone = list(workers.draw_all(config, specs))
+    monkeypatch.setattr(workers, "FEWEST_TRACKLETS", 0)
+    monkeypatch.setattr(workers.os, "sched_getaffinity", lambda _: range(3), raising=False)
+    together = list(workers.draw_all(config, specs))
+    assert [spec for spec, _ in together] == [spec for spec, _ in alone] == specs
+    for (_, (frames, drawn)), (_, (same_frames, same)) in zip(alone, together, strict=True):
+        assert frames == same_frames and len(frames) > 3 and drawn.caption == same.caption
+        for name in ("keypoints", "joints3d", "silhouette"):
+            np.testing.assert_array_equal(getattr(drawn, name), getattr(same, name))
+
+
+def test_a_worker_that_dies_is_named(monkeypatch):
+    config = world.CONFIGS["tiny"]
+    specs = world.World(config).specs("train")[:4]
+    broken = dataclasses.replace(specs[2], camera=99)
+    monkeypatch.setattr(workers, "FEWEST_TRACKLETS", 0)
+    monkeypatch.setattr(workers.os, "sched_getaffinity", lambda _: range(2), raising=False)
+    with pytest.raises(RuntimeError, match=f"the process that draws {broken.tracklet_id} stopped"):
+        list(workers.draw_all(config, [*specs[:2], broken, specs[3]]))
 
 
 def test_identities_of_train_and_test_are_disjoint(records):
