@@ -45,7 +45,7 @@ def make_info():
 def make_method(info=None, **changes):
     config = hitpro_config.get_config()
     config.backbone.name, config.backbone.checkpoint = "small", ""
-    config.prototypes.capacity_multiple = 4
+    config.prototypes.capacity_multiple, config.levels.scope = 4, "camera"
     config.update_from_flattened_dict(changes)
     return HiTPro(config, info or make_info())
 
