@@ -4,7 +4,8 @@
 
 The reference is the method as it is specified, with a softmax per camera, at the other values of the preset `walkers`.
 Trains each variant once per seed on `walkers/vvi_dev` (finished runs are not repeated, stopped ones go on), most
-telling variants first, and prints the table of `jaxreid.tools.compare` with every variant's difference to the reference.
+telling variants first, and prints the table of `jaxreid.tools.compare` with every variant's difference to the
+reference.
 """
 
 import argparse
