@@ -210,17 +210,17 @@ def test_an_attention_hook_stands_between_the_heads_and_the_softmax():
     ("changes", "options", "loops"),
     [
         ({"register_tokens": 2, "layer_scale": 0.5}, {"taps": (2,)}, 2),
-        ({"drop_path": 0.5, "remat": True}, {"train": True, "class_token_only": True, "adapted": True}, 2),
+        ({"depth": 6, "drop_path": 0.5, "remat": True}, {"train": True, "class_token_only": True, "adapted": True}, 2),
     ],
 )
 def test_scan_and_remat_change_no_number(changes, options, loops):
     """Values and gradients, on the same parameter tree; what differs between blocks stays outside of the loops."""
-    config = dataclasses.replace(TINY, width=16, depth=5, **changes)
+    config = dataclasses.replace(TINY, width=16, **{"depth": 5} | changes)
     x = np.random.default_rng(1).normal(size=(4, *config.image_size, 3)).astype(np.float32)
     options, adapters, hooks = dict(options), Adapters(), Hooks()
-    if options.pop("adapted", False):  # two blocks with prompts, two with adapters, the last with the class token
-        adapters = Adapters(beside_attention=partial(TemporalAdapter, 4, 2, False), blocks=(2, 3, 4))
-        hooks = Hooks(jnp.array([[True, True], [True, False]]), jnp.ones((2, 1, 2, 16)))
+    if options.pop("adapted", False):  # blocks 0 and 1 with prompts, 2 as it is, 3 to 5 with adapters
+        adapters = Adapters(beside_attention=partial(TemporalAdapter, 4, 2, False), blocks=(3, 4, 5))
+        hooks = Hooks(jnp.array([[True, True], [True, False]]), jnp.arange(64.0).reshape(2, 1, 2, 16) % 7)
     shapes = jax.eval_shape(ViT(config, adapters).init, jax.random.key(0), x)["params"]
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda leaf: np.float32(rng.normal(0, 0.3, leaf.shape)), shapes)
