@@ -12,6 +12,7 @@ from jaxreid.backbones.clip import VISION_TOWERS, vision_config
 from jaxreid.backbones.dinov2 import TOWERS as DINOV2_TOWERS
 from jaxreid.backbones.dinov2 import dinov2_config
 from jaxreid.backbones.imagenet import imagenet_config
+from jaxreid.backbones.text import text_config
 from jaxreid.backbones.transformer import Adapters, Hooks, LayerNorm, attend, exact_gelu, quick_gelu
 from jaxreid.backbones.vit import ViT, ViTConfig, sincos_positions
 from jaxreid.layers.adapters import TemporalAdapter
@@ -76,6 +77,16 @@ def test_published_parameter_counts_of_dinov2(name, count):
     gated = {"gate", "up", "down"} if name == "g" else {"up", "down"}
     assert params["block_00"]["mlp"].keys() == gated
     assert len(DINOV2_TOWERS) == 8
+
+
+def test_what_no_shape_shows():
+    """Fields that change the numbers of a tower without changing a parameter."""
+    clip = [(vision_config(name), "quick_gelu", 1e-5) for name in ("ViT-B/32", "ViT-B/16", "ViT-L/14", "ViT-L/14@336")]
+    dinov2 = [(config, "silu" if config.gated_mlp else "gelu", 1e-6) for config in DINOV2_TOWERS.values()]
+    for config, activation, eps in [*clip, *dinov2, (imagenet_config("ViT-B/16"), "gelu", 1e-6)]:
+        assert (config.activation, config.eps, config.width // config.heads) == (activation, eps, 64)
+    text = text_config("ViT-L/14")
+    assert (text.activation, text.eps, text.width // text.heads) == ("quick_gelu", 1e-5, 64)
 
 
 def test_other_towers_and_their_sizes():
