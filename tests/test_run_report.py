@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from jaxreid import retrieval
+from jaxreid.cases import cases
 from jaxreid.data.schema import INFRARED, VISIBLE
 from jaxreid.data.split import Labels, Split, TrackletTable
-from jaxreid.evaluate import Evaluator, cases
+from jaxreid.evaluate import Evaluator
 from jaxreid.report import cameras, data_figures, earlier, ranked, run_report
 from jaxreid.report.pictures import shrunk
 from jaxreid.retrieval.protocols import PROTOCOLS, Protocol, resolve
@@ -63,9 +64,6 @@ def world():
     readers = {s.name: Reader(s.table.length) for s in (query, gallery)}
     run = types.SimpleNamespace(reader=lambda s: readers[s.name], readers=readers)
     found = cases(resolve("cross_modal_cam"), query, gallery)
-    evaluator = types.SimpleNamespace(
-        run=run, cases=found, scored=True, options=types.SimpleNamespace(distance="cosine")
-    )
     quality = [
         retrieval.score(
             features[c.query.split.name][c.query.rows],
@@ -76,7 +74,7 @@ def world():
         )
         for c in found
     ]
-    return types.SimpleNamespace(run=run, evaluator=evaluator, features=features, quality=quality)
+    return types.SimpleNamespace(run=run, cases=found, features=features, quality=quality)
 
 
 def average_precision(distance, positive, junk):
@@ -110,7 +108,7 @@ def camera_table_by_hand(query_features, gallery_features, query, gallery, other
 
 
 def test_camera_table_is_that_of_brute_force(world):
-    for case, scores in zip(world.evaluator.cases, world.quality, strict=True):
+    for case, scores in zip(world.cases, world.quality, strict=True):
         q = world.features[case.query.split.name][case.query.rows]
         g = world.features[case.gallery.split.name][case.gallery.rows]
         rows, columns = case.query.columns(), case.gallery.columns()
@@ -185,9 +183,9 @@ def test_few_queries_are_shown_once_each():
 
 
 def test_ranked_lists_hold_the_nearest_without_junk(world):
-    lists = ranked.ranked_lists(world.run, world.evaluator, world.features, world.quality)
+    lists = ranked.ranked_lists(world.run, world.cases, "cosine", world.features, world.quality)
     assert [item.kind for item in lists] == 2 * ["best", "best", "typical", "typical", "worst", "worst"]
-    case, scores = world.evaluator.cases[0], world.quality[0]
+    case, scores = world.cases[0], world.quality[0]
     query, gallery = case.query.split, case.gallery.split
     for item in lists[:6]:
         row = query.labels.names.index(item.query.name)
@@ -212,18 +210,18 @@ def test_ranked_lists_hold_the_nearest_without_junk(world):
 
 
 def test_only_what_is_shown_is_read(world):
-    lists = ranked.ranked_lists(world.run, world.evaluator, world.features, world.quality)
+    lists = ranked.ranked_lists(world.run, world.cases, "cosine", world.features, world.quality)
     shown = sum(1 + len(item.gallery) for item in lists)
     assert sum(len(reader.read) for reader in world.run.readers.values()) == shown
 
 
 @pytest.mark.parametrize("one_camera", [False, True])
 def test_unscored_lists_show_a_spread_of_queries_and_leave_out_their_own_camera(world, one_camera):
-    split_ = world.evaluator.cases[0].gallery.split
+    split_ = world.cases[0].gallery.split
     if one_camera:
         split_.table.camera[:] = 4
-    world.evaluator.cases, world.evaluator.scored = cases(resolve("none"), split_, split_), False
-    lists = ranked.ranked_lists(world.run, world.evaluator, world.features, [])
+    world.cases = cases(resolve("none"), split_, split_)
+    lists = ranked.ranked_lists(world.run, world.cases, "cosine", world.features, [])
     assert len(lists) == 6 and all(item.kind == item.facts == "" for item in lists)
     unit = world.features["query"] / np.linalg.norm(world.features["query"], axis=1, keepdims=True)
     for item in lists:
@@ -235,7 +233,7 @@ def test_unscored_lists_show_a_spread_of_queries_and_leave_out_their_own_camera(
         )
         assert [hit.name for hit in item.gallery] == [split_.labels.names[i] for i in np.argsort(distance)[:10]]
         assert all(hit.match is None for hit in item.gallery)
-    assert run_report._cameras(world.evaluator, world.features, []) == {}
+    assert run_report._cameras(world.cases, "cosine", world.features, []) == {}
 
 
 def test_a_large_picture_is_encoded_smaller_and_a_small_one_kept():
@@ -407,6 +405,7 @@ def evaluator(tmp_path):
     )
     found = Evaluator.__new__(Evaluator)
     found.scored, found.cases = True, ()
+    found.options = types.SimpleNamespace(distance="cosine")
     found.run = types.SimpleNamespace(
         workdir=tmp_path,
         method=method,

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from jaxreid.report.words import spoken
+
 if TYPE_CHECKING:
     from jaxreid.report.plots import Plot
 
@@ -296,11 +298,6 @@ def _by_case(records: Sequence[Record]) -> dict[str, list[Record]]:
         name = f"{record['direction']}, {record['protocol']}" if several else record["direction"]
         groups.setdefault(name, []).append(record)
     return groups
-
-
-def spoken(direction: str) -> str:
-    """A direction's name as people write it: 'visible_to_infrared/mAP' is 'visible to infrared, mAP'."""
-    return direction.replace("_to_", " to ").replace("/", ", ")
 
 
 def _measurement(results: Mapping[str, Record]) -> list[tuple[str, str]]:

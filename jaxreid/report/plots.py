@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxreid.report.page import spoken
+from jaxreid.report.words import spoken
 
 INK, GRID = "#010101", "#020202"
 SERIES = tuple(f"#0{i}0{i}03" for i in range(1, 7))

@@ -12,7 +12,7 @@ from jaxreid.report.page import RankedList, Tracklet
 from jaxreid.report.pictures import shrunk
 
 if TYPE_CHECKING:
-    from jaxreid.evaluate import Case, Evaluator, Side
+    from jaxreid.cases import Case, Side
     from jaxreid.run import Run
 
 QUERIES, RESULTS, CLIP = 2, 10, 5  # queries of each kind, tracklets in a list, frames of the query
@@ -20,24 +20,28 @@ KINDS = ("best", "typical", "worst")
 
 
 def ranked_lists(
-    run: Run, evaluator: Evaluator, features: dict[str, np.ndarray], quality: list[retrieval.Scores]
+    run: Run,
+    cases: tuple[Case, ...],
+    distance: str,
+    features: dict[str, np.ndarray],
+    quality: list[retrieval.Scores],
 ) -> tuple[RankedList, ...]:
     """Best, typical and worst queries of the headline protocol; a spread of queries where nothing was scored.
 
     Args:
       features: split name → f32[N, D].
-      quality: scores of every case of the evaluator; empty where nothing was scored.
+      quality: scores of every case; empty where nothing was scored.
     """
-    headline = evaluator.cases[0].protocol
+    headline = cases[0].protocol
     lists: list[RankedList] = []
-    for number, case in enumerate(evaluator.cases):
+    for number, case in enumerate(cases):
         if case.protocol == headline:
-            lists += _lists_of(run, evaluator, case, features, quality[number] if quality else None)
+            lists += _lists_of(run, case, distance, features, quality[number] if quality else None)
     return tuple(lists)
 
 
 def _lists_of(
-    run: Run, evaluator: Evaluator, case: Case, features: dict[str, np.ndarray], scores: retrieval.Scores | None
+    run: Run, case: Case, distance: str, features: dict[str, np.ndarray], scores: retrieval.Scores | None
 ) -> list[RankedList]:
     query, gallery = case.query, case.gallery
     here, there = query.columns(), gallery.columns()
@@ -60,15 +64,15 @@ def _lists_of(
     # A power of two rows, so that the directions share one compilation.
     count = len(gallery.rows)
     filled = np.minimum(np.arange(1 << (count - 1).bit_length()), count - 1)
-    index, distance = retrieval.nearest(
+    index, distances = retrieval.nearest(
         features[query.split.name][query.rows[rows]],
         features[gallery.split.name][gallery.rows[filled]],
         RESULTS,
         exclude=lambda which: np.pad(left_out(which), ((0, 0), (0, len(filled) - count)), constant_values=True),
-        distance=evaluator.options.distance,
+        distance=distance,
     )
     lists = []
-    for (row, kind), hits, values in zip(chosen, index, distance, strict=True):
+    for (row, kind), hits, values in zip(chosen, index, distances, strict=True):
         found = tuple(
             _tracklet(
                 run,

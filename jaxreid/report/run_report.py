@@ -20,7 +20,7 @@ from jaxreid.report.page import CameraTable, Earlier, ReportContents, write_repo
 from jaxreid.report.ranked import ranked_lists
 
 if TYPE_CHECKING:
-    from jaxreid.evaluate import Evaluator
+    from jaxreid.cases import Case
     from jaxreid.run import Run
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
@@ -28,7 +28,8 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 
 def write(
     run: Run,
-    evaluator: Evaluator,
+    cases: tuple[Case, ...],
+    distance: str,
     features: dict[str, np.ndarray],
     quality: list[retrieval.Scores],
     results: dict[str, Any],
@@ -38,7 +39,7 @@ def write(
 
     Args:
       run: the run.
-      evaluator: its evaluator, whose `cases` were scored.
+      cases: what was ranked, those of the headline protocol first; distance: how.
       features: split name → f32[N, D], one row per test tracklet.
       quality: per-query scores of every case; empty where nothing was scored.
       results: what `results.json` holds.
@@ -56,9 +57,9 @@ def write(
             assumptions=results["assumptions"],
             notes=results["notes"],
             earlier=_earlier(run, results, compare) if compare else None,
-            cameras=_cameras(evaluator, features, quality),
+            cameras=_cameras(cases, distance, features, quality),
             metrics=read_metrics(run.workdir),
-            ranked=ranked_lists(run, evaluator, features, quality),
+            ranked=ranked_lists(run, cases, distance, features, quality),
             data=data_table(splits),
             lengths=length_histograms(splits),
             environment=environment(),
@@ -68,12 +69,12 @@ def write(
 
 
 def _cameras(
-    evaluator: Evaluator, features: dict[str, np.ndarray], quality: list[retrieval.Scores]
+    cases: tuple[Case, ...], distance: str, features: dict[str, np.ndarray], quality: list[retrieval.Scores]
 ) -> dict[str, CameraTable]:
     """A table for each direction of the headline protocol that has more than one pair of cameras."""
     found = {}
-    for case, scores in zip(evaluator.cases, quality, strict=False):
-        if case.protocol != evaluator.cases[0].protocol:
+    for case, scores in zip(cases, quality, strict=False):
+        if case.protocol != cases[0].protocol:
             continue
         query, gallery = case.query, case.gallery
         table = camera_table(
@@ -82,7 +83,7 @@ def _cameras(
             query.columns(),
             gallery.columns(),
             case.protocol,
-            evaluator.options.distance,
+            distance,
             scores,
         )
         if (table.queries > 0).sum() > 1:
