@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
@@ -16,7 +15,7 @@ from jaxreid.data.clips import plan_tracklets
 from jaxreid.methods.method import Stage
 from jaxreid.optimisers import merge
 from jaxreid.run import Run, abstract_batch, example_batch
-from jaxreid.train import EpochLoop, TrainState, init_train_state, progress_at, variables_of
+from jaxreid.train import EpochLoop, TrainState, abstract_train_state, progress_at, variables_of
 
 # Dense bf16 peaks in TFLOP/s, from the vendors' data sheets.
 PEAKS = {"A100": 312, "H100 SXM": 989, "TPU v4": 275, "TPU v5p": 459}
@@ -36,13 +35,8 @@ def dry_run(run: Run) -> None:
 
 def _stage(run: Run, number: int, stage: Stage) -> float:
     """Prints a stage; returns its work in floating-point operations."""
-
-    def start() -> tuple[TrainState, Any]:
-        variables = run.method.init(jax.random.PRNGKey(0), example_batch(run))
-        memory = jax.tree.map(jnp.asarray, run.method.init_memory())
-        return init_train_state(stage, variables, memory, jnp.int32(0), jax.random.PRNGKey(0))
-
-    state, frozen = (_placed(tree, parallel.state_sharding(tree, run.mesh)) for tree in jax.eval_shape(start))
+    trees = abstract_train_state(run, stage)
+    state, frozen = (_placed(tree, parallel.state_sharding(tree, run.mesh)) for tree in trees)
     modality = run.dataset.train.table.modality
     labels = run.method.sampling_labels(run.method.init_memory())
     labels = run.dataset.train.labels.identity if labels is None else np.asarray(labels)
@@ -57,11 +51,12 @@ def _stage(run: Run, number: int, stage: Stage) -> float:
         placed = parallel.bytes_per_device(tree, parallel.state_sharding(tree, run.mesh))
         print(f"  {name}: {placed / 2**20:.1f} MiB per device")
 
-    kept = _kept_for_backward(run, stage, state, frozen, abstract_batch(run, clips, stage.frames))
+    batch = abstract_batch(run, clips, stage.frames)
+    kept = _kept_for_backward(run, stage, state, frozen, batch)
     print(f"  kept for the backward pass: at most {kept / 2**30:.2f} GiB per device")
 
     loop = EpochLoop(run, stage, number, state)
-    batch, progress = abstract_batch(run, clips, stage.frames), progress_at(stage, 0, 0, steps)
+    progress = progress_at(stage, 0, 0, steps)
     work = stage.epochs * steps * _compiled(run, "training step", loop.train_step, state, frozen, batch, progress)
     frames = clips * stage.frames * steps
     if stage.extraction:

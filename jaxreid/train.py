@@ -89,6 +89,17 @@ def init_train_state(stage: Stage, variables: Variables, memory: Any, step: Any,
     return TrainState(step, trained, variables.get("batch_stats", {}), opt_state, memory, rng), frozen
 
 
+def abstract_train_state(run: Run, stage: Stage) -> tuple[TrainState, Any]:
+    """Shapes and types of what `init_train_state` makes; nothing is computed and no weight is read."""
+
+    def start() -> tuple[TrainState, Any]:
+        variables = run.method.init(jax.random.PRNGKey(0), example_batch(run))
+        memory = jax.tree.map(jnp.asarray, run.method.init_memory())
+        return init_train_state(stage, variables, memory, jnp.int32(0), jax.random.PRNGKey(0))
+
+    return jax.eval_shape(start)
+
+
 def variables_of(state: TrainState, frozen: Any) -> Variables:
     return {"params": optimisers.merge(state.params, frozen), "batch_stats": state.batch_stats}
 
@@ -236,12 +247,7 @@ def _enter(run: Run, stage: Stage, state: TrainState | None, frozen: Any) -> tup
 
 
 def _restore(run: Run, stage: Stage, checkpoints: Checkpoints, number: int) -> tuple[TrainState, Any]:
-    def shapes() -> tuple[TrainState, Any]:
-        variables = run.method.init(jax.random.PRNGKey(0), example_batch(run))
-        memory = jax.tree.map(jnp.asarray, run.method.init_memory())
-        return init_train_state(stage, variables, memory, jnp.int32(0), jax.random.PRNGKey(0))
-
-    state, frozen = jax.eval_shape(shapes)
+    state, frozen = abstract_train_state(run, stage)
     restored = checkpoints.restore(number, state, parallel.state_sharding(state, run.mesh))
     return restored, checkpoints.restore_frozen(stage.name, frozen, parallel.state_sharding(frozen, run.mesh))
 
