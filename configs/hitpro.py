@@ -23,6 +23,7 @@ TABLE: dict[str, Any] = {
     "precision": ["float32", "float32", "bfloat16", "bfloat16"],
     "loading.cache": [True, True, False, False],
     "loading.threads": [2, 2, 16, 16],
+    "extraction_batch": [32, 32, 128, 128],  # what a CPU's caches hold; the wide towers run on accelerators
     # Temporal-aware feature encoder.
     "backbone.name": ["walkers_vit_tiny", "walkers_vit_tiny", "ViT-B/16", "ViT-B/16"],
     "backbone.checkpoint": ["walkers_vit_tiny", "walkers_vit_tiny", CLIP_B16, CLIP_B16],

@@ -52,75 +52,90 @@ def normalise(batch: Batch, mean: tuple[float, ...], std: tuple[float, ...], dty
     return batch.replace(frames=frames.astype(dtype))
 
 
+# What is drawn for every clip, as numbers in [0, 1). All of them in one call: random bits for each separately would be
+# most of what this module takes to compile.
+DRAWS = (
+    *("top", "left", "flip"),
+    *("exchange", "channel", "mix"),
+    *("negative", "contrast", "brightness", "gamma"),
+    *("erase", "area", "aspect", "box_top", "box_left"),
+)
+Draws = dict[str, jax.Array]  # name → f32[B]
+
+
 def augment(batch: Batch, rng: jax.Array, options: Augmentation, mean: tuple[float, ...]) -> Batch:
     """Frames f32[B, T, H, W, 3] in 0…1 → the same shape, changed; `mean` fills erased boxes."""
-    crop_rng, flip_rng, erase_rng, colour_rng, light_rng = jax.random.split(rng, 5)
     frames = batch.frames
+    draws = dict(zip(DRAWS, jax.random.uniform(rng, (len(DRAWS), frames.shape[0])), strict=True))
     if options.flip or options.crop:
-        frames = _crop_and_flip(frames, crop_rng, flip_rng, options)
+        frames = _crop_and_flip(frames, draws, options)
     if options.channel_exchange or options.infrared_mix:
-        frames = _exchange_channels(frames, batch.modality, colour_rng, options)
+        frames = _exchange_channels(frames, batch.modality, draws, options)
     if options.brightness or options.contrast or options.gamma or options.negative:
-        frames = _relight(frames, light_rng, options)
+        frames = _relight(frames, draws, options)
     if options.erase:
-        frames = _erase(frames, erase_rng, options.erase, mean)
+        frames = _erase(frames, draws, options.erase, mean)
     return batch.replace(frames=frames)
 
 
-def _crop_and_flip(frames: jax.Array, crop_rng: jax.Array, flip_rng: jax.Array, options: Augmentation) -> jax.Array:
-    clips, _, height, width, _ = frames.shape
+def _integer(draw: jax.Array, count: int) -> jax.Array:
+    """i32, one of 0 … count − 1."""
+    return jnp.floor(draw * count).astype(jnp.int32)
+
+
+def _crop_and_flip(frames: jax.Array, draws: Draws, options: Augmentation) -> jax.Array:
+    _, _, height, width, _ = frames.shape
     pad = options.crop
     padded = jnp.pad(frames, ((0, 0), (0, 0), (pad, pad), (pad, pad), (0, 0)))
-    offset = jax.random.randint(crop_rng, (clips, 2), 0, 2 * pad + 1)
-    flipped = jax.random.bernoulli(flip_rng, options.flip, (clips,))
+    top, left = (_integer(draws[name], 2 * pad + 1)[:, None] for name in ("top", "left"))
+    flipped = draws["flip"] < options.flip
 
     # Indexing rows and columns does crop and flip in one gather, which also splits over devices by clip.
-    row = offset[:, :1] + jnp.arange(height)
+    row = top + jnp.arange(height)
     column = jnp.arange(width)
-    column = offset[:, 1:] + jnp.where(flipped[:, None], column[::-1], column)
+    column = left + jnp.where(flipped[:, None], column[::-1], column)
     return jax.vmap(lambda clip, r, c: clip[:, r][:, :, c])(padded, row, column)
 
 
-def _exchange_channels(frames: jax.Array, modality: jax.Array, rng: jax.Array, options: Augmentation) -> jax.Array:
-    clips = frames.shape[0]
-    kind_rng, channel_rng, mix_rng = jax.random.split(rng, 3)
-    channel = jax.random.randint(channel_rng, (clips, 1, 1, 1, 1), 0, 3)
+def _exchange_channels(frames: jax.Array, modality: jax.Array, draws: Draws, options: Augmentation) -> jax.Array:
+    channel = _per_frame(_integer(draws["channel"], 3))
     copied = jnp.broadcast_to(jnp.take_along_axis(frames, channel, axis=-1), frames.shape)
-    visible = jax.random.bernoulli(kind_rng, options.channel_exchange, (clips,))[:, None, None, None, None]
-    changed = jnp.where(visible, copied, frames)
+    changed = jnp.where(_per_frame(draws["exchange"] < options.channel_exchange), copied, frames)
     if options.infrared_mix:
         grey = jnp.broadcast_to(jnp.sum(frames * jnp.array(GREY), -1, keepdims=True), frames.shape)
-        kind = jax.random.randint(mix_rng, (clips, 1, 1, 1, 1), 0, 8)  # 6 of 8 copy a channel, 1 grey, 1 unchanged
+        kind = _per_frame(_integer(draws["mix"], 8))  # 6 of 8 copy a channel, 1 grey, 1 unchanged
         infrared = jnp.where(kind < 6, copied, jnp.where(kind == 6, grey, frames))
     else:
         infrared = frames
-    return jnp.where((modality == INFRARED)[:, None, None, None, None], infrared, changed)
+    return jnp.where(_per_frame(modality == INFRARED), infrared, changed)
 
 
-def _relight(frames: jax.Array, rng: jax.Array, options: Augmentation) -> jax.Array:
-    gain_rng, contrast_rng, gamma_rng, negative_rng = jax.random.split(rng, 4)
-    shape = (frames.shape[0], 1, 1, 1, 1)
+def _per_frame(values: jax.Array) -> jax.Array:
+    """[B] → [B, 1, 1, 1, 1]"""
+    return values[:, None, None, None, None]
 
-    def uniform(key: jax.Array, width: float) -> jax.Array:
-        return jax.random.uniform(key, shape, minval=-width, maxval=width)
 
-    frames = jnp.where(jax.random.bernoulli(negative_rng, options.negative, shape), 1.0 - frames, frames)
+def _relight(frames: jax.Array, draws: Draws, options: Augmentation) -> jax.Array:
+    def around_zero(name: str) -> jax.Array:
+        """Uniform within the option's half width."""
+        return getattr(options, name) * (2 * _per_frame(draws[name]) - 1)
+
+    frames = jnp.where(_per_frame(draws["negative"] < options.negative), 1.0 - frames, frames)
     mean = jnp.mean(frames, axis=(1, 2, 3, 4), keepdims=True)
-    frames = (frames - mean) * (1 + uniform(contrast_rng, options.contrast)) + mean
-    frames = jnp.clip(frames * (1 + uniform(gain_rng, options.brightness)), 0.0, 1.0)
+    frames = (frames - mean) * (1 + around_zero("contrast")) + mean
+    frames = jnp.clip(frames * (1 + around_zero("brightness")), 0.0, 1.0)
     # The power has no slope at zero, which nothing needs, but a NaN there would spread.
-    return jnp.maximum(frames, 1e-4) ** jnp.exp(uniform(gamma_rng, options.gamma)) if options.gamma else frames
+    return jnp.maximum(frames, 1e-4) ** jnp.exp(around_zero("gamma")) if options.gamma else frames
 
 
-def _erase(frames: jax.Array, rng: jax.Array, probability: float, mean: tuple[float, ...]) -> jax.Array:
-    clips, _, height, width, _ = frames.shape
-    keys = jax.random.split(rng, 5)
-    area = jax.random.uniform(keys[0], (clips,), minval=0.02, maxval=0.4) * (height * width)
-    aspect = jnp.exp(jax.random.uniform(keys[1], (clips,), minval=jnp.log(0.3), maxval=jnp.log(10 / 3)))
+def _erase(frames: jax.Array, draws: Draws, probability: float, mean: tuple[float, ...]) -> jax.Array:
+    _, _, height, width, _ = frames.shape
+    area = (0.02 + (0.4 - 0.02) * draws["area"]) * (height * width)
+    aspect = jnp.exp(jnp.log(0.3) + (jnp.log(10 / 3) - jnp.log(0.3)) * draws["aspect"])
     box_height = jnp.minimum(jnp.sqrt(area * aspect), height)
     box_width = jnp.minimum(jnp.sqrt(area / aspect), width)
-    top = jax.random.uniform(keys[2], (clips,)) * (height - box_height)
-    left = jax.random.uniform(keys[3], (clips,)) * (width - box_width)
+    top = draws["box_top"] * (height - box_height)
+    left = draws["box_left"] * (width - box_width)
     y, x = jnp.arange(height)[:, None], jnp.arange(width)
 
     def inside(start: jax.Array, length: jax.Array, position: jax.Array) -> jax.Array:
@@ -128,5 +143,5 @@ def _erase(frames: jax.Array, rng: jax.Array, probability: float, mean: tuple[fl
         return (position >= jnp.round(start)) & (position < jnp.round(start + length))
 
     box = inside(top, box_height, y) & inside(left, box_width, x)
-    box &= jax.random.bernoulli(keys[4], probability, (clips,))[:, None, None]
+    box &= (draws["erase"] < probability)[:, None, None]
     return jnp.where(box[:, None, :, :, None], jnp.array(mean), frames)

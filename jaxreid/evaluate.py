@@ -12,7 +12,7 @@ from jaxreid import retrieval
 from jaxreid.cases import Case, cases
 from jaxreid.compiled import Compiled
 from jaxreid.data.clips import plan_tracklets
-from jaxreid.extract import pool_tracklets
+from jaxreid.extract import pool_tracklets, unit_rows
 from jaxreid.report import run_report
 from jaxreid.retrieval.protocols import resolve
 from jaxreid.run import Run, abstract_batch, write_json
@@ -130,7 +130,7 @@ class Evaluator:
             mean = np.concatenate([features[name][group[name] == code] for name in features]).mean(0)
             for name in features:
                 centred[name][group[name] == code] -= mean
-        return {name: np.asarray(retrieval.l2_normalise(rows)) for name, rows in centred.items()}
+        return {name: unit_rows(rows) for name, rows in centred.items()}
 
     def final(self, variables: Any, memory: Any, epochs_done: int, compare: Path | None = None) -> dict[str, Any]:
         """Scores, `results.json` and the report of a state after `epochs_done` epochs of the whole run.

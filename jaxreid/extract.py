@@ -106,14 +106,14 @@ def pool_tracklets(features: Features, count: int, pool: str) -> dict[str, np.nd
     host = parallel.to_host((features.arrays, features.tracklet, features.valid))
     arrays, tracklet, valid = host
     for name, rows in arrays.items():
-        rows = _unit_rows(rows) if pool == "after" else rows
+        rows = unit_rows(rows) if pool == "after" else rows
         total = np.zeros((count, rows.shape[1]), np.float32)
         np.add.at(total, tracklet[valid], rows[valid])
-        pooled[name] = _unit_rows(total)
+        pooled[name] = unit_rows(total)
     return pooled
 
 
-def _unit_rows(x: np.ndarray) -> np.ndarray:
+def unit_rows(x: np.ndarray) -> np.ndarray:
     """Rows of unit length; a zero row stays zero."""
     length = np.linalg.norm(x, axis=-1, keepdims=True)
     return np.divide(x, length, out=np.zeros_like(x), where=length > 0)

@@ -99,7 +99,7 @@ def _cache_compilations(jax: Any) -> None:
     """Compiled steps are kept on disk, so that the second run starts at once."""
     default = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "jaxreid" / "compiled"
     jax.config.update("jax_compilation_cache_dir", os.environ.get("JAX_COMPILATION_CACHE_DIR", str(default)))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # dozens of small ones are seconds too
 
 
 def describe(run: Any) -> None:

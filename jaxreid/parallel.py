@@ -81,6 +81,8 @@ def state_sharding(tree: Any, mesh: Mesh) -> Any:
 def to_global(batch: Batch, mesh: Mesh) -> Batch:
     """This process's rows of a batch → global arrays split over rows."""
     sharding = rows(mesh)
+    if jax.process_count() == 1:  # all arrays in one call: one by one they take ten times as long
+        return jax.device_put(batch, sharding)
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), batch)
 
 

@@ -85,7 +85,7 @@ def init_train_state(stage: Stage, variables: Variables, memory: Any, step: Any,
     opt_state = {}
     for update in stage.updates:
         own, _ = optimisers.split_trained(trained, update.optimiser)
-        opt_state[update.name] = optimisers.transformation(update.optimiser).init(own)
+        opt_state[update.name] = jax.jit(optimisers.transformation(update.optimiser).init)(own)
     return TrainState(step, trained, variables.get("batch_stats", {}), opt_state, memory, rng), frozen
 
 

@@ -64,8 +64,12 @@ class Camera:
             noise = rng.standard_normal((count, height, width, 1), np.float32)
         else:
             noise = rng.standard_normal((count, height, width, 3), np.float32)
-        frames = frames + self.noise * noise
-        return (np.clip(frames, 0, 1) * 255 + 0.5).astype(np.uint8)
+        noise *= self.noise
+        frames = frames + noise
+        np.clip(frames, 0, 1, out=frames)
+        frames *= 255
+        frames += 0.5
+        return frames.astype(np.uint8)
 
 
 def draw_camera(rng: np.random.Generator, number: int, modality: str, strength: float) -> Camera:

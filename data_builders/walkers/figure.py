@@ -18,19 +18,20 @@ MATERIAL_MASK = FAR - 1
 
 _SHIFT = 4  # fractional bits of OpenCV's polygon coordinates
 _TEXTURE_ROWS, _TEXTURE_ANGLES = 32, 64
+_HALF_CIRCLE = np.linspace(-np.pi / 2, np.pi / 2, 7)
 
 
 def capsule(start, end, start_radius, end_radius) -> np.ndarray:
     """Outline [T, 14, 2] of a limb with round ends, from joints [T, 2] and radii [T]."""
     along = end - start
-    angle = np.arctan2(along[:, 1], along[:, 0])[:, None]
-    half = np.linspace(-np.pi / 2, np.pi / 2, 7)[None]
-
-    def arc(centre, radius, angles):
-        radius = np.broadcast_to(np.asarray(radius, float).reshape(-1, 1), angles.shape)
-        return centre[:, None] + radius[..., None] * np.stack([np.cos(angles), np.sin(angles)], -1)
-
-    return np.concatenate([arc(start, start_radius, angle + half + np.pi), arc(end, end_radius, angle + half)], 1)
+    angle = np.arctan2(along[:, 1], along[:, 0])[:, None] + _HALF_CIRCLE
+    outline = np.empty((len(start), 2 * len(_HALF_CIRCLE), 2))
+    back, front = outline[:, : len(_HALF_CIRCLE)], outline[:, len(_HALF_CIRCLE) :]
+    for arc, centre, radius, angles in ((back, start, start_radius, angle + np.pi), (front, end, end_radius, angle)):
+        radius = np.asarray(radius, float).reshape(-1, 1)
+        arc[..., 0] = centre[:, :1] + radius * np.cos(angles)
+        arc[..., 1] = centre[:, 1:] + radius * np.sin(angles)
+    return outline
 
 
 def pattern_texture(pattern: str) -> np.ndarray:
@@ -82,10 +83,10 @@ class Figure:
         return self.depth[:, JOINT[name]]
 
     def _add(self, outline, key, material, far=False):
-        count = len(self.points)
-        label = MATERIAL[material] + FAR * np.broadcast_to(far, (count,))
         outline = np.round(outline * (1 << _SHIFT)).astype(np.int32)
-        self.shapes.append((outline, np.broadcast_to(key, (count,)), label.astype(int)))
+        keys, labels = np.empty(len(outline)), np.empty(len(outline), int)
+        keys[:], labels[:] = key, MATERIAL[material] + FAR * np.asarray(far)
+        self.shapes.append((outline, keys, labels))
 
     def _limb(self, start, end, radii, key, material, far=False):
         first, second = (radius * self.scale for radius in radii)

@@ -176,7 +176,9 @@ def walk(person: Person, phase: np.ndarray) -> np.ndarray:
     joints = np.zeros((len(phase), len(JOINTS), 3))
 
     def put(name, *xyz):
-        joints[:, JOINT[name]] = np.stack(np.broadcast_arrays(*xyz, phase)[:3], -1)
+        joint = joints[:, JOINT[name]]
+        for axis, values in enumerate(xyz):
+            joint[:, axis] = values
 
     def along(origin, length, angle):
         """A point `length` metres from a joint, swung forward by `angle` from hanging straight down."""

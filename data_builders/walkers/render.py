@@ -74,6 +74,10 @@ class DrawnTracklet:
     caption: str
 
 
+# u8[256], by label: 255 where a body shows, which is neither background nor what stands before it.
+_BODY = 255 * (~np.isin(np.arange(256) & MATERIAL_MASK, (MATERIAL["background"], MATERIAL["occluder"]))).astype(np.uint8)
+
+
 def draw_passage(
     rng: np.random.Generator,
     crop_rng: np.random.Generator,
@@ -172,7 +176,7 @@ def render(
     # One tall picture: one table look-up and one downscale for the whole tracklet.
     tall = labels.reshape(-1, labels.shape[-1])
     table = colour_table(person, camera.infrared, passage.occluder)
-    layers = table.view(np.uint32)[:, 0][tall].view(np.uint8).reshape(*tall.shape, 4)
+    layers = np.take(table.view(np.uint32)[:, 0], tall, mode="clip").view(np.uint8).reshape(*tall.shape, 4)
     layers = cv2.resize(layers, (width, height * len(times)), interpolation=cv2.INTER_AREA)
     layers = layers.reshape(len(times), height, width, 4).astype(np.float32) * (1 / 255)
     path = (ground - [0.0, camera.distance])[:, 0]
@@ -183,8 +187,7 @@ def render(
     frames = camera.expose(radiance, passage.gain, np.random.default_rng(passage.noise_seed))
 
     materials = labels & MATERIAL_MASK
-    body = ((materials != MATERIAL["background"]) & (materials != MATERIAL["occluder"])).astype(np.uint8) * 255
-    silhouette = cv2.resize(body.reshape(tall.shape), (width, height * len(times)), interpolation=cv2.INTER_AREA)
+    silhouette = cv2.resize(cv2.LUT(tall, _BODY), (width, height * len(times)), interpolation=cv2.INTER_AREA)
     return DrawnTracklet(
         frames=frames,
         keypoints=_keypoints(pixels, figure.depth, labels),

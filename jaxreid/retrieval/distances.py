@@ -14,6 +14,8 @@ import numpy as np
 Array = Any  # NumPy or jax
 Distance = str | Callable[[Any, Any], Array]  # a key of DISTANCES, or (query rows, gallery) -> f32[rows, G]
 
+ROW_MULTIPLE = 64
+
 # Accelerators multiply fp32 matrices in a shorter format unless told otherwise, which reorders near neighbours.
 _matmul = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
@@ -80,6 +82,13 @@ def block_rows(block: int | None, num_gallery: int) -> int:
     return block
 
 
+def pad_rows(features: Any, multiple: int = ROW_MULTIPLE) -> Any:
+    """The last row repeated up to a multiple of rows, so that sets of similar size share one compilation."""
+    count = num_rows(features, "features")
+    rows = np.minimum(np.arange(-(-count // multiple) * multiple), count - 1)
+    return features if len(rows) == count else jax.tree.map(lambda x: x[rows], features)
+
+
 def distance_blocks(query: Any, gallery: Any, distance: Distance, block: int) -> Iterator[tuple[np.ndarray, Array]]:
     """The distance matrix, one block of query rows at a time: (row numbers i64[n], distances f32[block, G]).
 
@@ -88,7 +97,7 @@ def distance_blocks(query: Any, gallery: Any, distance: Distance, block: int) ->
     """
     count, function = num_rows(query, "query features"), resolve(distance)
     gallery = jax.tree.map(jnp.asarray, gallery)  # to the device once, not with every block
-    block = min(block, count)
+    block = min(block, -(-count // ROW_MULTIPLE) * ROW_MULTIPLE)
     for start in range(0, count, block):
         rows = np.arange(start, start + block)
         padded = np.minimum(rows, count - 1)

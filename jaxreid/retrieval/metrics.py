@@ -102,8 +102,8 @@ def score(
             raise ValueError(f"{distances_lib.num_rows(features, what)} {what} features but {len(rows)} {what} rows")
     kept, kept_gallery = protocol.kept(query_rows), protocol.kept(gallery_rows)
     query_features = jax.tree.map(lambda x: x[kept], query_features)
-    gallery_features = jax.tree.map(lambda x: x[kept_gallery], gallery_features)
     block = distances_lib.block_rows(block, len(gallery_rows))
+    gallery_features = distances_lib.pad_rows(jax.tree.map(lambda x: x[kept_gallery], gallery_features))
     blocks = distances_lib.distance_blocks(query_features, gallery_features, distance, block)
     scores = _score_blocks(blocks, query_rows[kept], gallery_rows[kept_gallery], protocol, ranks, ties)
     return _of_all_queries(scores, kept, len(query_rows))
@@ -160,11 +160,14 @@ def _score_blocks(
     if ties not in ("stable", "pessimistic"):
         raise ValueError(f"unknown order of ties {ties!r}; known: stable, pessimistic")
     capacity = _match_capacity(query.identity, gallery.identity)
-    gallery_columns = {name: jnp.asarray(x) for name, x in gallery.columns(protocol.columns).items()}
+    gallery_columns: Any = None
     precisions, penalties, first = [], [], []
     for rows, distances in blocks:
+        if gallery_columns is None:
+            padded = gallery[np.minimum(np.arange(distances.shape[1]), len(gallery) - 1)]
+            gallery_columns = jax.device_put(padded.columns(protocol.columns))
         padded = query[np.minimum(np.arange(rows[0], rows[0] + len(distances)), len(query) - 1)]
-        positive, junk = _masks(protocol, padded.columns(protocol.columns), gallery_columns)
+        positive, junk = _masks(protocol, padded.columns(protocol.columns), gallery_columns, np.int32(len(gallery)))
         found = match_positions(distances, positive, junk, capacity, ties)
         found = {name: np.asarray(values)[: len(rows)] for name, values in found.items()}
         if found["undefined"].any():
@@ -206,7 +209,12 @@ def _match_capacity(query_identity: np.ndarray, gallery_identity: np.ndarray) ->
     return min(1 << (most - 1).bit_length(), len(gallery_identity))
 
 
-_masks = jax.jit(Protocol.masks, static_argnums=0)
+@functools.partial(jax.jit, static_argnums=0)
+def _masks(protocol: Protocol, query: Any, gallery: Any, count: Array) -> tuple[jax.Array, jax.Array]:
+    """`Protocol.masks`, where gallery rows from `count` on are padding."""
+    positive, junk = protocol.masks(query, gallery)
+    padding = jnp.arange(positive.shape[1]) >= count
+    return positive & ~padding, junk | padding
 
 
 @functools.partial(jax.jit, static_argnames=("capacity", "ties"))
