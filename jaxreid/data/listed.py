@@ -35,6 +35,20 @@ class Tracklet:
     directory: str = ""  # that directory, relative to the source
     recording: str = ""
     pair_id: str = ""
+    # Further features of the record by their names in schema.py; no part of what tracklets are compared by.
+    features: Mapping[str, Any] = dataclasses.field(default_factory=dict, compare=False)
+    # Positions of `frames` in the tracklet of the source, of `source_frames` frames; None where all of them are here.
+    frame_index: tuple[int, ...] | None = None
+    source_frames: int = 0
+
+    def thinned(self, max_frames: int) -> Tracklet:
+        """Itself, or frames ⌊i·n/max_frames⌋ of its n frames where they are more."""
+        count = len(self.frames)
+        if count <= max_frames:
+            return self
+        index = tuple(i * count // max_frames for i in range(max_frames))
+        frames = tuple(self.frames[i] for i in index)
+        return dataclasses.replace(self, frames=frames, frame_index=index, source_frames=count)
 
     @property
     def paths(self) -> list[str]:

@@ -33,6 +33,7 @@ class ListedConfig(tfds.core.BuilderConfig):
     source: Path | None = dataclasses.field(default=None, repr=False)
     strict_counts: bool = True
     max_excluded: float = listed.DEFAULT_MAX_EXCLUDED
+    max_frames: int = 0  # longer tracklets are thinned evenly to so many frames; 0 = never
 
 
 class ListedBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
@@ -92,6 +93,12 @@ class ListedBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         source = config.source or Path(dl_manager.manual_dir)
         listing = self._list(source, config)
         self._refuse_differences(source, listing)
+        if config.max_frames:
+            thinned = {
+                split: [tracklet.thinned(config.max_frames) for tracklet in members]
+                for split, members in listing.splits.items()
+            }
+            listing = dataclasses.replace(listing, splits=thinned)
         tracklets = [tracklet for members in listing.splits.values() for tracklet in members]
         total = sum(len(tracklet.frames) for tracklet in tracklets)
         excluded = ExcludedFrames(self.name, source, total, config.max_excluded)
@@ -162,26 +169,30 @@ class ListedBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
                     if not self._keeps_frames(tracklet, excluded):
                         continue
                 kept = {index: data for index, (data, fault) in zip(there, images, strict=True) if not fault}
-                yield (
-                    key,
-                    schema.record(
-                        frames=list(kept.values()),
-                        frame_names=[tracklet.frames[index] for index in kept],
-                        frame_index=list(kept),
-                        num_frames_source=len(paths),
-                        tracklet_id=tracklet.tracklet_id,
-                        pid=tracklet.pid,
-                        label=labels.get(tracklet.pid, -1),
-                        camid=tracklet.camera,
-                        cam_name=tracklet.cam_name,
-                        modality=tracklet.modality,
-                        pair_id=tracklet.pair_id,
-                        recording=tracklet.recording,
-                        platform="ground",
-                        role=split,
-                        source=f"{self.name}/{self._config.name} {self.VERSION} lists {listing.digest}",
-                    ),
+                index_in_source = tracklet.frame_index or range(len(paths))
+                values = dict(
+                    frames=list(kept.values()),
+                    frame_names=[tracklet.frames[index] for index in kept],
+                    frame_index=[index_in_source[index] for index in kept],
+                    num_frames_source=tracklet.source_frames or len(paths),
+                    tracklet_id=tracklet.tracklet_id,
+                    pid=tracklet.pid,
+                    label=labels.get(tracklet.pid, -1),
+                    camid=tracklet.camera,
+                    cam_name=tracklet.cam_name,
+                    modality=tracklet.modality,
+                    pair_id=tracklet.pair_id,
+                    recording=tracklet.recording,
+                    platform="ground",
+                    role=schema.role_of(split),
+                    source=self._describe_source(listing),
                 )
+                yield key, schema.record(**(values | dict(tracklet.features)))
+
+    def _describe_source(self, listing: Listing) -> str:
+        limit = self._config.max_frames
+        thinned = f", tracklets thinned to {limit} frames" if limit else ""
+        return f"{self.name}/{self._config.name} {self.VERSION} lists {listing.digest}{thinned}"
 
     def _keeps_frames(self, tracklet: Tracklet, excluded: ExcludedFrames) -> bool:
         """Whether a tracklet keeps a frame.

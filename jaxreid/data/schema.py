@@ -50,6 +50,11 @@ SENTINELS: dict[str, Any] = {
 REQUIRED = ("frames", "tracklet_id", "pid", "role")
 
 
+def role_of(split: str) -> str:
+    """The role of a split's tracklets: its name up to its case, "query" for "query_case1"."""
+    return split.split("_case")[0]
+
+
 def features() -> Any:
     """The TFDS `FeaturesDict` of one tracklet.
 
