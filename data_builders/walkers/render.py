@@ -75,7 +75,9 @@ class DrawnTracklet:
 
 
 # u8[256], by label: 255 where a body shows, which is neither background nor what stands before it.
-_BODY = 255 * (~np.isin(np.arange(256) & MATERIAL_MASK, (MATERIAL["background"], MATERIAL["occluder"]))).astype(np.uint8)
+_BODY = 255 * (~np.isin(np.arange(256) & MATERIAL_MASK, (MATERIAL["background"], MATERIAL["occluder"]))).astype(
+    np.uint8
+)
 
 
 def draw_passage(

@@ -57,6 +57,11 @@ CONFIGS = {
         # Other people, cameras and places: settings are chosen here, so that `vvi` only reports.
         WorldConfig("vvi_dev", seed=1),
         WorldConfig("visible", visible_cameras=4, infrared_cameras=0),
+        # Many people with their captions, for the small CLIP: none of them is in another configuration.
+        WorldConfig(
+            "captioned", seed=7_000_002, train_identities=1500, test_identities=100, visible_cameras=12,
+            infrared_cameras=0, presence=0.2, tracklets_per_camera=(1, 2), frames=(3, 4), flash=0.3,
+        ),
         WorldConfig(
             "tiny", train_identities=6, test_identities=4, visible_cameras=2, infrared_cameras=2, presence=1.0,
             tracklets_per_camera=(1, 2), frames=(4, 6),

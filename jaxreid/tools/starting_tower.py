@@ -70,7 +70,7 @@ class Pictures(NamedTuple):
     place: np.ndarray  # i32[N]
 
 
-def _walkers(module: str) -> Any:
+def walkers_module(module: str) -> Any:
     """A module of the walkers builder, from the repository or from the installed package."""
     for package in ("data_builders", "jaxreid.data_builders"):
         if importlib.util.find_spec(package):
@@ -80,18 +80,18 @@ def _walkers(module: str) -> Any:
 
 def draw_pictures(identities: int, config: ViTConfig = TOWER, seed: int = SEED) -> Pictures:
     """Visible pictures of `identities` people, each seen by about six of 24 cameras, two frames each."""
-    world_module, place_names = _walkers("world"), list(_walkers("scene").PLACES)
-    attributes = list(_walkers("caption").ATTRIBUTES)
-    codes, materials = _walkers("caption").attribute_codes, _walkers("figure").MATERIALS
+    world_module, place_names = walkers_module("world"), list(walkers_module("scene").PLACES)
+    attributes = list(walkers_module("caption").ATTRIBUTES)
+    codes, materials = walkers_module("caption").attribute_codes, walkers_module("figure").MATERIALS
     asked = [attributes.index(name) for name in COLOURLESS]
     world = world_module.World(
         world_module.WorldConfig(
             "starting_tower", seed=seed, train_identities=identities, test_identities=0,
             visible_cameras=24, infrared_cameras=0, presence=1 / 4, tracklets_per_camera=(1, 1), frames=(2, 2),
             height=config.image_size[0], width=config.image_size[1],
-            wardrobe=_walkers("person").Wardrobe(
+            wardrobe=walkers_module("person").Wardrobe(
                 colours=CLOTHES_COLOURS, accessory_colours=CLOTHES_COLOURS,
-                skin=tuple(_walkers("person").SKIN), hair=tuple(_walkers("person").HAIR_COLOURS),
+                skin=tuple(walkers_module("person").SKIN), hair=tuple(walkers_module("person").HAIR_COLOURS),
             ),
             flash=0.5, camera_strength=0.6, nuisance=0.4,
         )
@@ -251,7 +251,7 @@ def main() -> None:
     reader, params = make_reader(pictures, arguments.seed)
     for index, stage in enumerate(stages):
         params = train(reader, params, pictures, stage, seed=1000 * arguments.seed + index)
-    save_params(arguments.out, jax.device_get(params["tower"]), TOWER)
+    save_params(arguments.out, (jax.device_get(params["tower"]), TOWER))
     log.info("%s written after %.0f s", arguments.out, time.perf_counter() - start)
 
 
