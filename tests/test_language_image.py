@@ -31,7 +31,7 @@ def test_rows_are_clips_ids_in_ascending_order():
     assert table("red coat", context=8).argmax() == 3
     with pytest.raises(ValueError, match="the words blue are not among the 3"):
         table("a red coat".replace("a ", "blue "))
-    with pytest.raises(ValueError, match="6 tokens.*where 5 fit"):
+    with pytest.raises(ValueError, match=r"6 tokens.*where 5 fit"):
         table("red coat beanie", context=5)
 
 

@@ -25,7 +25,15 @@ import safetensors.numpy
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jaxreid.backbones import hub
-from jaxreid.backbones.layouts import HUGGING_FACE_DINOV2, HUGGING_FACE_IMAGE, HUGGING_FACE_TEXT, LAYOUTS, Entry, Layout
+from jaxreid.backbones.layouts import (
+    HUGGING_FACE_DINOV2,
+    HUGGING_FACE_IMAGE,
+    HUGGING_FACE_TEXT,
+    LAYOUTS,
+    TIMM,
+    Entry,
+    Layout,
+)
 from jaxreid.backbones.positions import Interpolation, resize_positions
 from jaxreid.backbones.resnet import ResNet, ResNetConfig
 from jaxreid.backbones.tensors import (
@@ -341,11 +349,12 @@ def _summary(config: Config) -> str:
 def to_tensors(params: Mapping[str, Any], config: ViTConfig | TextConfig) -> Tensors:
     """The inverse of `to_variables`: tensors under Hugging Face names, bit for bit the same numbers.
 
-    Those of CLIP or, for an image tower without CLIP's first norm, of DINOv2. The two towers of a CLIP have different
+    Those of CLIP or, for an image tower without CLIP's first norm, of DINOv2, or of timm where it has no LayerScale
+    either. The two towers of a CLIP have different
     keys: `to_tensors(…) | to_tensors(…)` is a whole one but for its logit_scale. Raises CheckpointError for a tower
     that the format can't hold, or a tree that is not that of `config`.
     """
-    layout, prefix = _hugging_face_layout(config)
+    layout, prefix = _layout_to_write(config)
     arrays = {path: np.asarray(leaf) for path, leaf in flatten_dict(params, sep="/").items()}
     expected = _shapes(config)["params"]
     entries = layout.entries(config, prefix)
@@ -370,10 +379,12 @@ def to_tensors(params: Mapping[str, Any], config: ViTConfig | TextConfig) -> Ten
     }
 
 
-def _hugging_face_layout(config: ViTConfig | TextConfig) -> tuple[Layout, str]:
+def _layout_to_write(config: ViTConfig | TextConfig) -> tuple[Layout, str]:
     if isinstance(config, TextConfig):
         return HUGGING_FACE_TEXT, "text_model."
-    return (HUGGING_FACE_IMAGE, "vision_model.") if config.pre_norm_embeddings else (HUGGING_FACE_DINOV2, "")
+    if config.pre_norm_embeddings:
+        return HUGGING_FACE_IMAGE, "vision_model."
+    return (HUGGING_FACE_DINOV2, "") if config.layer_scale is not None else (TIMM, "")
 
 
 def save_params(
