@@ -7,6 +7,7 @@ people, by cosine; nothing is trained. Prints JSON lines, in per cent:
 
 image_to_caption   top-1 and top-5 of the right caption among all
 caption_to_image   rank-1 and mAP of the tracklets that a caption belongs to
+across             mAP of pictures among pictures of the other modality and another camera, where the world has two
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import numpy as np
 
 from data_builders.walkers.caption import describe
 from data_builders.walkers.world import CONFIGS, World
+from jaxreid import retrieval
 from jaxreid.backbones.clip import vision_config
 from jaxreid.backbones.pretrained import load
 from jaxreid.backbones.text import TextTower, load_text_tokenizer, text_config
@@ -81,6 +83,15 @@ def main() -> None:
     infrared = np.array([spec.modality == "ir" for spec in specs])
     images = embed_tracklets(load(arguments.weights, vision_config(NAME)), world)
     text = load(arguments.weights, text_config(NAME))
+    if infrared.any():
+        rows = retrieval.Rows(
+            identity=np.array([spec.pid for spec in specs]),
+            camera=np.array([spec.camera for spec in specs]),
+            modality=infrared.astype(np.int32),
+        )
+        for direction, one in (("visible_to_infrared", ~infrared), ("infrared_to_visible", infrared)):
+            scores = retrieval.score(images[one], images[~one], rows[one], rows[~one], "cross_modal_cam")
+            print(json.dumps({"world": arguments.config, "across": direction, "mAP": round(scores.mAP, 1)}))
     for modality, members in (("visible", ~infrared), ("infrared", infrared)):
         if not members.any():
             continue

@@ -120,3 +120,24 @@ def test_from_captions_to_a_file_of_both_towers(data_dir, tiny, tmp_path):
     joint = ViT(image).apply({"params": loaded["image_tower"]}, frames)["projected"]
     words = TextTower(text).apply({"params": loaded["text_tower"]}, ids)["projected"]
     assert joint.shape == words.shape == (1, 64)
+
+
+def test_the_packaged_clip_finds_captions_of_people_it_never_saw():
+    """Measured: 65 % of visible tracklets of `vvi_dev` at rank 1 among 64 captions (chance 1.6 %)."""
+    from data_builders.walkers.caption import describe
+
+    world = World(CONFIGS["vvi_dev"])
+    specs = [spec for spec in world.specs("test") if spec.modality == "rgb"][::6]
+    frames = np.stack([world.draw(spec).frames[::4][:3] for spec in specs])
+    image, text = vision_config("walkers_vit_tiny"), text_config("walkers_vit_tiny")
+    normalised = (frames.reshape(-1, 64, 32, 3) / 255.0 - 0.5) / 0.5
+    towers = {name: {"params": load("walkers_vit_tiny", config)} for name, config in (("i", image), ("t", text))}
+    joint = ViT(image).apply(towers["i"], jnp.asarray(normalised, jnp.float32))["projected"]
+    joint = np.asarray(joint).reshape(len(specs), 3, -1).mean(1)
+    captions = sorted({describe(world.persons[pid]) for pid in world.pids("test")})
+    words = np.asarray(TextTower(text).apply(towers["t"], walkers_words()(captions))["projected"])
+    similarity = (joint / np.linalg.norm(joint, axis=1, keepdims=True)) @ (
+        words / np.linalg.norm(words, axis=1, keepdims=True)
+    ).T
+    right = np.array([captions.index(describe(world.persons[spec.pid])) for spec in specs])
+    assert len(captions) == 64 and (similarity.argmax(1) == right).mean() > 0.4
