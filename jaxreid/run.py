@@ -21,6 +21,7 @@ from jaxreid.data.batch import Batch
 from jaxreid.data.build import DataSetError
 from jaxreid.data.dataset import Dataset, open_dataset, plan_dataset
 from jaxreid.data.loader import LoaderOptions
+from jaxreid.data.sidecars import Sidecar
 from jaxreid.data.split import FrameReader, Split
 from jaxreid.extract import Extractor, Pixels
 from jaxreid.methods.method import DatasetInfo, Method, find_method
@@ -115,6 +116,9 @@ def start_run(config: Any, workdir: Path, data_dir: Path | None, *, dry: bool = 
         if identity.max() < 0:
             raise ValueError(f"{config.method} learns from identity labels, and {dataset.name} has none in training")
         info = dataclasses.replace(info, num_identities=int(identity.max()) + 1, labels=dataset.train.labels)
+    if method_class.uses_captions:
+        captions = Sidecar.open(dataset.directory, "captions")
+        info = dataclasses.replace(info, captions=tuple(captions.texts(name)[0] for name in dataset.train.labels.names))
     run = Run(
         config=config,
         workdir=Path(workdir),

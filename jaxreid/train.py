@@ -50,7 +50,8 @@ class TrainState(flax.struct.PyTreeNode):
 
 def init_variables(run: Run) -> Variables:
     """Parameters and batch statistics at the start: random, then pretrained weights where the method names some."""
-    rng, batch, sources = jax.random.PRNGKey(run.config.seed), example_batch(run), run.method.pretrained()
+    rng, batch = jax.random.PRNGKey(run.config.seed), example_batch(run)
+    sources = [backbone for backbone in run.method.backbones() if backbone.name]
 
     def random_part(rng: jax.Array, batch: Batch) -> Variables:
         variables = run.method.init(rng, batch)

@@ -69,7 +69,7 @@ def clip_weights(tmp_path_factory):
     """A small CLIP image tower at its native size, random, as a Hugging Face file."""
     variables = jax.jit(ViT(SMALL).init)(jax.random.key(0), np.zeros((1, 224, 224, 3), np.float32))
     path = tmp_path_factory.mktemp("weights") / "clip.safetensors"
-    pretrained.save_params(path, variables["params"], SMALL)
+    pretrained.save_params(path, (variables["params"], SMALL))
     return path
 
 

@@ -595,7 +595,7 @@ def test_published_clips_have_the_keys_and_shapes_of_transformers(name, total):
     theirs = {key: tuple(value.shape) for key, value in model.state_dict().items()}
     ours = {"logit_scale": ()}
     for config in (image, text):
-        layout, prefix = pretrained._hugging_face_layout(config)
+        layout, prefix = pretrained._layout_to_write(config)
         shapes = pretrained._shapes(config)["params"]
         for key, paths, arrangement in layout.entries(config, prefix):
             ours[key] = arrangement.write(*(np.broadcast_to(np.float32(0), shapes[path]) for path in paths)).shape
@@ -885,7 +885,7 @@ def test_saved_weights_load_again_with_their_grid(weights, tmp_path):
     wide = dataclasses.replace(TINY, image_size=(64, 16))  # 8×2 patches: as many as the square grid 4×4
     params = to_params(weights, wide, source_grid=(4, 4))
     path = tmp_path / "tower.safetensors"
-    save_params(path, params, wide)
+    save_params(path, (params, wide))
     assert [p.name for p in tmp_path.iterdir()] == ["tower.safetensors"]
     assert read_description(path, TINY) == {"heads": 2, "activation": "quick_gelu", "eps": 1e-5, "grid": [8, 2]}
     assert trees_equal(load(path, wide), params)
@@ -898,7 +898,7 @@ def test_saving_that_fails_leaves_the_old_file(weights, tmp_path):
     path = tmp_path / "tower.safetensors"
     path.write_bytes(b"old")
     with pytest.raises(CheckpointError):
-        save_params(path, to_params(weights, TINY), dataclasses.replace(TINY, depth=1))
+        save_params(path, (to_params(weights, TINY), dataclasses.replace(TINY, depth=1)))
     assert path.read_bytes() == b"old" and len(list(tmp_path.iterdir())) == 1
 
 

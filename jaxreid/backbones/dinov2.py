@@ -6,6 +6,7 @@ them out. The mask token of the checkpoints belongs to their training and is no 
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from jaxreid.backbones.vit import ViTConfig, named_config
@@ -39,13 +40,17 @@ TOWERS: dict[str, ViTConfig] = {
         ("g", 1536, 40, "silu", True),
     )
 }
+# The packaged stand-in for `walkers`, made by jaxreid.tools.starting_tower.
+TOWERS["walkers_vit_tiny"] = dataclasses.replace(
+    _tower(128, 4, 0, "gelu", False), heads=4, patch=8, image_size=(64, 32), position_init="sincos"
+)
 
 
 def dinov2_config(name: str, image_size: tuple[int, int] | None = None, **changes: Any) -> ViTConfig:
     """The configuration of a tower of `TOWERS`.
 
     `image_size` (height, width) in pixels, None for that of pre-training; `changes` are any other fields of
-    `ViTConfig`. Raises ValueError on an unknown name, and on sides that are no multiples of 14: DINOv2 takes none.
+    `ViTConfig`. Raises ValueError on an unknown name, and on sides that are no multiples of a patch: DINOv2 takes none.
     """
     config = named_config(TOWERS, "DINOv2 tower", name, image_size, **changes)
     if any(side % config.patch for side in config.image_size):

@@ -4,6 +4,7 @@ ViT-B/16, …, walkers_vit_tiny      CLIP's form (jaxreid.backbones.clip)
 dinov2:ViT-S/14, …                 DINOv2 (jaxreid.backbones.dinov2)
 imagenet:ViT-B/16                  ImageNet (jaxreid.backbones.imagenet)
 resnet50, resnet50_two_stem        ResNet-50 with last stride 1; a stem for each modality (jaxreid.backbones.resnet)
+resnet_tiny, resnet_tiny_two_stem  four narrow bottlenecks for `walkers`; no weights come with the package
 """
 
 from __future__ import annotations
@@ -23,7 +24,12 @@ from jaxreid.backbones.vit import ViT, ViTConfig
 
 EncoderConfig = ViTConfig | ResNetConfig
 
-RESNETS = {"resnet50": ResNetConfig(), "resnet50_two_stem": ResNetConfig(stems=2)}
+RESNETS = {
+    "resnet50": ResNetConfig(),
+    "resnet50_two_stem": ResNetConfig(stems=2),
+    "resnet_tiny": ResNetConfig(depths=(1, 1, 1, 1), width=16),
+    "resnet_tiny_two_stem": ResNetConfig(depths=(1, 1, 1, 1), width=16, stems=2),
+}
 FAMILIES = {"": vision_config, "dinov2": dinov2_config, "imagenet": imagenet_config}
 
 

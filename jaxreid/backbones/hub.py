@@ -23,7 +23,7 @@ from jaxreid.backbones.tensors import FOLDER_CONFIGS, FOLDER_FILES, INDEX, Check
 log = logging.getLogger(__name__)
 
 # Towers that come with the package, as backbones/weights/<name>.safetensors.
-PACKAGED = ("walkers_vit_tiny",)
+PACKAGED = ("walkers_vit_tiny", "walkers_dinov2_tiny", "walkers_imagenet_tiny")
 
 HUB = "hf:"
 BESIDE_WEIGHTS = (*FOLDER_CONFIGS, "vocab.json", "merges.txt")  # the latter for the tokeniser

@@ -18,6 +18,18 @@ TOWERS: dict[str, ViTConfig] = {
         activation="gelu",
         eps=1e-6,
     ),
+    # The packaged stand-in for `walkers`, made by jaxreid.tools.starting_tower.
+    "walkers_vit_tiny": ViTConfig(
+        width=128,
+        depth=4,
+        heads=4,
+        patch=8,
+        image_size=(64, 32),
+        conv_bias=True,
+        pre_norm_embeddings=False,
+        activation="gelu",
+        eps=1e-6,
+    ),
 }
 
 

@@ -25,7 +25,15 @@ import safetensors.numpy
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jaxreid.backbones import hub
-from jaxreid.backbones.layouts import HUGGING_FACE_DINOV2, HUGGING_FACE_IMAGE, HUGGING_FACE_TEXT, LAYOUTS, Entry, Layout
+from jaxreid.backbones.layouts import (
+    HUGGING_FACE_DINOV2,
+    HUGGING_FACE_IMAGE,
+    HUGGING_FACE_TEXT,
+    LAYOUTS,
+    TIMM,
+    Entry,
+    Layout,
+)
 from jaxreid.backbones.positions import Interpolation, resize_positions
 from jaxreid.backbones.resnet import ResNet, ResNetConfig
 from jaxreid.backbones.tensors import (
@@ -92,7 +100,7 @@ def load_variables(
 
 # Fields of a configuration that change what the weights compute but leave no trace in any shape.
 SILENT_FIELDS = ("heads", "activation", "eps")
-METADATA_KEY = "jaxreid_vit"
+METADATA_KEYS = {"text": "jaxreid_text", "image": "jaxreid_vit"}
 
 # By their names in a config.json, and what they are where it doesn't name them.
 HUGGING_FACE_FIELDS = {"num_attention_heads": "heads", "hidden_act": "activation", "layer_norm_eps": "eps"}
@@ -113,7 +121,7 @@ def read_description(path: str | os.PathLike, config: Config) -> dict[str, Any]:
     A wrong activation or number of heads costs accuracy without any other sign, so `load` compares them.
     """
     file = weights_file(Path(path))
-    description = json.loads(read_metadata(file).get(METADATA_KEY, "{}"))
+    description = json.loads(read_metadata(file).get(_metadata_key(config), "{}"))
     if file.name in FOLDER_FILES:  # by which the config beside it is known to be its own
         hugging_face, open_clip = (file.parent / name for name in FOLDER_CONFIGS)
         if hugging_face.exists():
@@ -121,6 +129,10 @@ def read_description(path: str | os.PathLike, config: Config) -> dict[str, Any]:
         if open_clip.exists():
             description |= _open_clip_description(read_json(open_clip).get("model_cfg", {}), config)
     return description
+
+
+def _metadata_key(config: Config) -> str:
+    return METADATA_KEYS["text" if isinstance(config, TextConfig) else "image"]
 
 
 def _hugging_face_description(stored: dict[str, Any], config: Config, path: Path) -> dict[str, Any]:
@@ -340,11 +352,11 @@ def to_tensors(params: Mapping[str, Any], config: ViTConfig | TextConfig, layout
     """The inverse of `to_variables`: tensors under Hugging Face names, or in the format `layout`, bit for bit the same
     numbers.
 
-    Those of CLIP or, for an image tower without CLIP's first norm, of DINOv2. The two towers of a CLIP have different
-    keys: `to_tensors(…) | to_tensors(…)` is a whole one but for its logit_scale. Raises CheckpointError for a tower
-    that the format can't hold, or a tree that is not that of `config`.
+    Those of CLIP or, for an image tower without CLIP's first norm, of DINOv2, or of timm where it has no LayerScale
+    either. The two towers of a CLIP have different keys: `to_tensors(…) | to_tensors(…)` is a whole one but for its
+    logit_scale. Raises CheckpointError for a tower that the format can't hold, or a tree that is not that of `config`.
     """
-    layout, prefix = _hugging_face_layout(config) if layout is None else (layout, layout.prefixes[0])
+    layout, prefix = _layout_to_write(config) if layout is None else (layout, layout.prefixes[0])
     arrays = {path: np.asarray(leaf) for path, leaf in flatten_dict(params, sep="/").items()}
     expected = _shapes(config)["params"]
     entries = layout.entries(config, prefix)
@@ -369,18 +381,32 @@ def to_tensors(params: Mapping[str, Any], config: ViTConfig | TextConfig, layout
     }
 
 
-def _hugging_face_layout(config: ViTConfig | TextConfig) -> tuple[Layout, str]:
+def _layout_to_write(config: ViTConfig | TextConfig) -> tuple[Layout, str]:
     if isinstance(config, TextConfig):
         return HUGGING_FACE_TEXT, "text_model."
-    return (HUGGING_FACE_IMAGE, "vision_model.") if config.pre_norm_embeddings else (HUGGING_FACE_DINOV2, "")
+    if config.pre_norm_embeddings:
+        return HUGGING_FACE_IMAGE, "vision_model."
+    return (HUGGING_FACE_DINOV2, "") if config.layer_scale is not None else (TIMM, "")
 
 
-def save_params(path: str | os.PathLike, params: Mapping[str, Any], config: ViTConfig | TextConfig) -> None:
-    """Writes `to_tensors` to a safetensors file (aside, then renamed), with what `read_description` reads."""
-    description = {name: getattr(config, name) for name in SILENT_FIELDS}
-    if isinstance(config, ViTConfig):
-        description["grid"] = config.grid
-    _write(Path(path), to_tensors(params, config), {METADATA_KEY: json.dumps(description)})
+def save_params(
+    path: str | os.PathLike, *towers: tuple[Mapping[str, Any], ViTConfig | TextConfig], logit_scale: float | None = None
+) -> None:
+    """Writes towers to a safetensors file (aside, then renamed), with what `read_description` reads.
+
+    `towers` are (params, config) pairs: one tower, or CLIP's two, which have the `logit_scale` beside them.
+    """
+    tensors: Tensors = {}
+    metadata = {}
+    for params, config in towers:
+        tensors |= to_tensors(params, config)
+        description = {name: getattr(config, name) for name in SILENT_FIELDS}
+        if isinstance(config, ViTConfig):
+            description["grid"] = config.grid
+        metadata[_metadata_key(config)] = json.dumps(description)
+    if logit_scale is not None:
+        tensors["logit_scale"] = np.asarray(logit_scale, np.float32)
+    _write(Path(path), tensors, metadata)
 
 
 def save_folder(

@@ -12,6 +12,7 @@ before it, and the row's feature is read at its end token. Source: openai/CLIP.
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,7 +20,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxreid.backbones.tokenizer import Tokenizer, load_tokenizer
 from jaxreid.backbones.transformer import Hooks, LayerNorm, Tower, TransformerConfig, causal_attend
+from jaxreid.backbones.word_table import WordTokenizer, walkers_words
 
 Array = jax.Array
 
@@ -39,7 +42,16 @@ TEXT_TOWERS: dict[str, TextConfig] = {
     "ViT-B/16": TextConfig(width=512, depth=12, heads=8, projection=512),
     "ViT-L/14": TextConfig(width=768, depth=12, heads=12, projection=768),
     "ViT-L/14@336": TextConfig(width=768, depth=12, heads=12, projection=768),
+    # The packaged one for `walkers`, made by configs/language_image.py.
+    "walkers_vit_tiny": TextConfig(
+        width=128, depth=4, heads=4, projection=64, vocabulary=len(walkers_words().clip_ids)
+    ),
 }
+
+
+def load_text_tokenizer(name: str, source: str | os.PathLike | None = None) -> Tokenizer | WordTokenizer:
+    """The tokeniser of `text_config(name)`: the small tower's own, or CLIP's from `source` (`load_tokenizer`)."""
+    return walkers_words() if name == "walkers_vit_tiny" else load_tokenizer(source)
 
 
 def text_config(name: str, **changes: Any) -> TextConfig:

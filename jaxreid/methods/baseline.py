@@ -21,11 +21,11 @@ from jaxreid.layers.temporal import masked_mean
 from jaxreid.losses.identity import cross_entropy
 from jaxreid.losses.triplet import batch_hard_triplet
 from jaxreid.methods.method import (
+    Backbone,
     DatasetInfo,
     Group,
     Method,
     Optimiser,
-    PretrainedSource,
     Progress,
     Schedule,
     Stage,
@@ -84,9 +84,8 @@ class Baseline(Method):
             ),
         )
 
-    def pretrained(self) -> tuple[PretrainedSource, ...]:
-        checkpoint = self.config.backbone.checkpoint
-        return (PretrainedSource(("encoder",), checkpoint, self.tower),) if checkpoint else ()
+    def backbones(self) -> tuple[Backbone, ...]:
+        return (Backbone(("encoder",), self.config.backbone.checkpoint, self.tower),)
 
     def notes(self) -> tuple[str, ...]:
         return ("Supervised: identity labels of the training tracklets were used.",)

@@ -40,13 +40,13 @@ from jaxreid.memory.prototypes import (
     update_prototypes,
 )
 from jaxreid.methods.method import (
+    Backbone,
     DatasetInfo,
     Extraction,
     Features,
     Group,
     Method,
     Optimiser,
-    PretrainedSource,
     Progress,
     Schedule,
     Stage,
@@ -146,9 +146,8 @@ class HiTPro(Method):
             ),
         )
 
-    def pretrained(self) -> tuple[PretrainedSource, ...]:
-        checkpoint = self.config.backbone.checkpoint
-        return (PretrainedSource(("encoder",), checkpoint, self.tower),) if checkpoint else ()
+    def backbones(self) -> tuple[Backbone, ...]:
+        return (Backbone(("encoder",), self.config.backbone.checkpoint, self.tower),)
 
     def assumptions(self) -> dict[str, str]:
         return {**super().assumptions(), "prototype unit": self.config.prototypes.unit}

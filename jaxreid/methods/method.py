@@ -33,7 +33,8 @@ class DatasetInfo:
     """What a method may know of its data set before training.
 
     `table` has one row per training tracklet and carries no identity; `num_identities` is 0 and `labels` is None for
-    methods that do not declare that they use identity.
+    methods that do not declare that they use identity, `captions` (a text per training tracklet) for those that do
+    not declare that they use them.
     """
 
     name: str
@@ -42,6 +43,7 @@ class DatasetInfo:
     frame_size: tuple[int, int]
     num_identities: int = 0
     labels: Labels | None = None
+    captions: tuple[str, ...] | None = None
 
     @property
     def columns(self) -> Columns:
@@ -142,9 +144,9 @@ class Evaluation:
 
 
 @dataclasses.dataclass(frozen=True)
-class PretrainedSource:
-    """Where in the variables pretrained weights (and their batch statistics) belong, and what they are (a name of
-    `jaxreid.backbones.hub`, or a path)."""
+class Backbone:
+    """A backbone: where in the variables its parameters (and batch statistics) are, which weights it starts from (a
+    name of `jaxreid.backbones.hub`, or a path; "" for random numbers)."""
 
     path: tuple[str, ...]
     name: str
@@ -177,6 +179,7 @@ class Method:
     """
 
     uses_identity = False
+    uses_captions = False
 
     def __init__(self, config: Any, info: DatasetInfo) -> None:
         self.config, self.info = config, info
@@ -190,7 +193,7 @@ class Method:
         """How test tracklets are embedded and compared; the values of `config.evaluation`."""
         return Evaluation(**self.config.evaluation)
 
-    def pretrained(self) -> tuple[PretrainedSource, ...]:
+    def backbones(self) -> tuple[Backbone, ...]:
         return ()
 
     def init_memory(self) -> Any:
@@ -199,7 +202,8 @@ class Method:
 
     def assumptions(self) -> dict[str, str]:
         """What training was told, by name. Results of one method that differ here never stand in one table."""
-        return {"identity labels": "yes" if self.uses_identity else "no"}
+        told = {"identity labels": "yes" if self.uses_identity else "no"}
+        return told | ({"captions": "yes"} if self.uses_captions else {})
 
     def notes(self) -> tuple[str, ...]:
         """What a reader of the results must know about this run."""

@@ -1,6 +1,7 @@
-"""Trains the small CLIP-like image tower that ships with the package, on drawn people that no data set shows.
+"""Trains the small image towers that ship with the package, on drawn people that no data set shows.
 
     python -m jaxreid.tools.starting_tower --out jaxreid/backbones/weights/walkers_vit_tiny.safetensors
+    python -m jaxreid.tools.starting_tower --tower dinov2:walkers_vit_tiny --places_steps 0 --out …
 
 What it may see: visible pictures (never an infrared one, never two pictures known to be of one person) and what
 their captions say. Two stages, because a tower that has to learn people and places together learns places:
@@ -32,6 +33,7 @@ import numpy as np
 import optax
 import optax.contrib
 
+from jaxreid.backbones.frame_encoder import encoder_config
 from jaxreid.backbones.pretrained import save_params
 from jaxreid.backbones.vit import ViT, ViTConfig
 
@@ -70,7 +72,7 @@ class Pictures(NamedTuple):
     place: np.ndarray  # i32[N]
 
 
-def _walkers(module: str) -> Any:
+def walkers_module(module: str) -> Any:
     """A module of the walkers builder, from the repository or from the installed package."""
     for package in ("data_builders", "jaxreid.data_builders"):
         if importlib.util.find_spec(package):
@@ -80,18 +82,18 @@ def _walkers(module: str) -> Any:
 
 def draw_pictures(identities: int, config: ViTConfig = TOWER, seed: int = SEED) -> Pictures:
     """Visible pictures of `identities` people, each seen by about six of 24 cameras, two frames each."""
-    world_module, place_names = _walkers("world"), list(_walkers("scene").PLACES)
-    attributes = list(_walkers("caption").ATTRIBUTES)
-    codes, materials = _walkers("caption").attribute_codes, _walkers("figure").MATERIALS
+    world_module, place_names = walkers_module("world"), list(walkers_module("scene").PLACES)
+    attributes = list(walkers_module("caption").ATTRIBUTES)
+    codes, materials = walkers_module("caption").attribute_codes, walkers_module("figure").MATERIALS
     asked = [attributes.index(name) for name in COLOURLESS]
     world = world_module.World(
         world_module.WorldConfig(
             "starting_tower", seed=seed, train_identities=identities, test_identities=0,
             visible_cameras=24, infrared_cameras=0, presence=1 / 4, tracklets_per_camera=(1, 1), frames=(2, 2),
             height=config.image_size[0], width=config.image_size[1],
-            wardrobe=_walkers("person").Wardrobe(
+            wardrobe=walkers_module("person").Wardrobe(
                 colours=CLOTHES_COLOURS, accessory_colours=CLOTHES_COLOURS,
-                skin=tuple(_walkers("person").SKIN), hair=tuple(_walkers("person").HAIR_COLOURS),
+                skin=tuple(walkers_module("person").SKIN), hair=tuple(walkers_module("person").HAIR_COLOURS),
             ),
             flash=0.5, camera_strength=0.6, nuisance=0.4,
         )
@@ -150,8 +152,10 @@ class Reader(nn.Module):
         mean patch, and of the materials of the patches' quarters."""
         tower = ViT(self.config, name="tower")
         out = tower(frames)
+        # Towers without a joint space of their own get one for as long as they are trained.
+        project = tower.project if self.config.projection else nn.Dense(TOWER.projection, use_bias=False, name="joint")
         # The mean patch learns its words sooner, and the class token then finds them in the patches.
-        picture = jnp.stack([out["projected"], tower.project(out["patch_tokens"].mean(1))])
+        picture = jnp.stack([project(out["class_token"]), project(out["patch_tokens"].mean(1))])
         picture = picture / jnp.linalg.norm(picture, axis=-1, keepdims=True)
         scale = jnp.exp(self.param("logit_scale", nn.initializers.constant(np.log(10.0)), ()))
         words = self.param("words", nn.initializers.normal(1.0), (sum(self.vocabulary), picture.shape[-1]))
@@ -238,6 +242,7 @@ def train(reader: Reader, params: Any, pictures: Pictures, stage: Stage, seed: i
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="safetensors file to write")
+    parser.add_argument("--tower", default="walkers_vit_tiny", help="a name of jaxreid.backbones.frame_encoder")
     parser.add_argument("--identities", type=int, default=2500)
     parser.add_argument("--seed", type=int, default=0, help="of the training; the people's seed is fixed")
     for stage in STAGES:
@@ -245,13 +250,15 @@ def main() -> None:
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     start = time.perf_counter()
+    tower: Any = encoder_config(arguments.tower, TOWER.image_size, "float32", remat=False)
     pictures = draw_pictures(arguments.identities)
     log.info("%d pictures drawn in %.0f s", len(pictures.frames), time.perf_counter() - start)
-    stages = tuple(dataclasses.replace(s, steps=getattr(arguments, f"{s.name}_steps")) for s in STAGES)
-    reader, params = make_reader(pictures, arguments.seed)
+    stages = [dataclasses.replace(s, steps=getattr(arguments, f"{s.name}_steps")) for s in STAGES]
+    reader, params = make_reader(pictures, arguments.seed, tower)
     for index, stage in enumerate(stages):
-        params = train(reader, params, pictures, stage, seed=1000 * arguments.seed + index)
-    save_params(arguments.out, jax.device_get(params["tower"]), TOWER)
+        if stage.steps:
+            params = train(reader, params, pictures, stage, seed=1000 * arguments.seed + index)
+    save_params(arguments.out, (jax.device_get(params["tower"]), tower))
     log.info("%s written after %.0f s", arguments.out, time.perf_counter() - start)
 
 

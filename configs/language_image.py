@@ -1,0 +1,41 @@
+"""The small CLIP of `walkers`: a text tower, and the joint space of the image tower, learned from captions.
+
+Preset: walkers, on identities that no other configuration of `walkers` shows. The image tower's blocks are locked, so
+that what starts from them does not change.
+"""
+
+import ml_collections
+
+from jaxreid.config import HALF, base_config, unknown_preset
+
+PRESETS = ("walkers",)
+
+
+def get_config(preset: str = "walkers") -> ml_collections.ConfigDict:
+    preset = preset or "walkers"
+    if preset not in PRESETS:
+        raise unknown_preset(preset, PRESETS)
+    config = base_config("language_image", preset)
+    config.dataset.name, config.dataset.config = "walkers", "captioned"
+    config.frames = ml_collections.ConfigDict({"height": 64, "width": 32, **HALF})
+    config.loading.cache = True
+    config.extraction_batch = 32
+    config.backbone = ml_collections.ConfigDict(
+        {"name": "walkers_vit_tiny", "checkpoint": "walkers_vit_tiny", "remat": False}
+    )
+    # wordings: of a caption; keep: the probability that a part of it stays in all but the first of them.
+    config.text = ml_collections.ConfigDict({"checkpoint": "", "tokenizer": "", "wordings": 8, "keep": 0.7})
+
+    config.epochs = 24
+    config.batch = ml_collections.ConfigDict({"tracklets": 128, "frames": 1})
+    config.optimiser = ml_collections.ConfigDict(
+        {"image_rate": 0.0, "head_rate": 1e-3, "text_rate": 1e-3, "weight_decay": 0.1, "clip_norm": 1.0}
+    )
+    config.schedule = ml_collections.ConfigDict({"kind": "cosine", "warmup_epochs": 1.0})
+    config.augment = ml_collections.ConfigDict(
+        {"crop": 3, "flip": 0.5, "brightness": 0.2, "contrast": 0.3, "gamma": 0.3}
+    )
+    config.evaluation = ml_collections.ConfigDict(
+        {"rule": "packed", "frames": 6, "pool": "after", "flip": False, "distance": "cosine"}
+    )
+    return config

@@ -1,0 +1,79 @@
+"""A small text tower's vocabulary: the few words it knows, with CLIP's own ids.
+
+A tower that is trained on a few sentences needs no table of 49,408 tokens. Its rows are those of CLIP's ids that occur
+in its words, in ascending order, so that the end of text is the largest row as it is the largest id in CLIP:
+
+    text ── words ──▶ CLIP ids (the shipped table) ──▶ rows of the small `token_embedding`
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.resources
+import json
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from jaxreid.backbones.tokenizer import WORDS, Tokenizer, clean
+
+PADDING, START, END = 0, 49_406, 49_407  # CLIP's ids
+
+
+class WordTokenizer:
+    """Texts of known words to rows of a small token table; called as `Tokenizer` is.
+
+    Attributes:
+      clip_ids: i32[V], the CLIP id of every row.
+      start, end: rows of the start and end of a text.
+    """
+
+    def __init__(self, words: Mapping[str, Sequence[int]]) -> None:
+        """`words`: word → its CLIP ids, as `Tokenizer.encode` gives them."""
+        self.words = dict(words)
+        self.clip_ids = np.unique([PADDING, START, END, *(id for ids in words.values() for id in ids)]).astype(np.int32)
+        self._row = {int(id): row for row, id in enumerate(self.clip_ids)}
+        self.start, self.end = self._row[START], self._row[END]
+
+    @classmethod
+    def of_texts(cls, texts: Sequence[str], tokenizer: Tokenizer) -> WordTokenizer:
+        """The table of all words of some texts."""
+        words = sorted({word for text in texts for word in WORDS.findall(clean(text))})
+        return cls({word: tokenizer.encode(word) for word in words})
+
+    def encode(self, text: str) -> list[int]:
+        """The rows of a text, without start and end.
+
+        Raises:
+          ValueError: it has a word that the tower was not trained with.
+        """
+        words = WORDS.findall(clean(text))
+        unknown = sorted({word for word in words if word not in self.words})
+        if unknown:
+            raise ValueError(
+                f"the words {', '.join(unknown)} are not among the {len(self.words)} that this text tower knows "
+                f"({text[:60]!r}); a tower with CLIP's whole vocabulary takes any text"
+            )
+        return [self._row[id] for word in words for id in self.words[word]]
+
+    def __call__(self, texts: str | Sequence[str], *, context: int = 77) -> np.ndarray:
+        """Rows of the token table, i32[N, context]: start, the text, end, zeros.
+
+        Raises:
+          ValueError: a text is longer than `context`, or has an unknown word.
+        """
+        texts = [texts] if isinstance(texts, str) else texts
+        rows = np.zeros((len(texts), context), np.int32)
+        for row, text in zip(rows, texts, strict=True):
+            ids = [self.start, *self.encode(text), self.end]
+            if len(ids) > context:
+                raise ValueError(f"a text of {len(ids)} tokens with its start and end, where {context} fit: {text!r}")
+            row[: len(ids)] = ids
+        return rows
+
+
+@functools.cache
+def walkers_words() -> WordTokenizer:
+    """The words of the captions of `walkers`, and of the prompts that methods learn."""
+    resource = importlib.resources.files("jaxreid.backbones") / "weights" / "walkers_words.json"
+    return WordTokenizer(json.loads(resource.read_text()))

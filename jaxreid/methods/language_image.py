@@ -1,0 +1,191 @@
+"""Contrastive language-image training of two towers on tracklets and their captions: how the small CLIP is made.
+
+Radford et al. (2021), "Learning Transferable Visual Models From Natural Language Supervision", on clips: the mean of a
+clip's frames in the joint space against its tracklet's caption, symmetric cross entropy with a learned temperature.
+With a learning rate of 0 for the image tower's blocks only its projection learns (Zhai et al. (2022), "LiT:
+Zero-Shot Transfer with Locked-image text Tuning"). Tracklets with the same caption are matches of each other.
+
+No identity label is used: captions say what people wear, and two people may be dressed alike.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import Any
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxreid.augment import Augmentation
+from jaxreid.backbones.frame_encoder import encoder_config
+from jaxreid.backbones.text import TextConfig, TextTower, load_text_tokenizer, text_config
+from jaxreid.backbones.vit import ViT, ViTConfig
+from jaxreid.data.batch import Batch
+from jaxreid.data.samplers import SlotSampler
+from jaxreid.layers.temporal import masked_mean
+from jaxreid.methods.method import (
+    Backbone,
+    DatasetInfo,
+    Group,
+    Method,
+    Optimiser,
+    Progress,
+    Schedule,
+    Stage,
+    Update,
+    Variables,
+)
+from jaxreid.parallel import constrain
+
+LARGEST_SCALE = math.log(100.0)  # of the logarithm of the inverse temperature, as in CLIP
+
+
+class TwoTowers(nn.Module):
+    """An image and a text tower with a common space."""
+
+    image: ViTConfig
+    text: TextConfig
+
+    def setup(self):
+        self.image_tower, self.text_tower = ViT(self.image), TextTower(self.text)
+        self.logit_scale = self.param("logit_scale", nn.initializers.constant(math.log(1 / 0.07)), ())
+
+    def embed_clips(self, batch: Batch, train: bool) -> jax.Array:
+        """frames [B, T, H, W, 3] → f32[B, E], the mean of the frames in the joint space."""
+        clips, length = batch.frames.shape[:2]
+        frames = batch.frames.reshape(clips * length, *batch.frames.shape[2:])
+        projected = self.image_tower(frames, train=train, class_token_only=True)["projected"]
+        return masked_mean(projected.reshape(clips, length, -1), batch.frame_mask)
+
+    def embed_texts(self, ids: jax.Array, train: bool) -> jax.Array:
+        """Ids i32[B, L] → f32[B, E]."""
+        return self.text_tower(ids, train=train)["projected"]
+
+    def __call__(self, batch: Batch, ids: jax.Array, train: bool) -> tuple[jax.Array, jax.Array, jax.Array]:
+        return self.embed_clips(batch, train), self.embed_texts(ids, train), self.logit_scale
+
+
+class Captions(flax.struct.PyTreeNode):
+    """Every different caption as ids, in several wordings, and which one each tracklet has."""
+
+    ids: jax.Array  # i32[C, V, L]
+    caption: jax.Array  # i32[N]
+
+
+class LanguageImage(Method):
+    """See the module's docstring."""
+
+    uses_captions = True
+
+    def __init__(self, config: Any, info: DatasetInfo) -> None:
+        super().__init__(config, info)
+        image = encoder_config(config.backbone.name, info.frame_size, config.precision, config.backbone.remat)
+        if not isinstance(image, ViTConfig) or image.projection is None:
+            raise ValueError(
+                f"backbone.name={config.backbone.name!r} has no joint space with a text tower; take a CLIP"
+            )
+        self.network = TwoTowers(image, text_config(config.backbone.name, dtype=image.dtype))
+
+    def stages(self) -> tuple[Stage, ...]:
+        config, rates = self.config, self.config.optimiser
+        groups = (
+            Group(r"^(image_tower/projection|logit_scale)", rates.head_rate, 0.0),
+            Group(r"^image_tower/", rates.image_rate, rates.weight_decay if rates.image_rate else 0.0),
+            Group(r"^text_tower/", rates.text_rate, rates.weight_decay),
+        )
+        return (
+            Stage(
+                name="language_image",
+                epochs=config.epochs,
+                sampler=SlotSampler(config.batch.tracklets, clips=1, parts=1),
+                frames=config.batch.frames,
+                augment=Augmentation(**config.augment),
+                updates=(Update("all", Optimiser("adamw", groups, rates.clip_norm), Schedule(**config.schedule)),),
+            ),
+        )
+
+    def backbones(self) -> tuple[Backbone, ...]:
+        return (
+            Backbone(("image_tower",), self.config.backbone.checkpoint, self.network.image),
+            Backbone(("text_tower",), self.config.text.checkpoint, self.network.text),
+        )
+
+    def notes(self) -> tuple[str, ...]:
+        return ("Captions of the training tracklets were used.",)
+
+    def init(self, rng: jax.Array, batch: Batch) -> Variables:
+        return self.network.init(rng, batch, jnp.zeros((1, 2), jnp.int32), train=False)
+
+    def init_memory(self) -> Captions:
+        assert self.info.captions is not None
+        texts, caption = np.unique(self.info.captions, return_inverse=True)
+        options, rng = self.config.text, np.random.default_rng(self.config.seed)
+        wordings = [shortened(text, options.wordings, options.keep, rng) for text in texts.tolist()]
+        tokenizer = load_text_tokenizer(self.config.backbone.name, options.tokenizer or None)
+        ids = tokenizer(list(itertools.chain(*wordings)), context=self.network.text.context)
+        longest = int((ids != 0).sum(1).max())  # what follows the end changes nothing
+        ids = ids[:, :longest].reshape(len(texts), options.wordings, longest)
+        return Captions(jnp.asarray(ids), jnp.asarray(caption.reshape(-1).astype(np.int32)))
+
+    def sampling_labels(self, memory: Captions) -> jax.Array:
+        return jnp.arange(len(memory.caption), dtype=jnp.int32)
+
+    def loss(
+        self,
+        variables: Variables,
+        memory: Captions,
+        batch: Batch,
+        rng: jax.Array,
+        progress: Progress,
+        stage: Stage,
+        update: str,
+    ) -> tuple[jax.Array, tuple[dict[str, jax.Array], Any, Captions]]:
+        caption = memory.caption[jnp.maximum(batch.tracklet, 0)]
+        wording = jax.random.randint(rng, caption.shape, 0, memory.ids.shape[1])
+        image, text, scale = self.network.apply(variables, batch, memory.ids[caption, wording], train=True)
+        image, text, caption, valid = constrain((image, text, caption, batch.valid), "replicated")
+        logits = jnp.exp(jnp.minimum(scale, LARGEST_SCALE)) * _unit(image) @ _unit(text).T
+        match = caption[:, None] == caption[None, :]
+        by_image = matching_loss(logits, match, valid)
+        by_text = matching_loss(logits.T, match, valid)
+        metrics = {"loss_image_to_text": by_image, "loss_text_to_image": by_text}
+        return 0.5 * (by_image + by_text), (metrics, variables.get("batch_stats", {}), memory)
+
+    def embed(self, variables: Variables, memory: Any, batch: Batch) -> dict[str, jax.Array]:
+        """ "feature" is the mean of the frames in the joint space."""
+        found = self.network.apply(variables, batch, False, method="embed_clips")
+        return {"feature": found}  # pyright: ignore[reportReturnType]
+
+
+def _unit(x: jax.Array) -> jax.Array:
+    return x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-6)
+
+
+def matching_loss(logits: jax.Array, match: jax.Array, valid: jax.Array) -> jax.Array:
+    """Cross entropy of every row's distribution over columns against an even one over its matches; f32[].
+
+    Args:
+      logits: f32[B, B]; match: bool[B, B], with the diagonal; valid: bool[B], rows and columns that count.
+    """
+    logits = jnp.where(valid[None, :], logits, -1e9)
+    match = match & valid[None, :]
+    found = jax.nn.log_softmax(logits, axis=-1)
+    per_row = -jnp.sum(jnp.where(match, found, 0.0), axis=-1) / jnp.maximum(match.sum(-1), 1)
+    return jnp.sum(jnp.where(valid, per_row, 0.0)) / jnp.maximum(valid.sum(), 1)
+
+
+def shortened(text: str, count: int, keep: float, rng: np.random.Generator) -> list[str]:
+    """`count` wordings of a caption: itself, then ones in which every part between commas stays with probability
+    `keep` (the first always does, it names the person)."""
+    first, *others = text.split(", ")
+    wordings = [text]
+    for _ in range(count - 1):
+        wordings.append(", ".join([first, *(part for part in others if rng.random() < keep)]))
+    return wordings
+
+
+METHOD = LanguageImage

@@ -1,0 +1,283 @@
+"""Clusters without labels: DBSCAN on the k-reciprocal Jaccard distance, k-means, assignment; figures against labels.
+
+Sizes are static: a row has a fixed number of places for neighbours and the number of clusters is data, so that labels
+that change every epoch never cause a new compile.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxreid.retrieval import k_reciprocal
+from jaxreid.retrieval.distances import l2_normalise
+from jaxreid.retrieval.neighbours import map_rows, nearest_neighbours, top_k
+
+Array = Any
+NOISE = -1
+
+
+class SparseGraph(NamedTuple):
+    """Who lies within a distance of whom: `index` i32[N, C], −1 where there is none; `count` i32[N], of all of them,
+    the row itself and those beyond C counted."""
+
+    index: jax.Array
+    count: jax.Array
+
+
+def jaccard_neighbours(
+    features: Array, eps: float, k1: int = 30, k2: int = 6, capacity: int = 128, width: int = 128
+) -> SparseGraph:
+    """Rows within k-reciprocal Jaccard distance `eps` of each other, as unsupervised re-identification clusters them.
+
+    Args:
+      features: f32[N, D]; made unit rows.
+      eps: largest distance, in (0, 1).
+      k1, k2: neighbourhood and local query expansion, at most N.
+      capacity: neighbours kept per row, the nearest; `count` tells of all.
+      width: entries per row of the encoding before the expansion (three times as many after it).
+
+    Raises:
+      ValueError: features that are not finite or zero, or a row of the encoding that does not fit `width`.
+    """
+    features = _unit_features(features)
+    rows = len(features)
+    k1, k2 = min(k1, rows), min(k2, rows)
+    index = nearest_neighbours(features, features, k1).index
+    # The ancestors' slice [:k + 1] of a list of k1 entries: the half neighbourhood has one more than half of k1.
+    k_half = min(round(k1 / 2) + 1, k1)
+    encoding = k_reciprocal.encode(features, index, k1, k_half, k2, width, 3 * width)
+    lost = int(encoding.lost.max())
+    if lost:
+        raise ValueError(f"jaccard_neighbours: a row has {lost} entries more than width={width} holds; raise width")
+    lists = k_reciprocal.inverted_lists(encoding)
+    block = min(k_reciprocal.ROWS, rows)
+    pairs = k_reciprocal.meetings(encoding, lists, block)
+    return _within(encoding, lists, float(eps), min(capacity, rows), block, pairs)
+
+
+@functools.partial(jax.jit, static_argnames=("capacity", "block", "pairs"))
+def _within(encoding: Any, lists: Any, eps: float, capacity: int, block: int, pairs: int) -> SparseGraph:
+    def of_block(numbers: jax.Array) -> SparseGraph:
+        distance = k_reciprocal.jaccard_distance(k_reciprocal.shared_weight(encoding, lists, numbers, pairs))
+        negative, index = top_k(-distance, capacity)
+        near = negative >= -eps
+        return SparseGraph(jnp.where(near, index, -1).astype(jnp.int32), jnp.sum(distance <= eps, 1, dtype=jnp.int32))
+
+    return map_rows(of_block, encoding.column.shape[0], block)
+
+
+def _unit_features(features: Array) -> jax.Array:
+    host = np.asarray(features)
+    if host.ndim != 2 or not len(host):
+        raise ValueError(f"features must be [N, D] with at least one row, got {host.shape}")
+    broken = np.flatnonzero(~(np.isfinite(host).all(1) & host.any(1)))
+    if len(broken):
+        raise ValueError(f"{len(broken)} features are zero or not finite, the first of them row {broken[0]}")
+    return l2_normalise(host)
+
+
+# ----------------------------------------------------------------------------------------------------- DBSCAN
+
+
+def connected_components(index: Array, member: Array) -> jax.Array:
+    """The smallest member that each member is connected to: i32[N], N for rows that are no members.
+
+    Args:
+      index: i32[N, C], edges from each row, −1 where there is none; they count in both directions.
+      member: bool[N], rows that pass connections on; edges of others count for nothing.
+    """
+    rows, edges = index.shape
+    target = jnp.where((index >= 0) & member[:, None] & member[jnp.maximum(index, 0)], index, rows)
+    flat, numbers = target.reshape(-1), jnp.arange(rows, dtype=jnp.int32)
+
+    def step(state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        root, _ = state
+        padded = jnp.append(root, rows)
+        # The smallest root around, told to the row, to its neighbours, and to the row's own root (hooking).
+        best = jnp.minimum(root, padded[target].min(axis=1, initial=rows))
+        found = padded.at[flat].min(jnp.repeat(best, edges))
+        found = found.at[jnp.where(member, root, rows)].min(best)[:rows]
+        found = jnp.where(member, jnp.minimum(found, best), rows)
+        shortcut = jnp.append(found, rows)[found]  # pointer jumping
+        shortcut = jnp.append(shortcut, rows)[shortcut]
+        return shortcut, jnp.any(shortcut != root)
+
+    start = jnp.where(member, numbers, rows)
+    return jax.lax.while_loop(lambda state: state[1], step, (start, jnp.bool_(True)))[0]
+
+
+@functools.partial(jax.jit, static_argnames="min_samples")
+def dbscan(graph: SparseGraph, min_samples: int = 4) -> jax.Array:
+    """DBSCAN labels i32[N]: clusters from 0 in the order of their first core row, −1 for noise.
+
+    Ester et al. (1996), "A Density-Based Algorithm for Discovering Clusters". A row with at least `min_samples` rows
+    within the distance, itself counted, is a core; connected cores are a cluster; another row next to a core belongs
+    to the first cluster that has one, as in scikit-learn. Exact where no `count` is above the graph's capacity.
+    """
+    rows = graph.index.shape[0]
+    core = graph.count >= min_samples
+    root = connected_components(graph.index, core)
+    padded = jnp.append(root, rows)
+    neighbours = jnp.where(graph.index >= 0, graph.index, rows)
+    nearby = padded[neighbours].min(axis=1, initial=rows)
+    nearby = jnp.append(nearby, rows).at[neighbours.reshape(-1)].min(jnp.repeat(root, neighbours.shape[1]))[:rows]
+    root = jnp.where(core, root, nearby)
+    is_first = core & (root == jnp.arange(rows))
+    number = jnp.cumsum(is_first) - 1
+    return jnp.where(root < rows, number[jnp.minimum(root, rows - 1)], NOISE).astype(jnp.int32)
+
+
+def cluster(
+    features: Array, eps: float = 0.6, min_samples: int = 4, k1: int = 30, k2: int = 6, capacity: int = 128
+) -> np.ndarray:
+    """Pseudo-labels of features f32[N, D] by DBSCAN on the k-reciprocal Jaccard distance: i32[N], −1 for noise.
+
+    Neighbour lists that turn out too short are made again with more room.
+
+    Raises:
+      ValueError: see `jaccard_neighbours`.
+    """
+    while True:
+        graph = jaccard_neighbours(features, eps, k1, k2, capacity)
+        most = int(graph.count.max())
+        if most <= graph.index.shape[1]:
+            return np.asarray(dbscan(graph, min_samples))
+        capacity = 1 << (most - 1).bit_length()
+
+
+# ---------------------------------------------------------------------------------------------------- k-means
+
+
+class KMeans(NamedTuple):
+    """`centres` f32[K, D], unit rows; `label` i32[N]; `similarity` f32[], mean cosine of rows to their centres."""
+
+    centres: jax.Array
+    label: jax.Array
+    similarity: jax.Array
+
+
+@functools.partial(jax.jit, static_argnames=("clusters", "iterations"))
+def spherical_k_means(features: Array, rng: jax.Array, clusters: int, iterations: int = 25) -> KMeans:
+    """k-means by cosine, started by k-means++ (Arthur and Vassilvitskii 2007); a centre without rows stays.
+
+    Args:
+      features: f32[N, D], made unit rows; rng: a random key.
+    """
+    features = l2_normalise(features)
+    rows = features.shape[0]
+
+    def seed(state: tuple[jax.Array, jax.Array], key: jax.Array) -> tuple[tuple[jax.Array, jax.Array], jax.Array]:
+        distance, first = state
+        # The first is drawn evenly; ‖x − c‖²/2 = 1 − cos is what the others are drawn by.
+        logits = jnp.where(first, 0.0, jnp.log(jnp.maximum(distance, 1e-12)))
+        chosen = features[jax.random.categorical(key, jnp.broadcast_to(logits, (rows,)))]
+        return (jnp.minimum(distance, jnp.maximum(1.0 - features @ chosen, 0.0)), jnp.bool_(False)), chosen
+
+    keys = jax.random.split(rng, clusters)
+    _, centres = jax.lax.scan(seed, (jnp.full(rows, 2.0), jnp.bool_(True)), keys)
+
+    def refine(_: int, centres: jax.Array) -> jax.Array:
+        label = jnp.argmax(features @ centres.T, axis=1)
+        total = jax.ops.segment_sum(features, label, clusters)
+        length = jnp.linalg.norm(total, axis=1, keepdims=True)
+        return jnp.where(length > 1e-12, total / jnp.maximum(length, 1e-12), centres)
+
+    centres = jax.lax.fori_loop(0, iterations, refine, centres)
+    similarity = features @ centres.T
+    return KMeans(centres, jnp.argmax(similarity, axis=1).astype(jnp.int32), similarity.max(1).mean())
+
+
+# ------------------------------------------------------------------------------------------------- assignment
+
+
+@functools.partial(jax.jit, static_argnames="rounds")
+def auction_assignment(benefit: Array, rounds: int = 8) -> jax.Array:
+    """One-to-one assignment of rows to columns with the largest total benefit: i32[R], R ≤ C columns.
+
+    Bertsekas' auction with ε-scaling: within R·ε of the best total, where ε ends at the range of the benefits times
+    4^(1 − `rounds`)/(R + 1); exact where benefits differ by more. All unassigned rows bid at once.
+
+    Args:
+      benefit: f32[R, C], finite, no more rows than columns.
+    """
+    rows, columns = benefit.shape
+    if rows > columns:
+        raise ValueError(f"auction_assignment: {rows} rows for {columns} columns; transpose the benefits")
+    # Rows without benefits make it square: prices that an earlier round left then belong to columns that have an owner.
+    benefit = jnp.concatenate([benefit, jnp.zeros((columns - rows, columns), benefit.dtype)])
+    spread = jnp.maximum(benefit.max() - benefit.min(), 1e-6)
+    numbers = jnp.arange(columns)
+
+    def bid(state: tuple[jax.Array, jax.Array, jax.Array], eps: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        prices, owner, owned = state  # owner of each column, column of each row; −1 is none
+        value = benefit - prices
+        best, place = jax.lax.top_k(value, min(2, columns))
+        wanted = place[:, 0]
+        offer = jnp.where(owned < 0, prices[wanted] + best[:, 0] - best[:, -1] + eps, -jnp.inf)
+        highest = jnp.full(columns, -jnp.inf).at[wanted].max(offer)
+        wins = (offer == highest[wanted]) & (owned < 0)
+        # Of equal offers the first row's counts.
+        winner = jnp.full(columns, columns).at[jnp.where(wins, wanted, columns)].min(numbers, mode="drop")
+        sold = winner < columns
+        outbid = jnp.where(sold & (owner >= 0), owner, columns)
+        owned = owned.at[outbid].set(-1, mode="drop")
+        owned = owned.at[jnp.where(sold, winner, columns)].set(numbers, mode="drop")
+        return jnp.where(sold, highest, prices), jnp.where(sold, winner, owner), owned
+
+    def auction(prices: jax.Array, eps: jax.Array) -> tuple[jax.Array, jax.Array]:
+        nobody = jnp.full(columns, -1)
+        start = (prices, nobody, nobody)
+        prices, _, owned = jax.lax.while_loop(lambda s: jnp.any(s[2] < 0), lambda s: bid(s, eps), start)
+        return prices, owned
+
+    scale = 4.0 ** -jnp.arange(rounds)
+    _, owned = jax.lax.scan(auction, jnp.zeros(columns), spread * jnp.maximum(scale / (columns + 1), 1e-7))
+    return owned[-1][:rows].astype(jnp.int32)
+
+
+# ---------------------------------------------------------------------------------------------------- figures
+
+
+def cluster_quality(labels: np.ndarray, truth: np.ndarray) -> dict[str, float]:
+    """How clusters agree with identities; noise (−1) counts as rows that are alone.
+
+    Returns:
+      `ari`, `nmi` (arithmetic mean), pairwise `precision` and `recall` in [0, 1] (of pairs in one cluster, those of one
+      person; of pairs of one person, those in one cluster), `clusters` and the share `covered` of rows that are no
+      noise.
+    """
+    labels, truth = np.asarray(labels).copy(), np.unique(truth, return_inverse=True)[1]
+    noise = labels == NOISE
+    covered, found = float(1 - noise.mean()), len(np.unique(labels[~noise]))
+    labels[noise] = labels.max(initial=0) + 1 + np.arange(noise.sum())
+    labels = np.unique(labels, return_inverse=True)[1]
+    table = np.unique(np.stack([labels, truth]), axis=1, return_counts=True)
+    cells = table[1].astype(np.float64)
+    rows, columns = (np.bincount(values).astype(np.float64) for values in (labels, truth))
+    total = float(len(labels))
+
+    def pairs(counts: np.ndarray) -> float:
+        return float((counts * (counts - 1) / 2).sum())
+
+    def entropy(counts: np.ndarray) -> float:
+        share = counts[counts > 0] / total
+        return float(-(share * np.log(share)).sum())
+
+    together, clustered, same, every = pairs(cells), pairs(rows), pairs(columns), total * (total - 1) / 2
+    expected = clustered * same / every if every else 0.0
+    most = (clustered + same) / 2
+    mutual = entropy(rows) + entropy(columns) - entropy(cells)
+    mean_entropy = (entropy(rows) + entropy(columns)) / 2
+    return {
+        "ari": 1.0 if most == expected else (together - expected) / (most - expected),
+        "nmi": 1.0 if mean_entropy == 0 else max(mutual, 0.0) / mean_entropy,
+        "precision": together / clustered if clustered else 0.0,
+        "recall": together / same if same else 0.0,
+        "clusters": found,
+        "covered": covered,
+    }

@@ -1,0 +1,78 @@
+"""Exact nearest neighbours in row blocks: the distance matrix never exists whole.
+
+The k largest of a row are found in two steps: the k groups of columns with the largest maxima hold them all, so only
+those groups are ranked. Rows at equal similarity keep the order of their columns, as in a stable sort.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Array = Any
+
+LARGEST_TILE = 1 << 22  # similarities that exist at a time on a CPU; accelerators take 16 times as many
+
+
+class Neighbours(NamedTuple):
+    """Nearest first: `index` i32[N, k] and cosine `similarity` f32[N, k]."""
+
+    index: jax.Array
+    similarity: jax.Array
+
+
+def top_k(x: Array, k: int) -> tuple[jax.Array, jax.Array]:
+    """(values, columns) of the k largest entries of every row of x [..., G], largest first; k static, at most G."""
+    columns = x.shape[-1]
+    group = 1 << max(int(np.log2(max(columns / k, 1.0)) / 2), 0)  # near √(G/k), where both steps cost the same
+    count = -(-columns // group)
+    if group == 1 or count <= k:
+        return jax.lax.top_k(x, k)  # pyright: ignore[reportReturnType]
+    lowest = -jnp.inf if jnp.issubdtype(x.dtype, jnp.floating) else jnp.iinfo(x.dtype).min
+    padding = [(0, 0)] * (x.ndim - 1) + [(0, count * group - columns)]
+    grouped = jnp.pad(x, padding, constant_values=lowest).reshape(*x.shape[:-1], count, group)
+    chosen = jnp.sort(jax.lax.top_k(grouped.max(-1), k)[1], axis=-1)  # in the order of their columns
+    candidates = jnp.take_along_axis(grouped, chosen[..., None], axis=-2)
+    values, place = jax.lax.top_k(candidates.reshape(*x.shape[:-1], k * group), k)
+    column = jnp.take_along_axis(chosen, place // group, axis=-1) * group + place % group
+    return values, column
+
+
+def block_of(rows: int, columns: int) -> int:
+    """Rows of a block whose matrix with so many columns fits the cache (or, on accelerators, a share of the memory)."""
+    tile = LARGEST_TILE if jax.default_backend() == "cpu" else 16 * LARGEST_TILE
+    return int(np.clip(tile // columns, 1, rows))
+
+
+def map_rows(function: Any, rows: int, block: int) -> Any:
+    """`function(row numbers i32[block])` over all rows, as one traced loop; leaves [block, …] become [rows, …].
+
+    The last block repeats the last row where it is not full.
+    """
+    count = -(-rows // block)
+    numbers = jnp.minimum(jnp.arange(count * block, dtype=jnp.int32), rows - 1).reshape(count, block)
+    found = jax.lax.map(function, numbers)
+    return jax.tree.map(lambda leaf: leaf.reshape(count * block, *leaf.shape[2:])[:rows], found)
+
+
+@functools.partial(jax.jit, static_argnames=("k", "block"))
+def nearest_neighbours(query: Array, gallery: Array, k: int, block: int | None = None) -> Neighbours:
+    """The k most similar gallery rows of every query by inner product: cosine for unit features.
+
+    Args:
+      query: f32[Q, D]; gallery: f32[G, D]; unit rows for cosine.
+      k: static, at most G.
+      block: queries at a time; None chooses.
+    """
+    block = block or block_of(query.shape[0], gallery.shape[0])
+
+    def of_block(rows: jax.Array) -> Neighbours:
+        similarity = jnp.matmul(query[rows], gallery.T, precision=jax.lax.Precision.HIGHEST)
+        values, index = top_k(similarity, k)
+        return Neighbours(index.astype(jnp.int32), values)
+
+    return map_rows(of_block, query.shape[0], block)

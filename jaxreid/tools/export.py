@@ -1,0 +1,68 @@
+"""Trained backbones of a workdir as a safetensors file, under Hugging Face's key names.
+
+    python -m jaxreid.tools.export --workdir runs/hitpro-walkers --out tower.safetensors
+
+The file starts another run (`--config.backbone.checkpoint=tower.safetensors`) and is read by PyTorch users; of a CLIP
+with both towers it holds both. Their format says more in `jaxreid/backbones/pretrained.py`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import jax
+from ml_collections import ConfigDict
+
+from jaxreid.backbones.pretrained import save_params
+from jaxreid.backbones.resnet import ResNetConfig
+from jaxreid.run import start_run
+from jaxreid.train import restore_latest, variables_of
+
+
+def export(workdir: Path, out: Path, data_dir: Path | None = None) -> list[str]:
+    """Writes the backbones of a workdir's newest checkpoint to `out`; returns their places among the parameters.
+
+    Raises:
+      ValueError: the workdir holds no checkpoint, or a backbone that has no such format.
+    """
+    config = workdir / "config.json"
+    if not config.exists():
+        raise ValueError(f"{workdir} holds no run: {config} is missing")
+    run = start_run(ConfigDict(json.loads(config.read_text())), workdir, data_dir)
+    state, frozen, _ = restore_latest(run)
+    params = jax.device_get(variables_of(state, frozen)["params"])
+    towers = []
+    for backbone in run.method.backbones():
+        if isinstance(backbone.config, ResNetConfig):
+            raise ValueError(f"{'/'.join(backbone.path)} is a ResNet, which is not written in this format")
+        tree = params
+        for key in backbone.path:
+            tree = tree[key]
+        towers.append((tree, backbone.config))
+    if not towers:
+        raise ValueError(f"the method {run.config.method} names no backbones")
+    scale = params.get("logit_scale")
+    save_params(out, *towers, logit_scale=None if scale is None else float(scale))
+    return ["/".join(backbone.path) for backbone in run.method.backbones()]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--workdir", type=Path, required=True, help="of a run with a checkpoint")
+    parser.add_argument("--out", type=Path, required=True, help="safetensors file to write")
+    parser.add_argument("--data_dir", type=Path, help="where built data sets live")
+    arguments = parser.parse_args()
+    try:
+        places = export(arguments.workdir, arguments.out, arguments.data_dir)
+    except (ValueError, FileNotFoundError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(f"{', '.join(places)}: {arguments.out} ({arguments.out.stat().st_size:,} bytes)")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,49 @@
+"""Writes the words that the small text tower knows: those of drawn people's captions and of learned prompts.
+
+    python -m jaxreid.tools.word_table --out jaxreid/backbones/weights/walkers_words.json
+
+Needs CLIP's vocabulary (`jaxreid.backbones.tokenizer.load_tokenizer`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from jaxreid.backbones.tokenizer import load_tokenizer
+from jaxreid.backbones.word_table import WordTokenizer
+from jaxreid.tools.starting_tower import walkers_module
+
+# What methods put before, behind and between the words that they learn.
+PROMPTS = (
+    "A photo of a X X X X person.",
+    "A infrared photo of a visible person",
+    "A person observed in both day and night conditions.",
+    "a clear blurry low resolution video picture image of one man woman pedestrian, seen from above by a camera drone!",
+)
+
+
+def caption_words() -> list[str]:
+    """Texts with every word that a caption of `walkers` may have."""
+    caption, scene = walkers_module("caption"), walkers_module("scene")
+    values = [" ".join(values) for values in caption.ATTRIBUTES.values()]
+    grammar = (
+        "a person of build with hair, wearing a long-sleeved sleeveless and shoes, carrying a, walking with steps, "
+        "in front of"
+    )
+    return [*values, *scene.PLACES, grammar]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
+    arguments = parser.parse_args()
+    table = WordTokenizer.of_texts([*caption_words(), *PROMPTS], load_tokenizer())
+    lines = ",\n".join(f"  {json.dumps(word)}: {json.dumps(ids)}" for word, ids in table.words.items())
+    arguments.out.write_text("{\n" + lines + "\n}\n")
+    print(f"{len(table.words)} words, {len(table.clip_ids)} tokens: {arguments.out}")
+
+
+if __name__ == "__main__":
+    main()
