@@ -157,16 +157,17 @@ def to_variables(
     *,
     source_grid: tuple[int, int] | None = None,
     source: str = "checkpoint",
+    layout: Layout | None = None,
 ) -> Variables:
     """The variables of `config`'s network from the tensors of `read_tensors`, float32 NumPy arrays.
 
     A whole CLIP may be given: the keys of its other tower, and heads of classifiers, are ignored on purpose and
     logged. An image tower's position table is resized to `config.grid` (`resize_positions`, by the rule of the format)
     from `source_grid` (rows, columns); None takes the grid from the number of rows: square as in all published
-    towers, or that of `config`. `source` names the checkpoint in errors. Raises CheckpointError with every missing,
-    unused and misshapen key.
+    towers, or that of `config`. `source` names the checkpoint in errors; `layout` is its format where it is known.
+    Raises CheckpointError with every missing, unused and misshapen key.
     """
-    layout, prefix, tensors = _recognise(tensors, config, source)
+    layout, prefix, tensors = _recognise(tensors, config, source, layout)
     entries = layout.entries(config, prefix)
     keys = {entry.key for entry in entries}
     ignored = {key for key in tensors.keys() - keys if layout.ignores(key)}
@@ -220,19 +221,20 @@ def to_variables(
 
 
 def _recognise(
-    tensors: Mapping[str, np.ndarray], config: Config, source: str
+    tensors: Mapping[str, np.ndarray], config: Config, source: str, known: Layout | None
 ) -> tuple[Layout, str, Mapping[str, np.ndarray]]:
     """The format, the prefix of its keys, and the tensors under the format's names."""
     for wrapper in WRAPPERS:
         if tensors and all(key.startswith(wrapper) for key in tensors):
             tensors = {key.removeprefix(wrapper): tensor for key, tensor in tensors.items()}
     kind = _kind(config)
-    for layout in kind.layouts:
+    layouts = (known,) if known else kind.layouts
+    for layout in layouts:
         canonical = layout.canonical(tensors)
         prefix = layout.find_prefix(canonical)
         if prefix is not None:
             return layout, prefix, canonical
-    markers = ", ".join(f"{p}{layout.markers[0]} ({layout.name})" for layout in kind.layouts for p in layout.prefixes)
+    markers = ", ".join(f"{p}{layout.markers[0]} ({layout.name})" for layout in layouts for p in layout.prefixes)
     raise CheckpointError(
         f"{source} holds no {kind.name} that is known here: none of its {len(tensors)} keys is {markers}; "
         f"its first keys are {sorted(tensors)[:5]}"
@@ -334,14 +336,15 @@ def _summary(config: Config) -> str:
 # ------------------------------------------------------------------------------------------- variables → tensors
 
 
-def to_tensors(params: Mapping[str, Any], config: ViTConfig | TextConfig) -> Tensors:
-    """The inverse of `to_variables`: tensors under Hugging Face names, bit for bit the same numbers.
+def to_tensors(params: Mapping[str, Any], config: ViTConfig | TextConfig, layout: Layout | None = None) -> Tensors:
+    """The inverse of `to_variables`: tensors under Hugging Face names, or in the format `layout`, bit for bit the same
+    numbers.
 
     Those of CLIP or, for an image tower without CLIP's first norm, of DINOv2. The two towers of a CLIP have different
     keys: `to_tensors(…) | to_tensors(…)` is a whole one but for its logit_scale. Raises CheckpointError for a tower
     that the format can't hold, or a tree that is not that of `config`.
     """
-    layout, prefix = _hugging_face_layout(config)
+    layout, prefix = _hugging_face_layout(config) if layout is None else (layout, layout.prefixes[0])
     arrays = {path: np.asarray(leaf) for path, leaf in flatten_dict(params, sep="/").items()}
     expected = _shapes(config)["params"]
     entries = layout.entries(config, prefix)
