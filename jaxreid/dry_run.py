@@ -11,7 +11,6 @@ from tqdm import tqdm
 from jaxreid import parallel
 from jaxreid.compiled import Compiled
 from jaxreid.data.batch import Batch
-from jaxreid.data.clips import plan_tracklets
 from jaxreid.methods.method import Stage
 from jaxreid.optimisers import merge
 from jaxreid.run import Run, abstract_batch, example_batch
@@ -37,11 +36,11 @@ def _stage(run: Run, number: int, stage: Stage) -> float:
     """Prints a stage; returns its work in floating-point operations."""
     trees = abstract_train_state(run, stage)
     state, frozen = (_placed(tree, parallel.state_sharding(tree, run.mesh)) for tree in trees)
-    modality = run.dataset.train.table.modality
+    columns = run.method.info.columns
     labels = run.method.sampling_labels(run.method.init_memory())
     labels = run.dataset.train.labels.identity if labels is None else np.asarray(labels)
-    steps = len(stage.sampler.draw(labels, modality, np.random.default_rng(0))[0])
-    clips = stage.sampler.batch_size(modality)
+    steps = len(stage.sampler.draw(labels, columns, np.random.default_rng(0))[0])
+    clips = stage.sampler.batch_size(columns)
     height, width = run.config.frames.height, run.config.frames.width
     print(f"stage {number + 1} {stage.name!r}: {stage.epochs} epochs × {steps} steps")
     print(f"  batch u8[{clips}, {stage.frames}, {height}, {width}, 3], {clips // run.mesh.size} clips per device")
@@ -97,10 +96,9 @@ def _kept_for_backward(run: Run, stage: Stage, state: TrainState, frozen: Any, b
 def _evaluation(run: Run) -> float:
     """Prints the evaluation after training; returns its work."""
     options, size = run.method.evaluation(), run.config.extraction_batch
-    splits = {split.name: split for split in (run.dataset.query, run.dataset.gallery)}.values()
-    plans = [plan_tracklets(split.table.length, rule=options.rule, frames=options.frames) for split in splits]
+    plans = [options.plan(split.table.length) for split in run.dataset.test_splits]
     count = sum(-(-len(plan) // size) for plan in plans)
-    print(f"evaluation: {sum(map(len, plans)):,} clips of {options.frames} frames, rule {options.rule}")
+    print(f"evaluation: {sum(map(len, plans)):,} clips of {options.frames} frames, rule {options.clips}")
 
     def start() -> tuple[Any, Any]:
         return run.method.init(jax.random.PRNGKey(0), example_batch(run)), run.method.init_memory()

@@ -124,7 +124,7 @@ def start_run(config: Any, workdir: Path, data_dir: Path | None, *, dry: bool = 
         pixels=Pixels(tuple(config.frames.mean), tuple(config.frames.std), PRECISIONS[config.precision]),
         loading=LoaderOptions(config.frames.height, config.frames.width, **config.loading),
     )
-    for size in (config.extraction_batch, *(s.sampler.batch_size(info.table.modality) for s in run.method.stages())):
+    for size in (config.extraction_batch, *(s.sampler.batch_size(info.columns) for s in run.method.stages())):
         if size % mesh.size:
             raise ValueError(f"a batch of {size} clips does not divide over {mesh.size} devices")
     run.phases["data set"] = opened

@@ -274,7 +274,7 @@ class EpochLoop:
 
     def __init__(self, run: Run, stage: Stage, number: int, state: TrainState) -> None:
         self.run, self.stage, self.number = run, stage, number
-        self.split, self.modality = run.dataset.train, run.dataset.train.table.modality
+        self.split, self.columns = run.dataset.train, run.method.info.columns
         self.sharding = parallel.state_sharding(state, run.mesh)
         self.train_step, self.calibrate_step = make_steps(run, stage, self.sharding)
         if stage.extraction:
@@ -293,7 +293,7 @@ class EpochLoop:
     def jobs(self, state: TrainState, frozen: Any, calibrates: bool) -> list[tuple[Compiled, tuple[Any, ...]]]:
         """The steps whose arguments are known before anything is read, for `compile_together`."""
         run, stage = self.run, self.stage
-        batch = abstract_batch(run, stage.sampler.batch_size(self.modality), stage.frames)
+        batch = abstract_batch(run, stage.sampler.batch_size(self.columns), stage.frames)
         arguments = (state, frozen, batch, progress_at(stage, 0, 0, 1))
         jobs: list[tuple[Compiled, tuple[Any, ...]]] = [(self.train_step, arguments)]
         if calibrates and stage.calibrate_batches:
@@ -309,10 +309,17 @@ class EpochLoop:
         rng = np.random.default_rng((run.config.seed, self.number, *position))
         labels = run.method.sampling_labels(state.memory)
         labels = self.split.labels.identity if labels is None else parallel.to_host(labels)
-        tracklet, part = stage.sampler.draw(labels, self.modality, rng)
+        tracklet, part = stage.sampler.draw(labels, self.columns, rng)
         length = self.split.table.length
         plan = plan_parts(
-            length, tracklet.reshape(-1), part.reshape(-1), parts=stage.sampler.parts, frames=stage.frames, rng=rng
+            length,
+            tracklet.reshape(-1),
+            part.reshape(-1),
+            parts=stage.sampler.parts,
+            frames=stage.frames,
+            rng=rng,
+            rule=stage.clip_rule,
+            stride=stage.clip_stride,
         )
         loader = batches(
             self.split,
@@ -372,7 +379,7 @@ class EpochLoop:
 
     def _steps(self, state: TrainState, frozen: Any, epoch: int, bar: Any) -> tuple[TrainState, list[Any], int]:
         loader, steps = self.loader(state, TRAINING, epoch)
-        size = self.stage.sampler.batch_size(self.modality) * self.stage.frames
+        size = self.stage.sampler.batch_size(self.columns) * self.stage.frames
         bar.total = bar.total or size * steps * self.stage.epochs
         bar.set_description(f"epoch {epoch + 1}/{self.stage.epochs}")
         metrics: list[Any] = []

@@ -6,8 +6,8 @@ import pytest
 from jaxreid.data import clips
 
 
-def rule(name, length, frames):
-    plan = clips.plan_tracklets(np.array([length]), rule=name, frames=frames)
+def rule(name, length, frames, stride=1):
+    plan = clips.plan_tracklets(np.array([length]), rule=name, frames=frames, stride=stride)
     return [row[mask].tolist() for row, mask in zip(plan.frames, plan.mask, strict=True)]
 
 
@@ -29,6 +29,24 @@ def test_one_clip_rules(length, frames, chunk_first, floor_first, linspace):
 def test_dense_fills_the_last_clip_by_repeating():
     assert rule("dense", 9, 4) == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 8, 8, 8]]
     assert rule("dense", 3, 4) == [[0, 1, 2, 0]]
+
+
+def test_recombine_interleaves_clips():
+    assert rule("recombine", 9, 4, 2) == [[0, 2, 4, 6], [1, 3, 5, 7], [8, 8, 8, 8]]
+    assert rule("recombine", 11, 2, 2) == [[0, 2], [1, 3], [4, 6], [5, 7], [8, 9], [10, 10]]
+    assert rule("recombine", 7, 4, 2) == [[0, 1, 2, 3], [4, 5, 6, 4]]
+
+
+def test_recombine_shows_every_frame_in_as_few_clips_as_hold_them():
+    """Data set specification, section 13: ⌈n/16⌉ clips at stride 4."""
+    lengths = np.arange(1, 200)
+    plan = clips.plan_tracklets(lengths, rule="recombine", frames=16, stride=4)
+    np.testing.assert_array_equal(np.bincount(plan.tracklet), -(-lengths // 16))
+    for tracklet, length in enumerate(lengths):
+        own = plan.frames[plan.tracklet == tracklet].ravel()
+        assert set(own.tolist()) == set(range(length))
+        whole = length // 16 * 16
+        assert len(set(own[:whole].tolist())) == whole  # no frame twice before the last clip
 
 
 def test_packed_shows_every_frame_once():

@@ -1,9 +1,10 @@
 """Batches hold what the plan says, in its order, however they are read."""
 
+import cv2
 import numpy as np
 import pytest
 
-from jaxreid.data.clips import plan_all_parts
+from jaxreid.data.clips import plan_all_parts, plan_tracklets
 from jaxreid.data.loader import LoaderOptions, batches
 from jaxreid.data.split import open_split
 
@@ -52,3 +53,17 @@ def test_processes_share_a_batch(split):
         np.testing.assert_array_equal(whole[name], shared[name])
     with pytest.raises(ValueError, match="does not divide over 4 processes"):
         read(split, plan, 6, processes=4)
+
+
+@pytest.mark.parametrize("cache", [False, True])
+def test_only_planned_frames_are_decoded_and_a_record_read_once_a_clip(split, monkeypatch, cache):
+    plan = plan_tracklets(split.table.length, rule="packed", frames=3)
+    reader, decoded, fetched = split.reader(cache=cache), [], []
+    decode, fetch = cv2.imdecode, reader.encoded
+    monkeypatch.setattr(cv2, "imdecode", lambda *arguments: decoded.append(1) or decode(*arguments))
+    monkeypatch.setattr(reader, "encoded", lambda row: fetched.append(row) or fetch(row))
+    options = LoaderOptions(64, 32, threads=0)
+    for _ in batches(split, plan, 4, options, uses_identity=False, reader=reader):
+        pass
+    assert len(decoded) == plan.mask.sum() == split.table.length.sum()
+    assert sorted(fetched) == sorted(plan.tracklet.tolist())

@@ -10,7 +10,7 @@ import dataclasses
 
 import numpy as np
 
-RULES = ("chunk_first", "floor_first", "linspace", "dense", "packed")
+RULES = ("chunk_first", "floor_first", "linspace", "dense", "packed", "recombine")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,10 +54,38 @@ def chunk(count: np.ndarray, frames: int, rng: np.random.Generator | None = None
     return np.minimum(np.arange(frames) * size + offset, count[:, None] - 1)
 
 
-def floor_first(count: np.ndarray, frames: int) -> np.ndarray:
-    """The first frame of T blocks of ⌊n/T⌋ frames: the tail is never seen."""
-    block = np.maximum(count // frames, 1)[:, None]
-    return np.minimum(np.arange(frames) * block, count[:, None] - 1)
+def floor_first(count: np.ndarray, frames: int, rng: np.random.Generator | None = None) -> np.ndarray:
+    """The first frame of T blocks of ⌊n/T⌋ frames: the tail is never seen. Where a generator is given a random one,
+    and the last block takes the tail too."""
+    size = np.maximum(count // frames, 1)[:, None]
+    start = np.minimum(np.arange(frames) * size, count[:, None] - 1)
+    if rng is None:
+        return start
+    stop = np.minimum(start + size, count[:, None])
+    stop[:, -1] = count
+    return rng.integers(start, stop)
+
+
+def segments(count: np.ndarray, frames: int, rng: np.random.Generator) -> np.ndarray:
+    """A random frame of each of T segments [⌊i·n/T⌋, ⌊(i+1)·n/T⌋); sorted random frames where n < T."""
+    bounds = np.arange(frames + 1) * count[:, None] // frames
+    drawn = rng.integers(bounds[:, :-1], np.maximum(bounds[:, 1:], bounds[:, :-1] + 1))
+    some = np.sort(rng.integers(0, np.broadcast_to(count[:, None], drawn.shape)), axis=1)
+    return np.where(count[:, None] < frames, some, drawn)
+
+
+def random_frames(count: np.ndarray, frames: int, rng: np.random.Generator) -> np.ndarray:
+    """T different random frames in their order; where n < T some of them more than once."""
+    return np.stack([np.sort(rng.choice(n, frames, replace=n < frames)) for n in count.tolist()])
+
+
+def strided(count: np.ndarray, frames: int, rng: np.random.Generator, stride: int = 1) -> np.ndarray:
+    """Every `stride`-th frame from a random start, T of them. A shorter tracklet is read with the largest stride that
+    T frames have room for, and one of fewer than T frames from its start again and again."""
+    room = (count - 1) // max(frames - 1, 1)
+    step = np.clip(room, 1, stride)
+    start = rng.integers(0, np.maximum(count - (frames - 1) * step, 1))
+    return (start[:, None] + np.arange(frames) * step[:, None]) % count[:, None]
 
 
 def linspace(count: np.ndarray, frames: int) -> np.ndarray:
@@ -66,6 +94,16 @@ def linspace(count: np.ndarray, frames: int) -> np.ndarray:
 
 
 SINGLE_CLIP = {"chunk_first": chunk, "floor_first": floor_first, "linspace": linspace}
+
+# How training draws the frames of a clip. The first two are the random forms of `chunk_first` and `floor_first`.
+TRAINING_CLIPS = {
+    "chunk": chunk,
+    "floor": floor_first,
+    "segments": segments,
+    "random": random_frames,
+    "consecutive": strided,
+    "strided": strided,
+}
 
 
 def plan_parts(
@@ -76,10 +114,25 @@ def plan_parts(
     parts: int,
     frames: int,
     rng: np.random.Generator | None = None,
+    rule: str = "chunk",
+    stride: int = 1,
 ) -> ClipPlan:
-    """One clip of T frames from each given (tracklet, part); random within chunks where a generator is given."""
+    """One clip of T frames from each given (tracklet, part): by a rule of `TRAINING_CLIPS` where a generator is given,
+    otherwise the first frames of chunks. `stride` is that of `strided`.
+
+    Raises:
+      ValueError: an unknown rule.
+    """
+    if rule not in TRAINING_CLIPS:
+        raise ValueError(f"clip rule {rule!r} is not one of {', '.join(TRAINING_CLIPS)}")
     start, count = part_bounds(length[tracklet], part, parts)
-    index = start[:, None] + chunk(count, frames, rng)
+    if rng is None:
+        index = chunk(count, frames)
+    elif rule == "strided":
+        index = strided(count, frames, rng, stride)
+    else:
+        index = TRAINING_CLIPS[rule](count, frames, rng)
+    index = start[:, None] + index
     return ClipPlan(
         tracklet.astype(np.int32), part.astype(np.int32), index.astype(np.int32), np.ones(index.shape, bool)
     )
@@ -92,12 +145,13 @@ def plan_all_parts(length: np.ndarray, *, parts: int, frames: int) -> ClipPlan:
     return plan_parts(length, tracklet, part, parts=parts, frames=frames)
 
 
-def plan_tracklets(length: np.ndarray, *, rule: str, frames: int) -> ClipPlan:
+def plan_tracklets(length: np.ndarray, *, rule: str, frames: int, stride: int = 1) -> ClipPlan:
     """Every tracklet's test clips under a rule.
 
-    `chunk_first`, `floor_first` and `linspace` give one clip per tracklet. `dense` gives consecutive clips whose
-    last one is filled by repeating its frames from the start; `packed` fills it with masked frames instead, so
-    that every frame counts exactly once.
+    `chunk_first`, `floor_first` and `linspace` give one clip per tracklet. The others give ⌈n/T⌉: `dense`
+    consecutive clips whose last one is filled by repeating its frames from the start; `packed` fills it with masked
+    frames instead, so that every frame counts exactly once; `recombine` interleaves the clips, T·`stride` frames
+    giving `stride` clips, and what is left at the end as many as it fills, with a smaller stride.
 
     Raises:
       ValueError: an unknown rule.
@@ -106,15 +160,21 @@ def plan_tracklets(length: np.ndarray, *, rule: str, frames: int) -> ClipPlan:
     if rule in SINGLE_CLIP:
         index = SINGLE_CLIP[rule](length, frames)
         tracklet, part, mask = rows, np.zeros_like(rows), np.ones(index.shape, bool)
-    elif rule in ("dense", "packed"):
+    elif rule in ("dense", "packed", "recombine"):
         clips = -(-length // frames)
         tracklet = np.repeat(rows, clips)
         part = np.arange(len(tracklet)) - np.repeat(np.cumsum(clips) - clips, clips)
         start = part * frames
         count = np.minimum(length[tracklet] - start, frames)[:, None]
         step = np.arange(frames)
-        mask = (step < count) | (rule == "dense")
-        index = start[:, None] + step % count
+        mask = (step < count) | (rule != "packed")
+        apart = np.ones_like(part)
+        if rule == "recombine":
+            whole = length[tracklet] // frames
+            block = part // stride * stride  # first clip of those that are interleaved with this one
+            apart = np.where(part < whole, np.minimum(stride, whole - block), 1)
+            start = np.where(part < whole, block * frames + part - block, start)
+        index = start[:, None] + apart[:, None] * (step % count)
     else:
         raise ValueError(f"clip rule {rule!r} is not one of {', '.join(RULES)}")
     return ClipPlan(tracklet.astype(np.int32), part.astype(np.int32), index.astype(np.int32), mask)

@@ -59,9 +59,9 @@ class _Clips:
         return {"row": rows, "frames": frames}
 
     def _read(self, clip: np.ndarray, row: int) -> None:
-        tracklet, options = int(self.plan.tracklet[row]), self.options
-        for frame in np.flatnonzero(self.plan.mask[row]):
-            image = self.reader.decode(tracklet, int(self.plan.frames[row, frame]))
+        options, planned = self.options, np.flatnonzero(self.plan.mask[row])
+        images = self.reader.decode_each(int(self.plan.tracklet[row]), self.plan.frames[row, planned].tolist())
+        for frame, image in zip(planned, images, strict=True):
             if image.shape == clip[frame].shape:
                 clip[frame] = image
             else:

@@ -1,14 +1,57 @@
 """Which tracklets make a batch: an epoch's order as a pure function of the labels and a random generator.
 
 A sampler is a small frozen description; `draw` returns the (tracklet, part) of every row of every batch, so an
-epoch needs no state beyond (seed, epoch) and is the same on any number of hosts and workers.
+epoch needs no state beyond (seed, epoch) and is the same on any number of hosts and workers. Labels may be others
+in every epoch (clusters, slots of a memory); −1 is never drawn.
+
+| sampler | a batch | an epoch |
+|---|---|---|
+| `ShuffleSampler` | any clips | every tracklet once |
+| `RandomIdentitySampler` | P identities × K clips | no tracklet twice (CLIP-ReID, torchreid) |
+| `IdentitySampler` | P identities × K clips, spread over modalities or platforms | as many clips as tracklets |
+| `PairSampler` | row-aligned pairs of one person in two modalities | a fixed number of batches |
+| `SlotSampler` | of each modality (platform, camera) as many slots × clips | every slot of the largest once |
+| `CameraSampler` | as many clips from each of some cameras, no labels | as many clips as tracklets |
+| `ClusterSampler` | P clusters × K clips from different cameras | a fixed number of batches |
 """
 
 from __future__ import annotations
 
 import dataclasses
+from typing import NamedTuple, Protocol
 
 import numpy as np
+
+from jaxreid.data.schema import INFRARED, VISIBLE
+from jaxreid.data.split import UNKNOWN, Labels, TrackletTable
+
+Draw = tuple[np.ndarray, np.ndarray]  # (tracklet, part), each i64[steps, batch]
+
+
+class Columns(NamedTuple):
+    """What a sampler knows of each of N tracklets beside its label, i32[N]."""
+
+    modality: np.ndarray
+    platform: np.ndarray
+    camera_index: np.ndarray
+    pair: np.ndarray  # as in `Labels`; −1 where identity may not be seen
+
+    @classmethod
+    def of(cls, table: TrackletTable, labels: Labels | None) -> Columns:
+        """The columns of a split, with `labels` only for methods that may see identity."""
+        pair = np.full(len(table), UNKNOWN, np.int32) if labels is None else labels.pair
+        return cls(table.modality, table.platform, table.camera_index, pair)
+
+
+class Sampler(Protocol):
+    """What training asks of a sampler. `parts`: in how many parts tracklets are divided, each drawn for itself."""
+
+    @property
+    def parts(self) -> int: ...
+
+    def batch_size(self, columns: Columns) -> int: ...
+
+    def draw(self, labels: np.ndarray, columns: Columns, rng: np.random.Generator) -> Draw: ...
 
 
 def _wrapped(values: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
@@ -17,11 +60,51 @@ def _wrapped(values: np.ndarray, count: int, rng: np.random.Generator) -> np.nda
     return np.concatenate(rounds)[:count]
 
 
+def _distinct(values: np.ndarray, size: int, steps: int, rng: np.random.Generator) -> np.ndarray:
+    """[steps, size], cut from permutations; a permutation's remainder is dropped so that no row repeats a value."""
+    rows: list[np.ndarray] = []
+    while len(rows) < steps:
+        order = rng.permutation(values)
+        rows += [order[i : i + size] for i in range(0, len(order) - size + 1, size)]
+    return np.stack(rows[:steps])
+
+
 def _rows_by_label(labels: np.ndarray, keep: np.ndarray) -> dict[int, np.ndarray]:
     rows = np.flatnonzero(keep & (labels >= 0))
     rows = rows[np.argsort(labels[rows], kind="stable")]
     values, starts = np.unique(labels[rows], return_index=True)
-    return dict(zip(values.tolist(), np.split(rows, starts[1:]), strict=True))
+    return dict(zip(values.tolist(), np.split(rows, starts)[1:], strict=True))
+
+
+def _by_label(labels: np.ndarray) -> dict[int, np.ndarray]:
+    return _rows_by_label(labels, np.ones_like(labels, bool))
+
+
+def _enough(groups: dict[int, np.ndarray], needed: int, what: str, field: str) -> None:
+    if len(groups) < needed:
+        raise ValueError(f"the split has {len(groups)} {what}, a batch needs {needed}: lower {field}")
+
+
+@dataclasses.dataclass(frozen=True)
+class ShuffleSampler:
+    """All labelled tracklets in random order; the last ones that fill no batch wait for another epoch."""
+
+    clips: int
+    parts: int = 1
+
+    def batch_size(self, columns: Columns) -> int:
+        del columns
+        return self.clips
+
+    def draw(self, labels: np.ndarray, columns: Columns, rng: np.random.Generator) -> Draw:
+        """Raises ValueError where there are fewer tracklets than a batch needs."""
+        del columns
+        rows = rng.permutation(np.flatnonzero(labels >= 0))
+        steps = len(rows) // self.clips
+        if not steps:
+            raise ValueError(f"the split has {len(rows)} labelled tracklets, a batch needs {self.clips}")
+        tracklet = rows[: steps * self.clips].reshape(steps, self.clips)
+        return tracklet, rng.integers(0, self.parts, tracklet.shape)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,21 +112,24 @@ class SlotSampler:
     """Batches balanced over modalities, then over slots (groups of tracklets that one label stands for).
 
     `slots` slots of each modality present in the split, `clips` clips from different (tracklet, part) pairs of
-    each slot. An epoch shows every slot of the larger modality once; the smaller one wraps.
+    each slot. An epoch shows every slot of the larger modality once; the smaller one wraps. `balance` names another
+    column to balance over: "platform", or "camera_index" for batches with as many slots from every camera.
     """
 
     slots: int
     clips: int
     parts: int
+    balance: str = "modality"
 
-    def batch_size(self, modality: np.ndarray) -> int:
-        return len(np.unique(modality)) * self.slots * self.clips
+    def batch_size(self, columns: Columns) -> int:
+        return len(np.unique(getattr(columns, self.balance))) * self.slots * self.clips
 
-    def draw(self, labels: np.ndarray, modality: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """(tracklet, part), each i64[steps, batch]. `labels` i32[N], −1 = never drawn."""
-        groups = [_rows_by_label(labels, modality == code) for code in np.unique(modality)]
+    def draw(self, labels: np.ndarray, columns: Columns, rng: np.random.Generator) -> Draw:
+        """Raises ValueError where a modality has no slot."""
+        column = getattr(columns, self.balance)
+        groups = [_rows_by_label(labels, column == code) for code in np.unique(column)]
         if not all(groups):
-            raise ValueError("a modality of the training split has no slot to draw from")
+            raise ValueError(f"a {self.balance} of the training split has no slot to draw from")
         steps = -(-max(map(len, groups)) // self.slots)
         tracklets, parts = [], []
         for group in groups:
@@ -59,38 +145,32 @@ class SlotSampler:
 class IdentitySampler:
     """P identities × K clips, the K clips spread over modalities and then over tracklets (needs labels).
 
-    An epoch has as many batches as it takes to draw each tracklet once on average.
+    An epoch has as many batches as it takes to draw each tracklet once on average. `balance` names another column to
+    spread over: "platform", "camera_index".
     """
 
     identities: int
     clips: int
     parts: int = 1
+    balance: str = "modality"
 
-    def batch_size(self, modality: np.ndarray) -> int:
-        del modality
+    def batch_size(self, columns: Columns) -> int:
+        del columns
         return self.identities * self.clips
 
-    def draw(self, labels: np.ndarray, modality: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """(tracklet, part), each i64[steps, batch]. `labels` i32[N], −1 = never drawn.
-
-        Raises:
-          ValueError: fewer identities than a batch needs.
-        """
-        groups = _rows_by_label(labels, np.ones_like(labels, bool))
-        if len(groups) < self.identities:
-            raise ValueError(
-                f"the split has {len(groups)} identities, a batch needs {self.identities}: lower batch.identities"
-            )
+    def draw(self, labels: np.ndarray, columns: Columns, rng: np.random.Generator) -> Draw:
+        """Raises ValueError where there are fewer identities than a batch needs."""
+        column, groups = getattr(columns, self.balance), _by_label(labels)
+        _enough(groups, self.identities, "identities", "batch.identities")
         size = self.identities * self.clips
         steps = max(1, round(int(np.sum(labels >= 0)) / size))
-        order = np.concatenate(self._rounds(np.array(list(groups)), steps, rng))
         rows = []
-        for identity in order:
+        for identity in _distinct(np.array(list(groups)), self.identities, steps, rng).reshape(-1):
             mine = groups[int(identity)]
-            codes = np.unique(modality[mine])
+            codes = np.unique(column[mine])
             share = np.array_split(np.arange(self.clips), len(codes))
             picked = [
-                _wrapped(mine[modality[mine] == code], len(part), rng)
+                _wrapped(mine[column[mine] == code], len(part), rng)
                 for code, part in zip(rng.permutation(codes), share, strict=True)
                 if len(part)
             ]
@@ -98,12 +178,172 @@ class IdentitySampler:
         tracklet = np.stack(rows).reshape(steps, size)
         return tracklet, rng.integers(0, self.parts, tracklet.shape)
 
-    def _rounds(self, identities: np.ndarray, steps: int, rng: np.random.Generator) -> list[np.ndarray]:
-        """Batches cut from permutations; a permutation's remainder is dropped so that no batch repeats one."""
-        batches: list[np.ndarray] = []
-        while len(batches) < steps:
-            order = rng.permutation(identities)
-            batches += [
-                order[i : i + self.identities] for i in range(0, len(order) - self.identities + 1, self.identities)
-            ]
-        return batches[:steps]
+
+@dataclasses.dataclass(frozen=True)
+class RandomIdentitySampler:
+    """P identities × K clips as CLIP-ReID and torchreid draw them: an epoch is at most one pass over the data.
+
+    An identity's tracklets are shuffled and cut into groups of K, the rest waits for another epoch; one that has fewer
+    than K repeats some. Batches take a group from each of P identities until fewer than P have any left, so that
+    their number differs from epoch to epoch.
+    """
+
+    identities: int
+    clips: int
+    parts: int = 1
+
+    def batch_size(self, columns: Columns) -> int:
+        del columns
+        return self.identities * self.clips
+
+    def draw(self, labels: np.ndarray, columns: Columns, rng: np.random.Generator) -> Draw:
+        """Raises ValueError where there are fewer identities than a batch needs."""
+        del columns
+        members = _by_label(labels)
+        _enough(members, self.identities, "identities", "batch.identities")
+        groups = {}
+        for identity, mine in members.items():
+            order = _wrapped(mine, max(len(mine), self.clips), rng)
+            count = len(order) // self.clips
+            groups[identity] = list(order[: count * self.clips].reshape(count, self.clips))
+        batches = []
+        while len(groups) >= self.identities:
+            chosen = rng.choice(np.array(list(groups)), self.identities, replace=False)
+            batches.append(np.concatenate([groups[identity].pop() for identity in chosen.tolist()]))
+            groups = {identity: left for identity, left in groups.items() if left}
+        tracklet = np.stack(batches)
+        return tracklet, rng.integers(0, self.parts, tracklet.shape)
+
+
+@dataclasses.dataclass(frozen=True)
+class PairSampler:
+    """Row-aligned cross-modality pairs: rows 2k and 2k + 1 show one person, first as `sides[0]`, then as `sides[1]`.
+
+    P identities that have both, `pairs` pairs of each, `steps` batches an epoch. The rows of a pair follow each
+    other, so that hosts and devices with even shares hold whole pairs. With `aligned`, both show the same moment
+    (equal `Columns.pair`, BUPTCampus), from different cameras as far as there are any; otherwise they are drawn
+    independently. `sides` are two codes of the column `balance`.
+    """
+
+    identities: int
+    pairs: int
+    steps: int
+    parts: int = 1
+    aligned: bool = False
+    balance: str = "modality"
+    sides: tuple[int, int] = (VISIBLE, INFRARED)
+
+    def batch_size(self, columns: Columns) -> int:
+        del columns
+        return 2 * self.identities * self.pairs
+
+    def draw(self, labels: np.ndarray, columns: Columns, rng: np.random.Generator) -> Draw:
+        """Raises ValueError where fewer identities than a batch needs have both sides (of one moment)."""
+        column = getattr(columns, self.balance)
+        labels = np.where(columns.pair >= 0, labels, UNKNOWN) if self.aligned else labels
+        first, second = (_rows_by_label(labels, column == code) for code in self.sides)
+        if self.aligned:
+            first, second = _same_moment(first, second, columns.pair)
+        groups = {identity: first[identity] for identity in first.keys() & second.keys()}
+        _enough(groups, self.identities, f"identities with both sides of {self.balance}", "batch.identities")
+        rows, parts = [], []
+        for identity in _distinct(np.array(sorted(groups)), self.identities, self.steps, rng).reshape(-1):
+            one, two = first[int(identity)], second[int(identity)]
+            if self.aligned:
+                order = _spread(columns.camera_index[one], self.pairs, rng)
+                pair = np.stack([one[order], two[order]], 1)
+                part = np.repeat(rng.integers(0, self.parts, (self.pairs, 1)), 2, 1)
+            else:
+                pair = np.stack([_wrapped(side, self.pairs, rng) for side in (one, two)], 1)
+                part = rng.integers(0, self.parts, pair.shape)
+            rows.append(pair)
+            parts.append(part)
+        shape = (self.steps, self.batch_size(columns))
+        return np.stack(rows).reshape(shape), np.stack(parts).reshape(shape)
+
+
+def _same_moment(
+    first: dict[int, np.ndarray], second: dict[int, np.ndarray], pair: np.ndarray
+) -> tuple[dict[int, np.ndarray], dict[int, np.ndarray]]:
+    """Of both sides the rows whose pair the other has too, in the order of the pairs."""
+    one, two = {}, {}
+    for identity in first.keys() & second.keys():
+        a, b = first[identity], second[identity]
+        common, left, right = np.intersect1d(pair[a], pair[b], return_indices=True)
+        if len(common):
+            one[identity], two[identity] = a[left], b[right]
+    return one, two
+
+
+def _spread(camera: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    """`count` positions in random order, but one of every camera before a second of any, and all before one repeats."""
+    order = rng.permutation(len(camera))
+    by_camera = order[np.argsort(camera[order], kind="stable")]
+    _, starts, counts = np.unique(camera[by_camera], return_index=True, return_counts=True)
+    turn = np.empty(len(camera), int)
+    turn[by_camera] = np.arange(len(camera)) - np.repeat(starts, counts)
+    return np.resize(order[np.argsort(turn[order], kind="stable")], count)
+
+
+@dataclasses.dataclass(frozen=True)
+class CameraSampler:
+    """As many clips from each of `cameras` cameras, for training without labels: a label only says what is drawn.
+
+    All cameras have their turn before one has it again, and all tracklets of a camera before one of them repeats. An
+    epoch has as many batches as it takes to draw each tracklet once on average, so that cameras with few tracklets
+    are drawn more often. For batches with every camera, and slots, see `SlotSampler`.
+    """
+
+    cameras: int
+    clips: int  # of each camera
+    parts: int = 1
+
+    def batch_size(self, columns: Columns) -> int:
+        del columns
+        return self.cameras * self.clips
+
+    def draw(self, labels: np.ndarray, columns: Columns, rng: np.random.Generator) -> Draw:
+        """Raises ValueError where there are fewer cameras than a batch needs."""
+        groups = _by_label(np.where(labels >= 0, columns.camera_index, UNKNOWN))
+        _enough(groups, self.cameras, "cameras", "batch.cameras")
+        size = self.cameras * self.clips
+        steps = max(1, round(sum(map(len, groups.values())) / size))
+        order = _distinct(np.array(list(groups)), self.cameras, steps, rng).reshape(-1)
+        rows = np.empty((len(order), self.clips), int)
+        for camera, mine in groups.items():
+            turns = np.flatnonzero(order == camera)
+            rows[turns] = _wrapped(mine, len(turns) * self.clips, rng).reshape(len(turns), self.clips)
+        tracklet = rows.reshape(steps, size)
+        return tracklet, rng.integers(0, self.parts, tracklet.shape)
+
+
+@dataclasses.dataclass(frozen=True)
+class ClusterSampler:
+    """P clusters × K clips, for labels that change every epoch: batch and epoch stay the same size.
+
+    Clips of a cluster come from different cameras as far as it has any, and none repeats before all were drawn. Where
+    there are fewer clusters than P, some stand in a batch more than once. Outliers have label −1.
+    """
+
+    clusters: int
+    clips: int
+    steps: int
+    parts: int = 1
+
+    def batch_size(self, columns: Columns) -> int:
+        del columns
+        return self.clusters * self.clips
+
+    def draw(self, labels: np.ndarray, columns: Columns, rng: np.random.Generator) -> Draw:
+        """Raises ValueError where there is no cluster."""
+        groups = _by_label(labels)
+        _enough(groups, 1, "clusters", "the threshold of clustering")
+        values = np.array(list(groups))
+        if len(values) < self.clusters:
+            order = np.concatenate([_wrapped(values, self.clusters, rng) for _ in range(self.steps)])
+        else:
+            order = _distinct(values, self.clusters, self.steps, rng).reshape(-1)
+        members = [groups[label] for label in order.tolist()]
+        rows = [mine[_spread(columns.camera_index[mine], self.clips, rng)] for mine in members]
+        tracklet = np.stack(rows).reshape(self.steps, self.clusters * self.clips)
+        return tracklet, rng.integers(0, self.parts, tracklet.shape)

@@ -20,7 +20,8 @@ import numpy as np
 
 from jaxreid.augment import Augmentation
 from jaxreid.data.batch import Batch
-from jaxreid.data.samplers import IdentitySampler, SlotSampler
+from jaxreid.data.clips import ClipPlan, plan_tracklets
+from jaxreid.data.samplers import Columns, Sampler
 from jaxreid.data.split import Labels, TrackletTable
 
 Variables = Any  # nested dicts {"params": …, "batch_stats": …}
@@ -41,6 +42,11 @@ class DatasetInfo:
     frame_size: tuple[int, int]
     num_identities: int = 0
     labels: Labels | None = None
+
+    @property
+    def columns(self) -> Columns:
+        """What samplers draw by."""
+        return Columns.of(self.table, self.labels)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,24 +108,37 @@ class Stage:
 
     name: str
     epochs: int
-    sampler: SlotSampler | IdentitySampler
+    sampler: Sampler
     frames: int  # frames per clip
     augment: Augmentation
     updates: tuple[Update, ...]
     extraction: Extraction | None = None
     calibrate_batches: int = 0  # gradient-free batches that set batch-norm statistics before the first epoch
+    clip_rule: str = "chunk"  # which frames make a training clip (jaxreid.data.clips.TRAINING_CLIPS)
+    clip_stride: int = 1  # of "strided"
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
     """How test tracklets become features: clip rule (jaxreid.data.clips), frames per clip, and pooling of a
-    tracklet's clips "before" or "after" normalising; `flip` averages with the mirrored clip."""
+    tracklet's clips "before" or "after" normalising; `flip` averages with the mirrored clip. `stride` is that of the
+    rule `recombine`."""
 
     rule: str
     frames: int
     pool: str = "after"
     flip: bool = False
     distance: str = "cosine"
+    stride: int = 4
+
+    @property
+    def clips(self) -> str:
+        """The clip rule in a result record."""
+        return f"recombine, stride {self.stride}" if self.rule == "recombine" else self.rule
+
+    def plan(self, length: np.ndarray) -> ClipPlan:
+        """The test clips of tracklets of these lengths."""
+        return plan_tracklets(length, rule=self.rule, frames=self.frames, stride=self.stride)
 
 
 @dataclasses.dataclass(frozen=True)
