@@ -3,7 +3,8 @@
     python benchmarks/walkers_difficulty.py [vvi]
 
 Prints one JSON line per feature: mAP in per cent with visible test tracklets as queries and infrared ones as gallery
-(V→I) and the other way round, and per modality across cameras as a scale for what the feature sees.
+(V→I) and the other way round, and per modality across cameras as a scale for what the feature sees. Where people
+change clothes, also among those in other clothes (CC), and where drones look, from the air to the ground (A→G).
 """
 
 from __future__ import annotations
@@ -61,11 +62,20 @@ def main(name: str = "vvi") -> None:
         for frame in tracklet:
             cv2.imencode(".jpg", frame[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92])
         frames += len(tracklet)
-        drawn.append(tracklet)
+        # Far people have small crops.
+        size = (world.config.width, world.config.height)
+        drawn.append(np.stack([cv2.resize(frame, size) for frame in tracklet]))
     print(json.dumps({"frames_per_second_with_jpeg": round(frames / (time.perf_counter() - start))}))
     pid = np.array([spec.pid for spec in specs])
     camera = np.array([spec.camera for spec in specs])
+    outfit = np.array([spec.outfit for spec in specs])
+    aerial = np.array([world.cameras[spec.camera - 1].aerial for spec in specs])
     infrared = np.array([spec.modality == "ir" for spec in specs])
+    every = np.ones(len(specs), bool)
+    pairs = {"V->I": (~infrared, infrared), "I->V": (infrared, ~infrared), "V->V": (~infrared, ~infrared),
+             "I->I": (infrared, infrared), "A->G": (aerial, ~aerial)}  # fmt: skip
+    if outfit.any():
+        pairs["CC"] = every, every
     rng = np.random.default_rng(0)
     features = {
         "random": lambda frames: rng.standard_normal(64),
@@ -80,10 +90,11 @@ def main(name: str = "vvi") -> None:
             if group.any():
                 centred[group] -= rows[group].mean(0)
         result = {"feature": feature}
-        for label, source, target in (("V->I", ~infrared, infrared), ("I->V", infrared, ~infrared),
-                                      ("V->V", ~infrared, ~infrared), ("I->I", infrared, infrared)):  # fmt: skip
+        for label, (source, target) in pairs.items():
             if source.any() and target.any():
                 ignore = camera[source][:, None] == camera[target]
+                if label == "CC":
+                    ignore |= (pid[:, None] == pid) & (outfit[:, None] == outfit)
                 for form, x in (("", rows), (" centred", centred)):
                     score = mean_average_precision(x[source], x[target], pid[source], pid[target], ignore)
                     result[label + form] = round(score, 1)

@@ -7,6 +7,15 @@ import dataclasses
 import cv2
 import numpy as np
 
+# Altitude (m), distance (m) and angle (degrees below the horizon) of the points that aerial cameras look from, by point
+# id from 1: those of DetReIDX.
+CAPTURE_POINTS = (
+    (5.8, 10, 30), (11.5, 20, 30), (17.3, 30, 30), (23.1, 40, 30), (40, 80, 30), (60, 120, 30),
+    (15, 10, 60), (30, 20, 60), (45, 30, 60), (60, 40, 60), (75, 80, 60), (90, 120, 60),
+    (10, 0, 90), (20, 0, 90), (30, 0, 90), (40, 0, 90), (80, 0, 90), (120, 0, 90),
+)  # fmt: skip
+SHARP_RANGE, FEWEST_ROWS = 16.0, 12  # metres up to which a crop has all its rows; rows of the farthest
+
 
 @dataclasses.dataclass(frozen=True)
 class Camera:
@@ -16,7 +25,7 @@ class Camera:
     at `distance` metres; `heading` is the walking direction in radians (0 walks right, -pi/2 walks at the camera).
     """
 
-    number: int  # from 1, over both modalities
+    number: int  # from 1, over all cameras of a world
     modality: str  # "rgb" | "ir"
     heading: float
     height: float
@@ -27,10 +36,25 @@ class Camera:
     blur: float  # standard deviation in pixels of a 64-row frame
     noise: float  # standard deviation of a value in [0, 1]
     vignette: float
+    point: int = 0  # of CAPTURE_POINTS, from 1, for a camera in the air
+    session: int = 0  # the only one in which the camera looks; 0 all
 
     @property
     def name(self) -> str:
-        return f"{self.modality}{self.number}"
+        return f"uav{self.session}p{self.point}" if self.aerial else f"{self.modality}{self.number}"
+
+    @property
+    def aerial(self) -> bool:
+        return self.point > 0
+
+    @property
+    def range(self) -> float:
+        """Metres to the place that the camera looks at."""
+        return float(np.hypot(self.height, self.distance))
+
+    def rows(self, height: int) -> int:
+        """Rows of a crop that the sensor resolves, at most `height`."""
+        return height if not self.aerial else max(round(height * min(SHARP_RANGE / self.range, 1.0)), FEWEST_ROWS)
 
     @property
     def infrared(self) -> bool:
@@ -38,7 +62,7 @@ class Camera:
 
     @property
     def elevation(self) -> float:
-        """Angle in radians under which the camera looks down at a person's middle."""
+        """Angle in radians below the horizon under which the camera looks at a person's middle."""
         return float(np.arctan2(self.height - 0.95, self.distance))
 
     def view(self, points: np.ndarray) -> np.ndarray:
@@ -72,7 +96,14 @@ class Camera:
         return frames.astype(np.uint8)
 
 
-def draw_camera(rng: np.random.Generator, number: int, modality: str, strength: float) -> Camera:
+def draw_camera(
+    rng: np.random.Generator,
+    number: int,
+    modality: str,
+    strength: float,
+    height: tuple[float, float] = (2.2, 4.0),
+    distance: tuple[float, float] = (7.0, 11.0),
+) -> Camera:
     """A random camera; `strength` scales how far its picture is from neutral (colour cast, gain, blur, ...)."""
     infrared = modality == "ir"
     cast = (1.0, 1.0, 1.0) if infrared else tuple(1 + strength * rng.uniform(-0.3, 0.3, 3))
@@ -80,8 +111,8 @@ def draw_camera(rng: np.random.Generator, number: int, modality: str, strength: 
         number=number,
         modality=modality,
         heading=rng.uniform(-1.2, 1.2),
-        height=rng.uniform(2.2, 4.0),
-        distance=rng.uniform(7.0, 11.0),
+        height=rng.uniform(*height),
+        distance=rng.uniform(*distance),
         cast=cast,
         gain=1 + strength * rng.uniform(-0.35, 0.35),
         gamma=float(np.exp(strength * rng.uniform(-0.4, 0.4))),
@@ -89,3 +120,11 @@ def draw_camera(rng: np.random.Generator, number: int, modality: str, strength: 
         noise=(0.02 if infrared else 0.008) + strength * rng.uniform(0, 0.03),
         vignette=(0.25 if infrared else 0.05) + strength * rng.uniform(0, 0.35),
     )
+
+
+def draw_aerial_camera(rng: np.random.Generator, number: int, session: int, point: int, strength: float) -> Camera:
+    """A random camera of a drone that hovers at a capture point."""
+    height, distance, _ = CAPTURE_POINTS[point - 1]
+    drawn = draw_camera(rng, number, "rgb", strength, height=(height, height), distance=(distance, distance))
+    heading = rng.uniform(-np.pi, np.pi)
+    return dataclasses.replace(drawn, heading=heading, noise=1.5 * drawn.noise, point=point, session=session)

@@ -78,7 +78,7 @@ def describe(person: Person, infrared: bool = False, place: str = "") -> str:
         parts.append(f"a {coloured('hat', word['hat'])}")
     if word["bag"] != "none":
         parts.append(f"carrying a {coloured('bag', word['bag'])}")
-    parts.append(f"walking with {word['stride']} steps")
+    parts.append(f"{'running' if person.gait.running else 'walking'} with {word['stride']} steps")
     if place:
         parts.append(f"in front of {place}")
     return ", ".join(parts)

@@ -62,12 +62,18 @@ class Figure:
       depth: f32[T, J] metres, larger is farther.
       forward: f32[T, 2] the walking direction in camera x and depth, unit length.
       scale: f32[T] elements per metre.
+      elevation: radians below the horizon under which a camera in the air looks; 0 for one on the ground, whose small
+        angle changes nothing here.
     """
 
-    def __init__(self, person: Person, points, depth, forward, scale):
+    def __init__(self, person: Person, points, depth, forward, scale, elevation: float = 0.0):
         self.person, self.points, self.scale = person, points, scale
+        # What one metre along the ground away from the camera, and one metre up, are on the picture.
+        self.deep, self.tall = np.sin(elevation), np.cos(elevation)
+        self.nearer = 1.0 if elevation else 0.0  # from above the head hides what is below
         self.depth = depth - depth[:, [JOINT["root"]]]
         self.forward, self.left = forward, np.stack([-forward[:, 1], forward[:, 0]], -1)
+        self.ahead, self.beside = self._on_picture(self.forward), self._on_picture(self.left)
         self.shapes: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []  # outline, sort key, label
         self._torso_index = -1
         self._legs()
@@ -75,6 +81,16 @@ class Figure:
         self._arms()
         self._head()
         self._bag()
+
+    def _on_picture(self, along):
+        """Directions on the ground [T, 2] (right, away) as they are on the picture (right, down)."""
+        return along * np.array([1.0, -self.deep])
+
+    def _disc(self, centre, side, front, key, material):
+        """An elliptic cross-section of the upright body: what is seen of it from the air."""
+        angle = np.linspace(0, 2 * np.pi, 16, endpoint=False)[:, None]
+        rim = side * np.cos(angle) * self.beside[:, None] + front * np.sin(angle) * self.ahead[:, None]
+        self._add(centre[:, None] + rim * self.scale[:, None, None], key, material)
 
     def _joint(self, name):
         return self.points[:, JOINT[name]]
@@ -137,6 +153,12 @@ class Figure:
         root, thorax = self._joint("root"), self._joint("thorax")
         if outfit.upper == "coat":
             self._skirt("upper_a", 0.75, 0.05, girth * 1.08)
+        if self.nearer:
+            if outfit.lower == "skirt":
+                self._disc(root, 0.21 * girth, 0.17 * girth, 0.054, "lower")
+            self._disc(root, 0.16 * girth, 0.12 * girth, 0.02, "upper_a")
+            broad = (0.150 * body.shoulder + 0.04 * body.girth) * size
+            self._disc(thorax, broad, 0.115 * girth, -0.019, "upper_a")
         shoulder = self._half_width((0.150 * body.shoulder + 0.04 * body.girth) * size, 0.10 * girth)
         waist = self._half_width(0.150 * girth, 0.115 * girth)
         hip = self._half_width((0.11 * body.hip + 0.055 * body.girth) * size, 0.12 * girth)
@@ -181,18 +203,18 @@ class Figure:
         unit = self.scale[:, None] * body.height * body.head / 1.72  # map elements per metre of an average head
         centre, neck = self._joint("head"), self._joint("neck")
         up = self._joint("head_top") - centre
-        up = unit * up / np.maximum(np.linalg.norm(up, axis=-1, keepdims=True), 1e-6)
-        ahead = unit * self.forward[:, :1] * np.array([1.0, 0.0])
+        up = self.tall * unit * up / np.maximum(np.linalg.norm(up, axis=-1, keepdims=True), 1e-6)
+        ahead = unit * self.ahead
         unit = unit[:, 0]
         facing = -self.forward[:, 1]  # 1: looks at the camera
 
         def piece(start, end, radii, key, material):
-            self._add(capsule(start, end, radii[0] * unit, radii[1] * unit), key, material)
+            self._add(capsule(start, end, radii[0] * unit, radii[1] * unit), key - self.nearer, material)
 
         crown = "skin" if outfit.hair == "shaved" else "hair"
         piece(centre + 0.045 * up, centre - 0.03 * up, (0.088, 0.075), -0.040, crown)
         # The face turns out of sight as the person turns away.
-        width = 0.088 * np.clip(0.55 + 0.75 * facing, 0.0, 0.82)
+        width = 0.088 * np.clip(0.55 + 0.75 * facing, 0.0, 0.82) * (1 - 0.75 * self.deep)
         face = centre + 0.055 * ahead
         piece(face, face - 0.065 * up, (width, 0.8 * width), -0.041, "skin")
         if outfit.hair == "long":
@@ -215,32 +237,31 @@ class Figure:
         side = "left" if outfit.bag_side > 0 else "right"
         other = "right" if side == "left" else "left"
         sign = outfit.bag_side
-        flat = np.array([1.0, 0.0])
         if outfit.bag == "backpack":
-            offset = -0.17 * size * self.forward[:, :1] * self.scale[:, None] * flat
+            offset = -0.17 * size * self.ahead * self.scale[:, None]
             thorax, root = self._joint("thorax"), self._joint("root")
             high, low = thorax + 0.18 * (root - thorax) + offset, thorax + 0.78 * (root - thorax) + offset
             half = self._half_width(0.15 * size, 0.09 * size) / self.scale
-            key = np.where(self.forward[:, 1] > 0.15, -0.2, 0.03)
+            key = np.where((self.forward[:, 1] > 0.15) | (self.deep > 0.4), -0.2, 0.03)
             self._limb(high, low, (half, half * 1.1), key, "bag")
             for name in ("left", "right"):  # straps, seen from the front
                 shoulder = self._joint(f"{name}_shoulder")
                 strap = thorax + 0.75 * (shoulder - thorax)
-                ahead = 0.1 * size * self.forward[:, :1] * self.scale[:, None] * flat
+                ahead = 0.1 * size * self.ahead * self.scale[:, None]
                 key = np.where(self.forward[:, 1] < -0.15, -0.03, 0.035)
                 self._limb(strap + ahead, strap + ahead + 0.5 * (root - thorax), (0.018, 0.018), key, "bag")
         elif outfit.bag == "shoulder bag":
-            hip = self._joint("root") + sign * 0.2 * size * self.left[:, :1] * self.scale[:, None] * flat
+            hip = self._joint("root") + sign * 0.2 * size * self.beside * self.scale[:, None]
             key = sign * self.left[:, 1] * 0.25 - 0.055
             self._limb(self._joint(f"{other}_shoulder"), hip, (0.016, 0.016), -0.035, "bag")
             half = self._half_width(0.06, 0.13) / self.scale
-            down = np.array([0.0, 0.12]) * self.scale[:, None]
+            down = np.array([0.0, 0.12 * self.tall]) * self.scale[:, None]
             self._limb(hip, hip + down, (half, half), key, "bag")
         elif outfit.bag == "handbag":
             wrist, elbow = self._joint(f"{side}_wrist"), self._joint(f"{side}_elbow")
             hand = wrist + 0.35 * (wrist - elbow)
             half = self._half_width(0.05, 0.12) / self.scale
-            down = np.array([0.0, 1.0]) * self.scale[:, None]
+            down = np.array([0.0, self.tall]) * self.scale[:, None]
             key = self._depth(f"{side}_wrist") - 0.07
             self._limb(hand + 0.12 * down, hand + 0.28 * down, (half, half * 1.1), key, "bag")
 
@@ -269,6 +290,8 @@ class Figure:
         texture = self._texture[:, columns]
         root, thorax = self._joint("root")[t], self._joint("thorax")[t]
         down, top = root - thorax, thorax
+        if np.linalg.norm(down) < 0.1 * self.scale[t]:
+            return  # seen from straight above
         across = 2 * self._texture_half[t] / texture.shape[1]
         along = 1.12 * down / _TEXTURE_ROWS
         corner = top - [self._texture_half[t], 0.0]

@@ -66,6 +66,24 @@ class Gait:
     elbow: float
     lean: float
     sway: float
+    knee: float = 0.95  # bend of the knee of the leg that swings forward
+
+    @property
+    def running(self) -> bool:
+        return self.knee > 1.1
+
+
+# Ranges of a random gait, by what a person does; `knee` of a walk is the same for everyone.
+GAITS: dict[str, dict[str, tuple[float, float]]] = {
+    "walking": {
+        "stride": (0.28, 0.56), "cadence": (0.75, 1.15), "arm_swing": (0.08, 0.65), "elbow": (0.05, 0.9),
+        "lean": (-0.03, 0.16), "sway": (0.0, 0.03),
+    },
+    "running": {
+        "stride": (0.50, 0.88), "cadence": (1.25, 1.65), "arm_swing": (0.35, 1.0), "elbow": (0.9, 1.7),
+        "lean": (0.02, 0.30), "sway": (0.0, 0.03), "knee": (1.15, 1.75),
+    },
+}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,8 +128,8 @@ class Wardrobe:
     hair: tuple[str, ...] = ("dark",)
 
 
-def draw_person(pid: int, rng: np.random.Generator, wardrobe: Wardrobe) -> Person:
-    """One random pedestrian."""
+def draw_person(pid: int, rng: np.random.Generator, wardrobe: Wardrobe, gait: str = "walking") -> Person:
+    """One random person with a gait of GAITS."""
     body = Body(
         height=rng.uniform(1.50, 1.95),
         girth=rng.uniform(0.80, 1.40),
@@ -120,17 +138,28 @@ def draw_person(pid: int, rng: np.random.Generator, wardrobe: Wardrobe) -> Perso
         leg=rng.uniform(0.93, 1.06),
         head=rng.uniform(0.88, 1.14),
     )
-    gait = Gait(
-        stride=rng.uniform(0.28, 0.56),
-        cadence=rng.uniform(0.75, 1.15),
-        arm_swing=rng.uniform(0.08, 0.65),
-        elbow=rng.uniform(0.05, 0.9),
-        lean=rng.uniform(-0.03, 0.16),
-        sway=rng.uniform(0.0, 0.03),
-    )
+    drawn = Gait(**{name: rng.uniform(*limits) for name, limits in GAITS[gait].items()})
     outfit = draw_outfit(rng, wardrobe)
     skin, hair = (str(rng.choice(names)) for names in (wardrobe.skin, wardrobe.hair))
-    return Person(pid, body, gait, outfit, skin, hair)
+    return Person(pid, body, drawn, outfit, skin, hair)
+
+
+def in_kit(person: Person, kit: Outfit) -> Person:
+    """A player in a team's kit; hair and the colour of the shoes are the player's own."""
+    own = person.outfit
+    clothes = len(CLOTHES)
+    outfit = dataclasses.replace(
+        kit, upper="shirt", lower="shorts", hat="none", bag="none", hair=own.hair,
+        sleeve="short" if kit.sleeve == "long" else kit.sleeve,
+        colours=kit.colours[:clothes] + own.colours[clothes:],
+        reflectances=kit.reflectances[:clothes] + own.reflectances[clothes:],
+    )  # fmt: skip
+    return dataclasses.replace(person, outfit=outfit)
+
+
+def in_other_clothes(person: Person, outfit: Outfit) -> Person:
+    """The same person on another day: everything of the outfit but the hair."""
+    return dataclasses.replace(person, outfit=dataclasses.replace(outfit, hair=person.outfit.hair))
 
 
 def draw_outfit(rng: np.random.Generator, wardrobe: Wardrobe) -> Outfit:
@@ -230,7 +259,7 @@ def walk(person: Person, phase: np.ndarray) -> np.ndarray:
         put(f"{side}_hip", hip_width * twist, sway + sign * hip_width, 0.0)
         put(f"{side}_knee", *along(f"{side}_hip", thigh, gait.stride * swing))
         swinging_forward = np.maximum(0.0, sign * np.cos(phase))
-        knee = 0.08 + 0.95 * swinging_forward**1.5
+        knee = 0.08 + gait.knee * swinging_forward**1.5
         put(f"{side}_ankle", *along(f"{side}_knee", shin, gait.stride * swing - knee))
         ankle = joints[:, JOINT[f"{side}_ankle"]]
         pitch = 0.6 * knee - 0.25 * np.maximum(swing, 0)

@@ -20,7 +20,9 @@ SUPERSAMPLING = 2
 FRAME_INTERVAL = 0.1  # seconds
 # Everyone's crop moves at this speed (m/s), whatever the person's own gait: the background must not tell who walks.
 WALKING_SPEED = 1.2
+EXPOSURE = 0.02  # seconds over which a background that runs past is smeared
 WINDOW = 2.25  # metres shown by the height of a crop of scale 1
+WINDOW_FROM_ABOVE = 1.3  # the same for a person seen from straight above
 AIM = 0.93  # metres above the ground that a crop is centred on
 
 COCO = ("nose", "left_eye", "right_eye", "left_ear", "right_ear", "left_shoulder", "right_shoulder", "left_elbow",
@@ -50,6 +52,7 @@ class Passage:
     shift: tuple[float, float]  # of the crop in metres
     occluder: tuple[float, ...] | None  # position (m), width (m), height (m), visible grey, infrared value
     noise_seed: int
+    speed: float = WALKING_SPEED  # of the crop, m/s
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -61,7 +64,8 @@ class DrawnTracklet:
       keypoints: f32[T, 17, 3] COCO order, x and y in pixels of the frame (the centre of the first pixel is 0.5),
         confidence 1, 0.5 (hidden by the person's own body) or 0 (hidden by an occluder or outside the frame).
       joints3d: f32[T, 17, 3] Human3.6M order, metres in camera coordinates (x right, y down, z forward).
-      silhouette: u8[T, H, W] coverage of the pixel by the visible person, 255 full.
+      silhouette: u8[T, H, W] coverage of the pixel by the visible person, 255 full. A crop that the sensor resolves
+        with fewer rows has small frames; silhouettes and materials keep the size of the others.
       materials: u8[T, 2H, 2W] index in figure.MATERIALS.
       caption: the visible attributes in words.
     """
@@ -74,8 +78,19 @@ class DrawnTracklet:
     caption: str
 
 
+# From the air a joint is seen if the picture shows at its place what it is made of; by COCO keypoint.
+_MADE_OF = {
+    "nose": ("skin",), "eye": ("skin",), "ear": ("skin", "hair"), "shoulder": ("skin", "upper_a", "upper_b"),
+    "elbow": ("skin", "upper_a", "upper_b"), "wrist": ("skin", "upper_a", "upper_b"),
+    "hip": ("upper_a", "upper_b", "lower"), "knee": ("skin", "lower"), "ankle": ("skin", "lower", "shoes"),
+}  # fmt: skip
+_SHOWS = np.array(
+    [np.isin(np.arange(MATERIAL_MASK + 1), [MATERIAL[m] for m in _MADE_OF[name.split("_")[-1]]]) for name in COCO]
+)
+
 # u8[256], by label: 255 where a body shows, which is neither background nor what stands before it.
-_BODY = 255 * (~np.isin(np.arange(256) & MATERIAL_MASK, (MATERIAL["background"], MATERIAL["occluder"]))).astype(np.uint8)
+_NO_BODY = MATERIAL["background"], MATERIAL["occluder"]
+_BODY = 255 * (~np.isin(np.arange(256) & MATERIAL_MASK, _NO_BODY)).astype(np.uint8)
 
 
 def draw_passage(
@@ -86,12 +101,13 @@ def draw_passage(
     frames: int,
     recorded: int,
     flash: float = 0.0,
+    speed: float = WALKING_SPEED,
 ) -> Passage:
     """A random passage: `rng` belongs to the recording of `recorded` frames, `crop_rng` to the tracklet.
 
     `flash` is the probability of a passage by night that a flash lights up, before a dark scene.
     """
-    length = WALKING_SPEED * FRAME_INTERVAL * recorded
+    length = speed * FRAME_INTERVAL * recorded
     backwards, turn = bool(rng.random() < 0.5), nuisance * rng.uniform(-0.5, 0.5)
     start = -0.5 * length + rng.uniform(-0.8, 0.8)
     phase, gain = rng.uniform(0, 2 * np.pi), 1 + nuisance * rng.uniform(-0.3, 0.3)
@@ -113,6 +129,7 @@ def draw_passage(
         shift=tuple(nuisance * crop_rng.uniform(-0.16, 0.16, 2)),
         occluder=occluder,
         noise_seed=int(crop_rng.integers(2**31)),
+        speed=speed,
     )
 
 
@@ -144,7 +161,9 @@ def render(
     heading = camera.heading + passage.turn + (np.pi if passage.backwards else 0.0)
     forward = np.array([np.cos(heading), np.sin(heading)])
     left = np.array([-forward[1], forward[0]])
-    ground = np.array([0.0, camera.distance]) + (passage.start + WALKING_SPEED * times)[:, None] * forward
+    ground = np.array([0.0, camera.distance]) + (passage.start + passage.speed * times)[:, None] * forward
+    elevation = camera.elevation if camera.aerial else 0.0
+    extent = WINDOW * np.cos(elevation) + WINDOW_FROM_ABOVE * np.sin(elevation)
 
     def place(local):  # person's frame -> ground coordinates, [T, N, 3]
         flat = ground[:, None] + local[..., :1] * forward + local[..., 1:2] * left
@@ -152,8 +171,8 @@ def render(
 
     joints = camera.view(place(walk(person, passage.phase + 2 * np.pi * person.gait.cadence * times)))
     aim = camera.view(np.concatenate([ground, np.full((len(ground), 1), AIM)], -1))
-    # A window that shows WINDOW metres at the person's distance, whatever that distance is.
-    scale = height / WINDOW * passage.scale
+    # A window that shows so many metres at the person's distance, whatever that distance is.
+    scale = height / extent * passage.scale
     centre = np.array([width, height]) / 2 - np.array(passage.shift) * scale
 
     def project(points):  # camera coordinates [T, N, 3] -> pixels [T, N, 2]
@@ -166,9 +185,14 @@ def render(
     bearing = np.arctan2(aim[:, 0], aim[:, 2])
     seen = np.stack([step[:, 0] * np.cos(bearing) - step[:, 2] * np.sin(bearing),
                      step[:, 0] * np.sin(bearing) + step[:, 2] * np.cos(bearing)], -1)  # fmt: skip
+    if camera.aerial:  # depth is height rather than distance here: take the direction on the ground
+        bearing = np.arctan2(ground[:, 0], np.maximum(ground[:, 1], 1.0))
+        seen = np.stack([forward[0] * np.cos(bearing) - forward[1] * np.sin(bearing),
+                         forward[0] * np.sin(bearing) + forward[1] * np.cos(bearing)], -1)  # fmt: skip
     seen /= np.linalg.norm(seen, axis=-1, keepdims=True)
 
-    figure = Figure(person, pixels * SUPERSAMPLING, joints[..., 2], seen, np.full(len(times), scale * SUPERSAMPLING))
+    spread = np.full(len(times), scale * SUPERSAMPLING)
+    figure = Figure(person, pixels * SUPERSAMPLING, joints[..., 2], seen, spread, elevation)
     labels = figure.paint((height * SUPERSAMPLING, width * SUPERSAMPLING))
     if passage.occluder is not None:
         _occlude(labels, passage, times, forward, scale * SUPERSAMPLING)
@@ -179,20 +203,29 @@ def render(
     layers = np.take(table.view(np.uint32)[:, 0], tall, mode="clip").view(np.uint8).reshape(*tall.shape, 4)
     layers = cv2.resize(layers, (width, height * len(times)), interpolation=cv2.INTER_AREA)
     layers = layers.reshape(len(times), height, width, 4).astype(np.float32) * (1 / 255)
-    path = (ground - [0.0, camera.distance])[:, 0]
-    window = np.stack([path - passage.shift[0], np.full(len(times), -passage.shift[1])], -1)
-    background = scene.crops(window, np.full(len(times), WINDOW / passage.scale), size) * passage.ambient
+    path = ground - [0.0, camera.distance]
+    down = -passage.shift[1] - path[:, 1] * np.sin(elevation)
+    window = np.stack([path[:, 0] - passage.shift[0], down], -1)
+    background = scene.crops(window, np.full(len(times), extent / passage.scale), size) * passage.ambient
+    smear = int(passage.speed * EXPOSURE * scale)
+    if smear > 1:
+        background = np.stack([cv2.blur(frame, (smear, 1)) for frame in background])
     _shadow(background, centre, scale, camera)
     radiance = layers[..., :3] + (1 - layers[..., 3:]) * background
+    rows = camera.rows(height)
+    if rows < height:
+        small = (max(1, round(width * rows / height)), rows)
+        radiance = np.stack([cv2.resize(frame, small, interpolation=cv2.INTER_AREA) for frame in radiance])
     frames = camera.expose(radiance, passage.gain, np.random.default_rng(passage.noise_seed))
 
     materials = labels & MATERIAL_MASK
     silhouette = cv2.resize(cv2.LUT(tall, _BODY), (width, height * len(times)), interpolation=cv2.INTER_AREA)
     return DrawnTracklet(
         frames=frames,
-        keypoints=_keypoints(pixels, figure.depth, labels),
+        keypoints=_keypoints(pixels, figure.depth, labels, camera.aerial)
+        * np.array([frames.shape[2] / width, frames.shape[1] / height, 1.0], np.float32),
         joints3d=joints[:, [JOINT[name] for name in HUMAN36M]].astype(np.float32),
-        silhouette=silhouette.reshape(frames.shape[:3]),
+        silhouette=silhouette.reshape(len(frames), height, width),
         materials=materials,
         caption=caption,
     )
@@ -203,7 +236,7 @@ def _occlude(labels, passage, times, forward, scale):
     offset, width, tall = passage.occluder[:3]
     middle = np.mean(times)
     for frame, time in zip(labels, times, strict=True):
-        x = labels.shape[2] / 2 + scale * (offset - WALKING_SPEED * (time - middle) * forward[0])
+        x = labels.shape[2] / 2 + scale * (offset - passage.speed * (time - middle) * forward[0])
         top = int(labels.shape[1] - scale * tall)
         corners = (int(x - scale * width / 2), top), (int(x + scale * width / 2), labels.shape[1])
         cv2.rectangle(frame, *corners, MATERIAL["occluder"], -1)
@@ -219,7 +252,7 @@ def _shadow(background, centre, scale, camera):
     background *= (1 - 0.4 * np.clip(1.2 - distance, 0, 1))[..., None].astype(np.float32)
 
 
-def _keypoints(pixels, depth, labels):
+def _keypoints(pixels, depth, labels, aerial):
     """COCO keypoints with the confidence that the label map and the joints' depth imply."""
     index = [JOINT[name] for name in COCO]
     points, behind = pixels[:, index], depth[:, index]
@@ -233,5 +266,7 @@ def _keypoints(pixels, depth, labels):
     face = np.arange(len(COCO)) < 5
     head = depth[:, [JOINT["head"]]]
     hidden = np.where(face, behind > head + 0.02, hidden)
+    if aerial:
+        hidden = ~_SHOWS[np.arange(len(COCO)), under & MATERIAL_MASK]
     confidence = np.where(visible, np.where(hidden, 0.5, 1.0), 0.0)
     return np.concatenate([points, confidence[..., None]], -1).astype(np.float32)

@@ -127,8 +127,76 @@ PLACES = {
 }  # fmt: skip
 
 
+def _boards(image, rng, base):
+    """Advertising boards before dark stands."""
+    image[:base] = _colour(rng, 40, 80)
+    _grain(image[:base], rng, 30, 6)
+    x = int(rng.integers(-60, 0))
+    while x < image.shape[1]:
+        width = int(rng.integers(50, 110))
+        cv2.rectangle(image, (x, base - 28), (x + width, base), _colour(rng, 40, 230), -1)
+        for letter in range(x + 8, x + width - 8, 9):
+            cv2.rectangle(image, (letter, base - 20), (letter + 5, base - 8), _colour(rng, 60, 250), -1)
+        x += width + 2
+
+
+def _gym(image, rng, base):
+    """Wall bars and panels."""
+    for x in range(int(rng.integers(0, 40)), image.shape[1], int(rng.integers(70, 120))):
+        for y in range(8, base - 4, 9):
+            cv2.line(image, (x, y), (x + 34, y), _colour(rng, 110, 150), 2)
+
+
+# Sports grounds and the colour of their floors.
+COURTS = {"a football pitch": _boards, "a sports hall": _gym}
+FLOORS = {"a football pitch": (70, 128, 62), "a sports hall": (176, 132, 88)}
+
+
+def _parking(image, rng):
+    for x in range(int(rng.integers(0, 30)), image.shape[1], 80):
+        cv2.line(image, (x, 0), (x, image.shape[0]), (215, 215, 205), 3)
+    cv2.line(image, (0, int(rng.integers(10, 30))), (image.shape[1], 30), (215, 215, 205), 3)
+
+
+def _slabs(image, rng):
+    size = int(rng.integers(18, 30))
+    for x in range(0, image.shape[1], size):
+        cv2.line(image, (x, 0), (x, image.shape[0]), (108, 106, 102), 1)
+    for y in range(0, image.shape[0], size):
+        cv2.line(image, (0, y), (image.shape[1], y), (108, 106, 102), 1)
+
+
+def _path(image, rng):
+    middle = int(image.shape[0] * rng.uniform(0.35, 0.65))
+    cv2.rectangle(image, (0, middle - 24), (image.shape[1], middle + 24), (172, 158, 134), -1)
+    for _ in range(220):
+        x, y = int(rng.integers(image.shape[1])), int(rng.integers(image.shape[0]))
+        cv2.circle(image, (x, y), int(rng.integers(2, 5)), (62, 96 + int(rng.integers(40)), 54), -1)
+
+
+# Grounds as they are seen from the air, and their colours.
+GROUNDS = {"a car park": _parking, "a square": _slabs, "a lawn": _path}
+GROUND_COLOURS = {"a car park": (98, 98, 102), "a square": (150, 147, 140), "a lawn": (84, 124, 70)}
+
+
+def draw_ground(rng: np.random.Generator, place: str, elevation: float) -> Scene:
+    """A random ground of the kind `place` (a key of GROUNDS), seen from `elevation` radians above the horizon."""
+    height, width = int(PICTURE_HEIGHT * RESOLUTION), int(PICTURE_WIDTH * RESOLUTION)
+    image = np.empty((height, width, 3), np.float32)
+    image[:] = np.array(GROUND_COLOURS[place]) + rng.uniform(-14, 14, 3)
+    GROUNDS[place](image, rng)
+    _grain(image, rng, 9, 20)
+    _grain(image, rng, 7, 3)
+    flat = max(1, int(height * np.sin(elevation)))
+    image = cv2.resize(image, (width, flat), interpolation=cv2.INTER_AREA)
+    image = cv2.copyMakeBorder(
+        image, (height - flat) // 2, height - flat - (height - flat) // 2, 0, 0, cv2.BORDER_REFLECT_101
+    )
+    return Scene(place, np.ascontiguousarray(np.clip(image / 255, 0, 1), np.float32))
+
+
 def draw_scene(rng: np.random.Generator, place: str, elevation: float, infrared: bool) -> Scene:
-    """A random scene of the kind `place` (a key of PLACES), seen from `elevation` radians above the horizon.
+    """A random scene of the kind `place` (a key of PLACES or COURTS), seen from `elevation` radians above the horizon.
 
     Visible scenes are quiet (their contrast is reduced), infrared scenes grey and dark: the illuminator reaches
     people better than walls.
@@ -138,14 +206,18 @@ def draw_scene(rng: np.random.Generator, place: str, elevation: float, infrared:
     # From higher up more ground is seen, so the foot of the wall lies higher in the picture.
     base = int(height / 2 + RESOLUTION * np.clip(0.75 - 1.6 * elevation + rng.uniform(-0.15, 0.15), -0.9, 0.8))
     image[:] = _colour(rng, 110, 190)
-    PLACES[place](image, rng, base)
-    image[base:] = _colour(rng, 90, 170)
+    (PLACES | COURTS)[place](image, rng, base)
+    image[base:] = FLOORS[place] if place in FLOORS else _colour(rng, 90, 170)
     _grain(image, rng, 14, 24)
     _grain(image[base:], rng, 10, 5)
     slope = rng.uniform(-1, 1)
     for x in range(-width, 2 * width, int(rng.integers(24, 60))):
         foot = (int(x + slope * (height - base)), height)
         cv2.line(image, (x, base), foot, (image[base:].mean((0, 1)) * 0.75).tolist(), 1)
+    if place in FLOORS:
+        cv2.line(image, (0, base + 10), (width, base + 10), (226, 226, 220), 2)
+        for x in range(int(rng.integers(0, 120)), width, 170):
+            cv2.line(image, (x, base), (int(x + slope * (height - base)), height), (226, 226, 220), 3)
     image = np.clip(cv2.GaussianBlur(image, (0, 0), 0.8) / 255, 0, 1)
     if infrared:
         grey = image.mean(-1, keepdims=True)

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
+from typing import Any
 
 import numpy as np
 
-from .camera import Camera, draw_camera
+from .camera import CAPTURE_POINTS, Camera, draw_aerial_camera, draw_camera
 from .caption import describe
-from .person import Person, Wardrobe, draw_person
-from .render import DrawnTracklet, draw_passage, render
-from .scene import PLACES, Scene, draw_scene
+from .person import COLOURS, Person, Wardrobe, draw_outfit, draw_person, in_kit, in_other_clothes
+from .render import WALKING_SPEED, DrawnTracklet, draw_passage, render
+from .scene import COURTS, GROUNDS, PLACES, Scene, draw_ground, draw_scene
 
 # Every random stream has its own number, so that one can change without moving the others.
-_PERSON, _CAMERA, _SCENE, _PLAN, _RECORDING, _CROP = range(6)
+_PERSON, _CAMERA, _SCENE, _PLAN, _RECORDING, _CROP, _KIT, _OUTFIT = range(8)
+
+RUNNING_SPEED = 3.6  # m/s, of players
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +34,11 @@ class WorldConfig:
       flash: probability that a passage is by night, with a dark scene behind a person in flash light.
       camera_strength: how far cameras are from neutral (1 strong).
       nuisance: how much passages of one person differ (1 strong).
+      team: players of a team, who run over a sports ground in clothes that are alike; 0: people walk in their own.
+      sessions: days on which everyone comes by.
+      outfits: clothes of a person, taken in turn from session to session.
+      aerial_presence: probability that a person is seen from a capture point of a drone in a session; 0: no drone.
+        Cameras on the ground then look in the first session only.
     """
 
     name: str
@@ -48,7 +57,40 @@ class WorldConfig:
     flash: float = 0.0
     camera_strength: float = 0.6
     nuisance: float = 0.4
+    team: int = 0
+    sessions: int = 1
+    outfits: int = 1
+    aerial_presence: float = 0.0
 
+
+# A team's kit tells nobody from a team-mate, and skin, hair and shoes hardly.
+_KITS = Wardrobe(
+    colours=("red", "blue", "green", "white", "yellow", "navy", "orange", "purple"),
+    reflectances=(0.32, 0.78),
+    accessory_colours=("white", "black"),
+    skin=("light", "medium"),
+    hair=("dark", "brown"),
+)
+_EVERYDAY = Wardrobe(
+    colours=tuple(COLOURS),
+    accessory_colours=("black", "white", "brown", "red"),
+    skin=("light", "medium", "tan", "dark"),
+    hair=("dark", "brown", "fair", "grey"),
+)
+_TEAMS = WorldConfig(
+    "teams", seed=11, team=8, visible_cameras=4, infrared_cameras=0, tracklets_per_camera=(1, 2), frames=(8, 12),
+    wardrobe=_KITS,
+)  # fmt: skip
+_AERIAL = WorldConfig(
+    "aerial", seed=12, train_identities=80, test_identities=48, visible_cameras=2, infrared_cameras=0,
+    tracklets_per_camera=(1, 2), frames=(6, 10), sessions=2, outfits=2, aerial_presence=0.25, wardrobe=_EVERYDAY,
+)  # fmt: skip
+_CLOTHES = WorldConfig(
+    "clothes", seed=13, visible_cameras=4, infrared_cameras=0, presence=0.6, tracklets_per_camera=(1, 2),
+    sessions=3, outfits=2, wardrobe=_EVERYDAY,
+)  # fmt: skip
+# A few people of another configuration, with cameras that all of them pass: for tests.
+_FEW: dict[str, Any] = {"train_identities": 6, "test_identities": 4, "presence": 1.0, "frames": (4, 6)}
 
 CONFIGS = {
     config.name: config
@@ -57,10 +99,23 @@ CONFIGS = {
         # Other people, cameras and places: settings are chosen here, so that `vvi` only reports.
         WorldConfig("vvi_dev", seed=1),
         WorldConfig("visible", visible_cameras=4, infrared_cameras=0),
+        # Many people with their captions, for the small CLIP: none of them is in another configuration.
+        WorldConfig(
+            "captioned", seed=7_000_002, train_identities=1500, test_identities=100, visible_cameras=12,
+            infrared_cameras=0, presence=0.2, tracklets_per_camera=(1, 2), frames=(3, 4), flash=0.3,
+        ),
         WorldConfig(
             "tiny", train_identities=6, test_identities=4, visible_cameras=2, infrared_cameras=2, presence=1.0,
             tracklets_per_camera=(1, 2), frames=(4, 6),
         ),
+        # A team's players in one kit; people from the ground and from the air; people in several outfits; many people.
+        _TEAMS,
+        _AERIAL,
+        _CLOTHES,
+        WorldConfig("large", seed=14, train_identities=800, test_identities=200),
+        dataclasses.replace(_TEAMS, name="tiny_teams", team=2, visible_cameras=2, **_FEW),
+        dataclasses.replace(_AERIAL, name="tiny_aerial", aerial_presence=0.15, **_FEW),
+        dataclasses.replace(_CLOTHES, name="tiny_clothes", visible_cameras=2, **_FEW),
     )
 }  # fmt: skip
 
@@ -80,6 +135,8 @@ class TrackletSpec:
     recorded: int  # frames of the whole recording
     recording_seed: tuple[int, ...]
     crop_seed: tuple[int, ...]
+    session: int = 1
+    outfit: int = 0
 
 
 class World:
@@ -95,37 +152,57 @@ class World:
 
     @functools.cached_property
     def cameras(self) -> tuple[Camera, ...]:
-        """Visible cameras first; numbers from 1."""
+        """Visible cameras first, then infrared, then every capture point in every session; numbers from 1."""
         config = self.config
         modalities = ["rgb"] * config.visible_cameras + ["ir"] * config.infrared_cameras
-        return tuple(
-            draw_camera(self._rng(_CAMERA, number), number, modality, config.camera_strength)
+        # Players are watched from farther off.
+        place: Any = {"height": (3.0, 6.0), "distance": (12.0, 18.0)} if config.team else {}
+        cameras = [
+            draw_camera(self._rng(_CAMERA, number), number, modality, config.camera_strength, **place)
             for number, modality in enumerate(modalities, 1)
-        )
+        ]
+        if config.aerial_presence:
+            looks = itertools.product(range(1, config.sessions + 1), range(1, len(CAPTURE_POINTS) + 1))
+            for number, (session, point) in enumerate(looks, len(cameras) + 1):
+                rng = self._rng(_CAMERA, number)
+                cameras.append(draw_aerial_camera(rng, number, session, point, config.camera_strength))
+        return tuple(cameras)
 
     @functools.cached_property
     def scenes(self) -> dict[int, Scene]:
         """The scene of every camera, by camera number; kinds of places repeat only when they run out."""
-        kinds = list(PLACES)
+        kinds = list(COURTS if self.config.team else PLACES)
         order = self._rng(_SCENE).permutation(len(kinds))
-        return {
-            camera.number: draw_scene(
-                self._rng(_SCENE, camera.number),
-                kinds[order[(camera.number - 1) % len(kinds)]],
-                camera.elevation,
-                camera.infrared,
-            )
-            for camera in self.cameras
-        }
+        scenes = {}
+        for camera in self.cameras:
+            rng = self._rng(_SCENE, camera.number)
+            if camera.aerial:
+                scenes[camera.number] = draw_ground(rng, list(GROUNDS)[camera.number % len(GROUNDS)], camera.elevation)
+            else:
+                kind = kinds[order[(camera.number - 1) % len(kinds)]]
+                scenes[camera.number] = draw_scene(rng, kind, camera.elevation, camera.infrared)
+        return scenes
 
     @functools.cached_property
     def persons(self) -> dict[int, Person]:
-        """By pid: 1 to train_identities, then the test identities."""
-        config = self.config
-        return {
-            pid: draw_person(pid, self._rng(_PERSON, pid), config.wardrobe)
+        """By pid: 1 to train_identities, then the test identities; each in the first of the outfits."""
+        config, gait = self.config, "running" if self.config.team else "walking"
+        persons = {
+            pid: draw_person(pid, self._rng(_PERSON, pid), config.wardrobe, gait)
             for pid in range(1, config.train_identities + config.test_identities + 1)
         }
+        if config.team:
+            for pid, person in persons.items():
+                kit = draw_outfit(self._rng(_KIT, (pid - 1) // config.team), config.wardrobe)
+                persons[pid] = in_kit(person, kit)
+        return persons
+
+    def person(self, spec: TrackletSpec) -> Person:
+        """Who is seen, in the clothes of that session."""
+        person = self.persons[spec.pid]
+        if not spec.outfit:
+            return person
+        return in_other_clothes(person, draw_outfit(self._rng(_OUTFIT, spec.pid, spec.outfit), self.config.wardrobe))
 
     def pids(self, split: str) -> range:
         first = self.config.train_identities + 1
@@ -139,16 +216,29 @@ class World:
         return [spec for pid in self.pids(split) for camera in self.cameras for spec in self._specs(split, pid, camera)]
 
     def _specs(self, split, pid, camera):
+        if camera.aerial:
+            sessions = range(camera.session, camera.session + 1)
+        else:
+            sessions = range(1, 2 if self.config.aerial_presence else self.config.sessions + 1)
+        number = 0
+        for session in sessions:
+            for spec in self._specs_of(split, pid, camera, session, number):
+                number += 1
+                yield spec
+
+    def _specs_of(self, split, pid, camera, session, number):
+        """Of one session, after `number` tracklets before it."""
         config = self.config
-        rng = self._rng(_PLAN, pid, camera.number)
-        if rng.random() >= config.presence:
+        later = () if session == 1 else (session,)
+        rng = self._rng(_PLAN, pid, camera.number, *later)
+        if rng.random() >= (config.aerial_presence if camera.aerial else config.presence):
             return
-        fewest, most = config.tracklets_per_camera
+        fewest, most = (1, 1) if camera.aerial else config.tracklets_per_camera
         lengths = rng.integers(config.frames[0], config.frames[1] + 1, rng.integers(fewest, most + 1))
         cut = len(lengths)
         if len(lengths) > 1 and rng.random() < config.second_passage:
             cut = int(rng.integers(1, len(lengths)))
-        number = 0
+        day = f"S{session}" if config.sessions > 1 else ""
         for passage, pieces in enumerate((lengths[:cut], lengths[cut:]), 1):
             first = 0
             for length in pieces:
@@ -158,20 +248,22 @@ class World:
                     pid=pid,
                     camera=camera.number,
                     modality=camera.modality,
-                    recording=f"{pid:04d}C{camera.number}R{passage}",
+                    recording=f"{pid:04d}C{camera.number}{day}R{passage}",
                     split=split,
                     first_frame=first,
                     frames=int(length),
                     recorded=int(pieces.sum()),
-                    recording_seed=(config.seed, _RECORDING, pid, camera.number, passage),
-                    crop_seed=(config.seed, _CROP, pid, camera.number, number),
+                    recording_seed=(config.seed, _RECORDING, pid, camera.number, passage, *later),
+                    crop_seed=(config.seed, _CROP, pid, camera.number, number, *later),
+                    session=session,
+                    outfit=(session - 1) % config.outfits,
                 )
                 first += int(length)
 
     def draw(self, spec: TrackletSpec, person: Person | None = None) -> DrawnTracklet:
         """Renders a tracklet; another `person` may walk the same passage (background and nuisance stay)."""
         config = self.config
-        person = person or self.persons[spec.pid]
+        person = person or self.person(spec)
         camera, scene = self.cameras[spec.camera - 1], self.scenes[spec.camera]
         passage = draw_passage(
             np.random.default_rng(spec.recording_seed),
@@ -181,6 +273,9 @@ class World:
             spec.frames,
             spec.recorded,
             config.flash,
+            RUNNING_SPEED if config.team else WALKING_SPEED,
         )
+        if camera.aerial:
+            passage = dataclasses.replace(passage, occluder=None)
         caption = describe(person, camera.infrared)
         return render(person, camera, scene, passage, caption, (config.height, config.width))
