@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxreid import retrieval
 from jaxreid.data.schema import INFRARED, VISIBLE
-from jaxreid.data.split import Split, modality_name
+from jaxreid.data.split import Split, join, modality_name
 from jaxreid.retrieval.protocols import Protocol, check, explain_no_match, has_match
 
 
@@ -18,17 +18,19 @@ class Side:
 
     split: Split
     rows: np.ndarray  # i64[n]
+    tracklet: np.ndarray  # i32[n], one number per tracklet id, the same on both sides of a case
 
     def columns(self) -> retrieval.Rows:
         table, labels = self.split.table, self.split.labels
-        every = retrieval.Rows(
-            identity=labels.pid,
-            camera=table.camera,
-            modality=table.modality,
-            clothes=labels.clothes,
-            tracklet=np.arange(len(self.split)),
+        return retrieval.Rows(
+            identity=labels.pid[self.rows],
+            camera=table.camera[self.rows],
+            modality=table.modality[self.rows],
+            clothes=labels.clothes[self.rows],
+            tracklet=self.tracklet,
+            location=table.location[self.rows],
+            scale=table.scale[self.rows],
         )
-        return every[self.rows]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,28 +57,41 @@ class Case:
             raise ValueError(f"{self.direction}: {error} (--config.dataset.protocols chooses)") from error
 
 
-def cases(protocol: Protocol, query: Split, gallery: Split) -> tuple[Case, ...]:
-    """What a protocol scores.
+def cases(protocol: Protocol, query: Split, gallery: Split, name: str = "") -> tuple[Case, ...]:
+    """What a protocol scores; `name` tells the cases of one pair of splits from those of another.
 
     Across modalities there are two directions; where the query split holds one modality only, the gallery split
-    gives the queries of the other (as on HITSZ-VCM, where the two sets swap).
+    gives the queries of the other (as on HITSZ-VCM, where the two sets swap). Junk takes no part, a distractor is
+    never a query.
 
     Raises:
       ValueError: the protocol is cross-modality and a modality is missing.
     """
+    # Of every tracklet that takes part: once, whatever the number of directions.
+    everything = [np.array(split.labels.names) for split in (query, gallery)]
+    numbers = np.unique(np.concatenate(everything), return_inverse=True)[1].astype(np.int32)
+    tracklet = {id(query): numbers[: len(query)], id(gallery): numbers[len(query) :]}
+    whole = gallery
+    if protocol.queries_in_gallery:
+        whole = join((query, gallery))
+        tracklet[id(whole)] = numbers
 
     def listed(split: Split, wanted: np.ndarray) -> Side:
-        rows = np.flatnonzero(wanted)
-        return Side(split, rows[np.argsort(split.record[rows], kind="stable")])
+        rows = np.flatnonzero(wanted & ~split.labels.junk)
+        rows = rows[np.argsort(split.record[rows], kind="stable")]
+        return Side(split, rows, tracklet[id(split)][rows])
+
+    def searched(split: Split, wanted: np.ndarray) -> Side:
+        return listed(split, wanted & ~split.labels.distractor)
 
     if not protocol.other_modality:
-        every = (listed(split, np.ones(len(split), bool)) for split in (query, gallery))
-        return (Case("query_to_gallery", protocol, *every),)
+        sides = searched(query, np.ones(len(query), bool)), listed(whole, np.ones(len(whole), bool))
+        return (Case(name or "query_to_gallery", protocol, *sides),)
 
-    def side(first: Split, second: Split, code: int) -> Side:
+    def holder(first: Split, second: Split, code: int) -> tuple[Split, np.ndarray]:
         for split in (first, second):
             if np.any(split.table.modality == code):
-                return listed(split, split.table.modality == code)
+                return split, split.table.modality == code
         raise ValueError(
             f"{first.directory}: the protocol compares visible with infrared, but no test tracklet is "
             f"{modality_name(code)}; choose another with --config.dataset.protocols"
@@ -84,10 +99,10 @@ def cases(protocol: Protocol, query: Split, gallery: Split) -> tuple[Case, ...]:
 
     return tuple(
         Case(
-            f"{modality_name(one)}_to_{modality_name(other)}",
+            f"{name}/{modality_name(one)}_to_{modality_name(other)}".lstrip("/"),
             protocol,
-            side(query, gallery, one),
-            side(gallery, query, other),
+            searched(*holder(query, gallery, one)),
+            listed(*holder(gallery, query, other)),
         )
         for one, other in ((VISIBLE, INFRARED), (INFRARED, VISIBLE))
     )

@@ -11,7 +11,6 @@ import numpy as np
 from jaxreid import retrieval
 from jaxreid.cases import Case, cases
 from jaxreid.compiled import Compiled
-from jaxreid.data.clips import plan_tracklets
 from jaxreid.extract import pool_tracklets, unit_rows
 from jaxreid.report import run_report
 from jaxreid.retrieval.protocols import resolve
@@ -31,13 +30,15 @@ class Evaluator:
     def __init__(self, run: Run) -> None:
         self.run = run
         self.options = run.method.evaluation()
-        query, gallery = run.dataset.query, run.dataset.gallery
+        tests = run.dataset.tests
         protocols = tuple(resolve(key) for key in run.dataset.protocols)
-        known = max(query.labels.pid.max(), gallery.labels.pid.max()) >= 0
+        known = max(split.labels.pid.max() for split in run.dataset.test_splits) >= 0
         self.scored = known and all(protocol.scored for protocol in protocols)
         if not self.scored:
             protocols = (resolve("none"),)
-        self.cases = tuple(case for protocol in protocols for case in cases(protocol, query, gallery))
+        self.cases = tuple(
+            case for key in protocols for test in tests for case in cases(key, test.query, test.gallery, test.name)
+        )
         for case in self.cases if self.scored else ():  # a run that cannot be scored should not be trained first
             case.check()
         self.extractor = run.extractor("embed_step", run.method.embed, self.options.flip)
@@ -50,14 +51,32 @@ class Evaluator:
     def features(self, variables: Any, memory: Any) -> dict[str, dict[str, np.ndarray]]:
         """Split name → feature name → f32[N, D], one unit row per test tracklet."""
         run, found = self.run, {}
-        for split in {s.name: s for s in (run.dataset.query, run.dataset.gallery)}.values():
-            plan = plan_tracklets(split.table.length, rule=self.options.rule, frames=self.options.frames)
+        for split in run.dataset.test_splits:
+            plan = self.options.plan(split.table.length)
             clips = self.extractor(variables, memory, split, plan, run.loading, run.reader(split))
             found[split.name] = pool_tracklets(clips, len(split), self.options.pool)
-        return found
+        return self.with_joined(found)
+
+    def with_joined(self, features: dict[str, dict[str, np.ndarray]]) -> dict[str, dict[str, np.ndarray]]:
+        """The features of splits, and of those that cases join of them."""
+        features = dict(features)
+        for split in (case.gallery.split for case in self.cases):
+            if split.parts:
+                parts = [features[part.name] for part in split.parts]
+                features[split.name] = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        return features
 
     def _score(self, features: dict[str, np.ndarray], checkpoint: str) -> list[tuple[dict[str, Any], Any]]:
-        """(result record, per-query scores) of every case, for one feature array per split."""
+        """(result record, per-query scores) of every case, for one feature array per split; then those of all cases
+        of a protocol together, where the data set is tested in several."""
+
+        def entry(direction: str, scores: retrieval.Scores) -> tuple[dict[str, Any], retrieval.Scores]:
+            options = self.options
+            record = retrieval.result_record(
+                scores, scores.protocol, options.clips, options.frames, options.distance, checkpoint
+            )
+            return {"direction": direction, **record}, scores
+
         found = []
         for case in self.cases:
             query, gallery = case.query, case.gallery
@@ -69,10 +88,10 @@ class Evaluator:
                 case.protocol,
                 distance=self.options.distance,
             )
-            record = retrieval.result_record(
-                scores, case.protocol, self.options.rule, self.options.frames, self.options.distance, checkpoint
-            )
-            found.append(({"direction": case.direction, **record}, scores))
+            found.append(entry(case.direction, scores))
+        if len(self.run.dataset.tests) > 1:
+            for key in dict.fromkeys(scores.protocol for _, scores in found):
+                found.append(entry("overall", retrieval.pooled([s for _, s in found if s.protocol == key])))
         return found
 
     def scores(self, variables: Any, memory: Any) -> dict[str, float]:
@@ -123,7 +142,7 @@ class Evaluator:
 
     def _centred(self, features: dict[str, np.ndarray], column: str) -> dict[str, np.ndarray]:
         """Features with the mean of all test tracklets of the same modality (or camera) taken out."""
-        splits = {split.name: split for split in (self.run.dataset.query, self.run.dataset.gallery)}
+        splits = {side.split.name: side.split for case in self.cases for side in (case.query, case.gallery)}
         group = {name: getattr(splits[name].table, column) for name in features}
         centred = {name: rows.copy() for name, rows in features.items()}
         for code in np.unique(np.concatenate(list(group.values()))):
@@ -152,7 +171,7 @@ class Evaluator:
             if self.scored:
                 scored = self._score(features, checkpoint)
                 results["scores"] = [{**record, "cmc": scores.cmc(CMC_LENGTH)} for record, scores in scored]
-                quality = [scores for _, scores in scored]
+                quality = [scores for _, scores in scored[: len(self.cases)]]
             else:
                 results["scores"], results["reason"] = [], self._why_not_scored()
         start = run.workdir / "start.json"

@@ -146,6 +146,31 @@ def test_xfd_gold():
         assert_scores(scores, precisions, mAP, cmc, None, 3)
 
 
+def test_what_is_left_out_decides_over_xfd():
+    """Specification of VReID-XFD, section 9: ranked (1, session 1), (2, session 2), (1, session 2) for a query of
+    identity 1 in session 1, with camera = session; only another protocol removes the first."""
+    query = Rows(np.array([1]), np.array([1]), tracklet=np.array([10]))
+    gallery = Rows(np.array([1, 2, 1]), np.array([1, 2, 2]), tracklet=np.array([11, 12, 13]))
+    distances = np.array([[0.1, 0.2, 0.3]])
+    for protocol, precision, expected, first in (
+        ("xfd", "trapezoid", 0.791667, 100),
+        ("xfd", "standard", 0.833333, 100),
+        ("xfd_train", "standard", 0.5, 0),
+        ("xfd_train", "trapezoid", 0.25, 0),
+    ):
+        rule = dataclasses.replace(PROTOCOLS[protocol], precision=precision)
+        scores = retrieval.score_distances(distances, query, gallery, rule)
+        assert (scores.mAP / 100, scores.rank[1]) == (pytest.approx(expected, abs=6e-7), first)
+
+
+def test_chance_with_one_match_among_89():
+    """Specification of VReID-XFD, section 9: means over all places of the match; trapezoid = (rank-1 + MRR) / 2."""
+    places = np.arange(1, 90)[:, None]
+    standard, trapezoid = (metrics.average_precision(places, rule).mean() for rule in ("standard", "trapezoid"))
+    assert standard == pytest.approx(0.056983, abs=6e-7) and trapezoid == pytest.approx(0.034109, abs=6e-7)
+    assert trapezoid == pytest.approx((1 / 89 + standard) / 2)
+
+
 @pytest.mark.parametrize(
     "protocol, transposed, precisions, mAP, cmc, mINP, queries",
     [
@@ -490,6 +515,40 @@ def test_nearest_pads_what_is_left_out():
     np.testing.assert_array_equal(indices[:, 2], -1)
     assert np.all(np.isinf(values[:, 2])) and np.all(values[:, :2] == 1)
     np.testing.assert_array_equal(np.sort(indices[:, :2], axis=1), [[1, 2], [0, 2], [0, 1]])
+
+
+@pytest.mark.parametrize(
+    "case_mAP, mAP",
+    [
+        ((46.69, 41.23, 22.98), 35.738),
+        ((43.93, 35.44, 20.13), 32.892),
+        ((38.76, 28.36, 16.02), 28.180),
+        ((39.59, 34.49, 19.79), 30.436),
+    ],
+)
+def test_cases_are_pooled_by_queries(case_mAP, mAP):
+    """Published rows of VReID-XFD: "overall" is the mean over the queries of all cases, 3,204 + 89 + 2,789."""
+    some = retrieval.score_distances(T1, T1_QUERY, T1_GALLERY, "cross_modal_nocam")
+    parts = [
+        dataclasses.replace(some, mAP=mAP, queries=queries, unmatched=2)
+        for mAP, queries in zip(case_mAP, (3204, 89, 2789), strict=True)
+    ]
+    overall = retrieval.pooled(parts)
+    assert overall.mAP == pytest.approx(mAP, abs=6e-4)
+    assert (overall.queries, overall.unmatched, overall.gallery) == (6082, 6, 24)
+    assert overall.rank == pytest.approx(some.rank)
+    with pytest.raises(ValueError, match="different protocols"):
+        retrieval.pooled([some, dataclasses.replace(some, protocol="market")])
+
+
+def test_pooled_scores_are_those_of_all_queries_at_once():
+    distances, query, gallery = random_case(6, queries=40)
+    for key in ("market", "skeleton"):
+        halves = [
+            retrieval.score_distances(distances[rows], query[rows], gallery, key)
+            for rows in (slice(15), slice(15, None))
+        ]
+        assert same(retrieval.pooled(halves), retrieval.score_distances(distances, query, gallery, key))
 
 
 def test_result_record_says_what_was_measured():

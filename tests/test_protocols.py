@@ -12,9 +12,9 @@ from jaxreid.retrieval.protocols import PROTOCOLS, Rows, resolve
 def test_every_key_of_the_specification_is_there():
     """Data set specification, section 19, and 'none' for data without identities."""
     assert set(PROTOCOLS) == {
-        "market", "mars_full", "mars_full_std", "single_match", "cross_modal_cam", "cross_modal_nocam", "bupt_full",
-        "bupt_reduced64", "xfd", "xfd_train", "clothes_sc", "clothes_cc", "location_sl", "location_dl", "scale_ss",
-        "scale_ds", "skeleton", "none",
+        "market", "market_full", "mars_full", "mars_full_std", "single_match", "cross_modal_cam", "cross_modal_nocam",
+        "bupt_full", "bupt_reduced64", "xfd", "xfd_train", "clothes_sc", "clothes_cc", "location_sl", "location_dl",
+        "scale_ss", "scale_ds", "skeleton", "none",
     }  # fmt: skip
     assert all(key == protocol.key for key, protocol in PROTOCOLS.items())
 
@@ -168,7 +168,9 @@ def test_rules_in_words():
     )
     assert "trapezoid" in PROTOCOLS["mars_full"].describe()
     assert "not scored" in PROTOCOLS["none"].describe()
-    assert PROTOCOLS["market"] == dataclasses.replace(PROTOCOLS["mars_full_std"], key="market")
+    assert PROTOCOLS["market"] == dataclasses.replace(
+        PROTOCOLS["mars_full_std"], key="market", queries_in_gallery=False
+    )
 
 
 def test_bupt_reduced64_loses_the_tail_of_the_visible_list():

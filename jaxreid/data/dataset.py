@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,16 @@ import numpy as np
 from jaxreid.data import build
 from jaxreid.data.planned import planned_split, published
 from jaxreid.data.schema import INFRARED, VISIBLE
-from jaxreid.data.split import Split, modality_name, open_split
+from jaxreid.data.split import Split, modality_name, open_split, split_names
+
+
+@dataclasses.dataclass(frozen=True)
+class QueryGallery:
+    """A query and a gallery split that belong together; `name` is empty where a data set has one such pair."""
+
+    name: str
+    query: Split
+    gallery: Split
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,20 +32,39 @@ class Dataset:
     name: str
     directory: Path
     train: Split
-    query: Split
-    gallery: Split
+    tests: tuple[QueryGallery, ...]
     protocols: tuple[str, ...]
     cameras: np.ndarray  # sorted training camera numbers
 
+    @property
+    def query(self) -> Split:
+        return self.tests[0].query
+
+    @property
+    def gallery(self) -> Split:
+        return self.tests[0].gallery
+
+    @property
+    def test_splits(self) -> tuple[Split, ...]:
+        """Every split that is tested on, once."""
+        return tuple({split.name: split for test in self.tests for split in (test.query, test.gallery)}.values())
+
+    @property
+    def splits(self) -> tuple[Split, ...]:
+        return self.train, *self.test_splits
+
     def fingerprint(self) -> dict[str, Any]:
         """What tells this data set from another of the same name (the place it lies at does not)."""
-        counts = {split.name: len(split) for split in (self.train, self.query, self.gallery)}
-        frames = {split.name: int(split.table.length.sum()) for split in (self.train, self.query, self.gallery)}
+        counts = {split.name: len(split) for split in self.splits}
+        frames = {split.name: int(split.table.length.sum()) for split in self.splits}
         return {"name": self.name, "version": self.directory.name, "tracklets": counts, "frames": frames}
 
 
 def open_dataset(options: Any, data_dir: Path | None) -> Dataset:
     """Opens (and, where it can be made without a download, first builds) the data set that a config names.
+
+    A data set that is tested in several cases has splits `query_case1`, `gallery_case1`, …: where there is no split
+    `query`, that name stands for all of them.
 
     Args:
       options: `config.dataset`: name, config, path (source folder), train/query/gallery split names, protocols.
@@ -44,12 +74,13 @@ def open_dataset(options: Any, data_dir: Path | None) -> Dataset:
     train = open_split(directory, options.train)
     cameras = np.unique(train.table.camera)
     facts = build.read_metadata(directory)
+    opened = functools.cache(lambda name: open_split(directory, name, cameras))
+    pairs = pair_splits(split_names(directory), options.query, options.gallery, facts.get("cases", {}))
     return Dataset(
         name=f"{options.name}/{options.config}" if options.config else options.name,
         directory=Path(directory),
         train=train,
-        query=open_split(directory, options.query, cameras),
-        gallery=open_split(directory, options.gallery, cameras),
+        tests=tuple(QueryGallery(name, opened(query), opened(gallery)) for name, query, gallery in pairs),
         protocols=tuple(options.protocols) or tuple(facts.get("protocols", ["market"])),
         cameras=cameras,
     )
@@ -65,9 +96,31 @@ def plan_dataset(options: Any) -> Dataset | None:
         for role, split in (("train", options.train), ("query", options.query), ("gallery", options.gallery))
     }
     cameras = np.unique(splits["train"].table.camera)
-    return Dataset(
-        options.name, splits["train"].directory, **splits, protocols=tuple(options.protocols), cameras=cameras
-    )
+    tests = (QueryGallery("", splits["query"], splits["gallery"]),)
+    return Dataset(options.name, splits["train"].directory, splits["train"], tests, tuple(options.protocols), cameras)
+
+
+def pair_splits(known: Sequence[str], query: str, gallery: str, words: Mapping[str, str]) -> list[tuple[str, str, str]]:
+    """(name, query split, gallery split) of every case; `words` are a data set's own names for its cases.
+
+    Raises:
+      ValueError: a case has queries but no gallery.
+    """
+    if query in known and gallery in known:
+        return [("", query, gallery)]
+    cases = [name.removeprefix(query) for name in known if name.startswith(f"{query}_case")]
+    if query in known:  # one case was asked for by name
+        cases = [f"_case{query.partition('_case')[2]}"] if "_case" in query else [""]
+        query = query.removesuffix(cases[0])
+    pairs = []
+    for case in sorted(cases, key=lambda case: (len(case), case)) or [""]:
+        ranked = gallery if gallery in known else gallery + case
+        for split in (query + case, ranked):
+            if split not in known:
+                raise ValueError(f"there is no split {split!r}; the data set has {', '.join(known)}")
+        name = case.removeprefix("_")
+        pairs.append((words.get(name, name), query + case, ranked))
+    return pairs
 
 
 def describe(split: Split) -> str:

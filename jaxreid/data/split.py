@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,15 @@ import numpy as np
 from jaxreid.data import schema
 
 UNKNOWN = -1
+INDEX_VERSION = 2  # of the columns below; a file of another one is made anew
 
 
 @dataclasses.dataclass(frozen=True)
 class TrackletTable:
-    """What is known of each of N tracklets without knowing who it shows; one row per tracklet."""
+    """What is known of each of N tracklets without knowing who it shows; one row per tracklet.
+
+    −1 is unknown; `location` and `scale` are all unknown where they are not given.
+    """
 
     length: np.ndarray  # i32[N], frames in the record
     camera: np.ndarray  # i32[N], the data set's own number
@@ -34,6 +38,13 @@ class TrackletTable:
     session: np.ndarray  # i32[N]
     geometry: np.ndarray  # f32[N, 3]
     recording: np.ndarray  # i32[N], tracklets cut from one continuous recording share it; −1 unknown
+    location: np.ndarray = None  # type: ignore[assignment]  # i32[N], class of the place
+    scale: np.ndarray = None  # type: ignore[assignment]  # i32[N], class of the person's size in the picture
+
+    def __post_init__(self) -> None:
+        for name in ("location", "scale"):
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, np.full(len(self), UNKNOWN, np.int32))
 
     def __len__(self) -> int:
         return len(self.length)
@@ -41,30 +52,61 @@ class TrackletTable:
 
 @dataclasses.dataclass(frozen=True)
 class Labels:
-    """Everything that could carry an identity; withheld from methods that do not declare that they use it."""
+    """Everything that could carry an identity; withheld from methods that do not declare that they use it.
+
+    `junk` and `distractor` are nowhere true where they are not given.
+    """
 
     pid: np.ndarray  # i32[N], the data set's own number
     identity: np.ndarray  # i32[N], 0…C−1 over the training identities, −1 elsewhere
     clothes: np.ndarray  # i32[N]
     pair: np.ndarray  # i32[N]
     names: tuple[str, ...]  # tracklet ids
+    junk: np.ndarray = None  # type: ignore[assignment]  # bool[N], belongs in no ranking
+    distractor: np.ndarray = None  # type: ignore[assignment]  # bool[N], somebody whom nobody looks for
+
+    def __post_init__(self) -> None:
+        for name in ("junk", "distractor"):
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, np.zeros(len(self.pid), bool))
 
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """Tracklets of one split in the order of their names."""
+    """Tracklets of one split in the order of their names; or of several splits (`parts`), one after the other."""
 
     directory: Path
     name: str
     table: TrackletTable
     labels: Labels
     record: np.ndarray  # i64[N], position in the files
+    parts: tuple[Split, ...] = ()
 
     def __len__(self) -> int:
         return len(self.record)
 
     def reader(self, *, cache: bool) -> FrameReader:
+        if self.parts:
+            return JoinedReader([part.reader(cache=cache) for part in self.parts])
         return FrameReader(self.directory, self.name, self.record, self.labels.names, cache)
+
+
+def join(splits: Sequence[Split]) -> Split:
+    """Several splits as one, which is named after them."""
+
+    def rows(kind: str) -> dict[str, Any]:
+        pieces = [vars(getattr(split, kind)) for split in splits]
+        return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0] if name != "names"}
+
+    starts = np.cumsum([0, *(len(split) for split in splits)])
+    return Split(
+        directory=splits[0].directory,
+        name="+".join(split.name for split in splits),
+        table=TrackletTable(**rows("table")),
+        labels=Labels(**rows("labels"), names=tuple(name for split in splits for name in split.labels.names)),
+        record=np.concatenate([split.record + start for split, start in zip(splits, starts, strict=False)]),
+        parts=tuple(splits),
+    )
 
 
 class FrameReader:
@@ -92,25 +134,65 @@ class FrameReader:
         """The original bytes of every frame of tracklet `row`."""
         frames = self._known.get(row)
         if frames is None:
-            frames = self._source[int(self.record[row])]["frames"]
+            record = self._source[int(self.record[row])]
+            frames = record["frames"]
+            if not frames and len(record["joints3d"]):
+                raise ValueError(
+                    f"{self.directory} split {self.split!r}: tracklet {self.names[row]!r} has no pictures: this data "
+                    "set is one of skeletons (`joints` reads them), choose a method that needs nothing else"
+                )
             if self.cache:
                 self._known[row] = frames
         return frames
 
+    def joints(self, row: int) -> tuple[np.ndarray, np.ndarray]:
+        """3-D joints f32[T, J, 3] of tracklet `row` of a skeleton set, metres; bool[T], false where there are none."""
+        record = self._source[int(self.record[row])]
+        return record["joints3d"], np.asarray(record["joints_valid"], bool)
+
     def decode(self, row: int, index: int) -> np.ndarray:
-        """One frame, u8[H, W, 3] in RGB order.
+        """One frame, u8[H, W, 3] in RGB order; raises as `decode_each`."""
+        return next(self.decode_each(row, (index,)))
+
+    def decode_each(self, row: int, indices: Iterable[int]) -> Iterator[np.ndarray]:
+        """Frames of one tracklet one by one, u8[H, W, 3] in RGB order. The record is read once, no other frame decoded.
 
         Raises:
-          ValueError: the frame cannot be decoded; the message names the tracklet and the frame.
+          ValueError: a frame cannot be decoded; the message names the tracklet and the frame.
         """
-        raw = self.encoded(row)[index]
-        image = cv2.imdecode(np.frombuffer(raw, np.uint8), cv2.IMREAD_COLOR_RGB)
-        if image is None:
-            raise ValueError(
-                f"{self.directory} split {self.split!r}: frame {index} of tracklet {self.names[row]!r} cannot be "
-                f"decoded ({len(raw)} bytes); build the data set again from intact files"
-            )
-        return image
+        encoded = self.encoded(row)
+        for index in indices:
+            image = cv2.imdecode(np.frombuffer(encoded[index], np.uint8), cv2.IMREAD_COLOR_RGB)
+            if image is None:
+                raise ValueError(
+                    f"{self.directory} split {self.split!r}: frame {index} of tracklet {self.names[row]!r} cannot be "
+                    f"decoded ({len(encoded[index])} bytes); build the data set again from intact files"
+                )
+            yield image
+
+
+class JoinedReader(FrameReader):
+    """The readers of several splits as one; rows count on from one to the next."""
+
+    def __init__(self, readers: Sequence[FrameReader]) -> None:
+        first = readers[0]
+        names = [name for reader in readers for name in reader.names]
+        record = np.concatenate([reader.record for reader in readers])
+        super().__init__(first.directory, "+".join(reader.split for reader in readers), record, names, first.cache)
+        self.readers = readers
+        self.starts = np.cumsum([0, *(len(reader.record) for reader in readers)])
+
+    def encoded(self, row: int) -> list[bytes]:
+        reader, row = self._part(row)
+        return reader.encoded(row)
+
+    def joints(self, row: int) -> tuple[np.ndarray, np.ndarray]:
+        reader, row = self._part(row)
+        return reader.joints(row)
+
+    def _part(self, row: int) -> tuple[FrameReader, int]:
+        which = int(np.searchsorted(self.starts, row, side="right")) - 1
+        return self.readers[which], row - int(self.starts[which])
 
 
 def _open_source(directory: Path, split: str) -> Any:
@@ -155,6 +237,8 @@ def open_split(directory: Path, name: str, cameras: np.ndarray | None = None) ->
         session=rows["session"],
         geometry=rows["geometry"],
         recording=_codes(rows["recording"]),
+        location=rows["location"],
+        scale=rows["scale"],
     )
     labels = Labels(
         pid=rows["pid"],
@@ -162,6 +246,8 @@ def open_split(directory: Path, name: str, cameras: np.ndarray | None = None) ->
         clothes=rows["clothes"],
         pair=_codes(rows["pair"]),
         names=tuple(rows["names"].tolist()),
+        junk=rows["junk"],
+        distractor=rows["distractor"],
     )
     return Split(directory, name, table, labels, rows["record"])
 
@@ -177,37 +263,38 @@ def _index(directory: Path, split: str) -> dict[str, np.ndarray]:
     path = directory / "index" / f"{split}.npz"
     if path.exists():
         with np.load(path) as file:
-            return dict(file)
+            if file.get("version") == INDEX_VERSION:
+                return dict(file)
     rows = _read_index(_open_source(directory, split))
     path.parent.mkdir(exist_ok=True)
     aside = path.with_name(f"{path.name}.{os.getpid()}.npz")
-    np.savez(aside, **rows)  # pyright: ignore[reportArgumentType]
+    np.savez(aside, **rows, version=np.array(INDEX_VERSION))  # pyright: ignore[reportArgumentType]
     os.replace(aside, path)
     return rows
 
 
+# Column → feature of the record, for those that are one number.
+_NUMBERS = {
+    "camera": "camid", "modality": "modality", "platform": "platform", "session": "session", "pid": "pid",
+    "label": "label", "clothes": "clothes_id", "location": "location", "scale": "scale_class",
+}  # fmt: skip
+_WORDS = {"names": "tracklet_id", "recording": "recording", "pair": "pair_id"}
+_FLAGS = {"junk": "is_junk", "distractor": "is_distractor"}
+
+
 def _read_index(source: Any) -> dict[str, np.ndarray]:
-    columns: dict[str, list[Any]] = {
-        name: [] for name in ["names", "length", "camera", "modality", "platform", "session", "geometry"]
-    }
-    columns |= {name: [] for name in ["recording", "pair", "pid", "label", "clothes"]}
+    found: dict[str, list[Any]] = {name: [] for name in ("length", "geometry", *_NUMBERS, *_WORDS, *_FLAGS)}
     for position in range(len(source)):
         record = source[position]
-        columns["names"].append(record["tracklet_id"].decode())
-        columns["length"].append(len(record["frames"]))
-        columns["camera"].append(record["camid"])
-        columns["geometry"].append([record["altitude"], record["distance"], record["angle"]])
-        columns["recording"].append(record["recording"].decode())
-        columns["pair"].append(record["pair_id"].decode())
-        columns["clothes"].append(record["clothes_id"])
-        for name in ("modality", "platform", "session", "pid", "label"):
-            columns[name].append(record[name])
-    order = np.argsort(np.array(columns["names"], str), kind="stable")
-    text, real = ("names", "recording", "pair"), ("geometry",)
-    rows = {
-        name: np.array(values, str if name in text else np.float32 if name in real else np.int32)[order]
-        for name, values in columns.items()
-    }
+        found["length"].append(len(record["frames"]) or len(record["joints3d"]))
+        found["geometry"].append([record["altitude"], record["distance"], record["angle"]])
+        for name, feature in (_NUMBERS | _FLAGS).items():
+            found[name].append(record[feature])
+        for name, feature in _WORDS.items():
+            found[name].append(record[feature].decode())
+    kinds = dict.fromkeys(_WORDS, str) | dict.fromkeys(_FLAGS, bool) | {"geometry": np.float32}
+    order = np.argsort(np.array(found["names"], str), kind="stable")
+    rows = {name: np.array(values, kinds.get(name, np.int32))[order] for name, values in found.items()}
     return {**rows, "record": order.astype(np.int64)}
 
 

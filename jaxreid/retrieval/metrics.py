@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -131,6 +131,38 @@ def score_distances(
     blocks = distances_lib.distance_blocks(distances[kept][:, kept_gallery], None, lambda rows, _: rows, block)
     scores = _score_blocks(blocks, query_rows[kept], gallery_rows[kept_gallery], protocol, ranks, ties)
     return _of_all_queries(scores, kept, len(query_rows))
+
+
+def pooled(parts: Sequence[Scores]) -> Scores:
+    """The scores of several cases of one protocol as if their queries were one set: means weighted by queries.
+
+    `gallery` is the sum of the cases' galleries.
+
+    Raises:
+      ValueError: the cases were scored under different protocols.
+    """
+    keys = {part.protocol for part in parts}
+    if len(keys) != 1:
+        raise ValueError(f"scores of different protocols are not pooled: {', '.join(sorted(keys))}")
+    queries = np.array([part.queries for part in parts])
+    unmatched = np.array([part.unmatched for part in parts])
+    asked = queries + (unmatched if protocols.resolve(parts[0].protocol).count_unmatched else 0)
+
+    def mean(values: Sequence[float], weights: np.ndarray) -> float:
+        return float(np.average(values, weights=weights))
+
+    return Scores(
+        protocol=parts[0].protocol,
+        mAP=mean([part.mAP for part in parts], queries),
+        mINP=mean([part.mINP for part in parts], queries),
+        rank={k: mean([part.rank[k] for part in parts], asked) for k in parts[0].rank},
+        queries=int(queries.sum()),
+        unmatched=int(unmatched.sum()),
+        gallery=sum(part.gallery for part in parts),
+        average_precision=np.concatenate([part.average_precision for part in parts]),
+        inverse_negative_penalty=np.concatenate([part.inverse_negative_penalty for part in parts]),
+        first_match=np.concatenate([part.first_match for part in parts]),
+    )
 
 
 def _of_all_queries(scores: Scores, kept: np.ndarray | slice, count: int) -> Scores:

@@ -76,6 +76,7 @@ class Protocol:
       other_modality: the gallery must hold no row of the query's modality.
       whole_batches: (modality, size) pairs: of the rows of that modality, in the order given, those after the last
         whole group of `size` are not looked at, neither as queries nor in the gallery.
+      queries_in_gallery: the gallery is the whole test set; each query is junk to itself.
       count_unmatched: queries without a match count as misses in rank-k (never in mAP and mINP).
       scored: False where a data set has no identities to score by.
     """
@@ -87,6 +88,7 @@ class Protocol:
     precision: str = "standard"
     other_modality: bool = False
     whole_batches: tuple[tuple[int, int], ...] = ()
+    queries_in_gallery: bool = False
     count_unmatched: bool = False
     scored: bool = True
 
@@ -146,6 +148,8 @@ class Protocol:
             text += "; other rows of the query's identity are left out"
         for modality, size in self.whole_batches:
             text += f"; {MODALITY_WORDS[modality]} tracklets after the last whole {size} of the list are not looked at"
+        if self.queries_in_gallery:
+            text += "; the queries stand in the gallery, too"
         if self.precision != "standard":
             text += f"; {self.precision} average precision"
         return text
@@ -156,8 +160,16 @@ PROTOCOLS: dict[str, Protocol] = {
     for protocol in (
         Protocol("market", different=("camera",), junk_identities=(UNKNOWN,)),
         # MARS as its authors score it: the gallery is the whole test set, the queries with it.
-        Protocol("mars_full", different=("camera",), junk_identities=(UNKNOWN,), precision="trapezoid"),
-        Protocol("mars_full_std", different=("camera",), junk_identities=(UNKNOWN,)),
+        *(
+            Protocol(
+                key, different=("camera",), junk_identities=(UNKNOWN,), precision=precision, queries_in_gallery=True
+            )
+            for key, precision in (
+                ("mars_full", "trapezoid"),
+                ("mars_full_std", "standard"),
+                ("market_full", "standard"),  # the same for LS-VID, as some codes score it
+            )
+        ),
         # Query and gallery are two cameras that share no tracklet, so nothing has to be left out.
         Protocol("single_match"),
         Protocol("cross_modal_cam", different=("camera",), other_modality=True),

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxreid.report import page
+from jaxreid.tools.folds import mean_over_folds
 from jaxreid.tools.run_tables import (
     IGNORED,
     LABELS,
@@ -440,6 +441,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--by", nargs="+", default=[], metavar="KEY",
         help="config keys that make the rows, besides the method (default: all that change results)")  # fmt: skip
     add("--baseline", default="", metavar="NAME", help="row that the others are compared with, seed by seed")
+    add("--folds", action="store_true", help="average each config and seed over the folds of its data set")
     add("--controls", action="store_true", help="show the scores from before training, too")
     return parser
 
@@ -448,7 +450,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status (0 done, 2 not done: the reason is on stderr)."""
     options = _parser().parse_args(arguments)
     try:
-        comparison = compare(options.workdirs, options.metrics, options.by, options.baseline, options.controls)
+        prepare = mean_over_folds if options.folds else None
+        comparison = compare(options.workdirs, options.metrics, options.by, options.baseline, options.controls, prepare)
         path = write(comparison, options.out)
     except (CompareError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

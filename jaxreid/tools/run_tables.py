@@ -18,7 +18,7 @@ import os
 import re
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -310,6 +310,7 @@ def compare(
     by: Sequence[str] = (),
     baseline: str = "",
     controls: bool = False,
+    prepare: Callable[[list[RunResult]], list[RunResult]] | None = None,
 ) -> Comparison:
     """Reads runs and lays them out.
 
@@ -319,6 +320,7 @@ def compare(
       by: config keys that make the rows, besides the method; every setting where empty.
       baseline: name of the row that others are compared with.
       controls: whether the scores from before training are rows, too.
+      prepare: what to do with the runs that were read, such as `folds.mean_over_folds`.
 
     Raises:
       CompareError: nothing is left to compare, or it cannot be laid out as asked.
@@ -327,6 +329,8 @@ def compare(
     if not runs:
         listing = "".join(f"\n  {path}: {why}" for path, why in left_out)
         raise CompareError(f"there is no finished, scored run in {', '.join(map(str, arguments))}{listing}")
+    if prepare:
+        runs = prepare(runs)
     known = {metric for run in runs for record in run.scores.values() for metric in record}
     _check_known(metrics, known, "metric")
     keys = {key for run in runs for key in run.settings}

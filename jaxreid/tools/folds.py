@@ -1,0 +1,102 @@
+"""Runs on the folds of a data set as one result: its mean over the folds, under a name that says so.
+
+Folds are configurations of one data set that differ in the number after `split_` (`ilids_vid/split_0` … `split_9`).
+Only runs of one method, config and seed are averaged, and the folds stand in the data set's name: means over other
+folds never share a column.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import re
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from jaxreid.tools.run_tables import Case, CompareError, RunResult
+
+FOLD = re.compile(r"(?P<name>.+/split)_(?P<number>\d+)(?P<rest>(?:_.+)?)")
+# What may differ from fold to fold: the sizes of splits, and of what was scored.
+SIZES = ("queries", "unmatched", "gallery")
+DIFFERENT = "differs between folds"
+
+
+def mean_over_folds(runs: Sequence[RunResult]) -> list[RunResult]:
+    """The runs, with those on the folds of one data set averaged; others stay as they are.
+
+    Raises:
+      CompareError: a fold was run twice, or was not scored as the others were.
+    """
+    groups: dict[Any, dict[int, RunResult]] = {}
+    for run in runs:
+        found = FOLD.fullmatch(_dataset(run))
+        if not found:
+            groups[run] = {0: run}
+            continue
+        family = found["name"] + found["rest"]
+        key = (run.name, run.method, run.seed, family, frozenset(run.training().items()))
+        group, number = groups.setdefault(key, {}), int(found["number"])
+        if number in group:
+            raise CompareError(f"{group[number].workdir} and {run.workdir} are the same fold of one config and seed")
+        group[number] = run
+    return [key if isinstance(key, RunResult) else _mean(key[3], group) for key, group in groups.items()]
+
+
+def _dataset(run: RunResult) -> str:
+    return str(next(iter(run.scores))["dataset"])
+
+
+def _mean(family: str, folds: Mapping[int, RunResult]) -> RunResult:
+    numbers = sorted(folds)
+    runs = [folds[number] for number in numbers]
+    name = f"{family}, mean of folds {_ranges(numbers)}"
+    common = set.intersection(*(set(run.controls) for run in runs))
+    return dataclasses.replace(
+        runs[0],
+        scores=_mean_scores(name, [(run, run.scores) for run in runs]),
+        controls={
+            features: _mean_scores(name, [(run, run.controls[features]) for run in runs])
+            for features in runs[0].controls
+            if features in common
+        },
+        seconds=sum(run.seconds for run in runs if run.seconds) or None,
+    )
+
+
+def _mean_scores(
+    dataset: str, scores: Sequence[tuple[RunResult, Mapping[Case, Mapping[str, float]]]]
+) -> dict[Case, dict[str, float]]:
+    """Metrics of equal cases averaged; what differs in size between the folds is said to differ."""
+    by_fold = [{_without_sizes(case): (case, metrics) for case, metrics in found.items()} for _, found in scores]
+    for (run, _), found in zip(scores, by_fold, strict=True):
+        if found.keys() != by_fold[0].keys():
+            raise CompareError(f"{run.workdir} was not scored as {scores[0][0].workdir}: their folds have no mean")
+    means = {}
+    for key in by_fold[0]:
+        cases, metrics = zip(*(found[key] for found in by_fold), strict=True)
+        facts = {
+            fact: value if all(case[fact] == value for case in cases) else DIFFERENT for fact, value in cases[0].facts
+        }
+        shared = [metric for metric in metrics[0] if all(metric in one for one in metrics)]
+        means[Case(tuple((facts | {"dataset": dataset}).items()))] = {
+            metric: statistics.fmean(one[metric] for one in metrics) for metric in shared
+        }
+    return means
+
+
+def _without_sizes(case: Case) -> tuple[tuple[str, Any], ...]:
+    return tuple(
+        (fact, value)
+        for fact, value in case.facts
+        if fact not in ("dataset", *SIZES) and not fact.startswith(("tracklets.", "frames."))
+    )
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """0, 1, 2, 5 as "0–2, 5"."""
+    parts = []
+    for _, group in itertools.groupby(enumerate(numbers), lambda pair: pair[1] - pair[0]):
+        members = [number for _, number in group]
+        parts.append(f"{members[0]}–{members[-1]}" if len(members) > 1 else str(members[0]))
+    return ", ".join(parts)

@@ -1,0 +1,77 @@
+"""Runs on folds as one result. Every expected number was worked out by hand."""
+
+import pytest
+from test_compare import I2V, V2I, make_run
+
+from jaxreid.tools import compare as tool
+from jaxreid.tools.folds import mean_over_folds
+from jaxreid.tools.run_tables import CompareError, compare
+
+
+def fold(folder, number, mAP, seed=1, **changes):
+    data = {"name": f"ilids_vid/split_{number}", "tracklets": {"train": 300}, "frames": {"train": 20_000 + number}}
+    settings = {"dataset.name": "ilids_vid", "dataset.config": f"split_{number}", **changes.pop("settings", {})}
+    conditions = {"queries": 150 - number, "gallery": 150, **changes.pop("conditions", {})}
+    workdir = folder / f"fold{number}-seed{seed}"
+    return make_run(workdir, mAP, seed, settings=settings, data=data, conditions=conditions, **changes)
+
+
+def test_folds_are_averaged_for_each_seed(tmp_path):
+    for number, (one, two) in enumerate([(40.0, 50.0), (60.0, 70.0), (50.0, 30.0)]):
+        fold(tmp_path, number, one, seed=1)
+        fold(tmp_path, number, two, seed=2)
+    table = compare([tmp_path], prepare=mean_over_folds).tables[0]
+    assert len(table.rows) == 1 and len(table.cases) == 2
+    case = table.cases[0]
+    assert case["dataset"] == "ilids_vid/split, mean of folds 0–2"
+    assert (case["queries"], case["gallery"]) == ("differs between folds", 150)
+    assert (case["tracklets.train"], case["frames.train"]) == (300, "differs between folds")
+    by_direction = {case["direction"]: table.rows[0].cell(case, "mAP") for case in table.cases}
+    assert by_direction[V2I] == pytest.approx({1: 50.0, 2: 50.0})
+    assert by_direction[I2V] == pytest.approx({1: 49.0, 2: 49.0})
+    # Without the option every fold is a data set of its own.
+    assert len(compare([tmp_path]).tables[0].cases) == 6
+
+
+def test_means_over_other_folds_and_other_data_stand_in_columns_of_their_own(tmp_path):
+    for number in (0, 1, 2, 5):
+        fold(tmp_path / "a", number, 40.0)
+    for number in (0, 1):
+        fold(tmp_path / "b", number, 60.0, settings={"epochs": 12})
+    make_run(tmp_path / "walkers", 30.0)
+    comparison = compare([tmp_path], prepare=mean_over_folds)
+    assert {case["dataset"] for table in comparison.tables for case in table.cases} == {
+        "ilids_vid/split, mean of folds 0–2, 5",
+        "ilids_vid/split, mean of folds 0–1",
+        "walkers/vvi",
+    }
+
+
+def test_variants_of_a_fold_are_told_apart(tmp_path):
+    for number in (0, 1):
+        for half, mAP in (("", 40.0), ("_swapped", 60.0)):
+            workdir = tmp_path / f"{number}{half}"
+            make_run(workdir, mAP + number, data={"name": f"ilids_vid/split_{number}{half}"})
+    table = compare([tmp_path], prepare=mean_over_folds).tables[0]
+    means = {case["dataset"]: table.rows[0].cell(case, "mAP")[1] for case in table.cases if case["direction"] == V2I}
+    assert means == {"ilids_vid/split, mean of folds 0–1": 40.5, "ilids_vid/split_swapped, mean of folds 0–1": 60.5}
+
+
+def test_what_has_no_mean_is_refused(tmp_path):
+    fold(tmp_path, 0, 40.0)
+    fold(tmp_path / "again", 0, 41.0)
+    with pytest.raises(CompareError, match="are the same fold of one config and seed"):
+        compare([tmp_path], prepare=mean_over_folds)
+    fold(tmp_path / "other", 0, 40.0)
+    fold(tmp_path / "other", 1, 40.0, conditions={"clip_rule": "dense"})
+    with pytest.raises(CompareError, match="was not scored as"):
+        compare([tmp_path / "other"], prepare=mean_over_folds)
+
+
+def test_the_command_line_says_what_was_averaged(tmp_path, capsys):
+    for number in range(10):
+        fold(tmp_path / "runs", number, 40.0 + number)
+    out = str(tmp_path / "out")
+    assert tool.main([str(tmp_path / "runs"), "--folds", "--out", out]) == 0
+    printed = capsys.readouterr().out
+    assert "mean of folds 0–9" in printed and "44.5" in printed
