@@ -107,7 +107,7 @@ def describe(run: Any) -> None:
 
     dataset = run.dataset
     print(f"{run.config.method} on {dataset.name} ({dataset.directory})")
-    for split in (dataset.train, dataset.query, dataset.gallery):
+    for split in dataset.splits:
         print(f"  {split.name}: {describe_split(split)}")
     protocols = ", ".join(dataset.protocols) or "the data set's own"
     place = f"{run.mesh.size} device(s), mesh {dict(run.mesh.shape)}; workdir {run.workdir}"

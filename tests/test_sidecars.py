@@ -51,11 +51,11 @@ def test_values_are_a_plain_numpy_file_and_memory_mapped(keypoints):
 def test_missing_things_are_named(keypoints):
     prepared, entries = keypoints
     with pytest.raises(
-        MissingSidecar, match=r"no joints3d sidecar at .*sidecars there: keypoints.*make_sidecars.*joints3d"
+        MissingSidecar, match=r"no joints3d sidecar at .*sidecars there: keypoints.*import_sidecar joints3d"
     ):
         Sidecar.open(prepared, "joints3d")
     sidecar = Sidecar.open(prepared, "keypoints")
-    with pytest.raises(MissingSidecar, match=r"keypoints sidecar .*'nobody'.*make_sidecars --kind=keypoints"):
+    with pytest.raises(MissingSidecar, match=r"keypoints sidecar .*'nobody'.*import_sidecar keypoints --dataset="):
         sidecar.read("nobody", [0])
     name, (_, index, _) = next(iter(entries.items()))
     absent = next(i for i in range(41) if i not in index)

@@ -11,7 +11,7 @@ from collections import Counter
 from pathlib import Path
 
 from jaxreid.data.build import DataSetError
-from jaxreid.data.listed import shorten
+from jaxreid.data.listed import natural_key, shorten
 
 TABLE = "tracklets.csv"
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
@@ -107,12 +107,6 @@ def list_folder(config: str | None, source: Path | None) -> Folder:
     name = f"{re.sub(r'[^A-Za-z0-9_-]+', '_', source.name) or 'root'}-{digest.hexdigest()[:12]}"
     tracklets = tuple(sorted(found.values(), key=lambda tracklet: tracklet.tracklet_id))
     return Folder(source, name, tracklets, table.is_file(), tuple(warnings))
-
-
-def natural_key(name: str) -> tuple:
-    """Sorts `2.jpg` before `10.jpg`."""
-    parts = re.split(r"(\d+)", name)
-    return tuple((int(part), part) if i % 2 else part for i, part in enumerate(parts))
 
 
 def _apply_table(

@@ -122,7 +122,7 @@ def _read_tracklets(
 
 def _frames(row: str, names: list[str], names_path: Path) -> tuple[list[_Name], list[str]]:
     """The frames of a row "modality start end identity camera" (from 1, both ends included), and what is wrong."""
-    cells = _integers(row.split())
+    cells = listed.integers(row.split())
     if cells is None or len(cells) != 5 or cells[0] not in MODALITIES:
         return [], ["is not 'modality start end identity camera', five whole numbers, modality 1 or 2"]
     modality, start, end, pid, camera = cells
@@ -164,7 +164,7 @@ def _parse(text: str) -> _Name | None:
 
 def _read_queries(path: Path, rows: list[Tracklet | None], errors: list[str]) -> list[int]:
     """Positions (from 0) of the query rows; the file counts from 1, on one line or on several."""
-    numbers = _integers(" ".join(listed.read_lines(path)).replace(",", " ").split())
+    numbers = listed.integers(" ".join(listed.read_lines(path)).replace(",", " ").split())
     if numbers is None:
         errors.append(f"{path}: holds something else than row numbers")
         return []
@@ -180,12 +180,3 @@ def _read_queries(path: Path, rows: list[Tracklet | None], errors: list[str]) ->
     if len(set(queries)) < len(queries):
         errors.append(f"{path}: names {len(queries) - len(set(queries))} rows more than once")
     return queries
-
-
-def _integers(cells: list[str]) -> list[int] | None:
-    """Whole numbers, also when printed as 24.0 or 2.4e+01; None if a cell is something else."""
-    try:
-        values = [float(cell) for cell in cells]
-    except ValueError:
-        return None
-    return [int(value) for value in values] if all(value.is_integer() for value in values) else None

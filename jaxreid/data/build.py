@@ -24,7 +24,7 @@ import logging
 import os
 import shutil
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -106,6 +106,7 @@ def build(
     config: str | None = None,
     data_dir: str | os.PathLike[str] | None = None,
     source: str | os.PathLike[str] | None = None,
+    beam: Sequence[str] | None = None,
     **options: Any,
 ) -> Path:
     """Prepares a data set if it is not there yet.
@@ -118,6 +119,8 @@ def build(
       config: the builder's configuration; None is its first.
       data_dir: where prepared sets live; None is `default_data_dir()`.
       source: directory with the raw data, for sets that have any.
+      beam: build through Apache Beam (`jaxreid.data.beam_build`) with these pipeline options, e.g.
+        ["runner=FlinkRunner"]; None is without.
       **options: further settings of the builder.
 
     Returns:
@@ -162,7 +165,7 @@ def build(
                 "did the raw data change just now? Run again"
             )
         try:
-            _prepare(builder, raw)
+            _prepare(builder, raw, beam)
         except OSError:
             if locked or not _is_current(prepared, wanted):  # else another process was first to give it its name
                 raise
@@ -193,13 +196,24 @@ def _quiet_tfds() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _prepare(builder: Any, source: Path | None) -> None:
+def unfinished_directory(prepared: Path) -> Path:
+    """Where a build through Beam keeps the files of a set until all of them are whole."""
+    return prepared.with_name(f"unfinished.{prepared.name}")
+
+
+def _prepare(builder: Any, source: Path | None, beam: Sequence[str] | None) -> None:
     import tensorflow_datasets as tfds
 
+    beam_options = None
+    if beam is not None:
+        from jaxreid.data import beam_build
+
+        beam_options = beam_build.pipeline_options(builder, beam)
     download_config = tfds.download.DownloadConfig(
         manual_dir=os.fspath(source) if source is not None else None,
         try_download_gcs=False,
         compute_stats=tfds.download.ComputeStatsMode.SKIP,
+        beam_options=beam_options,
     )
     tfds.disable_progress_bar()  # builders show their own, which knows the total
     print(f"building {builder.data_dir} (once)", file=sys.stderr)
@@ -208,6 +222,7 @@ def _prepare(builder: Any, source: Path | None) -> None:
             builder.download_and_prepare(download_config=download_config, file_format="array_record")
     finally:
         tfds.enable_progress_bar()
+    shutil.rmtree(unfinished_directory(Path(builder.data_dir)), ignore_errors=True)
 
 
 def read_metadata(prepared: Path) -> dict[str, Any]:
@@ -276,7 +291,7 @@ def _lock(prepared: Path) -> Iterator[bool]:
         yield locked
 
 
-def _option(text: str) -> tuple[str, Any]:
+def option(text: str) -> tuple[str, Any]:
     """NAME=VALUE; a value that is no Python literal is a string."""
     name, equals, value = text.partition("=")
     if not (equals and name.isidentifier()):
@@ -302,13 +317,22 @@ def main(arguments: list[str] | None = None) -> int:
         metavar="NAME=VALUE",
         action="append",
         default=[],
-        type=_option,
+        type=option,
         help="a further setting of the builder (repeatable), e.g. max_excluded=0.1 for folder",
     )
+    parser.add_argument("--beam", action="store_true", help="build through Apache Beam, for sets with raw data by hand")
+    parser.add_argument(
+        "--beam_options",
+        metavar="NAME=VALUE,…",
+        help="options of the pipeline, e.g. runner=DirectRunner,direct_num_workers=4 (means --beam)",
+    )
     parsed = parser.parse_args(arguments)
+    beam = None
+    if parsed.beam or parsed.beam_options:
+        beam = [word for word in (parsed.beam_options or "").split(",") if word]
     logging.basicConfig(format="%(levelname)s: %(message)s")
     try:
-        prepared = build(parsed.name, data_dir=parsed.data_dir, source=parsed.source, **dict(parsed.option))
+        prepared = build(parsed.name, data_dir=parsed.data_dir, source=parsed.source, beam=beam, **dict(parsed.option))
     except DataSetError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

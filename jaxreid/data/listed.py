@@ -10,6 +10,7 @@ import functools
 import hashlib
 import logging
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -65,6 +66,7 @@ class Listing:
     differences: list[str]  # from the published counts
     warnings: list[str] = dataclasses.field(default_factory=list)
     facts: dict[str, Any] = dataclasses.field(default_factory=dict)  # further metadata
+    faults: list[tuple[str, str]] = dataclasses.field(default_factory=list)  # of frames in no tracklet: path, fault
 
 
 class ExcludedFrames:
@@ -182,6 +184,21 @@ def refuse(name: str, source: Path, errors: list[str]) -> None:
         raise DataSetError(f"{name}: {source} cannot be built:\n{shorten(errors)}")
 
 
+def natural_key(name: str) -> tuple:
+    """Sorts `2.jpg` before `10.jpg`."""
+    parts = re.split(r"(\d+)", name)
+    return tuple((int(part), part) if i % 2 else part for i, part in enumerate(parts))
+
+
+def integers(cells: Iterable[str]) -> list[int] | None:
+    """Whole numbers, also when printed as 24.0 or 2.4e+01; None if a cell is something else."""
+    try:
+        values = [float(cell) for cell in cells]
+    except ValueError:
+        return None
+    return [int(value) for value in values] if all(value.is_integer() for value in values) else None
+
+
 def repeated(tracklets: Iterable[Tracklet]) -> list[str]:
     """Tracklet ids that occur more than once."""
     return [name for name, count in Counter(tracklet.tracklet_id for tracklet in tracklets).items() if count > 1]
@@ -246,20 +263,26 @@ def camera_table(tracklets: Iterable[Tracklet]) -> list[dict[str, Any]]:
     ]
 
 
-def identity_remarks(splits: Mapping[str, Sequence[Tracklet]]) -> list[str]:
-    """What should be known about the identities of the splits before scoring."""
+def identity_remarks(splits: Mapping[str, Sequence[Tracklet]], closed_set: bool = False) -> list[str]:
+    """What should be known about the identities of the splits before scoring.
 
-    def pids(*names: str) -> set[int]:
-        return {tracklet.pid for name in names for tracklet in splits.get(name, ())}
-
-    remarks = []
-    both = sorted(pids("train", "train_aux") & pids("query", "gallery"))
-    if both:
-        remarks.append(f"{len(both)} identities are in train and in the test splits, e.g. {_some(both)}")
-    alone = sorted(pids("query") - pids("gallery"))
+    In a closed set those of the test are of the training, too; elsewhere that spoils the scores.
+    """
+    remarks = [] if closed_set else shared_identities(splits)
+    alone = sorted(_pids(splits, "query") - _pids(splits, "gallery"))
     if alone:
         remarks.append(f"{len(alone)} query identities are not in the gallery, e.g. {_some(alone)}")
     return remarks
+
+
+def shared_identities(splits: Mapping[str, Sequence[Tracklet]]) -> list[str]:
+    """A line if there are identities that are in train and in the test splits."""
+    both = sorted(_pids(splits, "train", "train_aux") & _pids(splits, "query", "gallery"))
+    return [f"{len(both)} identities are in train and in the test splits, e.g. {_some(both)}"] if both else []
+
+
+def _pids(splits: Mapping[str, Sequence[Tracklet]], *names: str) -> set[int]:
+    return {tracklet.pid for name in names for tracklet in splits.get(name, ())}
 
 
 def _some(numbers: list[int]) -> str:

@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import itertools
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
@@ -23,6 +23,8 @@ from jaxreid.data.images import read_image
 from jaxreid.data.listed import ExcludedFrames, Listing, Tracklet
 
 FRAMES_PER_SHARD = 8192  # about 100 MB
+ReadFrame = Callable[[Path], tuple[bytes, str | None]]  # the bytes of a file, and what is wrong with them
+SeeFrames = Callable[[list[bytes]], Mapping[str, Any]]  # features of a record that only its frames tell
 _LOG = logging.getLogger(__name__)
 
 
@@ -46,6 +48,9 @@ class ListedBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
     PROTOCOLS: ClassVar[tuple[str, ...]]  # keys of jaxreid.retrieval.PROTOCOLS; the first is the data set's own
     LICENCE: ClassVar[str]
     EXPECTED: ClassVar[str]  # the tree of the raw data, for messages
+    CLOSED_SET: ClassVar[bool] = False  # people of the test are people of the training
+    READ_FRAME: ClassVar[ReadFrame] = staticmethod(read_image)
+    SEE_FRAMES: ClassVar[SeeFrames | None] = None
     DEFAULT: ClassVar[ListedConfig]  # for `tfds build --manual_dir=DIR`, which knows no configuration
 
     @abc.abstractmethod
@@ -102,13 +107,28 @@ class ListedBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         tracklets = [tracklet for members in listing.splits.values() for tracklet in members]
         total = sum(len(tracklet.frames) for tracklet in tracklets)
         excluded = ExcludedFrames(self.name, source, total, config.max_excluded)
-        excluded.add(listed.missing_frames(source, tracklets, len(tracklets)), hint=self.EXPECTED)
-        remarks = [*listing.warnings, *listed.identity_remarks(listing.splits)]
+        unusable = [*listing.faults, *listed.missing_frames(source, tracklets, len(tracklets))]
+        excluded.add(unusable, hint=self.EXPECTED)
+        remarks = [*listing.warnings, *listed.identity_remarks(listing.splits, self.CLOSED_SET)]
         for remark in remarks:
             _LOG.warning("%s", remark)
-        self._work = source, listing, excluded
-        super()._download_and_prepare(dl_manager, download_config)
-        del self._work  # builders are pickled
+        recorder = Recorder(
+            name=self.name,
+            source=source,
+            labels={pid: label for label, pid in enumerate(_train_pids(listing))},
+            description=self._describe_source(listing),
+            strict=config.strict_counts,
+            read_frame=type(self).READ_FRAME,
+            see_frames=type(self).SEE_FRAMES,
+        )
+        if download_config is not None and download_config.beam_options is not None:
+            from jaxreid.data import beam_build
+
+            beam_build.write(self, recorder, listing, excluded, download_config.beam_options)
+        else:
+            self._work = recorder, listing, excluded
+            super()._download_and_prepare(dl_manager, download_config)
+            del self._work  # builders are pickled
         excluded.warn()
         counts = {split: listed.counts(members, excluded) for split, members in listing.splits.items()}
         lost = [split for split, numbers in counts.items() if not numbers["tracklets"]]
@@ -145,29 +165,48 @@ class ListedBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
             raise DataSetError(f"{self.name}: the lists in {source} leave no tracklet in {', '.join(empty)}")
 
     def _shard_iterators_per_split(self, dl_manager: tfds.download.DownloadManager) -> dict[str, list[Any]]:
-        _, listing, excluded = self._work
+        recorder, listing, excluded = self._work
         shards = {}
         for split, members in listing.splits.items():
-            present = [tracklet for tracklet in members if self._keeps_frames(tracklet, excluded)]
-            sizes = _shard_sizes(present)
-            examples = self._generate_examples(split, present)
+            present = [tracklet for tracklet in members if recorder.keeps_frames(tracklet, excluded)]
+            sizes = [len(shard) for shard in shards_of(present)]
+            records = recorder.records(split, progress(present, split), excluded)
             # The last shard takes what is left, so that the generator ends and its progress bar with it.
-            shards[split] = [functools.partial(itertools.islice, examples, size) for size in [*sizes[:-1], None]]
+            shards[split] = [functools.partial(itertools.islice, records, size) for size in [*sizes[:-1], None]]
         return shards
 
-    def _generate_examples(self, split: str, tracklets: list[Tracklet]) -> Iterator[tuple[int, dict[str, Any]]]:
-        source, listing, excluded = self._work
-        labels = {pid: label for label, pid in enumerate(_train_pids(listing))} if split == "train" else {}
+    def _describe_source(self, listing: Listing) -> str:
+        limit = self._config.max_frames
+        thinned = f", tracklets thinned to {limit} frames" if limit else ""
+        return f"{self.name}/{self._config.name} {self.VERSION} lists {listing.digest}{thinned}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Recorder:
+    """Makes the records of tracklets; pickles, so that other processes can."""
+
+    name: str  # of the data set
+    source: Path
+    labels: Mapping[int, int]  # of the training identities
+    description: str  # of the source, for the records
+    strict: bool  # a tracklet without a whole frame is an error
+    read_frame: ReadFrame = read_image
+    see_frames: SeeFrames | None = None
+
+    def records(
+        self, split: str, tracklets: Iterable[Tracklet], excluded: ExcludedFrames
+    ) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Key and record of every tracklet that keeps a frame, in order; unusable frames are added to `excluded`."""
         with concurrent.futures.ThreadPoolExecutor() as pool:  # reading and decoding run outside Python's lock
-            for key, tracklet in enumerate(progress(tracklets, split)):
+            for key, tracklet in enumerate(tracklets):
                 paths = tracklet.paths
                 there = excluded.usable(paths)
-                images = list(pool.map(read_image, [source / paths[index] for index in there]))
+                images = list(pool.map(self.read_frame, [self.source / paths[index] for index in there]))
                 found = [(paths[index], fault) for index, (_, fault) in zip(there, images, strict=True) if fault]
                 if found:
                     excluded.add(found)
-                    if not self._keeps_frames(tracklet, excluded):
-                        continue
+                if not self.keeps_frames(tracklet, excluded):
+                    continue
                 kept = {index: data for index, (data, fault) in zip(there, images, strict=True) if not fault}
                 index_in_source = tracklet.frame_index or range(len(paths))
                 values = dict(
@@ -177,7 +216,7 @@ class ListedBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
                     num_frames_source=tracklet.source_frames or len(paths),
                     tracklet_id=tracklet.tracklet_id,
                     pid=tracklet.pid,
-                    label=labels.get(tracklet.pid, -1),
+                    label=self.labels.get(tracklet.pid, -1) if split == "train" else -1,
                     camid=tracklet.camera,
                     cam_name=tracklet.cam_name,
                     modality=tracklet.modality,
@@ -185,16 +224,12 @@ class ListedBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
                     recording=tracklet.recording,
                     platform="ground",
                     role=schema.role_of(split),
-                    source=self._describe_source(listing),
+                    source=self.description,
                 )
-                yield key, schema.record(**(values | dict(tracklet.features)))
+                seen = self.see_frames(list(kept.values())) if self.see_frames else {}
+                yield key, schema.record(**{**values, **tracklet.features, **seen})
 
-    def _describe_source(self, listing: Listing) -> str:
-        limit = self._config.max_frames
-        thinned = f", tracklets thinned to {limit} frames" if limit else ""
-        return f"{self.name}/{self._config.name} {self.VERSION} lists {listing.digest}{thinned}"
-
-    def _keeps_frames(self, tracklet: Tracklet, excluded: ExcludedFrames) -> bool:
+    def keeps_frames(self, tracklet: Tracklet, excluded: ExcludedFrames) -> bool:
         """Whether a tracklet keeps a frame.
 
         Raises:
@@ -202,7 +237,7 @@ class ListedBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         """
         if excluded.usable(tracklet.paths):
             return True
-        if self._config.strict_counts:
+        if self.strict:
             faults = [f"{excluded.root / path}: {excluded.faults[path]}" for path in tracklet.paths]
             raise DataSetError(
                 f"{self.name}: no frame of tracklet {tracklet.tracklet_id} can be used; without it this is not the "
@@ -216,13 +251,14 @@ def _train_pids(listing: Listing) -> list[int]:
     return sorted({tracklet.pid for tracklet in listing.splits["train"]})
 
 
-def _shard_sizes(tracklets: Sequence[Tracklet]) -> list[int]:
-    """How many tracklets go to each file."""
-    sizes, frames = [0], 0
+def shards_of(tracklets: Iterable[Tracklet]) -> list[list[Tracklet]]:
+    """The tracklets of each file."""
+    shards: list[list[Tracklet]] = [[]]
+    frames = 0
     for tracklet in tracklets:
-        if sizes[-1] and frames + len(tracklet.frames) > FRAMES_PER_SHARD:
-            sizes.append(0)
+        if shards[-1] and frames + len(tracklet.frames) > FRAMES_PER_SHARD:
+            shards.append([])
             frames = 0
-        sizes[-1] += 1
+        shards[-1].append(tracklet)
         frames += len(tracklet.frames)
-    return sizes
+    return shards

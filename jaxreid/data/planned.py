@@ -17,12 +17,14 @@ from jaxreid.data.split import UNKNOWN, Labels, Split, TrackletTable
 
 
 def published(name: str) -> dict[str, dict[str, Any]] | None:
-    """The published counts of a data set, None where its builder folder gives none."""
+    """The published counts of a data set, None where its builder folder gives none or not all that a plan needs."""
     package = build.builder_package(name)
     try:
-        return importlib.import_module(f"{package.__name__}.published").PUBLISHED
+        counts = getattr(importlib.import_module(f"{package.__name__}.published"), "PUBLISHED", {})
     except ModuleNotFoundError:
         return None
+    complete = all({"tracklets", "frames"} <= counts.get(split, {}).keys() for split in ("train", "query", "gallery"))
+    return counts if complete else None
 
 
 def planned_split(name: str, split: str, counts: dict[str, Any]) -> Split:

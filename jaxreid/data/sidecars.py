@@ -137,6 +137,10 @@ class SidecarWriter:
         listed = [texts] if isinstance(texts, str) else list(texts)
         self._text.write(json.dumps(listed, ensure_ascii=False).encode() + b"\n")
 
+    def note(self, **meta: Any) -> None:
+        """Adds to what `meta.json` will hold, such as counts that are known at the end."""
+        self._meta.update(meta)
+
     def _name(self, tracklet_id: str) -> None:
         if tracklet_id in self._seen or not tracklet_id or "\n" in tracklet_id:
             problem = "was added before" if tracklet_id in self._seen else "is empty or has a line break"
@@ -367,4 +371,7 @@ class _GrowingArray:
 
 
 def _default_command(kind: str, prepared_dir: str | os.PathLike[str]) -> str:
-    return f"python -m jaxreid.tools.make_sidecars --kind={kind} --data={os.fspath(prepared_dir)}"
+    return (
+        f"python -m jaxreid.tools.import_sidecar {kind} --dataset={os.fspath(prepared_dir)} --source=FILES "
+        "(docs/sidecars.md says how to make others)"
+    )

@@ -45,7 +45,7 @@ def write(
       results: what `results.json` holds.
       compare: workdir of an earlier run to show beside this one.
     """
-    splits = (run.dataset.train, run.dataset.query, run.dataset.gallery)
+    splits = run.dataset.splits
     return write_report(
         run.workdir,
         ReportContents(

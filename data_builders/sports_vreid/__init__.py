@@ -1,0 +1,18 @@
+"""SportsVReID; what a run needs at every start, without TFDS and without a look at the raw data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from jaxreid.data.captioned_folders import config_name
+from jaxreid.data.listed import DEFAULT_MAX_EXCLUDED
+
+VERSION = "1.0.0"
+
+
+def locate(config: str | None, source: Path | None, max_excluded: float = DEFAULT_MAX_EXCLUDED) -> tuple[str, str]:
+    """Configuration directory and version; a set that is there is found without its source.
+
+    `max_excluded` decides whether a build succeeds, not what it holds.
+    """
+    return config_name("sports_vreid", config), VERSION

@@ -1,0 +1,222 @@
+"""Files that other codes keep keypoints, 3-D joints and captions in: one JSON file per frame, or JSON lines.
+
+`python -m jaxreid.tools.import_sidecar` makes sidecars of them (docs/sidecars.md).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import os
+import unicodedata
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxreid.data import listed
+from jaxreid.data.build import DataSetError
+
+
+@dataclasses.dataclass(frozen=True)
+class FrameFormat:
+    """One JSON file per frame with an array of known shape.
+
+    Attributes:
+      suffix: what the file has in place of the image's.
+      key: where the array stands in a JSON object; None: the file is the array.
+      shape: of the array.
+      meta: what the sidecar notes of it.
+    """
+
+    suffix: str
+    key: str | None
+    shape: tuple[int, ...]
+    meta: Mapping[str, Any]
+
+    def read(self, path: Path) -> np.ndarray:
+        """The array of a frame, f32.
+
+        Raises:
+          OSError, ValueError: the file cannot be read or is of another form; says why.
+        """
+        content = json.loads(path.read_bytes())
+        if self.key is not None:
+            if not isinstance(content, dict) or self.key not in content:
+                raise ValueError(f"has no key {self.key!r}")
+            content = content[self.key]
+        try:
+            values = np.asarray(content, np.float32)
+        except TypeError as error:
+            raise ValueError(str(error)) from error
+        if values.shape != self.shape:
+            raise ValueError(f"holds {list(values.shape)} numbers, not {list(self.shape)}")
+        if not np.isfinite(values).all():
+            raise ValueError("holds numbers that are not finite")
+        return values
+
+
+FRAME_FORMATS = {
+    "joints3d": FrameFormat(
+        ".json",
+        "keypoints",
+        (17, 3),
+        {
+            "model": "HMR2.0",
+            "order": "Human3.6M-17",
+            "units": "as the source gives them (HMR2.0: metres, camera frame)",
+        },
+    ),
+    "keypoints": FrameFormat(
+        ".pose",
+        None,
+        (17, 3),
+        {
+            "model": "OpenPifPaf",
+            "order": "COCO-17",
+            "columns": ["x", "y", "score"],
+            "units": "pixels of the frame, the centre of the first pixel is 0; an undetected point is 0, 0, 0",
+        },
+    ),
+}
+
+
+class FrameFiles:
+    """The files below `source` that belong to frames `a/b/c.jpg` of a data set.
+
+    A folder `a/b` is looked for as `source`/a/b, without leading folders (`source`/b), and below one more folder
+    (`source`/x/a/b, if only one x has it): data sets and sidecars name their frames from different levels of the tree.
+    No two folders of the data set may be found in one.
+    """
+
+    def __init__(self, source: Path, suffix: str) -> None:
+        self.source, self.suffix = source, suffix
+        self._tops = sorted(entry.name for entry in os.scandir(source) if entry.is_dir())
+        self._taken: dict[str, str] = {}
+        self._find = functools.lru_cache(maxsize=256)(self._look_for)  # the frames of a folder come one after the other
+
+    def path(self, frame: str) -> Path | None:
+        """The file of a frame; None if there is none.
+
+        Raises:
+          DataSetError: there are several.
+        """
+        folder, _, name = frame.rpartition("/")
+        directory, names = self._find(folder)
+        file = f"{os.path.splitext(name)[0]}{self.suffix}"
+        return self.source / directory / file if file in names else None
+
+    def _look_for(self, folder: str) -> tuple[str, frozenset[str]]:
+        parts = folder.split("/")
+        inner = ["/".join(parts[start:]) for start in range(len(parts))]
+        outer = [f"{top}/{folder}" for top in self._tops]
+        found = [directory for directory in inner if (self.source / directory).is_dir()][:1]
+        found = found or [directory for directory in outer if (self.source / directory).is_dir()]
+        if not found:
+            return "", frozenset()
+        other = self._taken.setdefault(found[0], folder)
+        problem = f"{found[0]} may be of {other} or of {folder}" if other != folder else ""
+        if len(found) > 1:
+            problem = f"frames of {folder} may be those of {' or '.join(found)}"
+        if problem:
+            raise DataSetError(f"{self.source}: {problem}; lay the files out as the frames of the data set are")
+        return found[0], frozenset(os.listdir(self.source / found[0]))
+
+
+@dataclasses.dataclass(frozen=True)
+class Captions:
+    """The captions of a file that are of a data set's tracklets."""
+
+    texts: dict[str, list[str]]  # by tracklet id, in the order of the tracklets
+    models: list[str]
+    digest: str  # of the file
+    missing: list[str]  # tracklets that have none
+    remarks: list[str]  # what was left out
+
+    @property
+    def meta(self) -> dict[str, Any]:
+        """What the sidecar notes of them."""
+        model = ", ".join(self.models) or "unknown"
+        return {"model": model, "file": self.digest, "missing_tracklets": len(self.missing)}
+
+
+def read_captions(path: Path, dataset: str, tracklets: Sequence[tuple[str, int]]) -> Captions:
+    """Captions from JSON lines, `{"tracklet": …, "caption": …}` with `pid`, `dataset`, `model` where they are known.
+
+    A line without a tracklet is of every tracklet of its `pid`. White space is collapsed and Unicode composed (NFC).
+
+    Args:
+      path: the file.
+      dataset: name of the data set; lines that name another are refused.
+      tracklets: id and pid of each tracklet of the data set.
+
+    Raises:
+      DataSetError: the file cannot be read, a line is of another form, or contradicts the data set; the message lists
+        every place.
+    """
+    pids = dict(tracklets)
+    of_person: dict[int, list[str]] = {}
+    for tracklet, pid in tracklets:
+        of_person.setdefault(pid, []).append(tracklet)
+    found: dict[str, list[str]] = {}
+    models: set[str] = set()
+    errors: list[str] = []
+    unknown: list[str] = []
+    empty = repeated = 0
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError as error:
+        raise DataSetError(f"{path}: cannot be read: {error.strerror}") from error
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            entry = json.loads(line)
+            problem = _problem(entry, dataset, pids)
+        except ValueError as error:
+            problem = f"is no JSON in UTF-8 ({error})"
+        if problem:
+            errors.append(f"{path}, line {number}: {problem}")
+            continue
+        named = entry.get("tracklet")
+        holders = of_person.get(entry.get("pid"), []) if named is None else [named] if named in pids else []
+        if not holders:
+            unknown.append(f"{named or entry['pid']} (line {number})")
+        text = unicodedata.normalize("NFC", " ".join(entry["caption"].split()))
+        empty += not text
+        models |= {str(entry["model"])} if entry.get("model") else set()
+        for tracklet in holders if text else []:
+            known = found.setdefault(tracklet, [])
+            repeated += text in known
+            known += [text] if text not in known else []
+    if errors:
+        raise DataSetError(f"{path} cannot be used:\n{listed.shorten(errors)}")
+    remarks = [
+        f"{count} captions are {what} and are left out"
+        for count, what in ((empty, "empty"), (repeated, "there already"))
+        if count
+    ]
+    if unknown:
+        remarks.append(
+            f"{len(unknown)} captions are of tracklets that the set does not have, e.g. {', '.join(unknown[:3])}"
+        )
+    texts = {tracklet: found[tracklet] for tracklet in pids if tracklet in found}
+    missing = [tracklet for tracklet in pids if tracklet not in found]
+    return Captions(texts, sorted(models), listed.digest([path]), missing, remarks)
+
+
+def _problem(entry: Any, dataset: str, pids: Mapping[str, int]) -> str | None:
+    """What is wrong with a line of captions."""
+    if not isinstance(entry, dict) or not isinstance(entry.get("caption"), str):
+        return "is no object with a caption"
+    tracklet, pid = entry.get("tracklet"), entry.get("pid")
+    if not isinstance(tracklet, str) and not (tracklet is None and isinstance(pid, int)):
+        return "names neither a tracklet nor a pid"
+    if entry.get("dataset", dataset) != dataset:
+        return f"is of the data set {entry['dataset']!r}, not of {dataset!r}"
+    known = pids.get(tracklet or "")
+    if None not in (pid, known) and pid != known:
+        return f"says that {tracklet} shows identity {pid}, the data set says {known}"
+    return None
