@@ -146,7 +146,8 @@ class LanguageImage(Method):
     ) -> tuple[jax.Array, tuple[dict[str, jax.Array], Any, Captions]]:
         caption = memory.caption[jnp.maximum(batch.tracklet, 0)]
         wording = jax.random.randint(rng, caption.shape, 0, memory.ids.shape[1])
-        image, text, scale = self.network.apply(variables, batch, memory.ids[caption, wording], train=True)
+        found: Any = self.network.apply(variables, batch, memory.ids[caption, wording], train=True)
+        image, text, scale = found
         image, text, caption, valid = constrain((image, text, caption, batch.valid), "replicated")
         logits = jnp.exp(jnp.minimum(scale, LARGEST_SCALE)) * _unit(image) @ _unit(text).T
         match = caption[:, None] == caption[None, :]

@@ -41,7 +41,8 @@ log = logging.getLogger(__name__)
 
 Array = jax.Array
 
-TOWER = ViTConfig(width=128, depth=4, heads=4, patch=8, image_size=(64, 32), projection=64)
+JOINT = 64
+TOWER = ViTConfig(width=128, depth=4, heads=4, patch=8, image_size=(64, 32), projection=JOINT)
 MEAN, STD = 0.5, 0.5
 # Words that a single grey picture can't answer (colours, gait) are not asked for.
 COLOURLESS = ("height", "build", "legs", "upper", "sleeve", "pattern", "lower", "hair", "hat", "bag")
@@ -153,7 +154,7 @@ class Reader(nn.Module):
         tower = ViT(self.config, name="tower")
         out = tower(frames)
         # Towers without a joint space of their own get one for as long as they are trained.
-        project = tower.project if self.config.projection else nn.Dense(TOWER.projection, use_bias=False, name="joint")
+        project = tower.project if self.config.projection else nn.Dense(JOINT, use_bias=False, name="joint")
         # The mean patch learns its words sooner, and the class token then finds them in the patches.
         picture = jnp.stack([project(out["class_token"]), project(out["patch_tokens"].mean(1))])
         picture = picture / jnp.linalg.norm(picture, axis=-1, keepdims=True)
