@@ -1,6 +1,6 @@
 """What the starting tower knows of `walkers` before any training on it.
 
-    python benchmarks/walkers_tower.py [--weights PATH] [--config vvi] [--seed 0]
+    python benchmarks/walkers_tower.py [--weights PATH] [--tower NAME] [--config vvi] [--seed 0]
 
 Prints JSON lines. `mAP`: per cent, test tracklets, mean class feature of the frames after the final norm, cosine;
 V→I and I→V across modalities, V→V and I→I across the cameras of one modality. The free controls change nothing but
@@ -21,6 +21,7 @@ import numpy as np
 from walkers_difficulty import mean_average_precision
 
 from data_builders.walkers.world import CONFIGS, World
+from jaxreid.backbones.frame_encoder import encoder_config
 from jaxreid.backbones.pretrained import load
 from jaxreid.backbones.vit import ViT
 from jaxreid.memory.association import AssociationConfig, associate
@@ -28,9 +29,9 @@ from jaxreid.memory.prototypes import empty_memory, rebuild, unit_rows
 from jaxreid.tools.starting_tower import MEAN, STD, TOWER
 
 
-def tracklet_features(params, world: World, split: str, frames: int) -> tuple[np.ndarray, list]:
+def tracklet_features(tower, params, world: World, split: str, frames: int) -> tuple[np.ndarray, list]:
     """f32[N, D] mean class feature of up to `frames` evenly spaced frames, and the specs."""
-    model = ViT(TOWER)
+    model = ViT(tower)
     embed = jax.jit(lambda x: model.apply({"params": params}, (x / 255 - MEAN) / STD)["class_token"])
     specs = world.specs(split)
     pictures, owner = [], []
@@ -97,14 +98,16 @@ def association(features, pid, camera, infrared, threshold):
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--weights", default="walkers_vit_tiny")
+    parser.add_argument("--tower", default="walkers_vit_tiny", help="a name of jaxreid.backbones.frame_encoder")
     parser.add_argument("--config", default="vvi", choices=sorted(CONFIGS))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--frames", type=int, default=6)
     arguments = parser.parse_args()
-    params = load(arguments.weights, TOWER)
+    tower = encoder_config(arguments.tower, TOWER.image_size, "float32", remat=False)
+    params = load(arguments.weights, tower)
     world = World(dataclasses.replace(CONFIGS[arguments.config], seed=arguments.seed))
-    train, train_specs = tracklet_features(params, world, "train", arguments.frames)
-    test, test_specs = tracklet_features(params, world, "test", arguments.frames)
+    train, train_specs = tracklet_features(tower, params, world, "train", arguments.frames)
+    test, test_specs = tracklet_features(tower, params, world, "test", arguments.frames)
     pid, camera, infrared = columns(test_specs)
     mean, std = train.mean(0), train.std(0) + 1e-6
     forms = {

@@ -113,7 +113,7 @@ def test_steps_change_parameters_and_move_prototypes(finished):
     assert all(jax.tree.leaves(moved)), moved
     assert int(state.step) == 3 * len(
         run.method.stages()[0].sampler.draw(
-            np.asarray(state.memory.slot), run.dataset.train.table.modality, np.random.default_rng(0)
+            np.asarray(state.memory.slot), run.method.info.columns, np.random.default_rng(0)
         )[0]
     )
 

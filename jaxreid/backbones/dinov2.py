@@ -41,18 +41,18 @@ TOWERS: dict[str, ViTConfig] = {
     )
 }
 # The packaged stand-in for `walkers`, made by jaxreid.tools.starting_tower.
-TOWERS["walkers_vit_tiny"] = dataclasses.replace(
-    _tower(128, 4, 0, "gelu", False), heads=4, patch=8, image_size=(64, 32), position_init="sincos"
-)
+SMALL = {
+    "walkers_vit_tiny": dataclasses.replace(_tower(128, 4, 0, "gelu", False), heads=4, patch=8, image_size=(64, 32))
+}
 
 
 def dinov2_config(name: str, image_size: tuple[int, int] | None = None, **changes: Any) -> ViTConfig:
-    """The configuration of a tower of `TOWERS`.
+    """The configuration of a tower of `TOWERS` or `SMALL`.
 
     `image_size` (height, width) in pixels, None for that of pre-training; `changes` are any other fields of
     `ViTConfig`. Raises ValueError on an unknown name, and on sides that are no multiples of a patch: DINOv2 takes none.
     """
-    config = named_config(TOWERS, "DINOv2 tower", name, image_size, **changes)
+    config = named_config(TOWERS | SMALL, "DINOv2 tower", name, image_size, **changes)
     if any(side % config.patch for side in config.image_size):
         raise ValueError(f"DINOv2 {name}: image_size {config.image_size} is not in multiples of {config.patch}")
     return config

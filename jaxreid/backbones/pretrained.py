@@ -352,11 +352,11 @@ def to_tensors(params: Mapping[str, Any], config: ViTConfig | TextConfig, layout
     """The inverse of `to_variables`: tensors under Hugging Face names, or in the format `layout`, bit for bit the same
     numbers.
 
-    Those of CLIP or, for an image tower without CLIP's first norm, of DINOv2, or of timm where it has no LayerScale
-    either. The two towers of a CLIP have different keys: `to_tensors(…) | to_tensors(…)` is a whole one but for its
-    logit_scale. Raises CheckpointError for a tower that the format can't hold, or a tree that is not that of `config`.
+    Those of CLIP or, for an image tower without CLIP's first norm, of DINOv2. The two towers of a CLIP have different
+    keys: `to_tensors(…) | to_tensors(…)` is a whole one but for its logit_scale. Raises CheckpointError for a tower
+    that the format can't hold, or a tree that is not that of `config`.
     """
-    layout, prefix = _layout_to_write(config) if layout is None else (layout, layout.prefixes[0])
+    layout, prefix = _hugging_face_layout(config) if layout is None else (layout, layout.prefixes[0])
     arrays = {path: np.asarray(leaf) for path, leaf in flatten_dict(params, sep="/").items()}
     expected = _shapes(config)["params"]
     entries = layout.entries(config, prefix)
@@ -381,12 +381,10 @@ def to_tensors(params: Mapping[str, Any], config: ViTConfig | TextConfig, layout
     }
 
 
-def _layout_to_write(config: ViTConfig | TextConfig) -> tuple[Layout, str]:
+def _hugging_face_layout(config: ViTConfig | TextConfig) -> tuple[Layout, str]:
     if isinstance(config, TextConfig):
         return HUGGING_FACE_TEXT, "text_model."
-    if config.pre_norm_embeddings:
-        return HUGGING_FACE_IMAGE, "vision_model."
-    return (HUGGING_FACE_DINOV2, "") if config.layer_scale is not None else (TIMM, "")
+    return (HUGGING_FACE_IMAGE, "vision_model.") if config.pre_norm_embeddings else (HUGGING_FACE_DINOV2, "")
 
 
 def save_params(
@@ -399,7 +397,9 @@ def save_params(
     tensors: Tensors = {}
     metadata = {}
     for params, config in towers:
-        tensors |= to_tensors(params, config)
+        # ImageNet's vision transformers have names in timm only.
+        plain = isinstance(config, ViTConfig) and not config.pre_norm_embeddings and config.layer_scale is None
+        tensors |= to_tensors(params, config, TIMM if plain else None)
         description = {name: getattr(config, name) for name in SILENT_FIELDS}
         if isinstance(config, ViTConfig):
             description["grid"] = config.grid

@@ -50,11 +50,6 @@ class DatasetInfo:
         """What samplers draw by."""
         return Columns.of(self.table, self.labels)
 
-    @property
-    def columns(self) -> Columns:
-        """What samplers draw by."""
-        return Columns.of(self.table, self.labels)
-
 
 @dataclasses.dataclass(frozen=True)
 class Group:

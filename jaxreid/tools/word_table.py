@@ -29,8 +29,8 @@ def caption_words() -> list[str]:
     caption, scene = walkers_module("caption"), walkers_module("scene")
     values = [" ".join(values) for values in caption.ATTRIBUTES.values()]
     grammar = (
-        "a person of build with hair, wearing a long-sleeved sleeveless and shoes, carrying a, walking running with steps, "
-        "in front of"
+        "a person of build with hair, wearing a long-sleeved sleeveless and shoes, carrying a, walking running with "
+        "steps, in front of"
     )
     return [*values, *scene.PLACES, grammar]
 
