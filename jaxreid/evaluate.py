@@ -31,6 +31,8 @@ class Evaluator:
     def __init__(self, run: Run) -> None:
         self.run = run
         self.options = run.method.evaluation()
+        if self.options.reranking not in ("", "k_reciprocal"):
+            raise ValueError(f"evaluation.reranking={self.options.reranking!r} is neither '' nor 'k_reciprocal'")
         query, gallery = run.dataset.query, run.dataset.gallery
         protocols = tuple(resolve(key) for key in run.dataset.protocols)
         known = max(query.labels.pid.max(), gallery.labels.pid.max()) >= 0
@@ -56,21 +58,24 @@ class Evaluator:
             found[split.name] = pool_tracklets(clips, len(split), self.options.pool)
         return found
 
-    def _score(self, features: dict[str, np.ndarray], checkpoint: str) -> list[tuple[dict[str, Any], Any]]:
+    def _score(
+        self, features: dict[str, np.ndarray], checkpoint: str, reranking: bool = False
+    ) -> list[tuple[dict[str, Any], Any]]:
         """(result record, per-query scores) of every case, for one feature array per split."""
-        found = []
+        found, options = [], self.options
         for case in self.cases:
             query, gallery = case.query, case.gallery
+            rows: list[Any] = [features[side.split.name][side.rows] for side in (query, gallery)]
+            distance: Any = options.distance
+            if reranking:
+                k1, k2, weight = options.rerank_k1, options.rerank_k2, options.rerank_lambda
+                distance = retrieval.KReciprocal(*rows, k1=k1, k2=k2, lambda_=weight, distance=options.distance)
+                rows = [np.arange(len(side)) for side in rows]
             scores = retrieval.score(
-                features[query.split.name][query.rows],
-                features[gallery.split.name][gallery.rows],
-                query.columns(),
-                gallery.columns(),
-                case.protocol,
-                distance=self.options.distance,
+                rows[0], rows[1], query.columns(), gallery.columns(), case.protocol, distance=distance
             )
             record = retrieval.result_record(
-                scores, case.protocol, self.options.rule, self.options.frames, self.options.distance, checkpoint
+                scores, case.protocol, options.rule, options.frames, options.distance, checkpoint, reranking
             )
             found.append(({"direction": case.direction, **record}, scores))
         return found
@@ -151,8 +156,10 @@ class Evaluator:
             quality: list[Any] = []
             if self.scored:
                 scored = self._score(features, checkpoint)
-                results["scores"] = [{**record, "cmc": scores.cmc(CMC_LENGTH)} for record, scores in scored]
                 quality = [scores for _, scores in scored]
+                if self.options.reranking:
+                    scored += self._score(features, checkpoint, reranking=True)
+                results["scores"] = [{**record, "cmc": scores.cmc(CMC_LENGTH)} for record, scores in scored]
             else:
                 results["scores"], results["reason"] = [], self._why_not_scored()
         start = run.workdir / "start.json"

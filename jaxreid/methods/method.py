@@ -115,13 +115,19 @@ class Stage:
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
     """How test tracklets become features: clip rule (jaxreid.data.clips), frames per clip, and pooling of a
-    tracklet's clips "before" or "after" normalising; `flip` averages with the mirrored clip."""
+    tracklet's clips "before" or "after" normalising; `flip` averages with the mirrored clip. With `reranking`
+    "k_reciprocal" every result has a second one beside it, of distances re-ranked with `rerank_k1`, `rerank_k2` and
+    `rerank_lambda` (see jaxreid.retrieval.rerank)."""
 
     rule: str
     frames: int
     pool: str = "after"
     flip: bool = False
     distance: str = "cosine"
+    reranking: str = ""
+    rerank_k1: int = 20
+    rerank_k2: int = 6
+    rerank_lambda: float = 0.3
 
 
 @dataclasses.dataclass(frozen=True)
