@@ -21,7 +21,7 @@ def _rows_by_label(labels: np.ndarray, keep: np.ndarray) -> dict[int, np.ndarray
     rows = np.flatnonzero(keep & (labels >= 0))
     rows = rows[np.argsort(labels[rows], kind="stable")]
     values, starts = np.unique(labels[rows], return_index=True)
-    return dict(zip(values.tolist(), np.split(rows, starts[1:]), strict=True))
+    return dict(zip(values.tolist(), np.split(rows, starts)[1:], strict=True))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,22 +29,33 @@ class SlotSampler:
     """Batches balanced over modalities, then over slots (groups of tracklets that one label stands for).
 
     `slots` slots of each modality present in the split, `clips` clips from different (tracklet, part) pairs of
-    each slot. An epoch shows every slot of the larger modality once; the smaller one wraps.
+    each slot. An epoch has `steps` batches; with 0, as many as show every slot of the larger modality once. What runs
+    out of slots earlier wraps.
     """
 
     slots: int
     clips: int
     parts: int
+    steps: int = 0
 
     def batch_size(self, modality: np.ndarray) -> int:
         return len(np.unique(modality)) * self.slots * self.clips
 
     def draw(self, labels: np.ndarray, modality: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """(tracklet, part), each i64[steps, batch]. `labels` i32[N], −1 = never drawn."""
-        groups = [_rows_by_label(labels, modality == code) for code in np.unique(modality)]
+        """(tracklet, part), each i64[steps, batch]. `labels` i32[N], −1 = never drawn.
+
+        Raises:
+          ValueError: a modality has no tracklet that may be drawn.
+        """
+        codes = np.unique(modality)
+        groups = [_rows_by_label(labels, modality == code) for code in codes]
         if not all(groups):
-            raise ValueError("a modality of the training split has no slot to draw from")
-        steps = -(-max(map(len, groups)) // self.slots)
+            empty = codes[[not group for group in groups]][0]
+            raise ValueError(
+                f"modality {empty} of the training split has no slot to draw from: all its "
+                f"{np.sum(modality == empty)} tracklets are labelled -1 (noise, if labels are clusters)"
+            )
+        steps = self.steps or -(-max(map(len, groups)) // self.slots)
         tracklets, parts = [], []
         for group in groups:
             order = _wrapped(np.array(list(group)), steps * self.slots, rng)
