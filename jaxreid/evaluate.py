@@ -132,9 +132,9 @@ class Evaluator:
         group = {name: getattr(splits[name].table, column) for name in features}
         centred = {name: rows.copy() for name, rows in features.items()}
         for code in np.unique(np.concatenate(list(group.values()))):
-            mean = np.concatenate([features[name][group[name] == code] for name in features]).mean(0)
-            for name in features:
-                centred[name][group[name] == code] -= mean
+            rows = np.concatenate([features[name][group[name] == code] for name in features])
+            for name in features if len(rows) > 1 else ():  # one alone would become zero
+                centred[name][group[name] == code] -= rows.mean(0)
         return {name: unit_rows(rows) for name, rows in centred.items()}
 
     def final(self, variables: Any, memory: Any, epochs_done: int, compare: Path | None = None) -> dict[str, Any]:
