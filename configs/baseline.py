@@ -32,7 +32,5 @@ def get_config(preset: str = "walkers") -> ml_collections.ConfigDict:
     config.augment = ml_collections.ConfigDict(
         {"crop": 3, "flip": 0.5, "erase": 0.2, "channel_exchange": 0.5, "infrared_mix": True}
     )
-    config.evaluation = ml_collections.ConfigDict(
-        {"rule": "packed", "frames": 6, "pool": "after", "flip": False, "distance": "cosine"}
-    )
+    config.evaluation.update({"rule": "packed", "frames": 6, "pool": "after", "flip": False, "distance": "cosine"})
     return config

@@ -97,6 +97,10 @@ TABLE: dict[str, Any] = {
     "evaluation.pool": "after",
     "evaluation.flip": False,
     "evaluation.distance": "cosine",
+    # Only where evaluation.reranking asks for it. BUPTCampus as its own code re-ranks.
+    "evaluation.rerank_k1": [20, 20, 20, 3],
+    "evaluation.rerank_k2": [6, 6, 6, 1],
+    "evaluation.rerank_lambda": [0.3, 0.3, 0.3, 0.7],
 }
 
 

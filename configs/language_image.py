@@ -35,7 +35,5 @@ def get_config(preset: str = "walkers") -> ml_collections.ConfigDict:
     config.augment = ml_collections.ConfigDict(
         {"crop": 3, "flip": 0.5, "brightness": 0.2, "contrast": 0.3, "gamma": 0.3}
     )
-    config.evaluation = ml_collections.ConfigDict(
-        {"rule": "packed", "frames": 6, "pool": "after", "flip": False, "distance": "cosine"}
-    )
+    config.evaluation.update({"rule": "packed", "frames": 6, "pool": "after", "flip": False, "distance": "cosine"})
     return config

@@ -37,6 +37,10 @@ def base_config(method: str, preset: str) -> Any:
     config.loading = ml_collections.ConfigDict(
         {"interpolation": "bilinear", "threads": 2, "workers": 0, "prefetch": 2, "cache": False}
     )
+    # "k_reciprocal" adds re-ranked results; k1, k2 and λ as its authors chose them.
+    config.evaluation = ml_collections.ConfigDict(
+        {"reranking": "", "rerank_k1": 20, "rerank_k2": 6, "rerank_lambda": 0.3}
+    )
     config.mesh = ml_collections.ConfigDict({"devices": 0, "fsdp": 1})
     return config
 

@@ -30,6 +30,8 @@ class Evaluator:
     def __init__(self, run: Run) -> None:
         self.run = run
         self.options = run.method.evaluation()
+        if self.options.reranking not in ("", "k_reciprocal"):
+            raise ValueError(f"evaluation.reranking={self.options.reranking!r} is neither '' nor 'k_reciprocal'")
         tests = run.dataset.tests
         protocols = tuple(resolve(key) for key in run.dataset.protocols)
         known = max(split.labels.pid.max() for split in run.dataset.test_splits) >= 0
@@ -66,27 +68,29 @@ class Evaluator:
                 features[split.name] = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         return features
 
-    def _score(self, features: dict[str, np.ndarray], checkpoint: str) -> list[tuple[dict[str, Any], Any]]:
+    def _score(
+        self, features: dict[str, np.ndarray], checkpoint: str, reranking: bool = False
+    ) -> list[tuple[dict[str, Any], Any]]:
         """(result record, per-query scores) of every case, for one feature array per split; then those of all cases
         of a protocol together, where the data set is tested in several."""
+        found, options = [], self.options
 
         def entry(direction: str, scores: retrieval.Scores) -> tuple[dict[str, Any], retrieval.Scores]:
-            options = self.options
             record = retrieval.result_record(
-                scores, scores.protocol, options.clips, options.frames, options.distance, checkpoint
+                scores, scores.protocol, options.clips, options.frames, options.distance, checkpoint, reranking
             )
             return {"direction": direction, **record}, scores
 
-        found = []
         for case in self.cases:
             query, gallery = case.query, case.gallery
+            rows: list[Any] = [features[side.split.name][side.rows] for side in (query, gallery)]
+            distance: Any = options.distance
+            if reranking:
+                k1, k2, weight = options.rerank_k1, options.rerank_k2, options.rerank_lambda
+                distance = retrieval.KReciprocal(*rows, k1=k1, k2=k2, lambda_=weight, distance=options.distance)
+                rows = [np.arange(len(side)) for side in rows]
             scores = retrieval.score(
-                features[query.split.name][query.rows],
-                features[gallery.split.name][gallery.rows],
-                query.columns(),
-                gallery.columns(),
-                case.protocol,
-                distance=self.options.distance,
+                rows[0], rows[1], query.columns(), gallery.columns(), case.protocol, distance=distance
             )
             found.append(entry(case.direction, scores))
         if len(self.run.dataset.tests) > 1:
@@ -146,9 +150,9 @@ class Evaluator:
         group = {name: getattr(splits[name].table, column) for name in features}
         centred = {name: rows.copy() for name, rows in features.items()}
         for code in np.unique(np.concatenate(list(group.values()))):
-            mean = np.concatenate([features[name][group[name] == code] for name in features]).mean(0)
-            for name in features:
-                centred[name][group[name] == code] -= mean
+            rows = np.concatenate([features[name][group[name] == code] for name in features])
+            for name in features if len(rows) > 1 else ():  # one alone would become zero
+                centred[name][group[name] == code] -= rows.mean(0)
         return {name: unit_rows(rows) for name, rows in centred.items()}
 
     def final(self, variables: Any, memory: Any, epochs_done: int, compare: Path | None = None) -> dict[str, Any]:
@@ -170,8 +174,11 @@ class Evaluator:
             quality: list[Any] = []
             if self.scored:
                 scored = self._score(features, checkpoint)
-                results["scores"] = [{**record, "cmc": scores.cmc(CMC_LENGTH)} for record, scores in scored]
+                scored = self._score(features, checkpoint)
                 quality = [scores for _, scores in scored[: len(self.cases)]]
+                if self.options.reranking:
+                    scored += self._score(features, checkpoint, reranking=True)
+                results["scores"] = [{**record, "cmc": scores.cmc(CMC_LENGTH)} for record, scores in scored]
             else:
                 results["scores"], results["reason"] = [], self._why_not_scored()
         start = run.workdir / "start.json"

@@ -116,13 +116,15 @@ def describe(run: Any) -> None:
 
 def print_results(results: dict[str, Any]) -> None:
     """A table of the scores for the terminal."""
+    from jaxreid.report.words import ranked_direction
+
     if "reason" in results:
         print(results["reason"])
     columns = ("mAP", "mINP", "rank-1", "rank-5", "rank-10", "rank-20")
     protocols = {record["protocol"] for record in results["scores"]}
 
     def name(record: dict[str, Any]) -> str:
-        return record["direction"] + (f" ({record['protocol']})" if len(protocols) > 1 else "")
+        return ranked_direction(record) + (f" ({record['protocol']})" if len(protocols) > 1 else "")
 
     rows = [(name(record), record) for record in results["scores"]]
     rows += [(f"  {record['features']}: {name(record)}", record) for record in results["before_training"]]

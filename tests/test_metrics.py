@@ -477,6 +477,37 @@ def test_nan_is_named():
         retrieval.nearest(np.full((2, 3), np.nan), np.ones((4, 3)), 2)
 
 
+@pytest.mark.parametrize("side", ["query", "gallery"])
+@pytest.mark.parametrize(("value", "kind"), [(np.nan, "NaN or infinite"), (np.inf, "NaN or infinite"), (0, "zero")])
+def test_bad_features_are_named(side, value, kind):
+    query, gallery, query_rows, gallery_rows = features_case()
+    bad = {"query": query.copy(), "gallery": gallery.copy()}
+    bad[side][5] = value
+    message = f"1 of .* {side} features are bad; row 5 is {kind}"
+    with pytest.raises(ValueError, match=message):
+        retrieval.score(bad["query"], bad["gallery"], query_rows, gallery_rows, "market")
+    with pytest.raises(ValueError, match=message):
+        retrieval.nearest(bad["query"], bad["gallery"], 3)
+    if value == 0:  # the origin has distances
+        retrieval.score(bad["query"], bad["gallery"], query_rows, gallery_rows, "market", distance="euclidean")
+
+
+def test_widths_must_agree():
+    query, gallery, query_rows, gallery_rows = features_case()
+    with pytest.raises(ValueError, match="are not two matrices of one width"):
+        retrieval.score(query[:, :-1], gallery, query_rows, gallery_rows, "market")
+    with pytest.raises(ValueError, match="are not two matrices of one width"):
+        retrieval.nearest(query[0], gallery, 3)
+
+
+def test_a_query_without_a_match_is_counted_and_in_no_mean():
+    distances = np.array([[0.1, 0.2, 0.3], [0.3, 0.2, 0.1]], np.float32)
+    query, gallery = Rows(np.array([1, 9]), np.array([0, 0])), Rows(np.array([2, 1, 1]), np.array([1, 1, 0]))
+    scores = retrieval.score_distances(distances, query, gallery, "market")
+    assert (scores.queries, scores.unmatched) == (1, 1)
+    assert scores.valid.tolist() == [True, False] and scores.mAP == 50
+
+
 def test_features_and_rows_must_agree():
     query, gallery, query_rows, gallery_rows = features_case()
     with pytest.raises(ValueError, match="22 query features but 23 query rows"):

@@ -112,25 +112,32 @@ class SlotSampler:
     """Batches balanced over modalities, then over slots (groups of tracklets that one label stands for).
 
     `slots` slots of each modality present in the split, `clips` clips from different (tracklet, part) pairs of
-    each slot. An epoch shows every slot of the larger modality once; the smaller one wraps. `balance` names another
-    column to balance over: "platform", or "camera_index" for batches with as many slots from every camera.
+    each slot. An epoch has `steps` batches; with 0, as many as show every slot of the larger modality once. What runs
+    out of slots earlier wraps. `balance` names another column to balance over: "platform", or "camera_index" for
+    batches with as many slots from every camera.
     """
 
     slots: int
     clips: int
     parts: int
     balance: str = "modality"
+    steps: int = 0
 
     def batch_size(self, columns: Columns) -> int:
         return len(np.unique(getattr(columns, self.balance))) * self.slots * self.clips
 
     def draw(self, labels: np.ndarray, columns: Columns, rng: np.random.Generator) -> Draw:
-        """Raises ValueError where a modality has no slot."""
+        """Raises ValueError where a modality has no tracklet that may be drawn."""
         column = getattr(columns, self.balance)
-        groups = [_rows_by_label(labels, column == code) for code in np.unique(column)]
+        codes = np.unique(column)
+        groups = [_rows_by_label(labels, column == code) for code in codes]
         if not all(groups):
-            raise ValueError(f"a {self.balance} of the training split has no slot to draw from")
-        steps = -(-max(map(len, groups)) // self.slots)
+            empty = codes[[not group for group in groups]][0]
+            raise ValueError(
+                f"{self.balance} {empty} of the training split has no slot to draw from: all its "
+                f"{np.sum(column == empty)} tracklets are labelled -1 (noise, if labels are clusters)"
+            )
+        steps = self.steps or -(-max(map(len, groups)) // self.slots)
         tracklets, parts = [], []
         for group in groups:
             order = _wrapped(np.array(list(group)), steps * self.slots, rng)

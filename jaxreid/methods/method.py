@@ -124,7 +124,8 @@ class Stage:
 class Evaluation:
     """How test tracklets become features: clip rule (jaxreid.data.clips), frames per clip, and pooling of a
     tracklet's clips "before" or "after" normalising; `flip` averages with the mirrored clip. `stride` is that of the
-    rule `recombine`."""
+    rule `recombine`. With `reranking` "k_reciprocal" every result has a second one beside it, of distances re-ranked
+    with `rerank_k1`, `rerank_k2` and `rerank_lambda` (see jaxreid.retrieval.rerank)."""
 
     rule: str
     frames: int
@@ -132,6 +133,10 @@ class Evaluation:
     flip: bool = False
     distance: str = "cosine"
     stride: int = 4
+    reranking: str = ""
+    rerank_k1: int = 20
+    rerank_k2: int = 6
+    rerank_lambda: float = 0.3
 
     @property
     def clips(self) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 from jaxreid.metric_writer import read_metrics
 from jaxreid.report.page import Earlier, Record, flatten
+from jaxreid.report.words import ranked_direction
 from jaxreid.run import differences
 
 SAME = {  # what must be equal before two scores can be subtracted
@@ -53,8 +54,8 @@ def read_earlier(
     common += [f"the data set differs ({'; '.join(apart)})"] if apart else []
     beside = {}
     for record in results["scores"]:
-        key = (record["direction"], record["protocol"])
-        other = next((r for r in scores if (r["direction"], r.get("protocol")) == key), None)
+        key = (ranked_direction(record), record["protocol"])
+        other = next((r for r in scores if (ranked_direction(r), r.get("protocol")) == key), None)
         beside[key] = (other, tuple(common + reasons_apart(other, record)))
     return Earlier(
         name,

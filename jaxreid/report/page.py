@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxreid.report.words import spoken
+from jaxreid.report.words import ranked_direction, spoken
 
 if TYPE_CHECKING:
     from jaxreid.report.plots import Plot
@@ -277,10 +277,10 @@ def _cases(contents: ReportContents) -> list[Case]:
     for name in dict.fromkeys([*results, *controls]):
         record = results[name][0] if name in results else {}
         beside = tuple((str(control["features"]), control) for control in controls.get(name, ()))
-        direction = spoken((record or controls[name][0])["direction"])
+        direction = spoken(ranked_direction(record or controls[name][0]))
         case = Case(spoken(name), direction, record, beside)
         if record and contents.earlier and not contents.earlier.problem:
-            key = (record["direction"], record.get("protocol", ""))
+            key = (ranked_direction(record), record.get("protocol", ""))
             other, reasons = contents.earlier.records.get(key, (None, ()))
             case = dataclasses.replace(case, earlier=other, reasons=reasons, earlier_name=contents.earlier.name)
         found.append(case)
@@ -291,11 +291,11 @@ def _by_case(records: Sequence[Record]) -> dict[str, list[Record]]:
     """Records by what they rank: the direction, with the protocol where the same direction has several."""
     protocols: dict[str, set[str]] = {}
     for record in records:
-        protocols.setdefault(record["direction"], set()).add(record.get("protocol", ""))
+        protocols.setdefault(ranked_direction(record), set()).add(record.get("protocol", ""))
     groups: dict[str, list[Record]] = {}
     for record in records:
-        several = len(protocols[record["direction"]]) > 1
-        name = f"{record['direction']}, {record['protocol']}" if several else record["direction"]
+        direction = ranked_direction(record)
+        name = f"{direction}, {record['protocol']}" if len(protocols[direction]) > 1 else direction
         groups.setdefault(name, []).append(record)
     return groups
 

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 
 def spoken(direction: str) -> str:
     """A direction's name as people write it: 'visible_to_infrared/mAP' is 'visible to infrared, mAP'."""
     return direction.replace("_to_", " to ").replace("/", ", ")
+
+
+def ranked_direction(record: Mapping[str, Any]) -> str:
+    """What a result record ranked: its direction, told apart from the same with re-ranked distances."""
+    return record["direction"] + (", re-ranked" if record.get("reranking") else "")

@@ -1,21 +1,62 @@
-"""Ranking a gallery and scoring it, on feature arrays alone: distances, protocols, metrics."""
+"""Ranking a gallery and scoring it, re-ranking, clustering and search, on feature arrays alone.
 
+Each protocol's rules with their sources are in `protocols.PROTOCOLS` and docs/retrieval.md.
+"""
+
+from jaxreid.retrieval.clustering import (
+    auction_assignment,
+    cluster,
+    cluster_quality,
+    connected_components,
+    dbscan,
+    jaccard_graph,
+    jaccard_neighbours,
+    spherical_k_means,
+)
 from jaxreid.retrieval.distances import DISTANCES, cosine_distance, euclidean_distance, l2_normalise
 from jaxreid.retrieval.metrics import Scores, nearest, pooled, result_record, score, score_distances
+from jaxreid.retrieval.neighbours import nearest_neighbours
 from jaxreid.retrieval.protocols import PROTOCOLS, Protocol, Rows
+from jaxreid.retrieval.rerank import (
+    KReciprocal,
+    alpha_query_expansion,
+    database_augmentation,
+    k_reciprocal_blocks,
+    k_reciprocal_distances,
+)
+from jaxreid.retrieval.search import Gallery, add_to_gallery, build_index, search_gallery, search_index
 
 __all__ = [
     "DISTANCES",
     "PROTOCOLS",
+    "Gallery",
+    "KReciprocal",
     "Protocol",
     "Rows",
     "Scores",
+    "add_to_gallery",
+    "alpha_query_expansion",
+    "auction_assignment",
+    "build_index",
+    "cluster",
+    "cluster_quality",
+    "connected_components",
     "cosine_distance",
+    "database_augmentation",
+    "dbscan",
     "euclidean_distance",
+    "jaccard_graph",
+    "jaccard_neighbours",
+    "k_reciprocal_blocks",
+    "k_reciprocal_distances",
     "l2_normalise",
     "nearest",
+    "nearest_neighbours",
     "pooled",
     "result_record",
     "score",
     "score_distances",
+    "search_gallery",
+    "search_index",
+    "spherical_k_means",
 ]

@@ -23,10 +23,36 @@ NOISE = -1
 
 class SparseGraph(NamedTuple):
     """Who lies within a distance of whom: `index` i32[N, C], −1 where there is none; `count` i32[N], of all of them,
-    the row itself and those beyond C counted."""
+    the row itself and those beyond C counted; `lost` i32[], the most entries that a row of the encoding had no place
+    for (0: distances are exact)."""
 
     index: jax.Array
     count: jax.Array
+    lost: jax.Array
+
+
+@functools.partial(jax.jit, static_argnames=("k1", "k2", "capacity", "width"))
+def jaccard_graph(
+    features: Array, eps: float | Array, k1: int = 30, k2: int = 6, capacity: int = 128, width: int = 128
+) -> SparseGraph:
+    """`jaccard_neighbours` as a pure function: nothing is checked, what did not fit is told by `count` and `lost`."""
+    features = l2_normalise(features)
+    rows = features.shape[0]
+    k1, k2, capacity = min(k1, rows), min(k2, rows), min(capacity, rows)
+    index = nearest_neighbours(features, features, k1).index
+    # The ancestors' slice [:k + 1] of a list of k1 entries: the half neighbourhood has one more than half of k1.
+    k_half = min(round(k1 / 2) + 1, k1)
+    encoding = k_reciprocal.encode(features, index, k1, k_half, k2, width, 3 * width)
+    lists = k_reciprocal.inverted_lists(encoding)
+
+    def of_block(numbers: jax.Array) -> tuple[jax.Array, jax.Array]:
+        distance = k_reciprocal.jaccard_distance(k_reciprocal.shared_weight(encoding, lists, numbers))
+        negative, index = top_k(-distance, capacity)
+        near = negative >= -eps
+        return jnp.where(near, index, -1).astype(jnp.int32), jnp.sum(distance <= eps, 1, dtype=jnp.int32)
+
+    neighbours, count = map_rows(of_block, rows, min(k_reciprocal.ROWS, rows))
+    return SparseGraph(neighbours, count, encoding.lost.max())
 
 
 def jaccard_neighbours(
@@ -42,43 +68,25 @@ def jaccard_neighbours(
       width: entries per row of the encoding before the expansion (three times as many after it).
 
     Raises:
-      ValueError: features that are not finite or zero, or a row of the encoding that does not fit `width`.
+      ValueError: features that are not finite or zero, `eps` out of range, or a row of the encoding that does not fit
+        `width`.
     """
-    features = _unit_features(features)
-    rows = len(features)
-    k1, k2 = min(k1, rows), min(k2, rows)
-    index = nearest_neighbours(features, features, k1).index
-    # The ancestors' slice [:k + 1] of a list of k1 entries: the half neighbourhood has one more than half of k1.
-    k_half = min(round(k1 / 2) + 1, k1)
-    encoding = k_reciprocal.encode(features, index, k1, k_half, k2, width, 3 * width)
-    lost = int(encoding.lost.max())
-    if lost:
+    if not 0 < eps < 1:
+        raise ValueError(f"jaccard_neighbours: eps={eps} is not between 0 and 1, where Jaccard distances lie")
+    graph = jaccard_graph(_checked(features), eps, k1, k2, capacity, width)
+    if lost := int(graph.lost):
         raise ValueError(f"jaccard_neighbours: a row has {lost} entries more than width={width} holds; raise width")
-    lists = k_reciprocal.inverted_lists(encoding)
-    block = min(k_reciprocal.ROWS, rows)
-    pairs = k_reciprocal.meetings(encoding, lists, block)
-    return _within(encoding, lists, float(eps), min(capacity, rows), block, pairs)
+    return graph
 
 
-@functools.partial(jax.jit, static_argnames=("capacity", "block", "pairs"))
-def _within(encoding: Any, lists: Any, eps: float, capacity: int, block: int, pairs: int) -> SparseGraph:
-    def of_block(numbers: jax.Array) -> SparseGraph:
-        distance = k_reciprocal.jaccard_distance(k_reciprocal.shared_weight(encoding, lists, numbers, pairs))
-        negative, index = top_k(-distance, capacity)
-        near = negative >= -eps
-        return SparseGraph(jnp.where(near, index, -1).astype(jnp.int32), jnp.sum(distance <= eps, 1, dtype=jnp.int32))
-
-    return map_rows(of_block, encoding.column.shape[0], block)
-
-
-def _unit_features(features: Array) -> jax.Array:
-    host = np.asarray(features)
+def _checked(features: Array) -> np.ndarray:
+    host = np.asarray(features, np.float32)
     if host.ndim != 2 or not len(host):
         raise ValueError(f"features must be [N, D] with at least one row, got {host.shape}")
     broken = np.flatnonzero(~(np.isfinite(host).all(1) & host.any(1)))
     if len(broken):
         raise ValueError(f"{len(broken)} features are zero or not finite, the first of them row {broken[0]}")
-    return l2_normalise(host)
+    return host
 
 
 # ----------------------------------------------------------------------------------------------------- DBSCAN
@@ -137,17 +145,19 @@ def cluster(
 ) -> np.ndarray:
     """Pseudo-labels of features f32[N, D] by DBSCAN on the k-reciprocal Jaccard distance: i32[N], −1 for noise.
 
-    Neighbour lists that turn out too short are made again with more room.
+    Lists that turn out too short are made again with more room.
 
     Raises:
-      ValueError: see `jaccard_neighbours`.
+      ValueError: features that are not finite or zero.
     """
+    features, width = _checked(features), 128
     while True:
-        graph = jaccard_neighbours(features, eps, k1, k2, capacity)
-        most = int(graph.count.max())
-        if most <= graph.index.shape[1]:
+        graph = jaccard_graph(features, eps, k1, k2, capacity, width)
+        lost, most = int(graph.lost), int(graph.count.max())
+        if not lost and most <= graph.index.shape[1]:
             return np.asarray(dbscan(graph, min_samples))
-        capacity = 1 << (most - 1).bit_length()
+        width = 2 * width if lost else width
+        capacity = max(capacity, 1 << (most - 1).bit_length())
 
 
 # ---------------------------------------------------------------------------------------------------- k-means

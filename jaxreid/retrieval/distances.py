@@ -69,6 +69,34 @@ def num_rows(features: Any, what: str) -> int:
     return counts.pop()
 
 
+def check_features(query: Any, gallery: Any, distance: Distance) -> None:
+    """Refuses matrices that a named distance is not defined for; a function knows its own features.
+
+    Raises:
+      ValueError: not matrices, widths differ, a row is not finite, or (cosine) a row is zero.
+    """
+    if callable(distance):
+        return
+    resolve(distance)
+    if getattr(query, "ndim", 0) != 2 or getattr(gallery, "ndim", 0) != 2 or query.shape[1] != gallery.shape[1]:
+        shapes = [getattr(features, "shape", type(features).__name__) for features in (query, gallery)]
+        raise ValueError(
+            f"query features {shapes[0]} and gallery features {shapes[1]} are not two matrices of one width"
+        )
+    for what, features in (("query", query), ("gallery", gallery)):
+        length = np.asarray(_lengths(features))
+        broken = np.flatnonzero(~np.isfinite(length) | ((length == 0) & (distance == "cosine")))
+        if len(broken):
+            kind = "NaN or infinite" if not np.isfinite(length[broken[0]]) else "zero, which has no cosine"
+            raise ValueError(f"{len(broken)} of {len(length)} {what} features are bad; row {broken[0]} is {kind}")
+
+
+@jax.jit
+def _lengths(features: Array) -> jax.Array:
+    # By the largest entry: squares could overflow where the features do not.
+    return jnp.max(jnp.abs(features.astype(jnp.float32)), axis=1, initial=0.0)
+
+
 def block_rows(block: int | None, num_gallery: int) -> int:
     """Query rows per block: `block`, or as many as the backend counts fastest over (CPU caches are small).
 

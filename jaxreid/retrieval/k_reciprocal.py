@@ -13,13 +13,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxreid.retrieval.neighbours import map_rows
 
 Array = Any
 
 ROWS = 256  # of a block, in every step here
+CHUNK = 1 << 18  # pairs of entries that are added up at a time on a CPU; accelerators take 16 times as many
 
 
 class SparseRows(NamedTuple):
@@ -84,15 +84,21 @@ def expanded_sets(index: Array, k: int, k_half: int, width: int) -> SparseRows:
     return map_rows(of_block, rows, min(ROWS, rows))
 
 
-def weights(sets: SparseRows, features: Array) -> SparseRows:
-    """V_i: softmax over R*(i) of −‖x_i − x_j‖² (equation 7), for unit features [N, D]."""
+def weights(sets: SparseRows, features: Array, unit: Array | None = None) -> SparseRows:
+    """V_i: softmax over R*(i) of −‖x_i − x_j‖² (equation 7), for features [N, D].
+
+    `unit` f32[N]: what squared distances of each row are measured in; 1 where not given.
+    """
     rows = features.shape[0]
+    square = jnp.sum(features**2, axis=1)
+    scale = jnp.ones(rows) if unit is None else unit
 
     def of_block(numbers: jax.Array) -> jax.Array:
         column = sets.column[numbers]
-        theirs = features[jnp.minimum(column, rows - 1)]
-        similarity = jnp.einsum("bd,bqd->bq", features[numbers], theirs, precision=jax.lax.Precision.HIGHEST)
-        return jax.nn.softmax(jnp.where(column < rows, 2.0 * similarity - 2.0, -jnp.inf), axis=-1)
+        safe = jnp.minimum(column, rows - 1)
+        product = jnp.einsum("bd,bqd->bq", features[numbers], features[safe], precision=jax.lax.Precision.HIGHEST)
+        distance = (square[numbers][:, None] + square[safe] - 2.0 * product) / scale[numbers][:, None]
+        return jax.nn.softmax(jnp.where(column < rows, -distance, -jnp.inf), axis=-1)
 
     return sets._replace(value=map_rows(of_block, rows, min(ROWS, rows)))
 
@@ -113,17 +119,25 @@ def query_expansion(encoding: SparseRows, index: Array, k2: int, width: int) -> 
 
 @functools.partial(jax.jit, static_argnames=("k", "k_half", "k2", "width", "expanded_width"))
 def encode(
-    features: Array, index: Array, k: int, k_half: int, k2: int, width: int = 128, expanded_width: int = 384
+    features: Array,
+    index: Array,
+    k: int,
+    k_half: int,
+    k2: int,
+    width: int = 128,
+    expanded_width: int = 384,
+    unit: Array | None = None,
 ) -> SparseRows:
-    """The k-reciprocal encoding V of unit features f32[N, D].
+    """The k-reciprocal encoding V of features f32[N, D].
 
     Args:
       index: i32[N, ≥ k], the nearest of each row, itself among them, nearest first.
       k, k_half: sizes of the neighbourhoods R and R½, the row itself counted.
       k2: neighbours of the local query expansion; 1 for none.
       width, expanded_width: entries per row before and after the expansion; what does not fit is counted in `lost`.
+      unit: see `weights`.
     """
-    encoding = weights(expanded_sets(index, k, k_half, width), features)
+    encoding = weights(expanded_sets(index, k, k_half, width), features, unit)
     return query_expansion(encoding, index, k2, expanded_width) if k2 > 1 else encoding
 
 
@@ -146,32 +160,35 @@ def inverted_lists(encoding: SparseRows) -> InvertedLists:
     return InvertedLists(row, value, start[:-1], start[1:] - start[:-1])
 
 
-def meetings(encoding: SparseRows, lists: InvertedLists, block: int) -> int:
-    """The most pairs of entries in one column that a block of rows has: the static size of `shared_weight`'s work,
-    rounded up to a power of two."""
-    rows = encoding.column.shape[0]
-    length = np.append(np.asarray(lists.length), 0).astype(np.int64)
-    per_row = length[np.asarray(encoding.column)].sum(1)
-    blocks = np.pad(per_row, (0, -rows % block), mode="edge").reshape(-1, block).sum(1)
-    return 1 << int(blocks.max() - 1).bit_length()
+def shared_weight(encoding: SparseRows, lists: InvertedLists, numbers: Array, chunk: int | None = None) -> jax.Array:
+    """Σ_g min(V_ig, V_jg) of the rows i = `numbers` i32[B] with all rows j: f32[B, N].
 
-
-def shared_weight(encoding: SparseRows, lists: InvertedLists, numbers: Array, pairs: int) -> jax.Array:
-    """Σ_g min(V_ig, V_jg) of the rows i = `numbers` i32[B] with all rows: f32[B, N]. `pairs`: see `meetings`."""
-    rows = encoding.column.shape[0]
-    column = encoding.column[numbers].reshape(-1)
-    value = encoding.value[numbers].reshape(-1)
+    The pairs of entries that meet in a column are counted off one after the other and taken `chunk` at a time, as
+    many times as there are pairs: how many there are is data, not a shape.
+    """
+    rows, width = encoding.column.shape
+    chunk = chunk or (CHUNK if jax.default_backend() == "cpu" else 16 * CHUNK)
+    column, value = encoding.column[numbers].reshape(-1), encoding.value[numbers].reshape(-1)
     safe = jnp.minimum(column, rows - 1)
     length = jnp.where(column < rows, lists.length[safe], 0)
     end = jnp.cumsum(length)
-    # Pair p belongs to the first entry whose end lies behind p.
-    entry = jnp.repeat(jnp.arange(len(column)), length, total_repeat_length=pairs)
-    offset = jnp.arange(pairs) - (end - length)[entry]
-    exists = jnp.arange(pairs) < end[-1]
-    place = jnp.minimum(lists.start[safe[entry]] + offset, len(lists.row) - 1)
-    shared = jnp.where(exists, jnp.minimum(value[entry], lists.value[place]), 0.0)
-    target = (entry // encoding.column.shape[1]) * rows + lists.row[place]
-    total = jnp.zeros(len(numbers) * rows, jnp.float32).at[target].add(shared)
+    start, entries = end - length, jnp.arange(len(column), dtype=jnp.int32)
+    to_place = lists.start[safe] - start  # from the number of a pair to its place in the lists
+
+    def add(state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        begin, total = state
+        # Pair p belongs to the last entry that starts at or before it; the first one may have started earlier.
+        inside = (start >= begin) & (start < begin + chunk)
+        mark = jnp.zeros(chunk, jnp.int32).at[jnp.where(inside, start - begin, chunk)].max(entries, mode="drop")
+        first = jnp.searchsorted(end, begin, side="right").astype(jnp.int32)
+        entry = jax.lax.cummax(mark.at[0].max(first))
+        pair = begin + jnp.arange(chunk, dtype=jnp.int32)
+        place = jnp.minimum(to_place[entry] + pair, len(lists.row) - 1)
+        shared = jnp.where(pair < end[-1], jnp.minimum(value[entry], lists.value[place]), 0.0)
+        return begin + chunk, total.at[(entry // width) * rows + lists.row[place]].add(shared)
+
+    total = jnp.zeros(len(numbers) * rows, jnp.float32)
+    _, total = jax.lax.while_loop(lambda state: state[0] < end[-1], add, (jnp.int32(0), total))
     return total.reshape(len(numbers), rows)
 
 

@@ -89,8 +89,8 @@ def score(
         which shows features that have collapsed.
 
     Raises:
-      ValueError: the protocol cannot be applied (`protocols.check`), features and rows differ in number, a
-        distance is NaN, or no query has a match.
+      ValueError: the protocol cannot be applied (`protocols.check`), features and rows differ in number, features
+        are not finite, zero (cosine) or of different widths, a distance is NaN, or no query has a match.
     """
     protocol = protocols.resolve(protocol)
     protocols.check(query_rows, gallery_rows, protocol)
@@ -100,6 +100,7 @@ def score(
     ):
         if distances_lib.num_rows(features, f"{what} features") != len(rows):
             raise ValueError(f"{distances_lib.num_rows(features, what)} {what} features but {len(rows)} {what} rows")
+    distances_lib.check_features(query_features, gallery_features, distance)
     kept, kept_gallery = protocol.kept(query_rows), protocol.kept(gallery_rows)
     query_features = jax.tree.map(lambda x: x[kept], query_features)
     block = distances_lib.block_rows(block, len(gallery_rows))
@@ -342,6 +343,7 @@ def nearest(
     num_gallery = distances_lib.num_rows(gallery_features, "gallery features")
     if k < 1:
         raise ValueError(f"k must be at least 1, got {k}")
+    distances_lib.check_features(query_features, gallery_features, distance)
     k, block = min(k, num_gallery), distances_lib.block_rows(block, num_gallery)
     indices, values = [], []
     for rows, distances in distances_lib.distance_blocks(query_features, gallery_features, distance, block):

@@ -28,6 +28,7 @@ class Neighbours(NamedTuple):
 def top_k(x: Array, k: int) -> tuple[jax.Array, jax.Array]:
     """(values, columns) of the k largest entries of every row of x [..., G], largest first; k static, at most G."""
     columns = x.shape[-1]
+    x = jnp.where(x == 0, jnp.zeros((), x.dtype), x)  # lax.top_k would tell -0 from 0
     group = 1 << max(int(np.log2(max(columns / k, 1.0)) / 2), 0)  # near √(G/k), where both steps cost the same
     count = -(-columns // group)
     if group == 1 or count <= k:

@@ -1,0 +1,47 @@
+"""Contrast of clips with a memory of clusters that change every epoch: soft or hard targets under masks."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+
+MASKED = -1e9
+
+
+def _mean(values: Array, counted: Array) -> Array:
+    return jnp.where(counted, values, 0.0).sum() / jnp.maximum(counted.sum(), 1)
+
+
+def slot_contrast(logits: Array, target: Array, considered: Array) -> Array:
+    """Mean of −log softmax over the considered slots at the target slot; 0 where no clip has a target.
+
+    Dai et al. (2022), "Cluster Contrast for Unsupervised Person Re-Identification", equation 3.
+
+    Args:
+      logits: f32[B, K], similarities of clips to slots over the temperature.
+      target: i32[B], −1 = the clip does not count.
+      considered: bool[B, K]; the target is always considered.
+    """
+    slot, counted = jnp.maximum(target, 0), target >= 0
+    considered = considered | (slot[:, None] == jnp.arange(logits.shape[1]))
+    normaliser = jax.nn.logsumexp(jnp.where(considered, logits, MASKED), axis=1)
+    return _mean(normaliser - jnp.take_along_axis(logits, slot[:, None], axis=1)[:, 0], counted)
+
+
+def hard_negative_contrast(logits: Array, positive: Array, negative: Array, hardest: int) -> Array:
+    """Mean over clips of −(1/|P|)·Σ_{p∈P} log softmax_p over P and the `hardest` most similar negatives.
+
+    Wang et al. (2021), "Camera-aware Proxies for Unsupervised Person Re-Identification", equation 8. A clip without
+    positives does not count; 0 where none counts.
+
+    Args:
+      logits: f32[B, K]; positive, negative: bool[B, K], disjoint.
+    """
+    hard, _ = jax.lax.top_k(jnp.where(negative, logits, MASKED), min(hardest, logits.shape[1]))
+    entries = jnp.concatenate([jnp.where(positive, logits, MASKED), hard], axis=1)
+    normaliser = jax.nn.logsumexp(entries, axis=1)
+    count = positive.sum(axis=1)
+    mean = jnp.where(positive, logits, 0.0).sum(axis=1) / jnp.maximum(count, 1)
+    return _mean(normaliser - mean, count > 0)

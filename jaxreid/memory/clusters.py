@@ -1,0 +1,182 @@
+"""Clusters of tracklets as a fixed-capacity memory: numbered anew every epoch, without a change of shape.
+
+A *slot* is what one memory row stands for: a cluster, or (camera-aware) the tracklets of a cluster in one camera. −1
+means empty, or noise, everywhere.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from jaxreid.memory.prototypes import build_prototypes, unit_rows
+from jaxreid.retrieval.clustering import auction_assignment
+from jaxreid.retrieval.neighbours import block_of, map_rows
+
+Array = jax.Array
+
+
+class ClusterMemory(struct.PyTreeNode):
+    """K slots and what they stand for; loop state, never differentiated."""
+
+    feature: Array  # f32[K, D], unit rows; zero rows where not valid
+    valid: Array  # bool[K]
+    modality: Array  # i32[K], modality group
+    camera: Array  # i32[K], camera key; of a slot with several cameras any of them
+    cluster: Array  # i32[K]
+    partner: Array  # i32[K], the slot of the other modality that a slot is matched with
+    label: Array  # i32[N], the slot of every training tracklet
+    neighbours_left_out: Array  # i32[], the most neighbours of a tracklet that its list had no room for
+    entries_left_out: Array  # i32[], the same of the encoding: 0 means that distances were exact
+
+    @property
+    def capacity(self) -> int:
+        return self.feature.shape[0]
+
+
+def empty_memory(tracklets: int, dim: int) -> ClusterMemory:
+    """N slots without a feature; every tracklet is its own slot until the first clustering."""
+
+    def nothing() -> Array:
+        return jnp.full(tracklets, -1, jnp.int32)
+
+    return ClusterMemory(
+        feature=jnp.zeros((tracklets, dim), jnp.float32),
+        valid=jnp.zeros(tracklets, bool),
+        modality=nothing(),
+        camera=nothing(),
+        cluster=nothing(),
+        partner=nothing(),
+        label=jnp.arange(tracklets, dtype=jnp.int32),
+        neighbours_left_out=jnp.int32(0),
+        entries_left_out=jnp.int32(0),
+    )
+
+
+def consecutive(code: Array) -> Array:
+    """Codes i32[N] numbered 0, 1, … in ascending order, equal codes alike; −1 stays −1."""
+    order = jnp.argsort(code)
+    ordered = code[order]
+    is_new = (ordered >= 0) & (ordered != jnp.concatenate([jnp.full(1, -1, code.dtype), ordered[:-1]]))
+    number = jnp.where(ordered >= 0, jnp.cumsum(is_new) - 1, -1)
+    return jnp.zeros_like(code).at[order].set(number.astype(code.dtype))
+
+
+def fill(
+    memory: ClusterMemory,
+    features: Array,
+    tracklet: Array,
+    valid: Array,
+    label: Array,
+    cluster: Array,
+    camera: Array,
+    modality: Array,
+) -> ClusterMemory:
+    """The memory of new labels: a slot's feature is the normalised mean of its clips.
+
+    Args:
+      features: f32[M, D], unit rows of clips; tracklet: i32[M], their tracklets; valid: bool[M].
+      label, cluster, camera, modality: i32[N], of every tracklet: its slot and what the slot stands for.
+    """
+    clip_slot = jnp.where(valid, label[jnp.maximum(tracklet, 0)], -1)
+    feature, count, _ = build_prototypes(features, clip_slot, valid, memory.capacity)
+    target = jnp.where(label >= 0, label, memory.capacity)
+
+    def of_slot(values: Array) -> Array:
+        return jnp.full(memory.capacity, -1, jnp.int32).at[target].set(values, mode="drop")
+
+    return memory.replace(
+        feature=feature,
+        valid=count > 0,
+        modality=of_slot(modality),
+        camera=of_slot(camera),
+        cluster=of_slot(cluster),
+        partner=jnp.full(memory.capacity, -1, jnp.int32),
+        label=label,
+    )
+
+
+def pair_counts(
+    visible: Array, infrared: Array, visible_label: Array, infrared_label: Array, clusters: int, threshold: float
+) -> Array:
+    """How many (visible, infrared) tracklet pairs with cosine ≥ threshold every pair of clusters has: f32[C, C].
+
+    Args:
+      visible: f32[V, D], infrared: f32[I, D], unit rows; labels i32[V] and i32[I], those outside 0…C−1 count nowhere.
+    """
+    member = jax.nn.one_hot(infrared_label, clusters, dtype=jnp.float32)
+
+    def of_block(rows: Array) -> Array:
+        similarity = jnp.matmul(visible[rows], infrared.T, precision=jax.lax.Precision.HIGHEST)
+        return (similarity >= threshold).astype(jnp.float32) @ member
+
+    found = map_rows(of_block, visible.shape[0], block_of(visible.shape[0], infrared.shape[0]))
+    inside = (visible_label >= 0) & (visible_label < clusters)
+    return jax.ops.segment_sum(found, jnp.where(inside, visible_label, clusters), clusters + 1)[:clusters]
+
+
+def greedy_matching(value: Array) -> Array:
+    """One-to-one pairs of rows and columns, the largest positive value first: i32[R], −1 without a partner.
+
+    Of equal values the lower row, then the lower column comes first. Pairs that are the best of both their row and
+    their column are what the greedy order accepts sooner or later, so all of them are taken at once.
+    """
+    rows, columns = value.shape
+    numbers = jnp.arange(rows)
+
+    def step(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        value, partner, _ = state
+        best, wanted = value.argmax(axis=1), value.argmax(axis=0)
+        accepted = (wanted[best] == numbers) & (value.max(axis=1) > 0)
+        partner = jnp.where(accepted, best, partner)
+        taken = jnp.zeros(columns, bool).at[jnp.where(accepted, best, columns)].set(True, mode="drop")
+        return jnp.where(accepted[:, None] | taken, 0.0, value), partner, accepted.any()
+
+    start = (value, jnp.full(rows, -1, jnp.int32), jnp.bool_(True))
+    return jax.lax.while_loop(lambda state: state[2], step, start)[1].astype(jnp.int32)
+
+
+def inverse(partner: Array, size: int) -> Array:
+    """The partners of the other side, i32[size], of one-to-one partners i32[R]; −1 is none on both."""
+    numbers = jnp.arange(len(partner), dtype=jnp.int32)
+    return jnp.full(size, -1, jnp.int32).at[jnp.where(partner >= 0, partner, size)].set(numbers, mode="drop")
+
+
+def bipartite_matching(one: Array, one_valid: Array, other: Array, other_valid: Array) -> tuple[Array, Array]:
+    """Partners i32[C] of either side by the least total exp(−cosine), those left over matched in a second round.
+
+    Wu and Ye (2023), "Unsupervised Visible-Infrared Person Re-Identification via Progressive Graph Matching and
+    Alternate Learning": in the first round as many pairs as the smaller side has rows; what the larger side has left
+    over is then matched to all of the smaller side once more. −1 for what has no partner.
+
+    Args:
+      one, other: f32[C, D], unit rows, zero where not valid.
+    """
+    cost = jnp.exp(-jnp.matmul(one, other.T, precision=jax.lax.Precision.HIGHEST))  # at most e
+
+    def match(rows: Array, columns: Array) -> tuple[Array, Array]:
+        # The rows of the smaller side bid, so that there is a column for each: one that is not valid, dearer than any
+        # pair, is never the best. Rows that are not valid take what is left.
+        swap = rows.sum() > columns.sum()
+        bids, rows, columns = (jnp.where(swap, a, b) for a, b in ((cost.T, cost), (columns, rows), (rows, columns)))
+        found = auction_assignment(jnp.where(rows[:, None], jnp.where(columns, -bids, -3.0), 0.0))
+        forward = jnp.where(rows & columns[found], found, -1)
+        backward = inverse(forward, len(found))
+        return jnp.where(swap, backward, forward), jnp.where(swap, forward, backward)
+
+    first = match(one_valid, other_valid)
+    left = one_valid & (first[0] < 0), other_valid & (first[1] < 0)  # of one side at most
+
+    def rematch() -> tuple[Array, Array]:
+        return match(jnp.where(left[0].any(), left[0], one_valid), jnp.where(left[1].any(), left[1], other_valid))
+
+    second = jax.lax.cond(left[0].any() | left[1].any(), rematch, lambda: first)
+    return jnp.where(left[0], second[0], first[0]), jnp.where(left[1], second[1], first[1])
+
+
+def pull_together(memory: ClusterMemory, weight: float, group: int) -> ClusterMemory:
+    """Matched slots of one modality group moved to their partners: m ← normalise(weight·m + (1 − weight)·partner)."""
+    moved = unit_rows(weight * memory.feature + (1.0 - weight) * memory.feature[jnp.maximum(memory.partner, 0)])
+    chosen = (memory.partner >= 0) & (memory.modality == group)
+    return memory.replace(feature=jnp.where(chosen[:, None], moved, memory.feature))

@@ -1,0 +1,270 @@
+"""Cluster contrast: the clustering baseline of unsupervised person re-identification, on clips.
+
+Dai et al. (2022), "Cluster Contrast for Unsupervised Person Re-Identification", ACCV. Before every epoch the
+tracklets of each modality are clustered by DBSCAN on the k-reciprocal Jaccard distance; a clip is then told from the
+clusters of its modality. Variants:
+
+    memory="camera"         Wang et al. (2021), CAP: a slot per cluster and camera; clips are told from the slots of
+                            their own camera, later also from the hardest slots of other clusters in all cameras.
+    cross_modality="adca"   Yang et al. (2022), ADCA: clusters matched by counting near pairs; the visible slot moves
+                            to its infrared partner.
+    cross_modality="pgm"    Wu and Ye (2023), PGM: clusters matched by least cost; clips are also told from the other
+                            modality's slots, the direction alternating from epoch to epoch.
+
+No identity label is used. The encoder is HiTPro's, so that what differs between the two is what is learnt from.
+Clustering runs inside `refresh`, as a pure function of features with static capacities: labels are state as any other,
+a resumed run finds the same ones, and nothing compiles again. What did not fit the capacities is logged.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxreid.augment import Augmentation
+from jaxreid.backbones.frame_encoder import encoder_config, feature_width
+from jaxreid.data.batch import Batch
+from jaxreid.data.samplers import SlotSampler
+from jaxreid.data.split import Labels, modality_name
+from jaxreid.losses.cluster import hard_negative_contrast, slot_contrast
+from jaxreid.memory import clusters
+from jaxreid.memory.clusters import ClusterMemory
+from jaxreid.memory.prototypes import build_prototypes, unit_rows, update_prototypes
+from jaxreid.methods.hitpro import TemporalAwareFeatureEncoder, camera_keys
+from jaxreid.methods.method import (
+    Backbone,
+    DatasetInfo,
+    Extraction,
+    Features,
+    Group,
+    Method,
+    Optimiser,
+    Progress,
+    Schedule,
+    Stage,
+    Update,
+    Variables,
+)
+from jaxreid.parallel import constrain
+from jaxreid.retrieval.clustering import cluster_quality, dbscan, jaccard_graph
+
+MEMORIES, CROSS_MODALITY = ("cluster", "camera"), ("none", "adca", "pgm")
+
+
+class ClusterContrast(Method):
+    """See the module's docstring."""
+
+    def __init__(self, config: Any, info: DatasetInfo) -> None:
+        super().__init__(config, info)
+        backbone = config.backbone
+        self.tower = encoder_config(backbone.name, info.frame_size, config.precision, backbone.remat)
+        self.encoder = TemporalAwareFeatureEncoder(self.tower, config.temporal)
+        self.camera, camera_group, _ = camera_keys(info)
+        self.group = camera_group[self.camera]  # the modality group of every tracklet
+        self.modalities = tuple(int(code) for code in np.unique(info.table.modality))
+        if config.memory not in MEMORIES or config.cross_modality not in CROSS_MODALITY:
+            raise ValueError(
+                f"memory={config.memory!r} must be one of {MEMORIES}, "
+                f"cross_modality={config.cross_modality!r} one of {CROSS_MODALITY}"
+            )
+        if config.cross_modality != "none" and (config.memory != "cluster" or len(self.modalities) != 2):
+            raise ValueError(
+                f"cross_modality={config.cross_modality!r} matches clusters of two modalities: it needs "
+                f"memory='cluster' and training tracklets of both, not memory={config.memory!r} and "
+                f"{', '.join(map(modality_name, self.modalities))} tracklets"
+            )
+
+    # --- the run ------------------------------------------------------------------------------------------------
+
+    def stages(self) -> tuple[Stage, ...]:
+        config, batch = self.config, self.config.batch
+        groups = (
+            Group(r"^encoder/patch_embedding", config.optimiser.patch_rate, config.optimiser.weight_decay),
+            Group(r"^encoder/projection", 0.0),
+            Group(r"^encoder/", config.optimiser.tower_rate, config.optimiser.weight_decay),
+            Group(r".*", config.optimiser.head_rate, config.optimiser.weight_decay),
+        )
+        optimiser = Optimiser(config.optimiser.kind, groups, config.optimiser.clip_norm)
+        return (
+            Stage(
+                name="cluster_contrast",
+                epochs=config.epochs,
+                sampler=SlotSampler(batch.slots, batch.clips, batch.parts, batch.steps),
+                frames=batch.frames,
+                augment=Augmentation(**config.augment),
+                updates=(Update("all", optimiser, Schedule(**config.schedule)),),
+                extraction=Extraction(every=1, parts=batch.parts, frames=batch.frames),
+                calibrate_batches=config.calibrate_batches,
+            ),
+        )
+
+    def backbones(self) -> tuple[Backbone, ...]:
+        return (Backbone(("encoder",), self.config.backbone.checkpoint, self.tower),)
+
+    def notes(self) -> tuple[str, ...]:
+        variant = f"memory {self.config.memory}, across modalities {self.config.cross_modality}"
+        return (f"No identity label was used. Pseudo-labels by DBSCAN every epoch; {variant}.",)
+
+    def init(self, rng: jax.Array, batch: Batch) -> Variables:
+        return self.encoder.init(rng, batch, train=False)
+
+    # --- clusters -----------------------------------------------------------------------------------------------
+
+    def init_memory(self) -> ClusterMemory:
+        return clusters.empty_memory(len(self.group), feature_width(self.tower))
+
+    def refresh(
+        self,
+        variables: Variables,
+        memory: ClusterMemory,
+        features: Features,
+        rng: jax.Array,
+        progress: Progress,
+        stage: Stage,
+    ) -> ClusterMemory:
+        """Clusters of every modality, their slots, and from epoch `cross_from` on the partners across modalities."""
+        count = len(self.group)
+        z = constrain(unit_rows(features.arrays["feature"]), "replicated")
+        x, _, _ = build_prototypes(z, features.tracklet, features.valid, count)
+        cluster, lost, left_out = self._clusters(x)
+        if self.config.memory == "camera":
+            cameras = int(self.camera.max()) + 1
+            label = clusters.consecutive(jnp.where(cluster >= 0, cluster * cameras + self.camera, -1))
+        else:
+            label = cluster
+        camera, modality = jnp.asarray(self.camera), jnp.asarray(self.group)
+        memory = clusters.fill(memory, z, features.tracklet, features.valid, label, cluster, camera, modality).replace(
+            entries_left_out=lost, neighbours_left_out=left_out
+        )
+        if self.config.cross_modality == "none":
+            return memory
+        begun = jnp.floor(progress.epoch) >= self.config.cross_from
+        return jax.lax.cond(begun, lambda: self._across(memory, x), lambda: memory)
+
+    def _rows(self) -> list[np.ndarray]:
+        return [np.flatnonzero(self.group == code) for code in range(len(self.modalities))]
+
+    def _clusters(self, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """(cluster of every tracklet, what the encoding and the neighbour lists left out).
+
+        The clusters of a modality are numbered from the count of tracklets before it: never more clusters than
+        tracklets.
+        """
+        config = self.config.cluster
+        found, lost, left_out, start = jnp.full(len(x), -1, jnp.int32), jnp.int32(0), jnp.int32(0), 0
+        for rows, code in zip(self._rows(), self.modalities, strict=True):
+            eps = config[f"{modality_name(code)}_eps"]
+            graph = jaccard_graph(x[rows], eps, config.k1, config.k2, config.capacity, config.width)
+            label = dbscan(graph, config.min_samples)
+            found = found.at[rows].set(jnp.where(label >= 0, label + start, -1))
+            lost = jnp.maximum(lost, graph.lost)
+            left_out = jnp.maximum(left_out, graph.count.max() - graph.index.shape[1])
+            start += len(rows)
+        return found, lost, jnp.maximum(left_out, 0)
+
+    def _across(self, memory: ClusterMemory, x: jax.Array) -> ClusterMemory:
+        """Partners of the first `matched_clusters` clusters of each modality."""
+        visible, infrared = self._rows()
+        size, start = min(self.config.matched_clusters, len(visible), len(infrared)), len(visible)
+        if self.config.cross_modality == "adca":
+            counts = clusters.pair_counts(
+                x[visible], x[infrared], memory.label[visible], memory.label[infrared] - start, size, 0.5
+            )
+            partner = clusters.greedy_matching(counts)
+            backward = clusters.inverse(partner, size)
+        else:
+            slots = [slice(0, size), slice(start, start + size)]
+            sides = [side for rows in slots for side in (memory.feature[rows], memory.valid[rows])]
+            partner, backward = clusters.bipartite_matching(*sides)
+        both = memory.partner.at[:size].set(jnp.where(partner >= 0, partner + start, -1))
+        memory = memory.replace(partner=both.at[start : start + size].set(backward))
+        return clusters.pull_together(memory, 0.1, 0) if self.config.cross_modality == "adca" else memory
+
+    def sampling_labels(self, memory: ClusterMemory) -> jax.Array:
+        return memory.label
+
+    # --- loss ---------------------------------------------------------------------------------------------------
+
+    def loss(
+        self,
+        variables: Variables,
+        memory: ClusterMemory,
+        batch: Batch,
+        rng: jax.Array,
+        progress: Progress,
+        stage: Stage,
+        update: str,
+    ) -> tuple[jax.Array, tuple[dict[str, jax.Array], Any, ClusterMemory]]:
+        """Contrast with the clusters, its cross-camera or cross-modality term, and the memory moved to the batch."""
+        config = self.config
+        found, changed = self.encoder.apply(
+            variables, batch, train=True, mutable=["batch_stats"], rngs={"dropout": rng}
+        )
+        z = constrain(unit_rows(found["feature"]), "replicated")
+        slot = jnp.where(batch.valid, memory.label[jnp.maximum(batch.tracklet, 0)], -1)
+        row = jnp.maximum(slot, 0)
+        slot = jnp.where(memory.valid[row], slot, -1)
+        z = jnp.where((slot >= 0)[:, None], z, 0.0)
+        bank = jax.lax.stop_gradient(memory)
+        logits = jnp.matmul(z, bank.feature.T, precision=jax.lax.Precision.HIGHEST) / config.temperature
+        same_modality = bank.valid & (bank.modality[row][:, None] == bank.modality)
+
+        epoch = jnp.floor(progress.epoch)
+        if config.memory == "camera":
+            same_camera = bank.valid & (bank.camera[row][:, None] == bank.camera)
+            metrics = {"loss_camera": slot_contrast(logits, slot, same_camera)}
+            same_cluster = same_modality & (bank.cluster[row][:, None] == bank.cluster) & (slot >= 0)[:, None]
+            metrics["loss_cluster"] = hard_negative_contrast(
+                logits, same_cluster, same_modality & ~same_cluster, config.hard_negatives
+            )
+            total = metrics["loss_camera"]
+            total += config.camera_weight * (epoch >= config.camera_from) * metrics["loss_cluster"]
+        else:
+            groups = [jnp.where(bank.modality[row] == code, slot, -1) for code in range(len(self.modalities))]
+            total = jnp.stack([slot_contrast(logits, group, same_modality) for group in groups]).sum()
+            metrics = {"loss_cluster": total}
+            if config.cross_modality == "pgm":
+                turn = bank.modality[row] == epoch.astype(jnp.int32) % 2
+                target = jnp.where((slot >= 0) & turn, bank.partner[row], -1)
+                metrics["loss_cross"] = slot_contrast(logits, target, bank.valid & ~same_modality)
+                total = total + config.cross_weight * metrics["loss_cross"]
+
+        moved: Any = update_prototypes(memory, z, slot, batch.valid, config.momentum)  # pyright: ignore[reportArgumentType]
+        return total, (metrics, changed["batch_stats"], moved)
+
+    def embed(self, variables: Variables, memory: ClusterMemory, batch: Batch) -> dict[str, jax.Array]:
+        """As HiTPro's: "feature" is the neck's output before normalising, "tower" what goes into the neck."""
+        return self.encoder.apply(variables, batch, train=False)  # pyright: ignore[reportReturnType]
+
+    # --- for the log only ---------------------------------------------------------------------------------------
+
+    def diagnose(self, memory: ClusterMemory, labels: Labels) -> dict[str, float]:
+        """Agreement of each modality's clusters with the labels, and of matched clusters' most frequent persons."""
+        found = {
+            "neighbours_left_out": float(memory.neighbours_left_out),
+            "entries_left_out": float(memory.entries_left_out),
+        }
+        label = np.asarray(memory.label)
+        cluster = np.where(label >= 0, np.asarray(memory.cluster)[label], -1)
+        scored = labels.pid.max() >= 0
+        for rows, code in zip(self._rows(), self.modalities, strict=True):
+            name, quality = modality_name(code), cluster_quality(cluster[rows], labels.pid[rows])
+            found[f"{name}_coverage"] = 100.0 * quality["covered"]
+            found[f"{name}_clusters"] = quality["clusters"]
+            if scored:
+                found |= {f"{name}_{key}": 100.0 * quality[key] for key in ("precision", "recall", "ari", "nmi")}
+        partner = np.asarray(memory.partner)
+        slots, paired = np.flatnonzero(memory.valid), np.flatnonzero(partner >= 0)
+        if len(paired):
+            found["cross_coverage"] = 100.0 * len(paired) / len(slots)
+            if scored:
+                person = {slot: np.bincount(labels.pid[label == slot]).argmax() for slot in slots}
+                right = sum(person[slot] == person[partner[slot]] for slot in paired)
+                found["cross_precision"] = float(100.0 * right / len(paired))
+        return found
+
+
+METHOD = ClusterContrast

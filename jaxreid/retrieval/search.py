@@ -1,0 +1,354 @@
+"""A gallery of embeddings on disk, and exact or approximate search in it.
+
+    gallery/
+      gallery.json    {"format": 1, "width": D, "parts": [{"name": "000000", "rows": n}, …]}
+      000000.npy      f32[n, D], unit rows, memory-mapped
+      000000.jsonl    a line for each row: source video, time, camera, and whatever else the caller knows
+
+A part never changes once it is there, and only parts that gallery.json names exist: both are written aside and
+renamed, so that a reader sees the gallery before or after an addition, never half of one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from jaxreid.retrieval.neighbours import block_of, map_rows, top_k
+
+Array = Any
+
+MANIFEST, INDEX, FORMAT = "gallery.json", "index.faiss", 1
+CHUNK_BYTES = 1 << 26  # of gallery rows on each CPU device at a time; accelerators take 16 times as many
+
+
+class Found(NamedTuple):
+    """The nearest gallery rows of Q queries, nearest first: `index` i64[Q, k], −1 where the gallery has fewer rows,
+    and cosine `similarity` f32[Q, k], −infinity there."""
+
+    index: np.ndarray
+    similarity: np.ndarray
+
+
+def unit_rows(features: Array, what: str) -> np.ndarray:
+    """Rows of length one, f32[N, D].
+
+    Raises:
+      ValueError: not a matrix, or a row is zero or not finite.
+    """
+    features = np.asarray(features, np.float32)
+    if features.ndim != 2:
+        raise ValueError(f"{what} must be [rows, width], got {features.shape}")
+    length = np.linalg.norm(features, axis=1, keepdims=True)
+    broken = np.flatnonzero(~(np.isfinite(length) & (length > 0)))
+    if len(broken):
+        raise ValueError(f"{len(broken)} rows of the {what} are zero or not finite, the first of them row {broken[0]}")
+    return features / length
+
+
+# ---------------------------------------------------------------------------------------------------- on disk
+
+
+class Gallery:
+    """A gallery as it was when it was opened; rows are numbered in the order in which they were added.
+
+    Args:
+      directory: where it lives.
+
+    Raises:
+      FileNotFoundError: there is no gallery.
+      ValueError: a part is not what gallery.json says.
+    """
+
+    def __init__(self, directory: str | Path) -> None:
+        self.directory = Path(directory)
+        path = self.directory / MANIFEST
+        if not path.exists():
+            raise FileNotFoundError(f"{self.directory} holds no gallery ({MANIFEST} is missing)")
+        manifest = json.loads(path.read_text())
+        if manifest.get("format") != FORMAT:
+            raise ValueError(f"{path}: format {manifest.get('format')!r}, this version reads {FORMAT}")
+        self.width: int = manifest["width"]
+        self.parts = [self._open(part["name"], part["rows"]) for part in manifest["parts"]]
+        self.names = [part["name"] for part in manifest["parts"]]
+        self.starts = np.cumsum([0] + [len(part) for part in self.parts])
+
+    def _open(self, name: str, rows: int) -> np.ndarray:
+        path = self.directory / f"{name}.npy"
+        try:
+            part = np.load(path, mmap_mode="r")
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{path} cannot be read: {error}") from error
+        if part.shape != (rows, self.width):
+            raise ValueError(f"{path} is {part.shape}, {MANIFEST} says {(rows, self.width)}")
+        return part
+
+    def __len__(self) -> int:
+        return int(self.starts[-1])
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        """Rows start…stop − 1, f32[n, D]; a view of the file where they lie in one part."""
+        start, stop, step = rows.indices(len(self))
+        if step != 1:
+            raise ValueError("a gallery is read by slices of consecutive rows")
+        pieces = [
+            part[max(start - first, 0) : max(stop - first, 0)]
+            for part, first in zip(self.parts, self.starts[:-1], strict=True)
+            if first < stop and first + len(part) > start
+        ]
+        return pieces[0] if len(pieces) == 1 else np.concatenate([np.zeros((0, self.width), np.float32), *pieces])
+
+    def take(self, rows: np.ndarray) -> np.ndarray:
+        """The rows of these numbers i64[n], f32[n, D]."""
+        found = np.empty((len(rows), self.width), np.float32)
+        place = np.searchsorted(self.starts, rows, side="right") - 1
+        for number in np.unique(place):
+            chosen = place == number
+            found[chosen] = self.parts[number][rows[chosen] - self.starts[number]]
+        return found
+
+    @functools.cached_property
+    def _lines(self) -> list[list[str]]:
+        lines = [(self.directory / f"{name}.jsonl").read_text().splitlines() for name in self.names]
+        for name, part, found in zip(self.names, self.parts, lines, strict=True):
+            if len(found) != len(part):
+                raise ValueError(f"{self.directory / name}.jsonl has {len(found)} lines for {len(part)} rows")
+        return lines
+
+    def metadata(self, row: int) -> dict[str, Any]:
+        """What is known of a row: `source`, `time` (seconds), `camera`, and what else was given."""
+        number = int(np.searchsorted(self.starts, row, side="right")) - 1
+        return json.loads(self._lines[number][row - int(self.starts[number])])
+
+
+@contextlib.contextmanager
+def _aside(path: Path) -> Iterator[Any]:
+    """A binary file that takes `path`'s place once it is whole and on the disk."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with aside.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def add_to_gallery(directory: str | Path, features: Array, metadata: Sequence[Mapping[str, Any]]) -> Gallery:
+    """Adds embeddings to a gallery, which is made where there is none; safe beside readers and other writers.
+
+    Args:
+      features: [n, D], n ≥ 1; stored as unit rows.
+      metadata: for each row a JSON-ready dict with `source`, `time` (seconds) and `camera`.
+
+    Returns:
+      The gallery with the new rows at its end.
+
+    Raises:
+      ValueError: a row is zero or not finite, has another width than the gallery's, or metadata do not fit.
+    """
+    features = unit_rows(features, "features")
+    if not len(features) or len(metadata) != len(features):
+        raise ValueError(f"{len(features)} features and {len(metadata)} metadata; one for each, and at least one")
+    for row, known in enumerate(metadata):
+        if missing := {"source", "time", "camera"} - set(known):
+            raise ValueError(f"metadata of row {row} lack {', '.join(sorted(missing))}")
+    lines = "".join(json.dumps(dict(known), ensure_ascii=False) + "\n" for known in metadata)
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    import fcntl  # not everywhere where galleries can be read
+
+    with (directory / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        path = directory / MANIFEST
+        manifest = {"format": FORMAT, "width": features.shape[1], "parts": []}
+        if path.exists():
+            Gallery(directory)  # nothing is added to what cannot be read
+            manifest = json.loads(path.read_text())
+        if manifest["width"] != features.shape[1]:
+            raise ValueError(f"features are {features.shape[1]} wide, the gallery {directory} {manifest['width']}")
+        name = f"{len(manifest['parts']):06d}"
+        with _aside(directory / f"{name}.npy") as file:
+            np.save(file, features)
+        with _aside(directory / f"{name}.jsonl") as file:
+            file.write(lines.encode())
+        manifest["parts"].append({"name": name, "rows": len(features)})
+        with _aside(path) as file:
+            file.write(json.dumps(manifest, indent=1).encode())
+    return Gallery(directory)
+
+
+# ------------------------------------------------------------------------------------------------------ exact
+
+
+def search_gallery(
+    queries: Array,
+    gallery: Gallery | Array,
+    k: int = 10,
+    chunk: int | None = None,
+    approximate: bool = False,
+    devices: Sequence[jax.Device] | None = None,
+) -> Found:
+    """The k nearest gallery rows of each query by cosine, equal ones in the order of the gallery.
+
+    Gallery rows pass through the devices in chunks, each device ranking its share; no distance is kept.
+
+    Args:
+      queries: [Q, D], made unit rows.
+      gallery: a `Gallery`, or unit rows f32[G, D] (of a memory map as well).
+      k: neighbours of a query.
+      chunk: gallery rows at a time, over all devices.
+      approximate: with `jax.lax.approx_max_k`: faster on a TPU, recall 0.95 or more; exact elsewhere.
+      devices: that take part; all by default.
+
+    Raises:
+      ValueError: an empty gallery, another width, queries that are zero or not finite, or k below 1.
+    """
+    queries = unit_rows(queries, "queries")
+    count = len(gallery)
+    width = gallery.width if isinstance(gallery, Gallery) else gallery.shape[1]
+    if not count or not len(queries):
+        raise ValueError(f"{len(queries)} queries and {count} gallery rows; both are needed")
+    if width != queries.shape[1]:
+        raise ValueError(f"queries are {queries.shape[1]} wide, the gallery {width}")
+    if k < 1:
+        raise ValueError(f"k must be at least 1, got {k}")
+    mesh = Mesh(np.array(devices if devices is not None else jax.devices()), ("rows",))
+    if chunk is None:
+        bytes_ = CHUNK_BYTES * (1 if mesh.devices.flat[0].platform == "cpu" else 16)
+        chunk = bytes_ // (4 * width) * mesh.size
+    chunk = -(-min(chunk, count) // mesh.size) * mesh.size
+    query = jax.device_put(queries, NamedSharding(mesh, P()))
+    best = jax.device_put(_nothing(len(queries), k), NamedSharding(mesh, P()))
+    step = _step(mesh, k, approximate)
+    for start in range(0, count, chunk):
+        rows = np.asarray(gallery[start : start + chunk], np.float32)
+        if len(rows) < chunk:
+            rows = np.concatenate([rows, np.zeros((chunk - len(rows), width), np.float32)])
+        rows = jax.device_put(rows, NamedSharding(mesh, P("rows")))
+        best = step(query, rows, best, np.int32(start), np.int32(count))
+    similarity, index = jax.device_get(best)
+    return Found(index.astype(np.int64), similarity)
+
+
+def _nothing(queries: int, k: int) -> tuple[np.ndarray, np.ndarray]:
+    return np.full((queries, k), -np.inf, np.float32), np.full((queries, k), -1, np.int32)
+
+
+@functools.lru_cache(maxsize=16)
+def _step(mesh: Mesh, k: int, approximate: bool) -> Any:
+    """(queries, chunk, best so far, first row of the chunk, rows of the gallery) → best."""
+
+    def local(query: Array, rows: Array, best: Any, first: Array, count: Array) -> tuple[Array, Array]:
+        size = rows.shape[0]
+        column = first + jax.lax.axis_index("rows") * size + jnp.arange(size, dtype=jnp.int32)
+
+        def of_block(numbers: Array) -> tuple[Array, Array]:
+            similarity = jnp.matmul(query[numbers], rows.T, precision=jax.lax.Precision.HIGHEST)
+            similarity = jnp.where(column < count, similarity, -jnp.inf)
+            largest = jax.lax.approx_max_k if approximate else top_k
+            value, place = largest(similarity, min(k, size))
+            return value, jnp.where(jnp.isneginf(value), -1, column[place])
+
+        mine = map_rows(of_block, query.shape[0], block_of(query.shape[0], size))
+        every = jax.lax.all_gather(mine, "rows", axis=1, tiled=True)  # in the order of the gallery
+        value, place = top_k(jnp.concatenate([best[0], every[0]], axis=1), k)
+        return value, jnp.take_along_axis(jnp.concatenate([best[1], every[1]], axis=1), place, axis=1)
+
+    whole, split = P(), P("rows")
+    return jax.jit(
+        jax.shard_map(local, mesh=mesh, in_specs=(whole, split, whole, whole, whole), out_specs=whole, check_vma=False)
+    )
+
+
+# ------------------------------------------------------------------------------------------------------ FAISS
+
+
+def _faiss() -> Any:
+    try:
+        import faiss  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise ImportError("an index needs FAISS: pip install 'jaxreid[search]'") from error
+    return faiss
+
+
+def build_index(gallery: Gallery, lists: int | None = None, codes: int = 64, training: int = 100_000) -> Path:
+    """An IVF-PQ index of the gallery beside it, for galleries that are larger than memory.
+
+    Jégou et al. (2011), "Product Quantization for Nearest Neighbor Search". It takes an earlier one's place once it
+    is whole. Rows that are added later are searched exactly until it is built again.
+
+    Args:
+      lists: cells of the coarse quantiser; about 4·√rows where not given.
+      codes: bytes of a row; must divide the width.
+      training: rows, evenly spread, that the quantisers are trained on.
+
+    Raises:
+      ImportError: FAISS is not installed.
+      ValueError: the gallery is empty, or `codes` does not divide its width.
+    """
+    faiss = _faiss()
+    if not len(gallery) or gallery.width % codes:
+        raise ValueError(
+            f"an index needs rows ({len(gallery)}) and codes={codes} that divide the width {gallery.width}"
+        )
+    lists = lists or max(1, min(int(4 * np.sqrt(len(gallery))), len(gallery) // 39))
+    bits = int(np.clip(np.log2(max(len(gallery) // 39, 2)), 1, 8))  # FAISS asks for 39 rows of a centroid
+    quantiser = faiss.IndexFlatIP(gallery.width)
+    index = faiss.IndexIVFPQ(quantiser, gallery.width, lists, codes, bits, faiss.METRIC_INNER_PRODUCT)
+    index.train(gallery.take(np.unique(np.linspace(0, len(gallery) - 1, min(training, len(gallery))).astype(int))))
+    step = max(CHUNK_BYTES // (4 * gallery.width), 1)
+    for start in range(0, len(gallery), step):
+        index.add(np.ascontiguousarray(gallery[start : start + step]))
+    path = gallery.directory / INDEX
+    with _aside(path) as file:
+        file.write(faiss.serialize_index(index).tobytes())
+    return path
+
+
+def search_index(queries: Array, gallery: Gallery, k: int = 10, probes: int = 16, candidates: int = 8) -> Found:
+    """The k nearest rows by the index of `build_index`, ranked by their exact cosine; not all of them need be found.
+
+    Args:
+      queries: [Q, D], made unit rows.
+      probes: cells that are looked at.
+      candidates: times k, how many rows the index proposes.
+
+    Raises:
+      ImportError: FAISS is not installed. FileNotFoundError: there is no index. ValueError: see `search_gallery`.
+    """
+    faiss = _faiss()
+    path = gallery.directory / INDEX
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is missing: make it with build_index")
+    queries = unit_rows(queries, "queries")
+    if queries.shape[1] != gallery.width:
+        raise ValueError(f"queries are {queries.shape[1]} wide, the gallery {gallery.width}")
+    index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP)
+    index.nprobe = probes
+    _, proposed = index.search(queries, min(k * candidates, index.ntotal))
+    exists = (proposed >= 0) & (proposed < len(gallery))
+    known = gallery.take(np.where(exists, proposed, 0).reshape(-1)).reshape(*proposed.shape, -1)
+    similarity = np.where(exists, np.einsum("qd,qcd->qc", queries, known), -np.inf).astype(np.float32)
+    if index.ntotal < len(gallery):
+        later = search_gallery(queries, gallery[index.ntotal : len(gallery)], k)
+        proposed = np.concatenate([proposed, np.where(later.index < 0, -1, later.index + index.ntotal)], axis=1)
+        similarity = np.concatenate([similarity, later.similarity], axis=1)
+    padding = ((0, 0), (0, k))
+    proposed = np.pad(proposed, padding, constant_values=-1)
+    similarity = np.pad(similarity, padding, constant_values=-np.inf)
+    order = np.lexsort((proposed, -similarity), axis=1)[:, :k]
+    similarity = np.take_along_axis(similarity, order, axis=1)
+    return Found(np.where(np.isneginf(similarity), -1, np.take_along_axis(proposed, order, axis=1)), similarity)

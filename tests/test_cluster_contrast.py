@@ -1,0 +1,226 @@
+"""Cluster contrast on `walkers/tiny`: runs, resume, compiling once, masks, gradients, and what each variant does."""
+
+import dataclasses
+import json
+from importlib import import_module
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from test_training import SMALL, assert_equal, run_training
+
+from jaxreid import train
+from jaxreid.backbones import clip
+from jaxreid.data.split import Labels
+from jaxreid.evaluate import Evaluator
+from jaxreid.methods.cluster_contrast import ClusterContrast
+from jaxreid.methods.method import Features
+from jaxreid.metric_writer import read_metrics
+from jaxreid.run import start_run
+
+
+@pytest.fixture(autouse=True)
+def small_tower(monkeypatch):
+    monkeypatch.setitem(clip.VISION_TOWERS, "small", SMALL)
+
+
+def make_config(**changes):
+    config = import_module("configs.cluster_contrast").get_config()
+    config.dataset.config = "tiny"
+    config.backbone.name, config.backbone.checkpoint = "small", ""
+    config.epochs, config.calibrate_batches, config.extraction_batch = 3, 2, 16
+    config.mesh.devices, config.log_every = 1, 2
+    config.batch.slots, config.batch.clips, config.batch.steps = 4, 2, 3
+    config.cluster.k1, config.cluster.k2, config.cluster.min_samples = 4, 2, 2
+    config.cluster.visible_eps = config.cluster.infrared_eps = 0.8
+    config.update_from_flattened_dict(changes)
+    return config
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, data_dir, tiny):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(clip.VISION_TOWERS, "small", SMALL)
+        return run_training(make_config(), tmp_path_factory.mktemp("finished"), data_dir)
+
+
+def association(run):
+    return [row for row in read_metrics(run.workdir) if row["kind"] == "association"]
+
+
+def test_labels_change_and_nothing_compiles_again(finished):
+    run, state, _ = finished
+    assert {name: step.count for name, step in run.compiled.items() if step.count > 0} == {
+        f"cluster_contrast/{step}": 1 for step in ("train_step", "calibrate_step", "extract_step", "refresh")
+    } | {"embed_step": 1}
+    rows = association(run)
+    assert len(rows) == 3
+    for row in rows:
+        assert row["visible_clusters"] > 0 and row["infrared_clusters"] > 0
+        assert 0 < row["visible_precision"] <= 100 and 0 < row["infrared_coverage"] <= 100
+        assert row["neighbours_left_out"] == row["entries_left_out"] == 0
+    assert len({json.dumps([row["visible_ari"], row["infrared_ari"]]) for row in rows}) > 1
+    assert int(state.step) == 9
+
+
+def test_results_with_re_ranking_stand_beside_the_plain_ones(finished, monkeypatch):
+    run, state, frozen = finished
+    evaluator = Evaluator(run)
+    variables = train.variables_of(state, frozen)
+    plain = evaluator.final(variables, state.memory, 3)["scores"]
+    evaluator.options = dataclasses.replace(evaluator.options, reranking="k_reciprocal", rerank_k1=4, rerank_k2=2)
+    both = evaluator.final(variables, state.memory, 3)["scores"]
+    assert [record["reranking"] for record in both] == [False, False, True, True]
+    assert both[:2] == plain
+    assert [record["direction"] for record in both[:2]] == [record["direction"] for record in both[2:]]
+    assert [record["mAP"] for record in both[:2]] != [record["mAP"] for record in both[2:]]
+    assert "visible to infrared, re-ranked" in (run.workdir / "report" / "index.html").read_text()
+
+
+def test_unknown_re_ranking_is_named(tmp_path, data_dir, tiny):
+    run = start_run(make_config(**{"evaluation.reranking": "magic"}), tmp_path, data_dir)
+    with pytest.raises(ValueError, match=r"evaluation\.reranking='magic' is neither"):
+        Evaluator(run)
+
+
+def test_resume_equals_the_uninterrupted_run(finished, tmp_path, data_dir):
+    run, state, _ = finished
+    run_training(make_config(), tmp_path, data_dir, stop_after=2)
+    _, resumed, _ = run_training(make_config(), tmp_path, data_dir)
+    assert_equal(state, resumed)
+    assert read_metrics(tmp_path) == read_metrics(run.workdir)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"memory": "camera", "camera_from": 1},
+        {"cross_modality": "adca", "cross_from": 1},
+        {"cross_modality": "pgm", "cross_from": 1},
+    ],
+    ids=lambda changes: next(iter(changes.values())),
+)
+def test_variants_run(changes, finished, tmp_path, data_dir):
+    _, plain, _ = finished
+    run, state, _ = run_training(make_config(**changes), tmp_path, data_dir)
+    assert {step.count for step in run.compiled.values()} == {1}
+    rows = association(run)
+    if "cross_modality" in changes:
+        assert "cross_precision" not in rows[0] and rows[1]["cross_coverage"] > 0
+        partner, modality = np.asarray(state.memory.partner), np.asarray(state.memory.modality)
+        paired = np.flatnonzero(partner >= 0)
+        assert np.all(modality[partner[paired]] == 1 - modality[paired])
+    else:
+        valid = np.asarray(state.memory.valid)
+        label, camera = np.asarray(state.memory.label), run.method.camera
+        drawn = label >= 0
+        np.testing.assert_array_equal(np.asarray(state.memory.camera)[label[drawn]], camera[drawn])
+        assert len(set(zip(np.asarray(state.memory.cluster)[valid], state.memory.camera[valid].tolist(), strict=True)))
+        assert valid.sum() == len(set(label[drawn].tolist()))
+    one, other = (jax.tree.leaves(jax.device_get(s.params)) for s in (plain, state))
+    assert any(np.any(a != b) for a, b in zip(one, other, strict=True))
+
+
+def loss_of(run, state, frozen, batch, epoch=2):
+    (stage,) = run.method.stages()
+
+    def loss(params):
+        variables = train.variables_of(state.replace(params=params), frozen)
+        progress = train.progress_at(stage, epoch, 0, 1)
+        return run.method.loss(variables, state.memory, batch, jax.random.PRNGKey(0), progress, stage, "all")
+
+    return jax.jit(jax.value_and_grad(loss, has_aux=True))(state.params)
+
+
+def test_padding_and_noise_change_nothing_and_every_parameter_learns(finished):
+    run, state, frozen = finished
+    steps = train.EpochLoop(run, run.method.stages()[0], 0, state)
+    batch = run.pixels(next(iter(steps.loader(state, train.TRAINING, 0)[0])))
+    rows = batch.valid.shape[0]
+    filled = jax.tree.map(lambda x: jnp.concatenate([x, x[:8]]), batch)
+    filled = filled.replace(valid=filled.valid.at[rows:].set(False), tracklet=filled.tracklet.at[rows:].set(-1))
+    one, other = loss_of(run, state, frozen, batch), loss_of(run, state, frozen, filled)
+    assert float(one[0][0]) > 0
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
+    for path, gradient in jax.tree_util.tree_leaves_with_path(one[1]):
+        assert np.any(np.asarray(gradient) != 0), jax.tree_util.keystr(path)
+    # Clips that turned to noise count for nothing: with all of them noise nothing is left.
+    nothing = state.replace(memory=state.memory.replace(label=jnp.full_like(state.memory.label, -1)))
+    (value, (_, _, memory)), gradient = loss_of(run, nothing, frozen, batch)
+    assert float(value) == 0 and not any(np.any(leaf) for leaf in jax.tree.leaves(gradient))
+    np.testing.assert_array_equal(memory.feature, state.memory.feature)
+
+
+def test_refresh_clusters_each_modality_apart(tmp_path, data_dir, tiny):
+    """Features that tell the person and nothing else: clusters are the persons of each modality."""
+    run = start_run(make_config(), tmp_path, data_dir)
+    method, labels = run.method, run.dataset.train.labels
+    count = len(labels.pid)
+    rng = np.random.default_rng(0)
+    width = method.init_memory().feature.shape[1]
+    person = np.eye(width)[np.unique(labels.pid, return_inverse=True)[1]]
+    z = np.repeat(person, 2, axis=0) + 0.01 * rng.normal(size=(2 * count, width))
+    features = Features(
+        arrays={"feature": jnp.asarray(z, jnp.float32)},
+        tracklet=jnp.repeat(jnp.arange(count), 2),
+        part=jnp.tile(jnp.arange(2), count),
+        valid=jnp.ones(2 * count, bool),
+    )
+    (stage,) = method.stages()
+    memory = method.refresh(
+        None, method.init_memory(), features, jax.random.PRNGKey(0), train.progress_at(stage, 0, 0, 1), stage
+    )
+    found = method.diagnose(jax.device_get(memory), labels)
+    for name in ("visible", "infrared"):
+        assert found[f"{name}_precision"] == 100
+        assert found[f"{name}_coverage"] > 50
+    label, modality = np.asarray(memory.label), method.group
+    assert not set(label[(modality == 0) & (label >= 0)]) & set(label[modality == 1])
+
+
+def test_diagnosis_of_known_clusters():
+    memory = {
+        "label": np.array([0, 0, 1, -1, 4, 4]),
+        "cluster": np.array([0, 1, -1, -1, 4, -1]),
+        "partner": np.array([4, -1, -1, -1, 0, -1]),
+        "valid": np.array([True, True, False, False, True, False]),
+        "neighbours_left_out": np.int32(3),
+        "entries_left_out": np.int32(0),
+    }
+    method = ClusterContrast.__new__(ClusterContrast)
+    method.group, method.modalities = np.array([0, 0, 0, 0, 1, 1]), (0, 1)
+    zeros = np.zeros(6, np.int32)
+    labels = Labels(np.array([7, 7, 7, 8, 7, 9]), zeros, zeros, zeros, ("",) * 6)
+    found = method.diagnose(type("Memory", (), memory), labels)
+    assert found["visible_coverage"] == 75 and found["visible_clusters"] == 2
+    assert found["visible_precision"] == 100 and found["visible_recall"] == pytest.approx(100 / 3)
+    assert found["infrared_precision"] == 0 and found["infrared_coverage"] == 100
+    assert found["cross_precision"] == 100 and found["cross_coverage"] == pytest.approx(200 / 3)
+    assert found["neighbours_left_out"] == 3
+
+
+def test_impossible_variants_are_named(tmp_path, data_dir, tiny):
+    run = start_run(make_config(), tmp_path, data_dir)
+    for changes, message in (
+        ({"memory": "person"}, "memory='person' must be one of"),
+        ({"cross_modality": "magic"}, "cross_modality='magic' one of"),
+        ({"cross_modality": "pgm", "memory": "camera"}, "needs memory='cluster'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            ClusterContrast(make_config(**changes), run.method.info)
+    table = dataclasses.replace(run.method.info.table, modality=np.zeros_like(run.method.info.table.modality))
+    info = dataclasses.replace(run.method.info, table=table)
+    ClusterContrast(make_config(), info)
+    with pytest.raises(ValueError, match="training tracklets of both"):
+        ClusterContrast(make_config(cross_modality="adca"), info)
+
+
+@pytest.mark.parametrize(("preset", "min_samples"), [("hitsz_vcm", 4), ("bupt_campus", 2)])
+def test_presets_keep_the_ancestors_settings(preset, min_samples):
+    config = import_module("configs.cluster_contrast").get_config(preset)
+    assert (config.cluster.visible_eps, config.cluster.infrared_eps) == (0.6, 0.6)
+    assert (config.cluster.k1, config.cluster.k2, config.cluster.min_samples) == (30, 6, min_samples)
+    assert (config.momentum, config.temperature, config.memory) == (0.1, 0.05, "cluster")
+    assert (config.camera_from, config.camera_weight, config.hard_negatives, config.cross_weight) == (5, 0.5, 50, 0.25)
