@@ -7,8 +7,22 @@ epoch needs no state beyond (seed, epoch) and is the same on any number of hosts
 from __future__ import annotations
 
 import dataclasses
+from typing import Protocol
 
 import numpy as np
+
+
+class Sampler(Protocol):
+    """What a stage draws its batches with."""
+
+    @property
+    def parts(self) -> int: ...
+
+    def batch_size(self, modality: np.ndarray) -> int: ...
+
+    def draw(
+        self, labels: np.ndarray, modality: np.ndarray, rng: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray]: ...
 
 
 def _wrapped(values: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
@@ -107,3 +121,106 @@ class IdentitySampler:
                 order[i : i + self.identities] for i in range(0, len(order) - self.identities + 1, self.identities)
             ]
         return batches[:steps]
+
+
+@dataclasses.dataclass(frozen=True)
+class GroupSampler:
+    """P identities × K items, no item twice in an epoch (CLIP-ReID, TF-CLIP).
+
+    The tracklets of each identity are shuffled and cut into groups of K, a remainder is left out; an identity with
+    fewer than K makes one group, drawn with replacement. Batches take one group of each of P different identities,
+    until fewer than P identities have any left.
+    """
+
+    identities: int
+    clips: int
+    parts: int = 1
+
+    def batch_size(self, modality: np.ndarray) -> int:
+        del modality
+        return self.identities * self.clips
+
+    def draw(self, labels: np.ndarray, modality: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """(tracklet, part), each i64[steps, batch]. `labels` i32[N], −1 = never drawn.
+
+        Raises:
+          ValueError: fewer identities than a batch needs.
+        """
+        del modality
+        left = {}
+        for identity, rows in _rows_by_label(labels, np.ones_like(labels, bool)).items():
+            rows = rng.permutation(rows) if len(rows) >= self.clips else rng.choice(rows, self.clips)
+            left[identity] = list(rows[: len(rows) // self.clips * self.clips].reshape(-1, self.clips))
+        if len(left) < self.identities:
+            raise ValueError(
+                f"the split has {len(left)} identities, a batch needs {self.identities}: lower batch.identities"
+            )
+        batches = []
+        while len(left) >= self.identities:
+            chosen = rng.choice(list(left), self.identities, replace=False).tolist()
+            batches.append(np.concatenate([left[identity].pop() for identity in chosen]))
+            left = {identity: groups for identity, groups in left.items() if groups}
+        tracklet = np.stack(batches)
+        return tracklet, rng.integers(0, self.parts, tracklet.shape)
+
+
+@dataclasses.dataclass(frozen=True)
+class PairSampler:
+    """P identities × K pairs of a visible and an infrared tracklet: rows 2k and 2k + 1 show one person (VLD).
+
+    A tracklet of a drawn identity repeats only where it has fewer than K of a modality. An epoch has `steps` batches;
+    0 = as many as it takes to draw each tracklet once on average.
+    """
+
+    identities: int
+    clips: int
+    steps: int = 0
+    parts: int = 1
+
+    def batch_size(self, modality: np.ndarray) -> int:
+        del modality
+        return 2 * self.identities * self.clips
+
+    def draw(self, labels: np.ndarray, modality: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """(tracklet, part), each i64[steps, batch]. `labels` i32[N], −1 = never drawn.
+
+        Raises:
+          ValueError: fewer identities with tracklets of both modalities than a batch needs.
+        """
+        visible, infrared = (_rows_by_label(labels, modality == code) for code in (0, 1))
+        both = np.array(sorted(visible.keys() & infrared.keys()))
+        if len(both) < self.identities:
+            raise ValueError(
+                f"the split has {len(both)} identities with visible and infrared tracklets, a batch needs "
+                f"{self.identities}: lower batch.identities"
+            )
+        steps = self.steps or max(1, round(int(np.sum(labels >= 0)) / self.batch_size(modality)))
+        batches = []
+        while len(batches) < steps:
+            order = rng.permutation(both)
+            for start in range(0, len(order) - self.identities + 1, self.identities):
+                people = order[start : start + self.identities].tolist()
+                sides = [np.stack([_wrapped(side[p], self.clips, rng) for p in people]) for side in (visible, infrared)]
+                batches.append(np.stack(sides, axis=-1).reshape(-1))
+        tracklet = np.stack(batches[:steps])
+        return tracklet, rng.integers(0, self.parts, tracklet.shape)
+
+
+@dataclasses.dataclass(frozen=True)
+class PassSampler:
+    """Every (tracklet, part) once an epoch, in random order; the last batch is filled with rows of tracklet −1."""
+
+    size: int
+    parts: int
+
+    def batch_size(self, modality: np.ndarray) -> int:
+        del modality
+        return self.size
+
+    def draw(self, labels: np.ndarray, modality: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """(tracklet, part), each i64[steps, batch]. `labels` i32[N], −1 = never drawn."""
+        del modality
+        rows = np.flatnonzero(labels >= 0)
+        piece = rng.permutation(len(rows) * self.parts)
+        piece = np.pad(piece, (0, -len(piece) % self.size), constant_values=-1).reshape(-1, self.size)
+        return np.where(piece >= 0, rows[piece // self.parts], -1), piece % self.parts
