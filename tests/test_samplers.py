@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from jaxreid.data.samplers import IdentitySampler, SlotSampler
+from jaxreid.data.samplers import GroupSampler, IdentitySampler, PairSampler, PassSampler, SlotSampler
 
 
 def test_slots_are_balanced_over_modalities_and_all_seen():
@@ -50,3 +50,42 @@ def test_identities_by_clips_over_both_modalities():
 def test_too_few_identities_are_named():
     with pytest.raises(ValueError, match="2 identities, a batch needs 3"):
         IdentitySampler(3, 2).draw(np.array([0, 0, 1]), np.zeros(3, int), np.random.default_rng(0))
+
+
+def test_groups_of_identities_without_repeats():
+    rng = np.random.default_rng(0)
+    labels = rng.permutation(np.repeat(np.arange(6, dtype=np.int32), [9, 8, 5, 4, 2, 11]))
+    sampler = GroupSampler(identities=3, clips=4)
+    tracklet, part = sampler.draw(labels, np.zeros(len(labels), int), np.random.default_rng(1))
+    assert tracklet.shape == part.shape == (len(tracklet), sampler.batch_size(labels)) and len(tracklet) >= 2
+    for row in tracklet:
+        people, counts = np.unique(labels[row], return_counts=True)
+        assert len(people) == 3 and (counts == 4).all()
+    shown, counts = np.unique(tracklet, return_counts=True)
+    assert set(labels[shown[counts > 1]].tolist()) <= {4}  # the one with fewer than K
+    with pytest.raises(ValueError, match="has 6 identities, a batch needs 7"):
+        GroupSampler(7, 4).draw(labels, labels, rng)
+
+
+def test_pairs_show_one_person_in_both_modalities():
+    labels = np.repeat(np.arange(5, dtype=np.int32), 4)
+    modality = np.tile([0, 0, 1, 1], 5)
+    modality[-4:] = 0  # the last one is never seen in infrared
+    sampler = PairSampler(identities=2, clips=3, steps=7)
+    tracklet, _ = sampler.draw(labels, modality, np.random.default_rng(0))
+    assert tracklet.shape == (7, sampler.batch_size(modality)) == (7, 12)
+    for row in tracklet:
+        assert (modality[row[::2]] == 0).all() and (modality[row[1::2]] == 1).all()
+        assert (labels[row[::2]] == labels[row[1::2]]).all()
+        assert len(np.unique(labels[row])) == 2 and 4 not in labels[row]
+    assert len(PairSampler(2, 1).draw(labels, modality, np.random.default_rng(0))[0]) == 5  # 20 tracklets, 4 a batch
+
+
+def test_a_pass_shows_everything_once():
+    labels = np.array([0, 1, -1, 2, 2], np.int32)
+    sampler = PassSampler(size=3, parts=2)
+    tracklet, part = sampler.draw(labels, labels, np.random.default_rng(0))
+    assert tracklet.shape == part.shape == (3, 3)
+    shown = list(zip(tracklet[tracklet >= 0].tolist(), part[tracklet >= 0].tolist(), strict=True))
+    assert sorted(shown) == [(t, p) for t in (0, 1, 3, 4) for p in (0, 1)]
+    assert (tracklet[:-1] >= 0).all() and (tracklet[-1] == -1).sum() == 1
