@@ -80,13 +80,21 @@ def make_batch(seed=0):
     )
 
 
-def random_variables(method, scale=0.3):
-    """Parameters as after training: nothing at its special initial value."""
-    variables = jit(method.init)(jax.random.key(0), make_batch())
-    leaves, tree = jax.tree.flatten(variables["params"])
-    rng = np.random.default_rng(1)
-    moved = [x + scale * rng.normal(size=x.shape).astype(np.float32) / max(1, x.shape[0]) ** 0.5 for x in leaves]
-    return {"params": jax.tree.unflatten(tree, moved), "batch_stats": variables["batch_stats"]}
+def filled(init, *args, seed=1, scale=0.4):
+    """Variables of the shapes that `init(key, *args)` makes, nothing at its special starting value; not compiled."""
+    rng = np.random.default_rng(seed)
+
+    def leaf(path, shape):
+        one = 1.0 if path[-1].key in ("scale", "var") else 0.0
+        # Wide inputs get small weights, so that activations stay of order one.
+        size = scale / max(1, int(np.prod(shape.shape[:-1]))) ** 0.5
+        return jnp.asarray(one + size * rng.normal(size=shape.shape), jnp.float32)
+
+    return jax.tree_util.tree_map_with_path(leaf, jax.eval_shape(init, jax.random.key(0), *args))
+
+
+def random_variables(method, scale=1.0):
+    return filled(method.init, make_batch(), scale=scale)
 
 
 def progress(fraction=0.5):

@@ -88,7 +88,7 @@ def test_grouped_heads_by_hand():
 
 def test_static_clips_are_plain_clip_and_order_matters_only_with_stfl():
     plain, mixed, tube = method_with(stfl_split=(3, 0, 0)), method_with(), method_with(grouped_mode="tube")
-    variables, batch = random_variables(plain, 0.6), make_batch()
+    variables, batch = random_variables(plain), make_batch()
     still = batch.replace(frames=jnp.repeat(batch.frames[:, :1], FRAMES, axis=1))
     names = ("penultimate", "last", "projected")
     one, same, other = (encoded(m, variables, still) for m in (plain, mixed, tube))
@@ -189,7 +189,7 @@ def test_new_sd_and_cmi_change_nothing():
 
 def test_what_sd_and_cmi_look_at():
     method = method_with()
-    variables, batch = random_variables(method, 0.6), make_batch()
+    variables, batch = random_variables(method), make_batch()
     bank = jnp.asarray(np.random.default_rng(5).normal(size=(PEOPLE, 8)), jnp.float32)
     run = jit(lambda b, z: method.network.apply(variables, b, z, False, pairs=True, method="encode"))
     found = run(batch, bank)
@@ -333,7 +333,7 @@ def whole():
     with pytest.MonkeyPatch.context() as patch:
         family.small_towers(patch)
         method = method_with()
-        variables = random_variables(method, 0.6)
+        variables = random_variables(method)
         return variables, losses(method, variables, make_batch())
 
 
