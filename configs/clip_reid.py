@@ -72,7 +72,7 @@ TABLE: dict[str, Any] = {
     "weights.image_to_text": 0.0,
     "weights.text_to_image": 0.0,
     "weights.frame_identity": 0.0,
-    "triplet.metric": "euclidean",
+    "triplet.metric": ["cosine", "euclidean", "euclidean", "euclidean"],  # a small tower's features shrink under the other
     "triplet.margin": 0.3,  # 0 = soft
     "label_smoothing": 0.1,
     "batch.sampler": ["balanced", "groups", "balanced", "balanced"],
@@ -87,7 +87,7 @@ TABLE: dict[str, Any] = {
     "optimiser.bias_decay": 1e-4,
     "optimiser.train": ".*",
     # (pattern, factor on the rate), first match counts. A small tower's heads start from nothing in a short run.
-    "optimiser.multipliers": [(("^(necks_|frame_norm|temporal|sequence)", 10.0),), (), (), ()],
+    "optimiser.multipliers": [(("^(necks_|frame_norm|temporal|sequence)", 30.0),), (), (), ()],
     "schedule.kind": "steps",
     "schedule.warmup_epochs": [2.0, 10.0, 10.0, 10.0],
     "schedule.warmup_start": 0.1,

@@ -24,7 +24,7 @@ TABLE: dict[str, Any] = {
     "batch.frames": [2, 8, 6, 6],
     "epochs": [16, 80, 80, 80],
     "optimiser.multipliers": [
-        (("^(necks_|frame_norm|temporal|sequence)", 10.0),),
+        (("^necks_", 30.0), ("^(temporal|sequence|frame_norm)", 3.0)),
         *[(("^necks_temporal/classifier", 10.0),)] * 3,
     ],
     "schedule.milestones": [(10.0, 14.0), *[(30.0, 50.0, 70.0)] * 3],

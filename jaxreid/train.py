@@ -224,7 +224,7 @@ def train(run: Run, evaluator: Evaluator) -> tuple[TrainState, Any]:
             steps = EpochLoop(run, stage, number, state)
             scored_first = number == 0 and first == 0 and run.config.evaluate_start
             with run.compiling():
-                jobs = steps.jobs(state, frozen, calibrates=first == 0)
+                jobs = steps.jobs(state, frozen, begins=first == 0)
                 compile_together(
                     jobs + (evaluator.jobs(variables_of(state, frozen), state.memory) if scored_first else [])
                 )
@@ -321,15 +321,15 @@ class EpochLoop:
             self.refresh_after = Compiled(refresh_after, out_shardings=self.sharding.memory)
             run.compiled[f"{stage.name}/refresh_after"] = self.refresh_after
 
-    def jobs(self, state: TrainState, frozen: Any, calibrates: bool) -> list[tuple[Compiled, tuple[Any, ...]]]:
+    def jobs(self, state: TrainState, frozen: Any, begins: bool) -> list[tuple[Compiled, tuple[Any, ...]]]:
         """The steps whose arguments are known before anything is read, for `compile_together`."""
         run, stage = self.run, self.stage
         batch = abstract_batch(run, stage.sampler.batch_size(self.modality), stage.frames)
         arguments = (state, frozen, batch, progress_at(stage, 0, 0, 1))
         jobs: list[tuple[Compiled, tuple[Any, ...]]] = [(self.train_step, arguments)]
-        if calibrates and stage.calibrate_batches:
+        if begins and stage.calibrate_batches:
             jobs.append((self.calibrate_step, arguments))
-        if stage.extraction:
+        if stage.extraction and (begins or stage.extraction.every):
             batch = abstract_batch(run, run.config.extraction_batch, stage.extraction.frames)
             jobs.append((self.extractor.step, (variables_of(state, frozen), state.memory, batch)))
         return jobs

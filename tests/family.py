@@ -15,8 +15,8 @@ from jaxreid.data.split import Labels, TrackletTable
 from jaxreid.methods.method import DatasetInfo, Progress, find_method
 from jaxreid.parallel import flatten_paths
 
-IMAGE = ViTConfig(width=16, depth=3, heads=4, patch=8, image_size=(24, 24), projection=8)
-TEXT = TextConfig(width=16, depth=2, heads=2, projection=8, vocabulary=len(walkers_words().clip_ids))
+IMAGE = ViTConfig(width=16, depth=2, heads=4, patch=8, image_size=(24, 24), projection=8)
+TEXT = TextConfig(width=16, depth=1, heads=2, projection=8, vocabulary=len(walkers_words().clip_ids))
 CAMERAS, CLIPS, FRAMES, PEOPLE = 3, 8, 3, 4
 
 # XLA compiles twice as fast when it optimises less.

@@ -1,7 +1,6 @@
 """Whole runs of the CLIP-ReID family and of LSMRL on `walkers/tiny`: stages, resume, weights, banks."""
 
 import importlib
-import json
 
 import jax
 import numpy as np
@@ -63,8 +62,6 @@ def test_two_stages_and_a_resume_inside_the_first(tmp_path, data_dir, tiny, weig
     assert not again.compiled["prompts/extract_step"].count  # what stage 1 learns from was kept
 
     # Stage 1 moved the words only, and the bank is theirs; CLIP's weights are those of the file to the end.
-    losses = [row["loss"] for row in read_metrics(run.workdir) if row["stage"] == "prompts" and row["kind"] == "train"]
-    assert np.mean(losses[len(losses) // 2 :]) < np.mean(losses[: len(losses) // 2])
     variables = jax.device_get(train.variables_of(state, frozen))
     jax.tree.map(np.testing.assert_array_equal, variables["params"]["text"]["tower"], words)
     tower = variables["params"]["image_tower"]
@@ -74,7 +71,9 @@ def test_two_stages_and_a_resume_inside_the_first(tmp_path, data_dir, tiny, weig
         for key in name:
             found = found[key.key]
         np.testing.assert_array_equal(found, leaf)
-    bank = run.method.network.apply(variables, 1, method="text_bank")
+    start = train.init_variables(run)["params"]
+    assert (np.abs(variables["params"]["text"]["own"] - start["text"]["own"]).max((1, 2)) > 1e-3).all()
+    bank = jax.jit(lambda v: run.method.network.apply(v, 1, method="text_bank"))(variables)
     np.testing.assert_allclose(state.memory.bank, bank, atol=1e-5)
     assert np.std(state.memory.features, axis=0).max() > 0
 
@@ -101,7 +100,5 @@ def test_lsmrl_keeps_the_bank_of_its_last_parameters(tmp_path, data_dir, tiny):
     config = make_config("lsmrl", epochs=2, stfl_split=(0, 1, 1), heads=2, **{"batch.steps": 2})
     run, state, frozen = run_training(config, tmp_path, data_dir)
     assert {step.count for step in run.compiled.values() if step.count} == {1}
-    bank = run.method.network.apply(train.variables_of(state, frozen), 1, method="bank")
+    bank = jax.jit(lambda v: run.method.network.apply(v, 1, method="bank"))(train.variables_of(state, frozen))
     np.testing.assert_allclose(state.memory.text_bank, bank, atol=1e-5)
-    config = json.loads((tmp_path / "config.json").read_text())
-    assert config["method"] == "lsmrl"

@@ -21,7 +21,7 @@ from jaxreid.methods import lsmrl
 from jaxreid.methods.method import Progress, Schedule
 from jaxreid.optimisers import descend, find_group, merge, schedule_factor, split_trained, transformation
 
-SPLIT = {"stfl_split": (1, 1, 1), "heads": 2}
+SPLIT = {"stfl_split": (0, 1, 1), "heads": 2}
 
 
 @pytest.fixture(autouse=True)
@@ -87,7 +87,7 @@ def test_grouped_heads_by_hand():
 
 
 def test_static_clips_are_plain_clip_and_order_matters_only_with_stfl():
-    plain, mixed, tube = method_with(stfl_split=(3, 0, 0)), method_with(), method_with(grouped_mode="tube")
+    plain, mixed, tube = method_with(stfl_split=(2, 0, 0)), method_with(), method_with(grouped_mode="tube")
     variables, batch = random_variables(plain), make_batch()
     still = batch.replace(frames=jnp.repeat(batch.frames[:, :1], FRAMES, axis=1))
     names = ("penultimate", "last", "projected")
@@ -318,7 +318,7 @@ def test_what_depends_on_the_modality_labels():
 
 
 SWITCHES = {
-    "stfl_split": ((3, 0, 0), set()),
+    "stfl_split": ((2, 0, 0), set()),
     "use_text": (False, {"loss_text"}),
     "use_sd": (False, set()),
     "use_cmi": (False, {"loss_pair", "loss_cons"}),
@@ -460,7 +460,7 @@ def test_a_few_people_are_learnt():
 
 
 def test_what_cannot_be_is_named():
-    with pytest.raises(ValueError, match=r"stfl_split=\(1, 1, 2\) for a tower of 3 blocks"):
+    with pytest.raises(ValueError, match=r"stfl_split=\(1, 1, 2\) for a tower of 2 blocks"):
         jax.eval_shape(method_with(stfl_split=(1, 1, 2)).init, jax.random.key(0), make_batch())
     with pytest.raises(ValueError, match="'packed' leaves clips unfilled"):
         method_with(**{"evaluation.rule": "packed"})
