@@ -72,7 +72,8 @@ TABLE: dict[str, Any] = {
     "weights.image_to_text": 0.0,
     "weights.text_to_image": 0.0,
     "weights.frame_identity": 0.0,
-    "triplet.metric": ["cosine", "euclidean", "euclidean", "euclidean"],  # a small tower's features shrink under the other
+    # On raw features of a small tower, shrinking them to nothing satisfies the other one.
+    "triplet.metric": ["cosine", "euclidean", "euclidean", "euclidean"],
     "triplet.margin": 0.3,  # 0 = soft
     "label_smoothing": 0.1,
     "batch.sampler": ["balanced", "groups", "balanced", "balanced"],
@@ -88,11 +89,11 @@ TABLE: dict[str, Any] = {
     "optimiser.train": ".*",
     # (pattern, factor on the rate), first match counts. A small tower's heads start from nothing in a short run.
     "optimiser.multipliers": [(("^(necks_|frame_norm|temporal|sequence)", 30.0),), (), (), ()],
-    "schedule.kind": "steps",
-    "schedule.warmup_epochs": [2.0, 10.0, 10.0, 10.0],
+    "schedule.kind": ["cosine", "steps", "steps", "steps"],
+    "schedule.warmup_epochs": [1.0, 10.0, 10.0, 10.0],
     "schedule.warmup_start": 0.1,
-    "schedule.milestones": [(10.0, 14.0), (30.0, 50.0), (30.0, 50.0), (30.0, 50.0)],
-    "schedule.offset": 1.0,
+    "schedule.milestones": [(), (30.0, 50.0), (30.0, 50.0), (30.0, 50.0)],
+    "schedule.offset": [None, 1.0, 1.0, 1.0],
     "augment.crop": [3, 10, 10, 10],
     "augment.flip": 0.5,
     "augment.erase": [0.2, 0.5, 0.5, 0.5],

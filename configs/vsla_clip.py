@@ -28,7 +28,7 @@ TABLE: dict[str, Any] = {
     "optimiser.weight_decay": 2.5e-4,
     "optimiser.train": "(beside_attention|beside_mlp|^platform_prompts|^necks_)",
     "optimiser.multipliers": (),
-    "schedule.milestones": [(10.0, 14.0), (60.0, 90.0), (60.0, 90.0), (60.0, 90.0)],
+    "schedule.milestones": [(), (60.0, 90.0), (60.0, 90.0), (60.0, 90.0)],
     "augment.crop": [3, 0, 0, 0],
     "evaluation.rule": ["packed", "floor_first", "chunk_first", "linspace"],
 }

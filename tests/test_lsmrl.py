@@ -20,6 +20,7 @@ from jaxreid.losses.triplet import weighted_triplet
 from jaxreid.methods import lsmrl
 from jaxreid.methods.method import Progress, Schedule
 from jaxreid.optimisers import descend, find_group, merge, schedule_factor, split_trained, transformation
+from jaxreid.retrieval.protocols import resolve
 
 SPLIT = {"stfl_split": (0, 1, 1), "heads": 2}
 
@@ -146,6 +147,12 @@ def test_full_size(preset, people, context, monkeypatch):
     }
     embedded = jax.eval_shape(lambda v: method.embed(v, lsmrl.LSMRLMemory(bank), batch), variables)
     assert embedded["feature"].shape == (4, 1280)
+
+
+def test_both_protocols_of_bupt_campus_are_scored():
+    config = importlib.import_module("configs.lsmrl").get_config("bupt_campus")
+    assert [resolve(key).key for key in config.dataset.protocols] == ["bupt_full", "bupt_reduced64"]
+    assert (config.batch.identities, config.batch.clips, config.evaluation.rule) == (8, 2, "linspace")
 
 
 def test_the_prompt():
