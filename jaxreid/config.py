@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import ml_collections
@@ -60,6 +62,16 @@ def fill(config: Any, table: dict[str, Any], column: int) -> Any:
 
 def unknown_preset(preset: str, known: tuple[str, ...]) -> ValueError:
     return ValueError(f"unknown preset {preset!r}; this config has {', '.join(known)}")
+
+
+def sibling(file: str, name: str) -> ModuleType:
+    """The config `name`.py beside the config `file`: members of a family share one table."""
+    path = Path(file).with_name(f"{name}.py")
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None, path
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def find_config(name: str) -> str:

@@ -61,7 +61,7 @@ def _stage(run: Run, number: int, stage: Stage) -> float:
     if stage.extraction:
         rule, size = stage.extraction, run.config.extraction_batch
         passes = -(-stage.epochs // rule.every) if rule.every else 1
-        count = len(run.dataset.train) * rule.parts
+        count = len(rule.plan(run.dataset.train.table.length))
         print(f"  extraction, {passes} times: {count:,} clips of {rule.frames} frames")
         variables = variables_of(state, frozen)
         batch = abstract_batch(run, size, rule.frames)

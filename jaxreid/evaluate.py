@@ -123,15 +123,17 @@ class Evaluator:
         if not self.scored or path.exists():
             return
         features = self.features(variables, memory)
-        names = {"tower": "untouched tower", "feature": "batch-norm calibrated"}
+        calibrates = self.run.method.stages()[0].calibrate_batches > 0
+        names = {"tower": "untouched tower", "feature": "batch-norm calibrated" if calibrates else "untrained feature"}
         controls = {}
         known = next(iter(features.values()))
         for name in (*(name for name in names if name in known), *(name for name in known if name not in names)):
             controls[names.get(name, name)] = {split: arrays[name] for split, arrays in features.items()}
         if self.cases[0].protocol.other_modality:
-            calibrated = {split: arrays["feature"] for split, arrays in features.items()}
-            controls["calibrated, centred per modality"] = self._centred(calibrated, "modality")
-            controls["calibrated, centred per camera"] = self._centred(calibrated, "camera")
+            plain = {split: arrays["feature"] for split, arrays in features.items()}
+            word = "calibrated" if calibrates else "untrained"
+            controls[f"{word}, centred per modality"] = self._centred(plain, "modality")
+            controls[f"{word}, centred per camera"] = self._centred(plain, "camera")
         found = []
         for label, arrays in controls.items():
             records = [

@@ -57,11 +57,13 @@ def schedule_factor(schedule: Schedule, epochs: int, progress: Progress) -> jax.
     Raises:
       ValueError: an unknown kind of schedule.
     """
-    epoch, warmup = progress.epoch, schedule.warmup_epochs
+    warmup = schedule.warmup_epochs
+    epoch = progress.epoch if schedule.offset is None else jnp.floor(progress.epoch) + schedule.offset
     if schedule.kind == "steps":
         factor = jnp.prod(jnp.where(epoch >= jnp.array(schedule.milestones), 0.1, 1.0))
     elif schedule.kind == "cosine":
-        done = jnp.clip((epoch - warmup) / max(epochs - warmup, 1e-6), 0.0, 1.0)
+        start = 0.0 if schedule.whole_period else warmup
+        done = jnp.clip((epoch - start) / max(epochs - start, 1e-6), 0.0, 1.0)
         factor = schedule.floor + (1 - schedule.floor) * 0.5 * (1 + jnp.cos(jnp.pi * done))
     elif schedule.kind == "constant":
         factor = jnp.float32(1.0)
@@ -93,10 +95,10 @@ def transformation(optimiser: Optimiser) -> optax.GradientTransformation:
     raise ValueError(f"optimiser {optimiser.kind!r} is not one of adam, adamw")
 
 
-def descend(params: Any, directions: Any, optimiser: Optimiser, factor: jax.Array) -> Any:
-    """params − learning rate of the group × schedule factor × direction."""
-    rates = _by_path(params, lambda group: group.learning_rate, optimiser.groups)
-    return jax.tree.map(lambda p, d, rate: p - rate * factor * d, params, directions, rates)
+def descend(params: Any, directions: Any, optimiser: Optimiser, factor: jax.Array, least_rate: float = 0.0) -> Any:
+    """params − rate × direction, where rate = least_rate + (learning rate of the group − least_rate) × factor."""
+    rates = _by_path(params, lambda group: group.learning_rate - least_rate, optimiser.groups)
+    return jax.tree.map(lambda p, d, rate: p - (least_rate + rate * factor) * d, params, directions, rates)
 
 
 def _by_path(params: Any, value: Any, groups: tuple[Group, ...]) -> Any:

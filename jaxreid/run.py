@@ -138,7 +138,7 @@ def start_run(config: Any, workdir: Path, data_dir: Path | None, *, dry: bool = 
 def example_batch(run: Run) -> Batch:
     """Zeros of the shape that the network sees (two clips are enough to make parameters)."""
     height, width = run.config.frames.height, run.config.frames.width
-    clips, frames = 2, run.method.stages()[0].frames
+    clips, frames = 2, max(stage.frames for stage in run.method.stages())
     number = jnp.zeros(clips, jnp.int32)
     return Batch(
         frames=jnp.zeros((clips, frames, height, width, 3), run.pixels.dtype),

@@ -21,7 +21,7 @@ from jaxreid.backbones import pretrained
 from jaxreid.checkpoints import Checkpoints
 from jaxreid.compiled import Compiled, compile_together
 from jaxreid.data.batch import Batch
-from jaxreid.data.clips import plan_all_parts, plan_parts
+from jaxreid.data.clips import plan_parts
 from jaxreid.data.loader import batches
 from jaxreid.evaluate import Evaluator
 from jaxreid.extract import without_identity
@@ -51,26 +51,48 @@ class TrainState(flax.struct.PyTreeNode):
 def init_variables(run: Run) -> Variables:
     """Parameters and batch statistics at the start: random, then pretrained weights where the method names some."""
     rng, batch = jax.random.PRNGKey(run.config.seed), example_batch(run)
-    sources = [backbone for backbone in run.method.backbones() if backbone.name]
+    sources = [
+        (backbone.path, pretrained.load_variables(backbone.name, backbone.config))
+        for backbone in run.method.backbones()
+        if backbone.name
+    ]
 
     def random_part(rng: jax.Array, batch: Batch) -> Variables:
         variables = run.method.init(rng, batch)
-        for source in sources:  # what weights replace is neither drawn nor compiled
-            for collection in variables.values():
-                tree, name = _at(collection, source.path)
-                tree.pop(name, None)
+        for path, weights in sources:  # what weights replace is neither drawn nor compiled
+            for collection, loaded in weights.items():
+                tree, name = _at(variables[collection], path)
+                tree[name] = _without(tree[name], loaded)
         return variables
 
     shapes = jax.eval_shape(run.method.init, rng, batch)
     shardings = parallel.state_sharding(shapes, run.mesh)
     placed = parallel.state_sharding(jax.eval_shape(random_part, rng, batch), run.mesh)
     variables = jax.jit(random_part, out_shardings=placed)(rng, batch)
-    for source in sources:
-        for collection, loaded in pretrained.load_variables(source.name, source.config).items():
-            tree, name = _at(variables[collection], source.path)
-            place, _ = _at(shardings[collection], source.path)
-            tree[name] = parallel.place(loaded, place[name])
+    for path, weights in sources:
+        for collection, loaded in weights.items():
+            tree, name = _at(variables[collection], path)
+            place, _ = _at(shardings[collection], path)
+            tree[name] = optimisers.merge(tree[name], _placed(loaded, place[name]))
     return variables
+
+
+def _without(tree: Any, other: Any) -> Any:
+    """The leaves of a nested dict that another has not: a backbone's adapters, say, that no weights replace."""
+    left = {}
+    for key, value in tree.items():
+        if key not in other:
+            left[key] = value
+        elif isinstance(value, dict) and (inside := _without(value, other[key])):
+            left[key] = inside
+    return left
+
+
+def _placed(tree: Any, shardings: Any) -> Any:
+    """The leaves of a nested dict where shardings of a tree with more leaves say."""
+    if isinstance(tree, dict):
+        return {key: _placed(value, shardings[key]) for key, value in tree.items()}
+    return parallel.place(tree, shardings)
 
 
 def _at(tree: Any, path: tuple[str, ...]) -> tuple[Any, str]:
@@ -137,7 +159,8 @@ def make_steps(run: Run, stage: Stage, state_sharding: Any) -> tuple[Compiled, C
             transformation = optimisers.transformation(update.optimiser)
             directions, opt_state[update.name] = transformation.update(gradients, opt_state[update.name], own)
             factor = optimisers.schedule_factor(update.schedule, stage.epochs, progress)
-            params = optimisers.merge(optimisers.descend(own, directions, update.optimiser, factor), others)
+            own = optimisers.descend(own, directions, update.optimiser, factor, update.schedule.least_rate)
+            params = optimisers.merge(own, others)
             metrics |= {**found, "loss" if len(stage.updates) == 1 else f"loss_{update.name}": value}
         state = state.replace(
             step=state.step + 1, params=params, batch_stats=batch_stats, opt_state=opt_state, memory=memory
@@ -201,7 +224,7 @@ def train(run: Run, evaluator: Evaluator) -> tuple[TrainState, Any]:
             steps = EpochLoop(run, stage, number, state)
             scored_first = number == 0 and first == 0 and run.config.evaluate_start
             with run.compiling():
-                jobs = steps.jobs(state, frozen, calibrates=first == 0)
+                jobs = steps.jobs(state, frozen, begins=first == 0)
                 compile_together(
                     jobs + (evaluator.jobs(variables_of(state, frozen), state.memory) if scored_first else [])
                 )
@@ -278,8 +301,8 @@ class EpochLoop:
         self.split, self.columns = run.dataset.train, run.method.info.columns
         self.sharding = parallel.state_sharding(state, run.mesh)
         self.train_step, self.calibrate_step = make_steps(run, stage, self.sharding)
+        method = run.method
         if stage.extraction:
-            method = run.method
             self.extractor = run.extractor(
                 f"{stage.name}/extract_step",
                 lambda variables, memory, batch: method.extract(variables, memory, batch, stage),
@@ -290,16 +313,23 @@ class EpochLoop:
 
             self.refresh = Compiled(refresh, out_shardings=self.sharding.memory)
             run.compiled[f"{stage.name}/refresh"] = self.refresh
+        if stage.refresh_after:
 
-    def jobs(self, state: TrainState, frozen: Any, calibrates: bool) -> list[tuple[Compiled, tuple[Any, ...]]]:
+            def refresh_after(variables: Any, memory: Any, rng: jax.Array, progress: Progress) -> Any:
+                return method.refresh(variables, memory, None, rng, progress, stage)
+
+            self.refresh_after = Compiled(refresh_after, out_shardings=self.sharding.memory)
+            run.compiled[f"{stage.name}/refresh_after"] = self.refresh_after
+
+    def jobs(self, state: TrainState, frozen: Any, begins: bool) -> list[tuple[Compiled, tuple[Any, ...]]]:
         """The steps whose arguments are known before anything is read, for `compile_together`."""
         run, stage = self.run, self.stage
         batch = abstract_batch(run, stage.sampler.batch_size(self.columns), stage.frames)
         arguments = (state, frozen, batch, progress_at(stage, 0, 0, 1))
         jobs: list[tuple[Compiled, tuple[Any, ...]]] = [(self.train_step, arguments)]
-        if calibrates and stage.calibrate_batches:
+        if begins and stage.calibrate_batches:
             jobs.append((self.calibrate_step, arguments))
-        if stage.extraction:
+        if stage.extraction and (begins or stage.extraction.every):
             batch = abstract_batch(run, run.config.extraction_batch, stage.extraction.frames)
             jobs.append((self.extractor.step, (variables_of(state, frozen), state.memory, batch)))
         return jobs
@@ -355,7 +385,7 @@ class EpochLoop:
         if extraction and epoch % (extraction.every or stage.epochs) == 0:
             with run.phase("extraction"):
                 variables = variables_of(state, frozen)
-                plan = plan_all_parts(self.split.table.length, parts=extraction.parts, frames=extraction.frames)
+                plan = extraction.plan(self.split.table.length)
                 bar.set_description(f"epoch {epoch + 1}/{stage.epochs} reading the split")
                 features = self.extractor(
                     variables, state.memory, self.split, plan, run.loading, run.reader(self.split)
@@ -369,6 +399,12 @@ class EpochLoop:
                 writer.write("association", diagnosis, **where, step=int(state.step))
         with run.phase("steps"):
             state, metrics, frames = self._steps(state, frozen, epoch, bar)
+        if stage.refresh_after:
+            with run.phase("refresh"):
+                rng = jax.random.fold_in(jax.random.fold_in(state.rng, 2), state.step)
+                progress = progress_at(stage, epoch + 1, 0, 1)
+                memory = self.refresh_after(variables_of(state, frozen), state.memory, rng, progress)
+                state = state.replace(memory=memory)
         seconds = time.perf_counter() - start
         first = int(state.step) - len(metrics)
         for begin in range(0, len(metrics), run.config.log_every):

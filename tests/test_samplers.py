@@ -11,6 +11,7 @@ from jaxreid.data.samplers import (
     Columns,
     IdentitySampler,
     PairSampler,
+    PassSampler,
     RandomIdentitySampler,
     ShuffleSampler,
     SlotSampler,
@@ -96,7 +97,7 @@ def test_clips_of_a_slot_come_from_its_tracklets():
     tracklet, _ = draw(SlotSampler(slots=2, clips=2, parts=1), [0, 0, 1, 1, -1], columns(5))
     assert tracklet.shape == (1, 4)
     assert sorted(tracklet[0].tolist()) == [0, 1, 2, 3]
-    with pytest.raises(ValueError, match="a modality of the training split has no slot"):
+    with pytest.raises(ValueError, match="modality 1 of the training split has no slot"):
         draw(SlotSampler(slots=2, clips=2, parts=1), [0, 0, 1, 1, -1], columns(5, modality=[0, 0, 0, 0, 1]))
 
 
@@ -229,3 +230,13 @@ def test_columns_of_a_split_hide_pairs_with_identity(tiny):
     assert np.array_equal(seen.pair, split.labels.pair) and (hidden.pair == -1).all()
     tracklet, _ = draw(PairSampler(3, 2, steps=4), split.labels.identity, hidden)
     assert (split.table.modality[tracklet] == np.tile([VISIBLE, INFRARED], 6)).all()
+
+
+def test_a_pass_shows_everything_once():
+    labels = np.array([0, 1, -1, 2, 2], np.int32)
+    sampler = PassSampler(size=3, parts=2)
+    tracklet, part = sampler.draw(labels, columns(5), np.random.default_rng(0))
+    assert tracklet.shape == part.shape == (3, 3)
+    shown = list(zip(tracklet[tracklet >= 0].tolist(), part[tracklet >= 0].tolist(), strict=True))
+    assert sorted(shown) == [(t, p) for t in (0, 1, 3, 4) for p in (0, 1)]
+    assert (tracklet[:-1] >= 0).all() and (tracklet[-1] == -1).sum() == 1

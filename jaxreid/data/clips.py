@@ -10,7 +10,7 @@ import dataclasses
 
 import numpy as np
 
-RULES = ("chunk_first", "floor_first", "linspace", "dense", "packed", "recombine")
+RULES = ("chunk_first", "floor_first", "linspace", "dense", "packed", "recombine", "windows")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +49,7 @@ def chunk(count: np.ndarray, frames: int, rng: np.random.Generator | None = None
 
     The first frame of each chunk (`chunk_first`), or a random one where a generator is given.
     """
-    size = -(-count // frames)[:, None]
+    size = -(-count // max(frames, 1))[:, None]
     offset = 0 if rng is None else rng.integers(0, np.broadcast_to(size, (len(count), frames)))
     return np.minimum(np.arange(frames) * size + offset, count[:, None] - 1)
 
@@ -151,7 +151,8 @@ def plan_tracklets(length: np.ndarray, *, rule: str, frames: int, stride: int = 
     `chunk_first`, `floor_first` and `linspace` give one clip per tracklet. The others give ⌈n/T⌉: `dense`
     consecutive clips whose last one is filled by repeating its frames from the start; `packed` fills it with masked
     frames instead, so that every frame counts exactly once; `recombine` interleaves the clips, T·`stride` frames
-    giving `stride` clips, and what is left at the end as many as it fills, with a smaller stride.
+    giving `stride` clips, and what is left at the end as many as it fills, with a smaller stride. `windows` gives clips
+    that start every T / 2 frames as long as frames follow after them, at least one (TF-CLIP's iLIDS-VID).
 
     Raises:
       ValueError: an unknown rule.
@@ -175,6 +176,13 @@ def plan_tracklets(length: np.ndarray, *, rule: str, frames: int, stride: int = 
             apart = np.where(part < whole, np.minimum(stride, whole - block), 1)
             start = np.where(part < whole, block * frames + part - block, start)
         index = start[:, None] + apart[:, None] * (step % count)
+    elif rule == "windows":
+        stride = max(frames // 2, 1)
+        clips = np.maximum(-(-(length - frames) // stride), 1)
+        tracklet = np.repeat(rows, clips)
+        part = np.arange(len(tracklet)) - np.repeat(np.cumsum(clips) - clips, clips)
+        index = np.minimum((part * stride)[:, None] + np.arange(frames), length[tracklet][:, None] - 1)
+        mask = np.ones(index.shape, bool)
     else:
         raise ValueError(f"clip rule {rule!r} is not one of {', '.join(RULES)}")
     return ClipPlan(tracklet.astype(np.int32), part.astype(np.int32), index.astype(np.int32), mask)

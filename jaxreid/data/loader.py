@@ -138,6 +138,12 @@ def batches(
         raise ValueError(f"a batch of {batch_size} clips does not divide over {process_count} processes")
     plan = plan.padded(batch_size)
     share = batch_size // process_count
+    assemble = _Assemble(split, plan, uses_identity)
+    if not plan.frames.shape[1]:  # clips of no frames: there is nothing to read
+        frames = np.zeros((share, 0, options.height, options.width, 3), np.uint8)
+        for row in np.arange(len(plan)).reshape(-1, process_count, share)[:, process_index]:
+            yield assemble([{"row": row, "frames": frames}])
+        return
     elements = math.gcd(share, ELEMENTS_PER_BATCH)
     rows = np.arange(len(plan)).reshape(-1, process_count, share)[:, process_index].reshape(-1, share // elements)
     clips = _Clips(reader or split.reader(cache=options.cache), plan, rows, options)
@@ -147,7 +153,7 @@ def batches(
     dataset = (
         grain.MapDataset.source(clips)  # pyright: ignore[reportArgumentType]
         .to_iter_dataset(read)
-        .batch(elements, batch_fn=_Assemble(split, plan, uses_identity))
+        .batch(elements, batch_fn=assemble)
     )
     if options.workers:
         dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=options.workers))

@@ -226,15 +226,15 @@ class RandomIdentitySampler:
 class PairSampler:
     """Row-aligned cross-modality pairs: rows 2k and 2k + 1 show one person, first as `sides[0]`, then as `sides[1]`.
 
-    P identities that have both, `pairs` pairs of each, `steps` batches an epoch. The rows of a pair follow each
-    other, so that hosts and devices with even shares hold whole pairs. With `aligned`, both show the same moment
-    (equal `Columns.pair`, BUPTCampus), from different cameras as far as there are any; otherwise they are drawn
-    independently. `sides` are two codes of the column `balance`.
+    P identities that have both, `pairs` pairs of each, `steps` batches an epoch; 0 = as many as it takes to draw each
+    labelled tracklet once on average. The rows of a pair follow each other, so that hosts and devices with even shares
+    hold whole pairs. With `aligned`, both show the same moment (equal `Columns.pair`, BUPTCampus), from different
+    cameras as far as there are any; otherwise they are drawn independently. `sides` are two codes of the column `balance`.
     """
 
     identities: int
     pairs: int
-    steps: int
+    steps: int = 0
     parts: int = 1
     aligned: bool = False
     balance: str = "modality"
@@ -253,8 +253,9 @@ class PairSampler:
             first, second = _same_moment(first, second, columns.pair)
         groups = {identity: first[identity] for identity in first.keys() & second.keys()}
         _enough(groups, self.identities, f"identities with both sides of {self.balance}", "batch.identities")
+        steps = self.steps or max(1, round(int(np.sum(labels >= 0)) / self.batch_size(columns)))
         rows, parts = [], []
-        for identity in _distinct(np.array(sorted(groups)), self.identities, self.steps, rng).reshape(-1):
+        for identity in _distinct(np.array(sorted(groups)), self.identities, steps, rng).reshape(-1):
             one, two = first[int(identity)], second[int(identity)]
             if self.aligned:
                 order = _spread(columns.camera_index[one], self.pairs, rng)
@@ -265,7 +266,7 @@ class PairSampler:
                 part = rng.integers(0, self.parts, pair.shape)
             rows.append(pair)
             parts.append(part)
-        shape = (self.steps, self.batch_size(columns))
+        shape = (steps, self.batch_size(columns))
         return np.stack(rows).reshape(shape), np.stack(parts).reshape(shape)
 
 
@@ -354,3 +355,22 @@ class ClusterSampler:
         rows = [mine[_spread(columns.camera_index[mine], self.clips, rng)] for mine in members]
         tracklet = np.stack(rows).reshape(self.steps, self.clusters * self.clips)
         return tracklet, rng.integers(0, self.parts, tracklet.shape)
+
+
+@dataclasses.dataclass(frozen=True)
+class PassSampler:
+    """Every (tracklet, part) once an epoch, in random order; the last batch is filled with rows of tracklet −1."""
+
+    size: int
+    parts: int
+
+    def batch_size(self, columns: Columns) -> int:
+        del columns
+        return self.size
+
+    def draw(self, labels: np.ndarray, columns: Columns, rng: np.random.Generator) -> Draw:
+        del columns
+        rows = np.flatnonzero(labels >= 0)
+        piece = rng.permutation(len(rows) * self.parts)
+        piece = np.pad(piece, (0, -len(piece) % self.size), constant_values=-1).reshape(-1, self.size)
+        return np.where(piece >= 0, rows[piece // self.parts], -1), piece % self.parts

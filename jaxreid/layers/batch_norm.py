@@ -1,4 +1,5 @@
-"""Batch normalisation that does not see the rows that only fill a batch: of feature vectors and of feature maps."""
+"""Batch normalisation that does not see the rows that only fill a batch: of feature vectors and of feature maps; and
+the neck made of it."""
 
 from __future__ import annotations
 
@@ -68,3 +69,24 @@ class MaskedBatchNorm(nn.Module):
         if self.use_bias:
             normalised = normalised + self.param("bias", nn.initializers.zeros, (dim,))
         return jnp.where(valid, normalised, 0.0)
+
+
+class Neck(nn.Module):
+    """Batch norm and a classifier without bias, drawn from N(0, 0.001²): the head that identity losses go through.
+
+    Attributes:
+      classes: C.
+      use_bias: whether the batch norm has a trained shift; without, it is 0.
+    """
+
+    classes: int
+    use_bias: bool = False
+
+    def setup(self):
+        self.norm = MaskedBatchNorm(use_bias=self.use_bias)
+        init = nn.initializers.normal(0.001)
+        self.classifier = nn.Dense(self.classes, use_bias=False, kernel_init=init)
+
+    def __call__(self, features: Array, mask: Array, train: bool) -> Array:
+        """features [N, D], mask bool[N] → logits f32[N, C]."""
+        return self.classifier(self.norm(features, mask, use_running_average=not train))

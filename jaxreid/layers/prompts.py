@@ -1,10 +1,18 @@
-"""Prompts of the image tower: learned tokens that its first blocks attend to, one set per camera or platform."""
+"""Prompts: learned tokens that the image tower's first blocks attend to, one set per camera or platform; and learned
+words of the text tower, one set per identity."""
 
 from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+from jaxreid.backbones.text import TextConfig, TextTower
+from jaxreid.parallel import constrain
 
 Array = jax.Array
 
@@ -27,3 +35,94 @@ class DeepPrompts(nn.Module):
         table = self.param("table", nn.initializers.truncated_normal(0.02), shape)
         known = (condition >= 0)[None, :, None, None]
         return jnp.where(known, table[:, condition], table.mean(axis=1, keepdims=True))
+
+
+@dataclasses.dataclass(frozen=True)
+class PromptTemplate:
+    """A sentence with places for learned words: `before` + `own` + `after` of them, from position `start` on.
+
+    Those of `own` are learned for each identity, the others once for all. `ids` end with the end token, at which the
+    text tower's feature is read: with its causal mask, nothing after it changes anything.
+    """
+
+    ids: tuple[int, ...]
+    start: int
+    own: int
+    before: int = 0
+    after: int = 0
+
+    @classmethod
+    def of_text(
+        cls,
+        text: str,
+        tokenizer: Callable[..., np.ndarray],
+        own: int,
+        shared: Sequence[int] = (0, 0),
+        context: int | None = None,
+    ) -> PromptTemplate:
+        """The template of a text whose learned words are written X.
+
+        Args:
+          tokenizer: text → i32[1, L], the start token, the text, the end token, zeros.
+          own: words learned for each identity.
+          shared: words before and after them that all identities share.
+          context: length to fill up to with zeros; None cuts after the end token.
+
+        Raises:
+          ValueError: the text has not that many X in a row.
+        """
+        ids = tokenizer(text)[0].tolist()
+        end = ids.index(max(ids))
+        places = [place for place, token in enumerate(ids) if token == tokenizer("X")[0][1]]
+        count = own + sum(shared)
+        if not places or places != list(range(places[0], places[0] + count)):
+            raise ValueError(f"prompt.template={text!r} needs {count} X in a row: n_ctx and shared_ctx say so")
+        ids = ids[: end + 1] + [0] * ((context or 0) - end - 1)
+        return cls(tuple(ids), places[0], own, *shared)
+
+    @property
+    def end(self) -> int:
+        """Position of the end token."""
+        return int(np.argmax(self.ids))
+
+
+class PromptedText(nn.Module):
+    """The text tower on sentences with learned words (CLIP-ReID's prompt learner); a class bank is its output.
+
+    Attributes:
+      tower: configuration of the text tower.
+      template: the sentence.
+      identities: C.
+    """
+
+    tower: TextConfig
+    template: PromptTemplate
+    identities: int
+
+    def setup(self):
+        width, template, init = self.tower.width, self.template, nn.initializers.normal(0.02)
+        self.text_tower = TextTower(self.tower, name="tower")
+        self.own = self.param("own", init, (self.identities, template.own, width))
+        self.shared_before = self.param("before", init, (template.before, width)) if template.before else None
+        self.shared_after = self.param("after", init, (template.after, width)) if template.after else None
+
+    def __call__(self, identity: Array) -> Array:
+        """Identities i32[N] → their sentences in the joint space, f32[N, E], not normalised."""
+        template, rows = self.template, identity.shape[0]
+        words = self.text_tower.embed_ids(jnp.asarray([template.ids]))[0]
+        stop = template.start + template.before + template.own + template.after
+        parts = [words[: template.start], self.shared_before, self.own[identity], self.shared_after, words[stop:]]
+        parts = [jnp.broadcast_to(x, (rows, *x.shape[-2:])) for x in parts if x is not None]
+        sentence = jnp.concatenate(parts, axis=1)
+        end = jnp.full(rows, template.end, jnp.int32)
+        return self.text_tower.encode_embeddings(sentence, end)["projected"]
+
+    def bank(self, multiple: int = 1) -> Array:
+        """The sentences of all identities, f32[C, E]; the work is split over devices by identity.
+
+        Args:
+          multiple: the tower sees C rounded up to a multiple of it, which the number of devices must divide.
+        """
+        count = -(-self.identities // multiple) * multiple
+        identity = constrain(jnp.minimum(jnp.arange(count), self.identities - 1), "rows")
+        return constrain(self(identity), "replicated")[: self.identities]

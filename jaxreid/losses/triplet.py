@@ -1,4 +1,5 @@
-"""Batch-hard triplet loss (Hermans et al. 2017), driven by the label array, whatever the order of the rows."""
+"""Triplet losses, driven by the label array, whatever the order of the rows: batch-hard (Hermans et al. 2017), and
+weighted over all pairs (the regularised form of AGW, Ye et al. 2021)."""
 
 from __future__ import annotations
 
@@ -74,3 +75,32 @@ def batch_hard_triplet(
     gap = positive - negative
     loss = jax.nn.softplus(gap) if margin is None else jax.nn.relu(gap + margin)
     return jnp.where(counted, loss, 0.0).sum() / jnp.maximum(counted.sum(), 1)
+
+
+def weighted_triplet(features: Array, label: Array, valid: Array, stable: bool = True) -> Array:
+    """Mean over anchors of softplus(Σ w⁺d − Σ w⁻d): Euclidean distances weighted by a softmax of d over positives, the
+    anchor among them, and of −d over negatives.
+
+    With `stable=False` as released: sums of weights have 1e-6 added, and the exponents of negatives are not shifted by
+    their own largest, so that beyond d ≈ 14 all weights vanish and the loss pulls negatives closer.
+
+    Args:
+      features: [B, D], not normalised here; label: i32[B]; valid: bool[B].
+
+    Returns:
+      f32[], 0 when no row is valid.
+    """
+    distance = pairwise_distance(jnp.where(valid[:, None], features, 0.0))
+    pair = valid[:, None] & valid
+    same = label[:, None] == label
+
+    def weighted(sign: float, mask: Array) -> Array:
+        exponent = sign * distance
+        shift = jnp.where(mask, exponent, -1e9).max(1) if stable else jnp.where(mask, exponent, 0.0).max(1)
+        raised = jnp.where(mask, jnp.exp(jnp.where(mask, exponent - shift[:, None], 0.0)), 0.0)
+        total = raised.sum(1)
+        total = jnp.where(total > 0, total, 1.0) if stable else total + 1e-6
+        return (raised * distance).sum(1) / total
+
+    loss = jax.nn.softplus(weighted(1.0, pair & same) - weighted(-1.0, pair & ~same))
+    return jnp.where(valid, loss, 0.0).sum() / jnp.maximum(valid.sum(), 1)

@@ -194,12 +194,13 @@ class HiTPro(Method):
         self,
         variables: Variables,
         memory: HiTProMemory,
-        features: Features,
+        features: Features | None,
         rng: jax.Array,
         progress: Progress,
         stage: Stage,
     ) -> HiTProMemory:
         """Prototypes of all sub-tracklets (section 3.3), then two-stage positive mining at κ(e) (section 3.4)."""
+        assert features is not None
         z = unit_rows(features.arrays["feature"])
         slot = jnp.where(features.valid, memory.slot[jnp.maximum(features.tracklet, 0)], -1)
         prototypes = rebuild(memory.prototypes, z, slot, features.valid)

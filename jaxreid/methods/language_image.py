@@ -27,6 +27,7 @@ from jaxreid.backbones.vit import ViT, ViTConfig
 from jaxreid.data.batch import Batch
 from jaxreid.data.samplers import SlotSampler
 from jaxreid.layers.temporal import masked_mean
+from jaxreid.losses.image_text import matching_loss
 from jaxreid.methods.method import (
     Backbone,
     DatasetInfo,
@@ -164,19 +165,6 @@ class LanguageImage(Method):
 
 def _unit(x: jax.Array) -> jax.Array:
     return x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-6)
-
-
-def matching_loss(logits: jax.Array, match: jax.Array, valid: jax.Array) -> jax.Array:
-    """Cross entropy of every row's distribution over columns against an even one over its matches; f32[].
-
-    Args:
-      logits: f32[B, B]; match: bool[B, B], with the diagonal; valid: bool[B], rows and columns that count.
-    """
-    logits = jnp.where(valid[None, :], logits, -1e9)
-    match = match & valid[None, :]
-    found = jax.nn.log_softmax(logits, axis=-1)
-    per_row = -jnp.sum(jnp.where(match, found, 0.0), axis=-1) / jnp.maximum(match.sum(-1), 1)
-    return jnp.sum(jnp.where(valid, per_row, 0.0)) / jnp.maximum(valid.sum(), 1)
 
 
 def shortened(text: str, count: int, keep: float, rng: np.random.Generator) -> list[str]:

@@ -20,7 +20,7 @@ import numpy as np
 
 from jaxreid.augment import Augmentation
 from jaxreid.data.batch import Batch
-from jaxreid.data.clips import ClipPlan, plan_tracklets
+from jaxreid.data.clips import ClipPlan, plan_all_parts, plan_tracklets
 from jaxreid.data.samplers import Columns, Sampler
 from jaxreid.data.split import Labels, TrackletTable
 
@@ -73,10 +73,13 @@ class Optimiser:
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-    """Factor on the learning rate as a function of the epoch (fractional) and the stage's length.
+    """Factor on the learning rate as a function of the epoch and the stage's length.
 
     Linear warm-up from `warmup_start` over `warmup_epochs`, then `steps` (×0.1 at each of `milestones`) or `cosine`
-    down to `floor`.
+    down to `floor`; the cosine's half period is what warm-up leaves of the stage or, with `whole_period`, the stage.
+    The epoch is fractional or, where `offset` is given, the number of whole epochs done plus `offset` (recipes that
+    set the rate once per epoch count epochs from 1, or step after the epoch: 1 or 0). `least_rate` is absolute and the
+    same for all groups: rate = least_rate + (group's rate − least_rate) · factor.
     """
 
     kind: str = "cosine"
@@ -84,6 +87,9 @@ class Schedule:
     warmup_start: float = 0.01
     milestones: tuple[float, ...] = ()
     floor: float = 0.05
+    whole_period: bool = False
+    offset: float | None = None
+    least_rate: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,11 +103,19 @@ class Update:
 
 @dataclasses.dataclass(frozen=True)
 class Extraction:
-    """A pass over the training split in evaluation mode: `parts` clips of `frames` frames per tracklet."""
+    """A pass over the training split in evaluation mode: `parts` clips of `frames` frames per tracklet, or the clips
+    of a rule for test tracklets (jaxreid.data.clips)."""
 
     every: int  # epochs; 0 = once before the stage
     parts: int
     frames: int
+    rule: str = ""
+
+    def plan(self, length: np.ndarray) -> ClipPlan:
+        """The clips, tracklet by tracklet; `length` i32[N], frames of every tracklet."""
+        if self.rule:
+            return plan_tracklets(length, rule=self.rule, frames=self.frames)
+        return plan_all_parts(length, parts=self.parts, frames=self.frames)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,10 +125,11 @@ class Stage:
     name: str
     epochs: int
     sampler: Sampler
-    frames: int  # frames per clip
+    frames: int  # frames per clip; 0 = none is read, the stage learns from what `refresh` put into memory
     augment: Augmentation
     updates: tuple[Update, ...]
     extraction: Extraction | None = None
+    refresh_after: bool = False  # whether `refresh` is also called after every epoch, without features
     calibrate_batches: int = 0  # gradient-free batches that set batch-norm statistics before the first epoch
     clip_rule: str = "chunk"  # which frames make a training clip (jaxreid.data.clips.TRAINING_CLIPS)
     clip_stride: int = 1  # of "strided"
@@ -243,9 +258,16 @@ class Method:
         return self.embed(variables, memory, batch)
 
     def refresh(
-        self, variables: Variables, memory: Any, features: Features, rng: jax.Array, progress: Progress, stage: Stage
+        self,
+        variables: Variables,
+        memory: Any,
+        features: Features | None,
+        rng: jax.Array,
+        progress: Progress,
+        stage: Stage,
     ) -> Any:
-        """Memory for the coming epoch from an extraction pass."""
+        """Memory for the coming epoch from an extraction pass; or, where the stage asks for it after every epoch
+        (features None), what in memory has to follow the parameters."""
         del variables, features, rng, progress, stage
         return memory
 

@@ -1,0 +1,123 @@
+"""CLIP-ReID: class bank from learned prompts, the whole image tower trains. The family's contract, key by key.
+
+Presets: `walkers` (default: the small tower, visible and infrared, minutes on two CPU cores), `mars`, `hitsz_vcm`,
+`bupt_campus` (CLIP ViT-B/16, the published recipe; on the two cross-modality sets with their own clips and sampling).
+`vsla_clip.py` and `tf_clip.py` change what stands in their own tables.
+"""
+
+from typing import Any
+
+import ml_collections
+
+from jaxreid.config import HALF, base_config, fill, unknown_preset
+
+CLIP_B16 = "hf:openai/clip-vit-base-patch16"
+
+# Every hyper-parameter of every preset. A list has one value for each of PRESETS, anything else holds for all.
+PRESETS = ("walkers", "mars", "hitsz_vcm", "bupt_campus")
+TABLE: dict[str, Any] = {
+    "dataset.name": ["walkers", "mars", "hitsz_vcm", "bupt_campus"],
+    "dataset.config": ["vvi", "", "", ""],
+    "precision": ["float32", "bfloat16", "bfloat16", "bfloat16"],
+    "loading.cache": [True, False, False, False],
+    "loading.threads": [2, 16, 16, 16],
+    "loading.interpolation": ["bilinear", "bicubic", "bicubic", "bicubic"],
+    "extraction_batch": [32, 128, 128, 128],
+    "evaluate_every": 0,
+    "backbone.name": ["walkers_vit_tiny", "ViT-B/16", "ViT-B/16", "ViT-B/16"],
+    "backbone.checkpoint": ["walkers_vit_tiny", CLIP_B16, CLIP_B16, CLIP_B16],
+    "backbone.remat": False,  # True: less memory, a third more work
+    "frames.height": [64, 256, 256, 256],
+    "frames.width": [32, 128, 128, 128],
+    "frames.mean": [HALF["mean"]] * 4,
+    "frames.std": [HALF["std"]] * 4,
+    # The class bank: "prompt" or "image_memory".
+    "bank": "prompt",
+    # `multiple`: identities are encoded in a multiple of it, over which the devices share.
+    "prompt.template": "A photo of a X X X X person.",
+    "prompt.n_ctx": 4,
+    "prompt.shared_ctx": (0, 0),
+    "prompt.multiple": [8, 128, 128, 128],
+    "text.checkpoint": ["", CLIP_B16, CLIP_B16, CLIP_B16],
+    "text.tokenizer": ["", CLIP_B16, CLIP_B16, CLIP_B16],
+    "memory.frames": 8,  # of the chunks that an image memory is made of
+    "ssp.depth": 0,  # layers of TF-CLIP's sequence-specific prompt, 0 = off
+    "ssp.self_attention": False,
+    # Stage 1: prompts, on features of the starting tower.
+    "stage1.epochs": [30, 120, 120, 120],
+    "stage1.parts": [2, 4, 2, 4],  # features per tracklet
+    "stage1.frames": 1,  # that each is the mean of
+    "stage1.batch": 64,
+    "stage1.rate": [3.5e-3, 3.5e-4, 3.5e-4, 3.5e-4],
+    "stage1.weight_decay": 1e-4,
+    "stage1.schedule.kind": "cosine",
+    "stage1.schedule.warmup_epochs": [1.0, 5.0, 5.0, 5.0],
+    "stage1.schedule.warmup_start": 1e-5 / 3.5e-4,
+    "stage1.schedule.floor": 1e-6 / 3.5e-4,
+    "stage1.schedule.whole_period": True,
+    "stage1.schedule.offset": 1.0,
+    # Stage 2.
+    "temporal.diffusion": False,  # TF-CLIP's branch
+    "adapters.width": 0,  # VSLA-CLIP's, 0 = none
+    "adapters.temporal": True,
+    "adapters.zero_start": False,
+    "sie.columns": (),  # "camera_index", "platform", "modality"
+    "sie.strength": 1.0,
+    "platform_prompts.blocks": 0,
+    "platform_prompts.columns": ("camera_index",),
+    "taps": ("penultimate", "last", "projected"),  # features with a triplet loss
+    "weights.identity": 0.25,
+    "weights.triplet": 1.0,
+    "weights.bank": 1.0,
+    "weights.image_to_text": 0.0,
+    "weights.text_to_image": 0.0,
+    "weights.frame_identity": 0.0,
+    # On raw features of a small tower, shrinking them to nothing satisfies the other one.
+    "triplet.metric": ["cosine", "euclidean", "euclidean", "euclidean"],
+    "triplet.margin": 0.3,  # 0 = soft
+    "label_smoothing": 0.1,
+    "batch.sampler": ["balanced", "groups", "balanced", "balanced"],
+    "batch.identities": [24, 16, 16, 16],
+    "batch.clips": 4,
+    "batch.frames": 1,
+    "epochs": [16, 60, 60, 60],
+    "optimiser.kind": "adam",
+    "optimiser.rate": [3e-4, 5e-6, 5e-6, 5e-6],
+    "optimiser.weight_decay": 1e-4,
+    "optimiser.bias_factor": 2.0,
+    "optimiser.bias_decay": 1e-4,
+    "optimiser.train": ".*",
+    # (pattern, factor on the rate), first match counts. A small tower's heads start from nothing in a short run.
+    "optimiser.multipliers": [(("^(necks_|frame_norm|temporal|sequence)", 30.0),), (), (), ()],
+    "schedule.kind": ["cosine", "steps", "steps", "steps"],
+    "schedule.warmup_epochs": [1.0, 10.0, 10.0, 10.0],
+    "schedule.warmup_start": 0.1,
+    "schedule.milestones": [(), (30.0, 50.0), (30.0, 50.0), (30.0, 50.0)],
+    "schedule.offset": [None, 1.0, 1.0, 1.0],
+    "augment.crop": [3, 10, 10, 10],
+    "augment.flip": 0.5,
+    "augment.erase": [0.2, 0.5, 0.5, 0.5],
+    "augment.channel_exchange": [0.5, 0.0, 0.5, 0.5],
+    "augment.infrared_mix": [True, False, True, True],
+    # Test clips.
+    "embedding": ("last", "projected"),
+    "evaluation.rule": ["packed", "chunk_first", "chunk_first", "linspace"],
+    "evaluation.frames": [6, 8, 6, 10],
+    "evaluation.pool": "after",
+    "evaluation.flip": False,
+    "evaluation.distance": "cosine",
+}
+
+
+def family_config(name: str, preset: str, changes: dict[str, Any]) -> ml_collections.ConfigDict:
+    """The config of a member of the family: this table with the member's changes."""
+    preset = preset or "walkers"
+    if preset not in PRESETS:
+        raise unknown_preset(preset, PRESETS)
+    config = base_config("clip_reid", preset)
+    config.member = name
+    return fill(config, TABLE | changes, PRESETS.index(preset))
+
+
+def get_config(preset: str = "walkers") -> ml_collections.ConfigDict:
+    return family_config("clip_reid", preset, {})

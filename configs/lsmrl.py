@@ -1,0 +1,95 @@
+"""LSMRL, supervised visible-infrared video re-identification with language.
+
+Presets: `walkers` (default: the small tower, minutes on two CPU cores), `hitsz_vcm`, `bupt_campus` (CLIP ViT-B/16;
+both protocols of BUPTCampus are scored). The ablation's switches: stfl_split=(12,0,0), use_text, use_sd, use_cmi,
+lambda_hct, lambda_mod, lambda_cons.
+"""
+
+from typing import Any
+
+import ml_collections
+
+from jaxreid.config import HALF, IMAGENET, base_config, fill, unknown_preset
+
+CLIP_B16 = "hf:openai/clip-vit-base-patch16"
+
+# Every hyper-parameter of every preset. A list has one value for each of PRESETS, anything else holds for all.
+PRESETS = ("walkers", "hitsz_vcm", "bupt_campus")
+TABLE: dict[str, Any] = {
+    "dataset.name": ["walkers", "hitsz_vcm", "bupt_campus"],
+    "dataset.config": ["vvi", "", ""],
+    "dataset.protocols": [(), (), ("bupt_full", "bupt_reduced64")],
+    "precision": ["float32", "bfloat16", "bfloat16"],
+    "loading.cache": [True, False, False],
+    "loading.threads": [2, 16, 16],
+    "extraction_batch": [32, 128, 128],
+    "backbone.name": ["walkers_vit_tiny", "ViT-B/16", "ViT-B/16"],
+    "backbone.checkpoint": ["walkers_vit_tiny", CLIP_B16, CLIP_B16],
+    "backbone.remat": False,  # True: less memory, a third more work; of the text tower too
+    "frames.height": [64, 288, 288],
+    "frames.width": [32, 144, 144],
+    "frames.mean": [HALF["mean"], IMAGENET["mean"], IMAGENET["mean"]],
+    "frames.std": [HALF["std"], IMAGENET["std"], IMAGENET["std"]],
+    # STFL: blocks of the basic, the grouped and the patch shift encoder.
+    "stfl_split": [(2, 1, 1), (8, 2, 2), (8, 2, 2)],
+    "grouped_mode": "shift",  # or "tube"
+    # The language side and SD; without text there is no SD either.
+    "prompt.template": "A X X X X person observed in both day and night conditions.",
+    "prompt.n_ctx": 4,
+    "prompt.multiple": 8,  # the number of devices divides it
+    "text.checkpoint": ["", CLIP_B16, CLIP_B16],
+    "text.tokenizer": ["", CLIP_B16, CLIP_B16],
+    "use_text": True,
+    "use_sd": True,
+    # CMI; heads of 64 channels for SD and CMI.
+    "use_cmi": True,
+    "heads": [4, 8, 8],
+    # Losses.
+    "wrt_stable": True,  # False: the weighted triplet loss as released
+    "lambda_text": 0.08,
+    "lambda_cons": 1.0,
+    "lambda_hct": 1.0,
+    "hct_margin": 0.3,
+    "lambda_mod": 0.1,
+    "mod_mode": "uniform",  # or "third"
+    "mod_from": 0.25,  # share of the run after which the modality probe trains
+    # Pairs of a visible and an infrared tracklet: identities per step, pairs of each.
+    "batch.identities": [12, 4, 8],
+    "batch.clips": [2, 4, 2],
+    "batch.frames": [4, 6, 6],
+    "batch.steps": [0, 200, 200],  # per epoch; 0 = every tracklet once on average
+    "epochs": [12, 24, 24],
+    "optimiser.rate": [3e-4, 2.5e-5, 2.5e-5],
+    "optimiser.weight_decay": 1e-4,
+    "optimiser.bias_factor": 1.0,
+    "optimiser.bias_decay": 1e-4,
+    "optimiser.train": "^image_tower/",
+    "optimiser.multipliers": (("^(text|necks_)", 25.0), ("^(diffusion|interaction|modality)", 10.0)),
+    "optimiser.clip_norm": [5.0, 0.0, 0.0],
+    "schedule.kind": "cosine",
+    "schedule.warmup_epochs": [1.0, 3.0, 3.0],
+    "schedule.warmup_start": 0.0,
+    "schedule.floor": 0.0,
+    "schedule.whole_period": True,
+    "schedule.offset": [None, 0.0, 0.0],
+    "schedule.least_rate": 2.5e-7,
+    # One draw per clip: patches of different frames must stay at the same place.
+    "augment.crop": [3, 10, 10],
+    "augment.flip": 0.5,
+    "augment.erase": [0.2, 0.5, 0.5],
+    "augment.channel_exchange": 0.5,
+    "augment.infrared_mix": True,
+    # Test clips: one of six frames.
+    "evaluation.rule": ["chunk_first", "chunk_first", "linspace"],
+    "evaluation.frames": 6,
+    "evaluation.pool": "after",
+    "evaluation.flip": False,
+    "evaluation.distance": "cosine",
+}
+
+
+def get_config(preset: str = "walkers") -> ml_collections.ConfigDict:
+    preset = preset or "walkers"
+    if preset not in PRESETS:
+        raise unknown_preset(preset, PRESETS)
+    return fill(base_config("lsmrl", preset), TABLE, PRESETS.index(preset))

@@ -1,0 +1,39 @@
+"""TF-CLIP: the class bank is made of image features of the starting tower and changed for each clip; no text.
+
+Presets: `walkers` (default), `mars`, `hitsz_vcm`, `bupt_campus`; what differs from `clip_reid.py`.
+`--config.optimiser.multipliers` for "^(sequence|temporal)" at 10 is what the released name filters meant to do.
+"""
+
+from typing import Any
+
+import ml_collections
+
+from jaxreid.config import HALF, IMAGENET, sibling
+
+TABLE: dict[str, Any] = {
+    "loading.interpolation": "bilinear",
+    "frames.mean": [HALF["mean"], *[IMAGENET["mean"]] * 3],
+    "frames.std": [HALF["std"], *[IMAGENET["std"]] * 3],
+    "bank": "image_memory",
+    "ssp.depth": [1, 2, 2, 2],
+    "temporal.diffusion": True,
+    "sie.columns": ("camera_index",),
+    "taps": ("last", "projected", "temporal"),
+    "weights.frame_identity": 1.0,
+    "batch.identities": [24, 4, 4, 4],
+    "batch.frames": [2, 8, 6, 6],
+    "epochs": [16, 80, 80, 80],
+    "optimiser.multipliers": [
+        (("^necks_", 30.0), ("^(temporal|sequence|frame_norm)", 3.0)),
+        *[(("^necks_temporal/classifier", 10.0),)] * 3,
+    ],
+    "schedule.milestones": [(), *[(30.0, 50.0, 70.0)] * 3],
+    "schedule.offset": [None, 0.0, 0.0, 0.0],
+    "augment.crop": [3, 0, 0, 0],
+    "embedding": ("last", "projected", "temporal"),
+    "evaluation.rule": ["packed", "chunk_first", "chunk_first", "linspace"],
+}
+
+
+def get_config(preset: str = "walkers") -> ml_collections.ConfigDict:
+    return sibling(__file__, "clip_reid").family_config("tf_clip", preset, TABLE)

@@ -1,0 +1,38 @@
+"""VSLA-CLIP: CLIP-ReID on clips, with adapters in every block of a tower that stays as it is.
+
+Presets: `walkers` (default), `mars`, `hitsz_vcm`, `bupt_campus`; what differs from `clip_reid.py`.
+"""
+
+from typing import Any
+
+import ml_collections
+
+from jaxreid.config import HALF, IMAGENET, sibling
+
+TABLE: dict[str, Any] = {
+    "frames.mean": [HALF["mean"], *[IMAGENET["mean"]] * 3],
+    "frames.std": [HALF["std"], *[IMAGENET["std"]] * 3],
+    # Eight shared words, four of the identity's own, eight shared ones, and a full stop.
+    "prompt.template": " ".join("X" * 20) + ".",
+    "prompt.shared_ctx": (8, 8),
+    "stage1.parts": [2, 1, 1, 1],
+    "stage1.frames": [2, 8, 6, 6],
+    "adapters.width": [32, 256, 256, 256],
+    "weights.image_to_text": 1.0,
+    "weights.text_to_image": 1.0,
+    "triplet.metric": "cosine",
+    "batch.identities": [24, 8, 8, 8],
+    "batch.frames": [2, 8, 6, 6],
+    "epochs": [16, 120, 120, 120],
+    "optimiser.rate": [3e-3, 1e-4, 1e-4, 1e-4],
+    "optimiser.weight_decay": 2.5e-4,
+    "optimiser.train": "(beside_attention|beside_mlp|^platform_prompts|^necks_)",
+    "optimiser.multipliers": (),
+    "schedule.milestones": [(), (60.0, 90.0), (60.0, 90.0), (60.0, 90.0)],
+    "augment.crop": [3, 0, 0, 0],
+    "evaluation.rule": ["packed", "floor_first", "chunk_first", "linspace"],
+}
+
+
+def get_config(preset: str = "walkers") -> ml_collections.ConfigDict:
+    return sibling(__file__, "clip_reid").family_config("vsla_clip", preset, TABLE)

@@ -1,0 +1,33 @@
+"""Losses between image features and text features, or rows of a class bank."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+
+def matching_loss(logits: jax.Array, match: jax.Array, valid: jax.Array) -> jax.Array:
+    """Cross entropy of every row's distribution over columns against an even one over its matches; f32[].
+
+    Args:
+      logits: f32[B, B]; match: bool[B, B], with the diagonal; valid: bool[B], rows and columns that count.
+    """
+    logits = jnp.where(valid[None, :], logits, -1e9)
+    match = match & valid[None, :]
+    found = jax.nn.log_softmax(logits, axis=-1)
+    per_row = -jnp.sum(jnp.where(match, found, 0.0), axis=-1) / jnp.maximum(match.sum(-1), 1)
+    return jnp.sum(jnp.where(valid, per_row, 0.0)) / jnp.maximum(valid.sum(), 1)
+
+
+def supervised_contrastive(anchors: jax.Array, others: jax.Array, label: jax.Array, valid: jax.Array) -> jax.Array:
+    """Mean over anchors of the mean over positives of −log softmax_j(a_i · b_j); f32[]. Temperature 1, no normalising.
+
+    Row i of both arrays has label i: positives are all rows of the anchor's label, its own among them, and equal rows
+    stay in the denominator, so that the loss does not reach 0. CLIP-ReID, stage 1.
+
+    Args:
+      anchors, others: [B, E]; label: i32[B]; valid: bool[B].
+    """
+    anchors, others = (jnp.where(valid[:, None], x.astype(jnp.float32), 0.0) for x in (anchors, others))
+    logits = jnp.matmul(anchors, others.T, precision=jax.lax.Precision.HIGHEST)
+    return matching_loss(logits, label[:, None] == label, valid)

@@ -1,0 +1,416 @@
+"""The CLIP-ReID family: image features classified against a bank in CLIP's joint space, beside identity and triplet.
+
+CLIP-ReID   Li et al., "CLIP-ReID: Exploiting Vision-Language Model for Image Re-Identification without Concrete Text
+            Labels", AAAI 2023: the bank is the text tower on prompts that a first stage learns.
+VSLA-CLIP   Zhang et al., "Cross-Platform Video Person ReID: A New Benchmark Dataset and Adaptation Approach", ECCV
+            2024: adapters, platform prompts and heads train, the tower stays.
+TF-CLIP     Yu et al., "TF-CLIP: Learning Text-free CLIP for Video-based Person Re-Identification", AAAI 2024: the
+            bank is made of image features, changed for each clip; a temporal branch.
+
+One class, because the members differ in where the rows of the bank come from and in what is trained; `configs/` says
+it by name. A clip's features are means over its frames: "penultimate" (class token before the last block), "last"
+(after the last norm), "projected" (in the joint space); with the temporal branch also "temporal".
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from jaxreid.augment import Augmentation
+from jaxreid.backbones.frame_encoder import encoder_config
+from jaxreid.backbones.text import TextConfig, load_text_tokenizer, text_config
+from jaxreid.backbones.transformer import Adapters, Hooks
+from jaxreid.backbones.vit import ViT, ViTConfig
+from jaxreid.data.batch import Batch
+from jaxreid.data.samplers import IdentitySampler, PassSampler, RandomIdentitySampler
+from jaxreid.data.schema import MODALITIES, PLATFORMS
+from jaxreid.layers.adapters import TemporalAdapter, TokenAdapter
+from jaxreid.layers.batch_norm import MaskedBatchNorm, Neck
+from jaxreid.layers.prompts import DeepPrompts, PromptedText, PromptTemplate
+from jaxreid.layers.temporal import masked_mean
+from jaxreid.layers.tf_clip import SequenceSpecificPrompt, TemporalMemoryDiffusion
+from jaxreid.losses.identity import cross_entropy
+from jaxreid.losses.image_text import supervised_contrastive
+from jaxreid.losses.triplet import batch_hard_triplet
+from jaxreid.memory.class_bank import image_memory
+from jaxreid.methods.method import (
+    Backbone,
+    DatasetInfo,
+    Extraction,
+    Features,
+    Group,
+    Method,
+    Optimiser,
+    Progress,
+    Schedule,
+    Stage,
+    Update,
+    Variables,
+)
+
+SAMPLERS = {"groups": RandomIdentitySampler, "balanced": IdentitySampler}
+
+
+class ClipReIDNetwork(nn.Module):
+    """The image tower with what the family adds to it, the necks, and the text tower where the bank is made of text.
+
+    Attributes:
+      image: the image tower.
+      identities: C.
+      classified: features that have a neck and a classifier.
+      adapters: of the image tower's blocks.
+      side_information: rows of the table that is added to the class token (SIE), 0 = none.
+      side_strength: what it is multiplied with.
+      deep_prompts: (blocks, rows) of the prompts of the first blocks, (0, 0) = none.
+      diffusion: whether there is the temporal branch.
+      sequence_prompt: depth of the module that changes the bank for each clip, 0 = none; and its self-attention.
+      text: text tower and template, where the bank is made of text.
+    """
+
+    image: ViTConfig
+    identities: int
+    classified: tuple[str, ...]
+    adapters: Adapters = Adapters()
+    side_information: int = 0
+    side_strength: float = 1.0
+    deep_prompts: tuple[int, int] = (0, 0)
+    diffusion: bool = False
+    sequence_prompt: int = 0
+    sequence_self_attention: bool = False
+    text: tuple[TextConfig, PromptTemplate] | None = None
+
+    def setup(self):
+        self.image_tower = ViT(self.image, self.adapters)
+        self.necks = {name: Neck(self.identities) for name in self.classified}
+        if self.side_information:
+            init, shape = nn.initializers.truncated_normal(0.02), (self.side_information, self.image.width)
+            self.side_table = self.param("side_table", init, shape)
+        if any(self.deep_prompts):
+            blocks, rows = self.deep_prompts
+            self.platform_prompts = DeepPrompts(blocks, rows, 1, self.image.width)
+        if self.diffusion:
+            self.temporal = TemporalMemoryDiffusion(self.image.heads)
+            self.frame_norm = MaskedBatchNorm(use_bias=False)
+        if self.sequence_prompt:
+            self.sequence = SequenceSpecificPrompt(self.sequence_prompt, self_attention=self.sequence_self_attention)
+        if self.text:
+            self.prompted_text = PromptedText(*self.text, self.identities, name="text")
+
+    def __call__(self, batch: Batch, rows: tuple[jax.Array, jax.Array]) -> dict[str, jax.Array]:
+        """Everything once, which makes the parameters."""
+        found = self.encode(batch, rows, train=False)
+        self.logits(found, batch, train=False)
+        self.bank_logits(found, jnp.zeros((self.identities, found["projected"].shape[-1])), batch, train=False)
+        if self.text:
+            self.prompted_text(jnp.zeros(1, jnp.int32))
+        return found
+
+    def encode(
+        self, batch: Batch, rows: tuple[jax.Array, jax.Array], train: bool, plain: bool = False
+    ) -> dict[str, jax.Array]:
+        """frames [B, T, H, W, 3] → clip features by name f32[B, ·]; for what looks at them also "tokens" [B, T, L, D]
+        and "frames" f32[B, T, D].
+
+        Args:
+          rows: i32[B] each, rows of the side information's table and of the deep prompts; −1 = unknown.
+          plain: CLIP's tower as it was: no adapters, prompts or side information, and no temporal branch.
+        """
+        clips, length = batch.frames.shape[:2]
+        side, prompt = (jnp.repeat(row, length) for row in rows)
+        bias = prompts = None
+        if self.side_information and not plain:
+            bias = jnp.where(side[:, None] >= 0, self.side_strength * self.side_table[side], 0.0)
+        if any(self.deep_prompts) and not plain:
+            prompts = self.platform_prompts(prompt)
+        needs_tokens = (self.diffusion or self.sequence_prompt > 0) and not plain
+        out = self.image_tower(
+            batch.frames.reshape(clips * length, *batch.frames.shape[2:]),
+            train=train,
+            class_token_only=not needs_tokens,
+            taps=(-2,),
+            class_bias=bias,
+            hooks=Hooks(frame_mask=batch.frame_mask, prompts=prompts, adapt=not plain),
+        )
+        frame_features = {
+            "penultimate": out["taps"][0].tokens[:, 0],
+            "last": out["class_token"],
+            "projected": out["projected"],
+        }
+        found = {
+            name: masked_mean(x.reshape(clips, length, -1), batch.frame_mask) for name, x in frame_features.items()
+        }
+        if needs_tokens:
+            found["tokens"] = out["tokens"].reshape(clips, length, *out["tokens"].shape[1:])
+        if self.diffusion and not plain:
+            found["temporal"], found["frames"] = self.temporal(found["tokens"], batch.frame_mask)
+        return found
+
+    def logits(self, found: dict[str, jax.Array], batch: Batch, train: bool) -> dict[str, jax.Array]:
+        """Clip features → identity logits f32[B, C] by name; "frames" f32[B·T, C] share the clip's classifier."""
+        logits = {name: neck(found[name], batch.valid, train) for name, neck in self.necks.items()}
+        if self.diffusion:
+            seen = (batch.frame_mask & batch.valid[:, None]).reshape(-1)
+            frames = found["frames"].reshape(len(seen), -1)
+            frames = self.frame_norm(frames, seen, use_running_average=not train)
+            logits["frames"] = self.necks["temporal"].classifier(frames)
+        return logits
+
+    def bank_logits(self, found: dict[str, jax.Array], bank: jax.Array, batch: Batch, train: bool) -> jax.Array:
+        """Dot products of "projected" with the rows of the bank [C, E], f32[B, C]; neither is normalised."""
+        v, precision = found["projected"], jax.lax.Precision.HIGHEST
+        logits = jnp.matmul(v, bank.T, precision=precision)
+        if self.sequence_prompt:
+            tokens = found["tokens"]
+            flat = tokens.reshape(*tokens.shape[:2], -1)
+            mean = masked_mean(flat, batch.frame_mask).reshape(tokens.shape[0], *tokens.shape[2:])
+            change = self.sequence(bank, self.image_tower.project(mean), train)
+            logits = logits + jnp.einsum("be,bce->bc", v, change, precision=precision)
+        return logits
+
+    def texts(self, identity: jax.Array) -> jax.Array:
+        return self.prompted_text(identity)
+
+    def text_bank(self, multiple: int) -> jax.Array:
+        return self.prompted_text.bank(multiple)
+
+
+class BankMemory(flax.struct.PyTreeNode):
+    bank: jax.Array  # f32[C, E], a row per identity
+    features: jax.Array | None  # f32[N·parts, E], what the prompt stage learns from
+
+
+class ClipReID(Method):
+    """See the module's docstring."""
+
+    uses_identity = True
+
+    def __init__(self, config: Any, info: DatasetInfo) -> None:
+        super().__init__(config, info)
+        backbone = config.backbone
+        image = encoder_config(backbone.name, info.frame_size, config.precision, backbone.remat)
+        if not isinstance(image, ViTConfig) or image.projection is None:
+            raise ValueError(f"backbone.name={backbone.name!r} has no joint space with a text tower; take a CLIP")
+        if config.bank not in ("prompt", "image_memory"):
+            raise ValueError(f"bank={config.bank!r} is neither 'prompt' nor 'image_memory'")
+        self.image, self.text = image, None
+        if config.bank == "prompt":
+            self.text = text_config(backbone.name, dtype=image.dtype)
+            tokenizer = load_text_tokenizer(backbone.name, config.text.tokenizer or None)
+            prompt = config.prompt
+            template = PromptTemplate.of_text(prompt.template, tokenizer, prompt.n_ctx, prompt.shared_ctx)
+        side, deep = config.sie, config.platform_prompts
+        width = config.adapters.width
+        self.network = ClipReIDNetwork(
+            image=image,
+            identities=info.num_identities,
+            classified=("last", "projected", *(("temporal",) if config.temporal.diffusion else ())),
+            adapters=Adapters(
+                beside_attention=_adapter(TemporalAdapter, width, config, image) if config.adapters.temporal else None,
+                beside_mlp=_adapter(TokenAdapter, width, config, image),
+            )
+            if width
+            else Adapters(),
+            side_information=condition_rows(info, side.columns) if side.columns else 0,
+            side_strength=side.strength,
+            deep_prompts=(deep.blocks, condition_rows(info, deep.columns)) if deep.blocks else (0, 0),
+            diffusion=config.temporal.diffusion,
+            sequence_prompt=config.ssp.depth if config.bank == "image_memory" else 0,
+            sequence_self_attention=config.ssp.self_attention,
+            text=(self.text, template) if self.text else None,
+        )
+
+    def rows(self, batch: Batch) -> tuple[jax.Array, jax.Array]:
+        """Rows i32[B] of the side information's table and of the deep prompts."""
+        columns = self.config.sie.columns, self.config.platform_prompts.columns
+        return condition(self.info, batch, columns[0]), condition(self.info, batch, columns[1])
+
+    # --- the run ------------------------------------------------------------------------------------------------
+
+    def stages(self) -> tuple[Stage, ...]:
+        config, batch, first = self.config, self.config.batch, self.config.stage1
+        groups = parameter_groups(config.optimiser, frozen=r"^text/")
+        main = Stage(
+            name="main",
+            epochs=config.epochs,
+            sampler=SAMPLERS[batch.sampler](batch.identities, batch.clips),
+            frames=batch.frames,
+            augment=Augmentation(**config.augment),
+            updates=(Update("all", Optimiser(config.optimiser.kind, groups), Schedule(**config.schedule)),),
+            extraction=None if self.text else Extraction(0, 0, config.memory.frames, rule="dense"),
+        )
+        if not self.text:
+            return (main,)
+        groups = (Group(r"^text/(own|before|after)$", first.rate, first.weight_decay), Group(r".*", 0.0))
+        prompts = Stage(
+            name="prompts",
+            epochs=first.epochs,
+            sampler=PassSampler(first.batch, first.parts),
+            frames=0,  # learns from the features that the extraction finds
+            augment=Augmentation(),
+            updates=(Update("prompts", Optimiser("adam", groups), Schedule(**first.schedule)),),
+            extraction=Extraction(0, first.parts, first.frames),
+            refresh_after=True,
+        )
+        return prompts, main
+
+    def backbones(self) -> tuple[Backbone, ...]:
+        image = Backbone(("image_tower",), self.config.backbone.checkpoint, self.image)
+        return (image, Backbone(("text", "tower"), self.config.text.checkpoint, self.text)) if self.text else (image,)
+
+    def notes(self) -> tuple[str, ...]:
+        return ("Supervised: identity labels of the training tracklets were used.",)
+
+    def init(self, rng: jax.Array, batch: Batch) -> Variables:
+        return self.network.init(rng, batch, self.rows(batch))
+
+    # --- the bank -----------------------------------------------------------------------------------------------
+
+    def init_memory(self) -> BankMemory:
+        width, rows = self.image.projection, len(self.info.table) * self.config.stage1.parts
+        features = jnp.zeros((rows, width)) if self.text else None
+        return BankMemory(jnp.zeros((self.info.num_identities, width)), features)
+
+    def extract(self, variables: Variables, memory: BankMemory, batch: Batch, stage: Stage) -> dict[str, jax.Array]:
+        """Features of the tower as it was, in the joint space."""
+        found: Any = self.network.apply(variables, batch, self.rows(batch), False, plain=True, method="encode")
+        return {"projected": found["projected"]}
+
+    def refresh(
+        self,
+        variables: Variables,
+        memory: BankMemory,
+        features: Features | None,
+        rng: jax.Array,
+        progress: Progress,
+        stage: Stage,
+    ) -> BankMemory:
+        """The bank from image features, or from the prompts as they are now."""
+        if features is None:
+            bank: Any = self.network.apply(variables, self.config.prompt.multiple, method="text_bank")
+            return memory.replace(bank=bank)
+        found = features.arrays["projected"]
+        if memory.features is not None:
+            return memory.replace(features=found[: len(memory.features)])
+        assert self.info.labels is not None
+        identity = jnp.asarray(self.info.labels.identity)
+        bank = image_memory(found, features.tracklet, features.valid, identity, self.info.num_identities)
+        return memory.replace(bank=bank)
+
+    # --- the losses ---------------------------------------------------------------------------------------------
+
+    def loss(
+        self,
+        variables: Variables,
+        memory: BankMemory,
+        batch: Batch,
+        rng: jax.Array,
+        progress: Progress,
+        stage: Stage,
+        update: str,
+    ) -> tuple[jax.Array, tuple[dict[str, jax.Array], Any, BankMemory]]:
+        if stage.name == "prompts":
+            losses, stats = self.prompt_losses(variables, memory, batch), variables["batch_stats"]
+        else:
+            losses, stats = self.main_losses(variables, memory, batch, rng)
+        metrics = {f"loss_{name}": value for name, (_, value) in losses.items()}
+        return sum(weight * value for weight, value in losses.values()), (metrics, stats, memory)  # pyright: ignore
+
+    def prompt_losses(self, variables: Variables, memory: BankMemory, batch: Batch) -> dict[str, tuple[Any, Any]]:
+        """Stage 1: L_i2t + L_t2i between cached features and the sentences of their identities; (weight, value)."""
+        row = jnp.maximum(batch.tracklet, 0) * self.config.stage1.parts + batch.part
+        assert memory.features is not None
+        v, y = memory.features[row], batch.identity
+        t: Any = self.network.apply(variables, jnp.maximum(y, 0), method="texts")
+        return {
+            "image_to_text": (1.0, supervised_contrastive(v, t, y, batch.valid)),
+            "text_to_image": (1.0, supervised_contrastive(t, v, y, batch.valid)),
+        }
+
+    def main_losses(
+        self, variables: Variables, memory: BankMemory, batch: Batch, rng: jax.Array
+    ) -> tuple[dict[str, tuple[Any, Any]], Any]:
+        """Stage 2: ({name: (weight, value)}, new batch statistics)."""
+        config, w, y, valid = self.config, self.config.weights, batch.identity, batch.valid
+
+        def forward(network: ClipReIDNetwork) -> tuple[dict[str, jax.Array], dict[str, jax.Array], jax.Array]:
+            found = network.encode(batch, self.rows(batch), train=True)
+            return found, network.logits(found, batch, True), network.bank_logits(found, memory.bank, batch, True)
+
+        (found, logits, bank_logits), changed = self.network.apply(
+            variables, method=forward, mutable=["batch_stats"], rngs={"dropout": rng}
+        )
+        smoothing, margin, metric = config.label_smoothing, config.triplet.margin or None, config.triplet.metric
+        of_identity = [cross_entropy(logits[name], y, valid, smoothing) for name in self.network.classified]
+        of_triplets = [batch_hard_triplet(found[name], y, valid, margin, metric) for name in config.taps]
+        losses = {
+            "identity": (w.identity, sum(of_identity)),
+            "triplet": (w.triplet, sum(of_triplets)),
+            "bank": (w.bank, cross_entropy(bank_logits, y, valid, smoothing)),
+        }
+        if w.image_to_text or w.text_to_image:
+            t = memory.bank[jnp.maximum(y, 0)]
+            losses["image_to_text"] = (w.image_to_text, supervised_contrastive(found["projected"], t, y, valid))
+            losses["text_to_image"] = (w.text_to_image, supervised_contrastive(t, found["projected"], y, valid))
+        if "frames" in logits:
+            frames = batch.frame_mask.shape[1]
+            seen = (batch.frame_mask & valid[:, None]).reshape(-1)
+            of_frames = cross_entropy(logits["frames"], jnp.repeat(y, frames), seen, smoothing)
+            losses["frame_identity"] = (w.frame_identity / frames, of_frames)
+        return losses, changed["batch_stats"]
+
+    def embed(self, variables: Variables, memory: BankMemory, batch: Batch) -> dict[str, jax.Array]:
+        """ "feature": the parts of `config.embedding` side by side, before their batch norms; the longer part weighs
+        more. "tower": the class token alone."""
+        found: Any = self.network.apply(variables, batch, self.rows(batch), False, method="encode")
+        parts = [found[name] for name in self.config.embedding]
+        return {"tower": found["last"], "feature": jnp.concatenate(parts, axis=-1)}
+
+
+def _adapter(kind: Any, width: int, config: Any, image: ViTConfig) -> Any:
+    return partial(kind, width, zero_start=config.adapters.zero_start, dtype=image.dtype)
+
+
+def condition_rows(info: DatasetInfo, columns: tuple[str, ...]) -> int:
+    """How many rows a table over these columns of a batch has.
+
+    Raises:
+      ValueError: an unknown column.
+    """
+    rows = 1
+    for column in columns:
+        sizes = {"camera_index": len(info.cameras), "platform": len(PLATFORMS), "modality": len(MODALITIES)}
+        if column not in sizes:
+            raise ValueError(f"column {column!r} is not one of {', '.join(sizes)}")
+        rows *= sizes[column]
+    return rows
+
+
+def condition(info: DatasetInfo, batch: Batch, columns: tuple[str, ...]) -> jax.Array:
+    """The row of every clip, i32[B]: camera · views + view; −1 where any column is unknown."""
+    row, known = jnp.zeros_like(batch.camera_index), batch.camera_index >= -1
+    for column in columns:
+        value = getattr(batch, column)
+        row, known = row * condition_rows(info, (column,)) + value, known & (value >= 0)
+    return jnp.where(known, row, -1)
+
+
+def parameter_groups(options: Any, frozen: str) -> tuple[Group, ...]:
+    """Learning rates by path: `frozen` has none; then those of `options.multipliers` ((pattern, factor), first match
+    counts), then `options.train` at `options.rate`; biases have a factor and a weight decay of their own. All else is
+    frozen too."""
+    groups = [Group(frozen, 0.0)]
+    for pattern, factor in (*options.multipliers, (options.train, 1.0)):
+        rate = options.rate * factor
+        bias = rf"^(?=.*bias$)(?=.*?(?:{pattern}))"
+        groups.append(Group(bias, rate * options.bias_factor, options.bias_decay))
+        groups.append(Group(pattern, rate, options.weight_decay))
+    return (*groups, Group(r".*", 0.0))
+
+
+METHOD = ClipReID

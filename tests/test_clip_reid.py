@@ -1,0 +1,480 @@
+"""The CLIP-ReID family: golden numbers of its specification (section 9), and what must not depend on what."""
+
+import importlib
+
+import family
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from family import CLIPS, PEOPLE, filled, jit, largest, loss_of, make_batch, make_method, random_variables
+
+from jaxreid.backbones.clip import vision_config
+from jaxreid.backbones.text import TextTower, text_config
+from jaxreid.backbones.vit import ViT
+from jaxreid.backbones.word_table import walkers_words
+from jaxreid.data.clips import plan_tracklets
+from jaxreid.layers.prompts import PromptedText, PromptTemplate
+from jaxreid.layers.tf_clip import SequenceSpecificPrompt, TemporalMemoryDiffusion
+from jaxreid.losses.identity import cross_entropy
+from jaxreid.losses.image_text import supervised_contrastive
+from jaxreid.losses.triplet import batch_hard, batch_hard_triplet, pairwise_distance
+from jaxreid.memory.class_bank import image_memory
+from jaxreid.methods.clip_reid import BankMemory
+from jaxreid.methods.method import Progress, Schedule
+from jaxreid.optimisers import descend, find_group, schedule_factor, split_trained, transformation
+
+MEMBERS = ("clip_reid", "vsla_clip", "tf_clip")
+
+
+@pytest.fixture(autouse=True)
+def small_towers(monkeypatch):
+    family.small_towers(monkeypatch)
+
+
+def memory_of(method, seed=3):
+    rng = np.random.default_rng(seed)
+    empty = method.init_memory()
+    return jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape), jnp.float32), empty)
+
+
+def main_stage(method):
+    return method.stages()[-1]
+
+
+# Prompts --------------------------------------------------------------------------------------------------------------
+
+
+def test_template_of_clip_reid():
+    template = PromptTemplate.of_text("A photo of a X X X X person.", walkers_words(), own=4)
+    ids = walkers_words().clip_ids[list(template.ids)].tolist()
+    assert ids == [49406, 320, 1125, 539, 320, 343, 343, 343, 343, 2533, 269, 49407]
+    assert (template.start, template.end) == (5, 11)
+
+
+def test_template_of_vsla_clip():
+    config = importlib.import_module("configs.vsla_clip").get_config("mars").prompt
+    template = PromptTemplate.of_text(config.template, walkers_words(), config.n_ctx, config.shared_ctx)
+    assert (template.start, template.before, template.own, template.after, template.end) == (1, 8, 4, 8, 22)
+
+
+def test_a_template_without_room_is_named():
+    with pytest.raises(ValueError, match="needs 4 X in a row"):
+        PromptTemplate.of_text("A photo of a X X X person.", walkers_words(), own=4)
+
+
+@pytest.mark.parametrize("shared", [(0, 0), (8, 8)])
+def test_text_up_to_its_end_equals_all_77_positions(shared):
+    text = "A photo of a " + "X " * (4 + sum(shared)) + "person."
+    cut, whole = (PromptTemplate.of_text(text, walkers_words(), 4, shared, context=n) for n in (None, 77))
+    assert (len(cut.ids), len(whole.ids)) == (12 + sum(shared), 77)
+    variables = filled(PromptedText(family.TEXT, cut, PEOPLE).init, jnp.arange(PEOPLE), scale=1.0)
+    one, other = (
+        jit(PromptedText(family.TEXT, template, PEOPLE).apply)(variables, jnp.arange(PEOPLE))
+        for template in (cut, whole)
+    )
+    assert np.std(one, axis=0).max() > 1e-2
+    np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+def test_learned_words_stand_where_the_template_says():
+    """Words equal to the embedding of a known token give the sentence with that token."""
+    template = PromptTemplate.of_text("A photo of a X X X X person.", walkers_words(), 4)
+    module = PromptedText(family.TEXT, template, PEOPLE)
+    variables = filled(module.init, jnp.arange(1), scale=1.0)
+    ids = walkers_words()("a photo of a red blue green black person.", context=16)
+    table = variables["params"]["tower"]["token_embedding"]
+    own = variables["params"]["own"].at[2].set(table[ids[0, 5:9]])
+    found = jit(module.apply)({"params": {**variables["params"], "own": own}}, jnp.array([2]))
+    wanted = jit(TextTower(family.TEXT).apply)({"params": variables["params"]["tower"]}, ids)["projected"]
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+def test_the_bank_does_not_depend_on_how_it_is_shared():
+    module = PromptedText(family.TEXT, PromptTemplate.of_text("X person", walkers_words(), 1), PEOPLE)
+    variables = filled(module.init, jnp.arange(1), scale=1.0)
+    one_by_one = jit(module.apply)
+    rows = np.concatenate([one_by_one(variables, jnp.array([c])) for c in range(PEOPLE)])
+    bank = jit(lambda v: module.apply(v, 3, method="bank"))(variables)  # four people in two threes
+    np.testing.assert_allclose(bank, rows, atol=1e-5)
+
+
+# Learning rates -------------------------------------------------------------------------------------------------------
+
+
+def rates(schedule, base, epochs, counted_from_1):
+    """Learning rate in each of the epochs, in the middle of it."""
+    found = []
+    for epoch in counted_from_1:
+        progress = Progress(step=0, epoch=jnp.float32(epoch - 0.5), fraction=jnp.float32(0))
+        found.append(base * float(schedule_factor(Schedule(**schedule), epochs, progress)))
+    return found
+
+
+def test_learning_rates_of_stage_1():
+    first = importlib.import_module("configs.clip_reid").get_config("mars").stage1
+    found = rates(first.schedule, first.rate, first.epochs, (1, 2, 4, 5, 6, 30, 60, 90, 119, 120))
+    wanted = [7.8e-5, 1.46e-4, 2.82e-4, 3.48507e-4, 3.47852e-4, 2.9889e-4, 1.755e-4, 5.21099e-5, 1.0598e-6, 1e-6]
+    np.testing.assert_allclose(found, wanted, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("member", "epochs", "wanted"),
+    [
+        ("clip_reid", (1, 2, 9, 10, 29, 30, 49, 50), (9.5e-7, 1.4e-6, 4.55e-6, 5e-6, 5e-6, 5e-7, 5e-7, 5e-8)),
+        ("tf_clip", (1, 2, 10, 11, 30, 31, 51, 71), (5e-7, 9.5e-7, 4.55e-6, 5e-6, 5e-6, 5e-7, 5e-8, 5e-9)),
+        ("vsla_clip", (1, 10, 60, 90), (1.9e-5, 1e-4, 1e-5, 1e-6)),
+    ],
+)
+def test_learning_rates_of_stage_2(member, epochs, wanted):
+    config = importlib.import_module(f"configs.{member}").get_config("mars")
+    np.testing.assert_allclose(rates(config.schedule, config.optimiser.rate, config.epochs, epochs), wanted, rtol=1e-5)
+
+
+def test_presets_are_the_contract():
+    """The specification's table, for one data set of video."""
+    for member, wanted in {
+        "clip_reid": ("prompt", (16, 4, 1), 60, 5e-6, "euclidean", ("penultimate", "last", "projected"), ()),
+        "vsla_clip": ("prompt", (8, 4, 8), 120, 1e-4, "cosine", ("penultimate", "last", "projected"), ()),
+        "tf_clip": (
+            "image_memory",
+            (4, 4, 8),
+            80,
+            5e-6,
+            "euclidean",
+            ("last", "projected", "temporal"),
+            ("camera_index",),
+        ),
+    }.items():
+        c = importlib.import_module(f"configs.{member}").get_config("mars")
+        batch = (c.batch.identities, c.batch.clips, c.batch.frames)
+        found = (c.bank, batch, c.epochs, c.optimiser.rate, c.triplet.metric, tuple(c.taps), tuple(c.sie.columns))
+        assert found == wanted
+        assert (c.weights.identity, c.weights.triplet, c.weights.bank, c.label_smoothing) == (0.25, 1, 1, 0.1)
+        assert (c.optimiser.kind, c.optimiser.bias_factor, c.optimiser.bias_decay) == ("adam", 2.0, 1e-4)
+
+
+def test_weight_decay_is_in_the_gradient_and_biases_have_their_own():
+    """Two steps of a bias and a weight against PyTorch's Adam, whose weight decay is an L2 term."""
+    method = make_method("vsla_clip", **{"optimiser.weight_decay": 0.3, "optimiser.bias_decay": 0.1})
+    optimiser = main_stage(method).updates[0].optimiser
+    paths = ("image_tower/block_00/beside_mlp/down/kernel", "image_tower/block_00/beside_mlp/down/bias")
+    groups = [find_group(path, optimiser.groups) for path in paths]
+    assert [g.learning_rate for g in groups] == pytest.approx([3e-3, 6e-3]) and groups[0].weight_decay == 0.3
+    values, slopes = [np.float32([0.5, -2.0]), np.float32([1.5])], [np.float32([0.2, 0.1]), np.float32([-0.4])]
+    theirs = [torch.nn.Parameter(torch.tensor(v)) for v in values]
+    adam = torch.optim.Adam(
+        [
+            {"params": [p], "lr": g.learning_rate, "weight_decay": g.weight_decay}
+            for p, g in zip(theirs, groups, strict=True)
+        ]
+    )
+
+    def tree(leaves):
+        return {
+            "image_tower": {"block_00": {"beside_mlp": {"down": dict(zip(("kernel", "bias"), leaves, strict=True))}}}
+        }
+
+    update, ours = transformation(optimiser), tree([jnp.asarray(v) for v in values])
+    state = update.init(ours)
+    for _ in range(2):
+        for p, g in zip(theirs, slopes, strict=True):
+            p.grad = torch.tensor(g)
+        adam.step()
+        directions, state = update.update(tree([jnp.asarray(g) for g in slopes]), state, ours)
+        ours = descend(ours, directions, optimiser, jnp.float32(1.0))
+    found = ours["image_tower"]["block_00"]["beside_mlp"]["down"]
+    np.testing.assert_allclose(found["kernel"], theirs[0].detach().numpy(), rtol=1e-5)
+    np.testing.assert_allclose(found["bias"], theirs[1].detach().numpy(), rtol=1e-5)
+
+
+# Losses ---------------------------------------------------------------------------------------------------------------
+
+
+def test_supervised_contrastive():
+    v = jnp.array([[1.0, 0], [0, 1], [1, 1], [2, 0]])
+    y, valid = jnp.array([0, 1, 0, 0]), jnp.ones(4, bool)
+    t = jnp.array([[1.0, 0], [0, 2]])[y]
+    np.testing.assert_allclose(supervised_contrastive(v, t, y, valid), 1.11036, atol=1e-5)
+    np.testing.assert_allclose(supervised_contrastive(t, v, y, valid), 1.17491, atol=1e-5)
+    same = jnp.ones((4, 2))
+    np.testing.assert_allclose(supervised_contrastive(same, same, y, valid), np.log(4), rtol=1e-6)
+    # Rows that only fill the batch do not count.
+    more = [jnp.concatenate([x, 9 * jnp.ones((2, 2))]) for x in (v, t)]
+    filled = supervised_contrastive(*more, jnp.array([0, 1, 0, 0, 0, 1]), jnp.arange(6) < 4)
+    np.testing.assert_allclose(filled, 1.11036, atol=1e-5)
+
+
+def test_smoothed_cross_entropy_and_its_floors():
+    logits, y, valid = jnp.array([[2.0, 0, -1], [0, 1, 0]]), jnp.array([0, 1]), jnp.ones(2, bool)
+    np.testing.assert_allclose(cross_entropy(logits, y, valid, 0.1), 0.477312, atol=1e-6)
+    np.testing.assert_allclose(cross_entropy(logits, y, valid), 0.360645, atol=1e-6)
+    np.testing.assert_allclose(cross_entropy(jnp.zeros((2, 625)), y, valid, 0.1), 6.43775, atol=1e-5)
+    for classes, floor in ((625, 0.967317), (150, 0.820674)):
+        target = np.full(classes, 0.1 / classes)
+        target[0] += 0.9
+        best = jnp.log(jnp.asarray(target, jnp.float32))[None]
+        np.testing.assert_allclose(cross_entropy(best, y[:1], valid[:1], 0.1), floor, atol=1e-5)
+        worse = cross_entropy(best * 1.1, y[:1], valid[:1], 0.1)
+        assert float(worse) > floor + 1e-5
+
+
+def test_batch_hard_triplets():
+    y, valid = jnp.array([0, 0, 1, 1]), jnp.ones(4, bool)
+    euclid = jnp.array([[0.0, 0], [1, 0], [0, 2], [3, 0]])
+    positive, negative, _ = batch_hard(pairwise_distance(euclid), y, valid)
+    np.testing.assert_allclose(positive, [1, 1, 3.60555, 3.60555], atol=1e-5)
+    np.testing.assert_allclose(negative, [2, 2, 2, 2], atol=1e-5)
+    np.testing.assert_allclose(batch_hard_triplet(euclid, y, valid), 0.952776, atol=1e-5)
+    cosine = jnp.array([[1.0, 0], [1, 1], [0, 1], [-1, 1]])
+    np.testing.assert_allclose(batch_hard_triplet(cosine, y, valid, 0.3, "cosine"), 0.15, atol=1e-6)
+
+
+# Clips and memory -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("length", "tf_clip", "vsla"),
+    [
+        (10, [0, 2, 4, 6, 8, 9, 9, 9], list(range(8))),
+        (27, [0, 4, 8, 12, 16, 20, 24, 26], [0, 3, 6, 9, 12, 15, 18, 21]),
+        (5, [0, 1, 2, 3, 4, 4, 4, 4], [0, 1, 2, 3, 4, 4, 4, 4]),
+    ],
+)
+def test_frames_of_test_clips(length, tf_clip, vsla):
+    for member, wanted in (("tf_clip", tf_clip), ("vsla_clip", vsla)):
+        options = importlib.import_module(f"configs.{member}").get_config("mars").evaluation
+        plan = plan_tracklets(np.array([length]), rule=options.rule, frames=options.frames)
+        assert plan.frames.tolist() == [wanted]
+
+
+def test_chunks_of_the_memory_and_sliding_windows():
+    dense = plan_tracklets(np.array([27]), rule="dense", frames=8)
+    assert dense.frames[-1].tolist() == [24, 25, 26, 24, 25, 26, 24, 25] and len(dense) == 4
+    windows = plan_tracklets(np.array([27, 8, 3]), rule="windows", frames=8)
+    assert windows.tracklet.tolist() == [0, 0, 0, 0, 0, 1, 2]
+    assert windows.frames[:5, 0].tolist() == [0, 4, 8, 12, 16]
+    assert windows.frames[5].tolist() == list(range(8)) and windows.frames[6].tolist() == [0, 1, 2, 2, 2, 2, 2, 2]
+
+
+def test_image_memory_is_a_mean_of_means():
+    rng = np.random.default_rng(0)
+    tracklet = np.array([0, 0, 0, 1, 2, 2, 3, 0])
+    valid = np.arange(8) < 7
+    identity = np.array([1, 1, 0, -1])
+    features = rng.normal(size=(8, 5)).astype(np.float32)
+    chunks = [features[:3].mean(0), features[3], features[4:6].mean(0)]
+    wanted = [chunks[2], (chunks[0] + chunks[1]) / 2, np.zeros(5)]
+    found = image_memory(*map(jnp.asarray, (features, tracklet, valid, identity)), 3)
+    np.testing.assert_allclose(found, wanted, atol=1e-6)
+    assert np.abs(wanted[1] - features[:4].mean(0)).max() > 0.1  # which is another thing
+
+
+# Sizes ----------------------------------------------------------------------------------------------------------------
+
+
+def count(module, *args, **kwargs):
+    shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), *args, **kwargs))["params"]
+    return sum(leaf.size for leaf in jax.tree.leaves(shapes))
+
+
+def test_parameter_counts_at_full_size():
+    tower = vision_config("ViT-B/16", (256, 128))
+    assert count(ViT(tower), jnp.zeros((1, 256, 128, 3))) == 86_140_416
+    tokens, mask = jnp.zeros((1, 2, 129, 768)), jnp.ones((1, 2), bool)
+    assert count(TemporalMemoryDiffusion(12), tokens, mask) == 10_042_368
+    bank, projected = jnp.zeros((5, 512)), jnp.zeros((1, 129, 512))
+    assert count(SequenceSpecificPrompt(self_attention=True), bank, projected, False) == 9_193_984
+    assert count(SequenceSpecificPrompt(), bank, projected, False) == 7_093_760
+    template = PromptTemplate.of_text("A photo of a X X X X person.", walkers_words(), 4)
+    text = text_config("ViT-B/16")
+    assert count(PromptedText(text, template, 625), jnp.zeros(1, int)) - count(
+        TextTower(text), jnp.asarray([template.ids])
+    ) == (1_280_000)
+
+
+@pytest.mark.parametrize(("width", "wanted"), [(64, 2_578_944), (128, 5_532_672), (256, 12_619_776)])
+def test_adapters_and_heads_of_a_whole_method(width, wanted, monkeypatch):
+    config = importlib.import_module("configs.vsla_clip").get_config("mars")
+    config.adapters.width, config.platform_prompts.blocks = width, 9
+    info = family.make_info()
+    info = type(info)(**{**vars(info), "num_identities": 625, "frame_size": (256, 128), "cameras": np.arange(2)})
+    method = family.find_method("clip_reid")(config, info)
+    batch = make_batch().replace(frames=jnp.zeros((CLIPS, 1, 256, 128, 3)), frame_mask=jnp.ones((CLIPS, 1), bool))
+    params = jax.eval_shape(method.init, jax.random.key(0), batch)["params"]
+    sizes = {path: leaf.size for path, leaf in family.flatten_paths(params)}
+    assert sum(size for path, size in sizes.items() if "beside_" in path) == wanted
+    assert sum(size for path, size in sizes.items() if path.endswith("classifier/kernel")) == 800_000
+    assert sum(size for path, size in sizes.items() if path.startswith("platform_prompts")) == 13_824
+    # All that trains: adapters, prompts, necks.
+    trained, _ = split_trained(params, main_stage(method).updates[0].optimiser)
+    total = sum(leaf.size for leaf in jax.tree.leaves(trained))
+    assert total == wanted + 13_824 + 800_000 + 768 + 512
+
+
+# What depends on what -------------------------------------------------------------------------------------------------
+
+
+def test_stage_1_learns_the_words_of_the_identities_it_sees():
+    method = make_method("vsla_clip")
+    variables, memory = random_variables(method), memory_of(method)
+    batch = make_batch().replace(valid=jnp.arange(CLIPS) < 4, frames=jnp.zeros((CLIPS, 0, 24, 24, 3)))
+    gradient = jit(jax.grad(loss_of(method, method.stages()[0]), has_aux=True))(
+        variables["params"], variables["batch_stats"], memory, batch
+    )[0]
+    own = np.abs(gradient["text"]["own"]).max((1, 2))
+    assert (own[:2] > 1e-6).all() and (own[2:] == 0).all()  # rows 0…3 show people 0 and 1
+    assert all(largest(gradient)[f"text/{name}"] > 1e-6 for name in ("before", "after"))
+    trained, _ = split_trained(variables["params"], method.stages()[0].updates[0].optimiser)
+    assert set(family.paths(trained)) == {"text/own", "text/before", "text/after"}
+    # Adam's weight decay moves a row that the batch does not show.
+    update = transformation(method.stages()[0].updates[0].optimiser)
+    directions, _ = update.update(jax.tree.map(jnp.zeros_like, trained), update.init(trained), trained)
+    assert np.abs(directions["text"]["own"]).min() > 0
+
+
+@pytest.mark.parametrize("member", MEMBERS)
+def test_gradients_of_stage_2(member):
+    method = make_method(member, **{"ssp.depth": 1 if member == "tf_clip" else 0})
+    variables, memory = random_variables(method), memory_of(method)
+    loss = loss_of(method, main_stage(method))
+    gradient = jit(jax.grad(loss, has_aux=True))(variables["params"], variables["batch_stats"], memory, make_batch())[0]
+    found = largest(gradient)
+    assert all(value == 0 for path, value in found.items() if path.startswith("text/"))
+    trained, _ = split_trained(gradient, main_stage(method).updates[0].optimiser)
+    silent = {path for path, value in largest(trained).items() if value == 0}
+    assert {path for path in silent if not path.endswith("key/bias")} == set()  # a softmax does not see that one
+    assert all("norm/bias" not in path for path in found)
+    tower = {path for path in family.paths(trained) if path.startswith("image_tower") and "beside_" not in path}
+    assert bool(tower) == (member != "vsla_clip")  # CLIP's own weights stay in VSLA-CLIP
+
+
+def test_the_temporal_branch_never_reaches_the_tower():
+    method = make_method("tf_clip", taps=("temporal",), **{"weights.bank": 0.0, "ssp.depth": 0})
+    variables = random_variables(method)
+    batch = make_batch()
+
+    def loss(params):
+        out = method.network.apply(
+            {"params": params, "batch_stats": variables["batch_stats"]},
+            batch,
+            method.rows(batch),
+            False,
+            method="encode",
+        )
+        return jnp.sum(jnp.square(out["temporal"])) + jnp.sum(jnp.square(out["frames"]))
+
+    found = largest(jit(jax.grad(loss))(variables["params"]))
+    assert all(value == 0 for path, value in found.items() if path.startswith(("image_tower", "side_table")))
+    assert all(value > 0 for path, value in found.items() if path.startswith("temporal/over_frames/value"))
+
+
+def test_the_bank_s_part_in_the_loss():
+    method = make_method("vsla_clip")
+    variables, memory = random_variables(method), memory_of(method)
+    order = np.array([2, 0, 3, 1])
+    place = np.argsort(order)  # where each identity's row went
+    batch = make_batch()
+    renamed = batch.replace(identity=jnp.asarray(place)[batch.identity])
+
+    def values(method, *pairs):
+        loss = jit(loss_of(method, main_stage(method)))
+        return [loss(variables["params"], variables["batch_stats"], BankMemory(m, None), b)[1][0] for m, b in pairs]
+
+    shuffled = memory.bank[order]
+    plain, both, rows_only = values(method, (memory.bank, batch), (shuffled, renamed), (shuffled, batch))
+    for name in ("loss_bank", "loss_image_to_text", "loss_text_to_image"):
+        np.testing.assert_allclose(both[name], plain[name], rtol=1e-5)
+        assert abs(float(rows_only[name] - plain[name])) > 1e-3
+    off = {f"weights.{name}": 0.0 for name in ("bank", "image_to_text", "text_to_image")}
+    silent = make_method("vsla_clip", **off)
+    loss = jit(loss_of(silent, main_stage(silent)))
+    one, other = (
+        loss(variables["params"], variables["batch_stats"], BankMemory(bank, None), batch)[0]
+        for bank in (memory.bank, shuffled)
+    )
+    assert float(one) == float(other)
+
+
+def test_the_total_is_the_contract_s_sum():
+    method = make_method("tf_clip", **{"ssp.depth": 1})
+    variables, memory = random_variables(method), memory_of(method)
+    total, (parts, _, _) = jit(loss_of(method, main_stage(method)))(
+        variables["params"], variables["batch_stats"], memory, make_batch()
+    )
+    weights = {"identity": 0.25, "triplet": 1, "bank": 1, "frame_identity": 1 / family.FRAMES}
+    assert {f"loss_{name}" for name in weights} == parts.keys()
+    np.testing.assert_allclose(total, sum(w * parts[f"loss_{n}"] for n, w in weights.items()), rtol=1e-6)
+
+
+def embedded(method, variables, batch):
+    return jit(lambda v, b: method.embed(v, None, b))(variables, batch)["feature"]
+
+
+@pytest.mark.parametrize("member", ["vsla_clip", "tf_clip"])
+def test_the_order_of_frames_and_padding_change_nothing(member):
+    method = make_method(member)
+    variables, batch = random_variables(method), make_batch()
+    feature = embedded(method, variables, batch)
+    turned = embedded(method, variables, batch.replace(frames=batch.frames[:, ::-1]))
+    np.testing.assert_allclose(turned, feature, atol=1e-4)
+    assert np.abs(feature[0] - feature[1]).max() > 1e-2
+    # A frame that only fills the clip may hold anything.
+    mask = batch.frame_mask.at[:, 2].set(False)
+    filled = embedded(method, variables, batch.replace(frame_mask=mask))
+    other = embedded(method, variables, batch.replace(frames=batch.frames.at[:, 2].set(7.0), frame_mask=mask))
+    np.testing.assert_allclose(filled, other, atol=1e-5)
+
+
+def test_without_its_adapters_the_tower_is_clip():
+    method = make_method("vsla_clip")
+    variables, batch = random_variables(method), make_batch()
+    found = jit(lambda v, b: method.extract(v, None, b, method.stages()[0]))(variables, batch)["projected"]
+    params = jax.tree.map(lambda x: x, variables["params"]["image_tower"])
+    for name in list(params):
+        if name.startswith("block_"):
+            params[name] = {k: v for k, v in params[name].items() if not k.startswith("beside_")}
+    frames = batch.frames.reshape(-1, 24, 24, 3)
+    plain = jit(ViT(family.IMAGE).apply)({"params": params}, frames)["projected"]
+    np.testing.assert_allclose(found, plain.reshape(CLIPS, family.FRAMES, -1).mean(1), atol=1e-5)
+    adapted = embedded(method, variables, batch)[:, -8:]
+    assert np.abs(adapted - found).max() > 1e-2
+
+
+def test_side_information():
+    """It moves the class token before the positions, by nothing at strength 0 and for unknown cameras."""
+    plain = make_method("tf_clip", **{"sie.columns": ()})
+    known, off = make_method("tf_clip"), make_method("tf_clip", **{"sie.strength": 0.0})
+    variables, batch = random_variables(known), make_batch()
+    without = {**variables, "params": {k: v for k, v in variables["params"].items() if k != "side_table"}}
+    feature = embedded(plain, without, batch)
+    np.testing.assert_allclose(embedded(off, variables, batch), feature, atol=1e-6)
+    unseen = batch.replace(camera_index=jnp.full(CLIPS, -1))
+    np.testing.assert_allclose(embedded(known, variables, unseen), feature, atol=1e-6)
+    assert np.abs(embedded(known, variables, batch) - feature).max() > 1e-3
+    table = variables["params"]["side_table"]
+    assert table.shape == (family.CAMERAS, family.IMAGE.width)
+    tower = ViT(family.IMAGE)
+    tower_variables, frames = {"params": variables["params"]["image_tower"]}, batch.frames[:3, 0]
+    moved = tower.apply(tower_variables, frames, table, method="embed")
+    as_it_was = tower.apply(tower_variables, frames, method="embed")
+    assert np.abs(moved - as_it_was)[:, 0].max() > 1e-3 and not np.abs(moved - as_it_was)[:, 1:].any()
+
+
+def test_bank_of_text_follows_the_prompts():
+    method = make_method("clip_reid")
+    variables, memory = random_variables(method), memory_of(method)
+    stage = method.stages()[0]
+    refresh = jit(lambda v, m: method.refresh(v, m, None, jax.random.key(0), family.progress(), stage))
+    found = refresh(variables, memory)
+    np.testing.assert_array_equal(found.features, memory.features)
+    texts = jit(lambda v: method.network.apply(v, jnp.arange(PEOPLE), method="texts"))(variables)
+    np.testing.assert_allclose(found.bank, texts, atol=1e-5)
+
+
+def test_unknown_values_are_named():
+    with pytest.raises(ValueError, match="bank='text' is neither"):
+        make_method("clip_reid", bank="text")
+    with pytest.raises(ValueError, match="column 'weather' is not one of camera_index"):
+        make_method("clip_reid", **{"sie.columns": ("weather",)})

@@ -1,0 +1,109 @@
+"""Whole runs of the CLIP-ReID family and of LSMRL on `walkers/tiny`: stages, resume, weights, banks."""
+
+import importlib
+
+import jax
+import numpy as np
+import pytest
+from test_training import assert_equal, run_training
+
+from jaxreid import train
+from jaxreid.backbones import clip, pretrained, text
+from jaxreid.backbones.text import TextConfig, TextTower
+from jaxreid.backbones.vit import ViT, ViTConfig
+from jaxreid.backbones.word_table import walkers_words
+from jaxreid.metric_writer import read_metrics
+from jaxreid.run import start_run
+
+IMAGE = ViTConfig(width=16, depth=2, heads=2, patch=16, image_size=(64, 32), projection=8)
+TEXT = TextConfig(width=16, depth=1, heads=2, projection=8, vocabulary=len(walkers_words().clip_ids))
+
+
+@pytest.fixture(autouse=True)
+def small_towers(monkeypatch):
+    monkeypatch.setitem(clip.VISION_TOWERS, "small", IMAGE)
+    monkeypatch.setitem(text.TEXT_TOWERS, "small", TEXT)
+    for name in ("clip_reid", "lsmrl"):
+        monkeypatch.setattr(f"jaxreid.methods.{name}.load_text_tokenizer", lambda *_: walkers_words())
+    # XLA compiles twice as fast when it optimises less.
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+def make_config(name, **changes):
+    config = importlib.import_module(f"configs.{name}").get_config()
+    config.dataset.config, config.backbone.name, config.backbone.checkpoint = "tiny", "small", ""
+    config.extraction_batch, config.log_every, config.mesh.devices = 16, 1, 1
+    config.evaluate_start = False
+    config.batch.identities, config.batch.clips = 4, 2
+    config.update_from_flattened_dict(changes)
+    return config
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """Both small towers as one file, as CLIP's are."""
+    image = jax.jit(ViT(IMAGE).init)(jax.random.key(1), np.zeros((1, 64, 32, 3), np.float32))["params"]
+    words = jax.jit(TextTower(TEXT).init)(jax.random.key(2), np.zeros((1, 4), np.int32))["params"]
+    path = tmp_path_factory.mktemp("weights") / "clip.safetensors"
+    pretrained.save_params(path, (image, IMAGE), (words, TEXT), logit_scale=1.0)
+    return path, image, words
+
+
+def test_two_stages_and_a_resume_inside_the_first(tmp_path, data_dir, tiny, weights):
+    path, image, words = weights
+    changes = {"stage1.epochs": 2, "epochs": 1, "backbone.checkpoint": str(path), "text.checkpoint": str(path)}
+    config = make_config("vsla_clip", **changes)
+    run, state, frozen = run_training(config, tmp_path / "whole", data_dir)
+    assert {name: step.count for name, step in run.compiled.items() if step.count} == dict.fromkeys(
+        ("prompts/train_step", "prompts/extract_step", "prompts/refresh", "prompts/refresh_after", "main/train_step"), 1
+    )
+    run_training(config, tmp_path / "broken", data_dir, stop_after=1)
+    again, resumed, _ = run_training(config, tmp_path / "broken", data_dir)
+    assert_equal(state, resumed)
+    assert read_metrics(again.workdir) == read_metrics(run.workdir)
+    assert not again.compiled["prompts/extract_step"].count  # what stage 1 learns from was kept
+
+    # Stage 1 moved the words only, and the bank is theirs; CLIP's weights are those of the file to the end.
+    variables = jax.device_get(train.variables_of(state, frozen))
+    jax.tree.map(np.testing.assert_array_equal, variables["params"]["text"]["tower"], words)
+    tower = variables["params"]["image_tower"]
+    assert "beside_mlp" in tower["block_00"]
+    for name, leaf in jax.tree_util.tree_leaves_with_path(image):
+        found = tower
+        for key in name:
+            found = found[key.key]
+        np.testing.assert_array_equal(found, leaf)
+    start = train.init_variables(run)["params"]
+    assert (np.abs(variables["params"]["text"]["own"] - start["text"]["own"]).max((1, 2)) > 1e-3).all()
+    bank = jax.jit(lambda v: run.method.network.apply(v, 1, method="text_bank"))(variables)
+    np.testing.assert_allclose(state.memory.bank, bank, atol=1e-5)
+    assert np.std(state.memory.features, axis=0).max() > 0
+
+
+def test_text_free_bank_is_the_mean_of_the_starting_tower_s_features(tmp_path, data_dir, tiny):
+    config = make_config("tf_clip", epochs=1, **{"memory.frames": 4})
+    run, state, _ = run_training(config, tmp_path, data_dir)
+    start = train.init_variables(start_run(config, tmp_path / "other", data_dir))
+    split, reader = run.dataset.train, run.reader(run.dataset.train)
+    tower = jax.jit(lambda x: ViT(IMAGE).apply({"params": start["params"]["image_tower"]}, x)["projected"])
+    frames = [np.stack([reader.decode(row, i) for i in range(n)]) for row, n in enumerate(split.table.length)]
+    pixels = (np.concatenate(frames) / 255 - 0.5) / 0.5
+    of_frames = np.split(np.asarray(tower(pixels.astype(np.float32))), np.cumsum(split.table.length)[:-1])
+    found: dict[int, list[np.ndarray]] = {}
+    for row, features in enumerate(of_frames):
+        length = len(features)
+        chunks = [[i + (j % min(4, length - i)) for j in range(4)] for i in range(0, length, 4)]
+        clips = [features[chunk].mean(0) for chunk in chunks]
+        found.setdefault(int(split.labels.identity[row]), []).append(np.mean(clips, axis=0))
+    wanted = [np.mean(found[identity], axis=0) for identity in range(len(found))]
+    np.testing.assert_allclose(state.memory.bank, wanted, atol=1e-4)
+
+
+def test_lsmrl_keeps_the_bank_of_its_last_parameters(tmp_path, data_dir, tiny):
+    config = make_config("lsmrl", epochs=2, stfl_split=(0, 1, 1), heads=2, **{"batch.steps": 2})
+    run, state, frozen = run_training(config, tmp_path, data_dir)
+    assert {step.count for step in run.compiled.values() if step.count} == {1}
+    bank = jax.jit(lambda v: run.method.network.apply(v, 1, method="bank"))(train.variables_of(state, frozen))
+    np.testing.assert_allclose(state.memory.text_bank, bank, atol=1e-5)
