@@ -10,6 +10,7 @@ import pytest
 import torch
 from family import CLIPS, PEOPLE, filled, jit, largest, loss_of, make_batch, make_method, random_variables
 
+from jaxreid import parallel
 from jaxreid.backbones.clip import vision_config
 from jaxreid.backbones.text import TextTower, text_config
 from jaxreid.backbones.vit import ViT
@@ -98,6 +99,19 @@ def test_the_bank_does_not_depend_on_how_it_is_shared():
     rows = np.concatenate([one_by_one(variables, jnp.array([c])) for c in range(PEOPLE)])
     bank = jit(lambda v: module.apply(v, 3, method="bank"))(variables)  # four people in two threes
     np.testing.assert_allclose(bank, rows, atol=1e-5)
+
+
+def test_devices_share_the_identities_of_the_bank():
+    """Every device of eight runs the text tower on an eighth of the sentences."""
+    module = PromptedText(family.TEXT, PromptTemplate.of_text("X person", walkers_words(), 1), 16)
+    variables = filled(module.init, jnp.arange(1), scale=1.0)
+    mesh = parallel.make_mesh()
+    shared = parallel.place(variables, jax.tree.map(lambda _: parallel.replicated(mesh), variables))
+    with jax.set_mesh(mesh):
+        compiled = jit(lambda v: module.apply(v, 8, method="bank")).lower(shared).compile()
+    assert mesh.size == 8 and "f32[2,4,64]" in compiled.as_text()  # two sentences of four words inside the MLP
+    whole = jit(lambda v: module.apply(v, 1, method="bank"))(variables)
+    np.testing.assert_allclose(compiled(shared), whole, atol=1e-5)
 
 
 # Learning rates -------------------------------------------------------------------------------------------------------
