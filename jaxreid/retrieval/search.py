@@ -199,7 +199,7 @@ def search_gallery(
     k: int = 10,
     chunk: int | None = None,
     approximate: bool = False,
-    devices: Sequence[jax.Device] | None = None,
+    devices: Sequence[Any] | None = None,
 ) -> Found:
     """The k nearest gallery rows of each query by cosine, equal ones in the order of the gallery.
 
@@ -226,10 +226,8 @@ def search_gallery(
     if k < 1:
         raise ValueError(f"k must be at least 1, got {k}")
     mesh = Mesh(np.array(devices if devices is not None else jax.devices()), ("rows",))
-    if chunk is None:
-        bytes_ = CHUNK_BYTES * (1 if mesh.devices.flat[0].platform == "cpu" else 16)
-        chunk = bytes_ // (4 * width) * mesh.size
-    chunk = -(-min(chunk, count) // mesh.size) * mesh.size
+    fits = CHUNK_BYTES * (1 if mesh.devices.flat[0].platform == "cpu" else 16) // (4 * width) * mesh.size
+    chunk = -(-min(chunk or fits, count) // mesh.size) * mesh.size
     query = jax.device_put(queries, NamedSharding(mesh, P()))
     best = jax.device_put(_nothing(len(queries), k), NamedSharding(mesh, P()))
     step = _step(mesh, k, approximate)
