@@ -9,7 +9,8 @@
     search       1M × 512; faiss flat
 
 Every contender runs in a process of its own and gets the same arrays. `seconds` is the best of the repeats, after
-compiling (`compile_seconds`, the first run less the best); `peak_mb` is how far the process grew while it ran;
+compiling (`compile_seconds`, the first run less the best); `cpu_seconds` is the work of all threads, which another
+load on the machine changes less; `peak_mb` is how far the process grew while it ran;
 `load` is the machine's load average, `result` a figure that contenders must share. Needs the extras test and search.
 """
 
@@ -234,13 +235,15 @@ def measure(case, name, size, repeats, answer):
         import jaxreid.retrieval  # noqa: F401  (what importing takes is not counted)
     PREPARED.get(case, people)(*size, *(() if case in PREPARED else (1,)))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    times, result = [], None
+    times, processor, result = [], [], None
     for _ in range(repeats):
-        start = time.perf_counter()
+        start, cpu = time.perf_counter(), time.process_time()
         result = function(*size)
         times.append(time.perf_counter() - start)
+        processor.append(time.process_time() - cpu)
     peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-    answer.put({"seconds": min(times), "compile_seconds": times[0] - min(times), "peak_mb": peak, "result": result})
+    seconds = {"seconds": min(times), "cpu_seconds": min(processor)}
+    answer.put({**seconds, "compile_seconds": times[0] - min(times), "peak_mb": peak, "result": result})
 
 
 def main() -> None:

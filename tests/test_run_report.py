@@ -405,7 +405,7 @@ def evaluator(tmp_path):
     )
     found = Evaluator.__new__(Evaluator)
     found.scored, found.cases = True, ()
-    found.options = types.SimpleNamespace(distance="cosine")
+    found.options = types.SimpleNamespace(distance="cosine", reranking="")
     found.run = types.SimpleNamespace(
         workdir=tmp_path,
         method=method,

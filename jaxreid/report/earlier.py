@@ -55,7 +55,8 @@ def read_earlier(
     beside = {}
     for record in results["scores"]:
         key = (ranked_direction(record), record["protocol"])
-        other = next((r for r in scores if (ranked_direction(r), r.get("protocol")) == key), None)
+        alike = [r for r in scores if (r["direction"], r.get("protocol")) == (record["direction"], record["protocol"])]
+        other = next((r for r in alike if ranked_direction(r) == key[0]), alike[0] if alike else None)
         beside[key] = (other, tuple(common + reasons_apart(other, record)))
     return Earlier(
         name,

@@ -201,7 +201,7 @@ def _score_blocks(
             gallery_columns = jax.device_put(padded.columns(protocol.columns))
         padded = query[np.minimum(np.arange(rows[0], rows[0] + len(distances)), len(query) - 1)]
         positive, junk = _masks(protocol, padded.columns(protocol.columns), gallery_columns, np.int32(len(gallery)))
-        found = match_positions(distances, positive, junk, capacity, ties)
+        found = match_positions(distances, positive, junk, capacity, ties, protocol.precision == "tied")
         found = {name: np.asarray(values)[: len(rows)] for name, values in found.items()}
         if found["undefined"].any():
             raise ValueError(
@@ -209,7 +209,7 @@ def _score_blocks(
                 f"its features, or a gallery row's, are not finite"
             )
         position = found["position"]
-        precisions.append(average_precision(position, protocol.precision, found["tied_precision"]))
+        precisions.append(average_precision(position, protocol.precision, found.get("tied_precision")))
         penalties.append(inverse_negative_penalty(position))
         first.append(position[:, 0])
 
@@ -250,9 +250,9 @@ def _masks(protocol: Protocol, query: Any, gallery: Any, count: Array) -> tuple[
     return positive & ~padding, junk | padding
 
 
-@functools.partial(jax.jit, static_argnames=("capacity", "ties"))
+@functools.partial(jax.jit, static_argnames=("capacity", "ties", "tied"))
 def match_positions(
-    distances: Array, positive: Array, junk: Array, capacity: int, ties: str = "stable"
+    distances: Array, positive: Array, junk: Array, capacity: int, ties: str = "stable", tied: bool = True
 ) -> dict[str, jax.Array]:
     """Where each query's matches stand in its ranking without junk, nearest first.
 
@@ -261,6 +261,7 @@ def match_positions(
       positive, junk: bool[B, G], disjoint.
       capacity: static, at least the number of matches of any query, at most G.
       ties: static, 'stable' or 'pessimistic' (see `score`).
+      tied: static, whether `tied_precision` is asked for.
 
     Returns:
       `position` i32[B, capacity], 1-based and ascending, 0 past the last match; `tied_precision` f32[B, capacity],
@@ -274,23 +275,25 @@ def match_positions(
     negated, index = jax.lax.top_k(-jnp.where(positive, clipped, jnp.inf), capacity)
     exists = jnp.isfinite(negated)
 
-    def count(match: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        distance, column = match[0][:, None], match[1][:, None]
+    def count(number: Array, found: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        distance, column = -negated[:, number, None], index[:, number, None]
         nearer, level = clipped < distance, clipped == distance
         ahead = nearer | level & (jnp.arange(clipped.shape[1]) < column)
         if ties == "pessimistic":
             ahead |= level & ~positive
-        reached = nearer | level
-        precision = jnp.sum(reached & positive, axis=1) / jnp.maximum(jnp.sum(reached & ~junk, axis=1), 1)
-        return 1 + jnp.sum(ahead & ~junk, axis=1), precision
+        value = {"position": 1 + jnp.sum(ahead & ~junk, axis=1)}
+        if tied:
+            reached = nearer | level
+            hits = jnp.sum(reached & positive, axis=1)
+            value["tied_precision"] = hits / jnp.maximum(jnp.sum(reached & ~junk, axis=1), 1)
+        return {name: found[name].at[:, number].set(jnp.where(exists[:, number], value[name], 0)) for name in found}
 
-    # One match of all queries at a time: B x G comparisons, whatever the number of matches.
-    position, precision = jax.lax.map(count, (-negated.T, index.T))
-    return {
-        "position": jnp.where(exists, position.T, 0),
-        "tied_precision": jnp.where(exists, precision.T, 0.0),
-        "undefined": jnp.isnan(distances).any(axis=1),
-    }
+    # One match of all queries at a time: B x G comparisons, as often as a query of the block has matches.
+    start = {"position": jnp.zeros(exists.shape, jnp.int32)}
+    if tied:
+        start["tied_precision"] = jnp.zeros(exists.shape, jnp.float32)
+    found = jax.lax.fori_loop(0, exists.sum(axis=1).max(), count, start)
+    return found | {"undefined": jnp.isnan(distances).any(axis=1)}
 
 
 def average_precision(positions: np.ndarray, rule: str = "standard", tied: np.ndarray | None = None) -> np.ndarray:

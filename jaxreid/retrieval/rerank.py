@@ -22,6 +22,8 @@ from jaxreid.retrieval.neighbours import block_of, map_rows, nearest_neighbours,
 
 Array = Any
 
+WIDTH_MULTIPLE = 64
+
 
 class KReciprocal:
     """The re-ranked distance of row numbers, a `distances.Distance`: (queries i32[B], gallery rows i32[C]) → f32[B, C].
@@ -74,6 +76,11 @@ class KReciprocal:
             if not int(self.encoding.lost.max()):
                 break
             width *= 2
+        # Columns are ascending, empty places last: what no row uses is cut off, in steps that share compilations.
+        used = int(jnp.sum(self.encoding.column < len(features), axis=1).max())
+        kept = -(-used // WIDTH_MULTIPLE) * WIDTH_MULTIPLE
+        column, value = (entries[:, :kept] for entries in (self.encoding.column, self.encoding.value))
+        self.encoding = self.encoding._replace(column=column, value=value)
         self.lists = k_reciprocal.inverted_lists(self.encoding)
 
     def __call__(self, query: Array, gallery: Array) -> jax.Array:
