@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -20,6 +21,8 @@ class Compiled:
 
     def __init__(self, function: Any, **options: Any) -> None:
         self._jitted = jax.jit(function, **options)
+        shardings = jax.tree.leaves(options.get("out_shardings"))
+        self._mesh = shardings[0].mesh if shardings else None  # what `parallel.constrain` refers to
         self._executable: Any = None
         self.name = function.__name__
         self.seconds, self.count = 0.0, 0
@@ -27,7 +30,8 @@ class Compiled:
     def compile(self, *arguments: Any) -> Any:
         """Compiles for these arguments (arrays or their shapes) and returns XLA's compiled object."""
         start = time.perf_counter()
-        self._executable = self._jitted.lower(*arguments).compile()
+        with jax.set_mesh(self._mesh) if self._mesh else contextlib.nullcontext():
+            self._executable = self._jitted.lower(*arguments).compile()
         self.seconds = time.perf_counter() - start
         self.count += 1
         return self._executable

@@ -412,7 +412,7 @@ def test_the_bank_s_part_in_the_loss():
 
 
 def test_the_total_is_the_contract_s_sum():
-    method = make_method("tf_clip", **{"ssp.depth": 1})
+    method = make_method("tf_clip", **{"ssp.depth": 1, "weights.identity": 0.25, "weights.triplet": 1.0})
     variables, memory = random_variables(method), memory_of(method)
     total, (parts, _, _) = jit(loss_of(method, main_stage(method)))(
         variables["params"], variables["batch_stats"], memory, make_batch()
