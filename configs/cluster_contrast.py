@@ -67,6 +67,7 @@ TABLE: dict[str, Any] = {
     "cluster.min_samples": [2, 2, 4, 2],
     "cluster.k1": [8, 8, 30, 30],
     "cluster.k2": [3, 3, 6, 6],
+    "cluster.centred": False,  # without the mean of each camera
     "cluster.capacity": [256, 256, 512, 512],  # neighbours that are kept of a tracklet
     "cluster.width": 128,  # entries of an encoding before the expansion
     # Memory: "cluster", or "camera" with its cross-camera term.

@@ -180,6 +180,17 @@ def test_refresh_clusters_each_modality_apart(tmp_path, data_dir, tiny):
     assert not set(label[(modality == 0) & (label >= 0)]) & set(label[modality == 1])
 
 
+def test_centring_takes_the_camera_out(tmp_path, data_dir, tiny):
+    method = start_run(make_config(), tmp_path, data_dir).method
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(len(method.camera), 5)) + 9 * rng.normal(size=(method.camera.max() + 1, 5))[method.camera]
+    expected = x.copy()
+    for camera in np.unique(method.camera):
+        expected[method.camera == camera] -= x[method.camera == camera].mean(axis=0)
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    np.testing.assert_allclose(method._centred(jnp.asarray(x, jnp.float32)), expected, atol=1e-5)
+
+
 def test_diagnosis_of_known_clusters():
     memory = {
         "label": np.array([0, 0, 1, -1, 4, 4]),

@@ -129,7 +129,7 @@ class ClusterContrast(Method):
         count = len(self.group)
         z = constrain(unit_rows(features.arrays["feature"]), "replicated")
         x, _, _ = build_prototypes(z, features.tracklet, features.valid, count)
-        cluster, lost, left_out = self._clusters(x)
+        cluster, lost, left_out = self._clusters(self._centred(x) if self.config.cluster.centred else x)
         if self.config.memory == "camera":
             cameras = int(self.camera.max()) + 1
             label = clusters.consecutive(jnp.where(cluster >= 0, cluster * cameras + self.camera, -1))
@@ -146,6 +146,13 @@ class ClusterContrast(Method):
 
     def _rows(self) -> list[np.ndarray]:
         return [np.flatnonzero(self.group == code) for code in range(len(self.modalities))]
+
+    def _centred(self, x: jax.Array) -> jax.Array:
+        """Features without the mean of their camera, so that tracklets do not gather by place."""
+        cameras = int(self.camera.max()) + 1
+        total = jax.ops.segment_sum(x, self.camera, cameras)
+        count = np.bincount(self.camera, minlength=cameras)
+        return unit_rows(x - (total / count[:, None])[self.camera])
 
     def _clusters(self, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         """(cluster of every tracklet, what the encoding and the neighbour lists left out).

@@ -227,14 +227,14 @@ def search_gallery(
         raise ValueError(f"k must be at least 1, got {k}")
     mesh = Mesh(np.array(devices if devices is not None else jax.devices()), ("rows",))
     fits = CHUNK_BYTES * (1 if mesh.devices.flat[0].platform == "cpu" else 16) // (4 * width) * mesh.size
-    share = -(-min(chunk or fits, count) // mesh.size) * mesh.size
+    size = -(-min(chunk or fits, count) // mesh.size) * mesh.size
     query = jax.device_put(queries, NamedSharding(mesh, P()))
     best = jax.device_put(_nothing(len(queries), k), NamedSharding(mesh, P()))
     step = _step(mesh, k, approximate)
-    for start in range(0, count, share):
-        rows = np.asarray(gallery[start : start + share], np.float32)
-        if len(rows) < share:
-            rows = np.concatenate([rows, np.zeros((share - len(rows), width), np.float32)])
+    for start in range(0, count, size):
+        rows = np.asarray(gallery[start : start + size], np.float32)
+        if len(rows) < size:
+            rows = np.concatenate([rows, np.zeros((size - len(rows), width), np.float32)])
         rows = jax.device_put(rows, NamedSharding(mesh, P("rows")))
         best = step(query, rows, best, np.int32(start), np.int32(count))
     similarity, index = jax.device_get(best)
