@@ -92,7 +92,7 @@ class ClusterContrast(Method):
             Stage(
                 name="cluster_contrast",
                 epochs=config.epochs,
-                sampler=SlotSampler(batch.slots, batch.clips, batch.parts, batch.steps),
+                sampler=SlotSampler(batch.slots, batch.clips, batch.parts, steps=batch.steps),
                 frames=batch.frames,
                 augment=Augmentation(**config.augment),
                 updates=(Update("all", optimiser, Schedule(**config.schedule)),),
