@@ -37,7 +37,7 @@ TABLE: dict[str, Any] = {
     "prompt.template": "A X X X X person observed in both day and night conditions.",
     "prompt.n_ctx": 4,
     "prompt.multiple": 8,  # the number of devices divides it
-    "text.checkpoint": ["", CLIP_B16, CLIP_B16],
+    "text.checkpoint": ["walkers_vit_tiny", CLIP_B16, CLIP_B16],
     "text.tokenizer": ["", CLIP_B16, CLIP_B16],
     "use_text": True,
     "use_sd": True,

@@ -34,6 +34,7 @@ def small_towers(monkeypatch):
 def make_config(name, **changes):
     config = importlib.import_module(f"configs.{name}").get_config()
     config.dataset.config, config.backbone.name, config.backbone.checkpoint = "tiny", "small", ""
+    config.text.checkpoint = ""
     config.extraction_batch, config.log_every, config.mesh.devices = 16, 1, 1
     config.evaluate_start = False
     config.batch.identities, config.batch.clips = 4, 2
