@@ -2,35 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
 from jaxreid.data.case_tree import variants
-from jaxreid.data.listed import DEFAULT_MAX_EXCLUDED
-from jaxreid.data.variants import choose_variant
+from jaxreid.data.variants import Variants
 
 VERSION = "1.0.0"
-MAX_FRAMES = 64
 CASES = {1: "case1_aerial_to_ground", 2: "case2_ground_to_aerial"}
-VARIANTS = variants(CASES)
 
-
-def locate(
-    config: str | None,
-    source: Path | None,
-    max_frames: int | None = None,
-    strict_counts: bool | None = None,
-    max_excluded: float = DEFAULT_MAX_EXCLUDED,
-) -> tuple[str, str]:
-    """Configuration directory and version; a set that is there is found without its source.
-
-    `max_excluded` decides whether a build succeeds, not what it holds.
-    """
-    return settings(config, max_frames, strict_counts)["name"], VERSION
-
-
-def settings(
-    config: str | None = None, max_frames: int | None = None, strict_counts: bool | None = None
-) -> dict[str, Any]:
-    """What a configuration means; see `choose_variant`."""
-    return choose_variant("ag_vpreid", config, VARIANTS, MAX_FRAMES, max_frames, strict_counts)
+VARIANTS = Variants("ag_vpreid", VERSION, variants(CASES), max_frames=64)
+locate, settings = VARIANTS.locate, VARIANTS.settings

@@ -9,7 +9,7 @@ import tensorflow_datasets as tfds
 from jaxreid.data.listed import Listing
 from jaxreid.data.variant_builder import VariantBuilder, VariantConfig
 
-from . import RELEASES, VERSION, settings
+from . import VERSION, settings
 from .listing import EXPECTED, list_dataset
 
 
@@ -24,7 +24,7 @@ class Builder(VariantBuilder):
     SETTINGS = staticmethod(settings)
     LICENCE = "non-profit academic research only, by agreement; no redistribution"
     EXPECTED = EXPECTED
-    DEFAULT = VariantConfig(name=RELEASES[0], variant=RELEASES[0])
+    DEFAULT = VariantConfig(**settings())
     MANUAL_DOWNLOAD_INSTRUCTIONS = f"""\
 G2A-VReID is downloaded by hand: github.com/FHR-L/G2A-VReID names the Google Drive files of both releases and the
 agreement. Licence: {LICENCE}.

@@ -9,7 +9,7 @@ import tensorflow_datasets as tfds
 from jaxreid.data.listed import Listing
 from jaxreid.data.variant_builder import VariantBuilder, VariantConfig
 
-from . import MAX_FRAMES, STANDARD, VERSION, settings
+from . import VERSION, settings
 from .listing import EXPECTED, list_dataset
 
 
@@ -26,7 +26,7 @@ class Builder(VariantBuilder):
     SETTINGS = staticmethod(settings)
     LICENCE = "research only, by a signed agreement; no redistribution"
     EXPECTED = EXPECTED
-    DEFAULT = VariantConfig(name=STANDARD, variant=STANDARD, max_frames=MAX_FRAMES)
+    DEFAULT = VariantConfig(**settings())
     MANUAL_DOWNLOAD_INSTRUCTIONS = f"""\
 LS-VID is downloaded by hand: the page of PKU-VMC (Jianing Li) has the release agreement, which is signed and sent by
 mail. Licence: {LICENCE}.

@@ -9,7 +9,7 @@ import tensorflow_datasets as tfds
 from jaxreid.data.listed import Listing
 from jaxreid.data.variant_builder import VariantBuilder, VariantConfig
 
-from . import STANDARD, VERSION, settings
+from . import VERSION, settings
 from .listing import EXPECTED, list_dataset
 
 
@@ -26,7 +26,7 @@ class Builder(VariantBuilder):
     SETTINGS = staticmethod(settings)
     LICENCE = "research use only, no redistribution"
     EXPECTED = EXPECTED
-    DEFAULT = VariantConfig(name=STANDARD, variant=STANDARD)
+    DEFAULT = VariantConfig(**settings())
     MANUAL_DOWNLOAD_INSTRUCTIONS = f"""\
 MARS is downloaded by hand: the project page at liangzheng.com.cn (project_mars) names the Google Drive and Baidu
 folders (bbox_train.zip, bbox_test.zip); the lists are the folder info/ of github.com/liangzheng06/MARS-evaluation.

@@ -2,33 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
-from jaxreid.data.listed import DEFAULT_MAX_EXCLUDED
-from jaxreid.data.variants import choose_variant
+from jaxreid.data.variants import Variants
 
 VERSION = "1.0.0"
-MAX_FRAMES = 256
-VARIANTS = ("standard",)
 
-
-def locate(
-    config: str | None,
-    source: Path | None,
-    max_frames: int | None = None,
-    strict_counts: bool | None = None,
-    max_excluded: float = DEFAULT_MAX_EXCLUDED,
-) -> tuple[str, str]:
-    """Configuration directory and version; a set that is there is found without its source.
-
-    `max_excluded` decides whether a build succeeds, not what it holds.
-    """
-    return settings(config, max_frames, strict_counts)["name"], VERSION
-
-
-def settings(
-    config: str | None = None, max_frames: int | None = None, strict_counts: bool | None = None
-) -> dict[str, Any]:
-    """What a configuration means; see `choose_variant`."""
-    return choose_variant("mevid", config, VARIANTS, MAX_FRAMES, max_frames, strict_counts)
+VARIANTS = Variants("mevid", VERSION, ("standard",), max_frames=256)
+locate, settings = VARIANTS.locate, VARIANTS.settings

@@ -2,12 +2,47 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from jaxreid.data.build import DataSetError
-from jaxreid.data.listed import UNCHECKED, choose
+from jaxreid.data.listed import DEFAULT_MAX_EXCLUDED, UNCHECKED, choose
+
+
+@dataclasses.dataclass(frozen=True)
+class Variants:
+    """The configurations of a data set, of which the first of `names` is the default.
+
+    A builder's folder offers `locate` of one, so that a set is found without TFDS, and its builder uses `settings`.
+    """
+
+    dataset: str
+    version: str
+    names: Sequence[str]
+    max_frames: int = 0  # of the data set's own; 0 is all
+
+    def settings(
+        self, config: str | None = None, max_frames: int | None = None, strict_counts: bool | None = None
+    ) -> dict[str, Any]:
+        """What a configuration means; see `choose_variant`."""
+        return choose_variant(self.dataset, config, self.names, self.max_frames, max_frames, strict_counts)
+
+    def locate(
+        self,
+        config: str | None,
+        source: Path | None,
+        max_frames: int | None = None,
+        strict_counts: bool | None = None,
+        max_excluded: float = DEFAULT_MAX_EXCLUDED,
+    ) -> tuple[str, str]:
+        """Configuration directory and version; a set that is there is found without its source.
+
+        `max_excluded` decides whether a build succeeds, not what it holds.
+        """
+        return self.settings(config, max_frames, strict_counts)["name"], self.version
 
 
 def choose_variant(
