@@ -9,7 +9,7 @@ from typing import Any
 
 import ml_collections
 
-from jaxreid.config import HALF, base_config, fill, unknown_preset
+from jaxreid.config import HALF, preset_config
 
 CLIP_B16 = "hf:openai/clip-vit-base-patch16"
 
@@ -113,12 +113,7 @@ TABLE: dict[str, Any] = {
 
 def family_config(name: str, preset: str, changes: dict[str, Any]) -> ml_collections.ConfigDict:
     """The config of a member of the family: this table with the member's changes."""
-    preset = preset or "walkers"
-    if preset not in PRESETS:
-        raise unknown_preset(preset, PRESETS)
-    config = base_config("clip_reid", preset)
-    config.member = name
-    return fill(config, TABLE | changes, PRESETS.index(preset))
+    return preset_config("clip_reid", preset, PRESETS, {"member": name} | TABLE | changes)
 
 
 def get_config(preset: str = "walkers") -> ml_collections.ConfigDict:

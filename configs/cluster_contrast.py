@@ -9,7 +9,7 @@ from typing import Any
 
 import ml_collections
 
-from jaxreid.config import HALF, IMAGENET, base_config, fill, unknown_preset
+from jaxreid.config import HALF, IMAGENET, preset_config
 
 CLIP_B16 = "hf:openai/clip-vit-base-patch16"
 
@@ -95,7 +95,4 @@ TABLE: dict[str, Any] = {
 
 
 def get_config(preset: str = "walkers") -> ml_collections.ConfigDict:
-    preset = preset or "walkers"
-    if preset not in PRESETS:
-        raise unknown_preset(preset, PRESETS)
-    return fill(base_config("cluster_contrast", preset), TABLE, PRESETS.index(preset))
+    return preset_config("cluster_contrast", preset, PRESETS, TABLE)

@@ -60,6 +60,18 @@ def fill(config: Any, table: dict[str, Any], column: int) -> Any:
     return config
 
 
+def preset_config(method: str, preset: str, presets: tuple[str, ...], table: dict[str, Any]) -> Any:
+    """The config of a preset, the first of `presets` where none is named; `table` as for `fill`.
+
+    Raises:
+      ValueError: there is no such preset.
+    """
+    preset = preset or presets[0]
+    if preset not in presets:
+        raise unknown_preset(preset, presets)
+    return fill(base_config(method, preset), table, presets.index(preset))
+
+
 def unknown_preset(preset: str, known: tuple[str, ...]) -> ValueError:
     return ValueError(f"unknown preset {preset!r}; this config has {', '.join(known)}")
 

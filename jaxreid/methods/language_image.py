@@ -28,6 +28,7 @@ from jaxreid.data.batch import Batch
 from jaxreid.data.samplers import SlotSampler
 from jaxreid.layers.temporal import masked_mean
 from jaxreid.losses.image_text import matching_loss
+from jaxreid.memory.prototypes import unit_rows
 from jaxreid.methods.method import (
     Backbone,
     DatasetInfo,
@@ -150,7 +151,7 @@ class LanguageImage(Method):
         found: Any = self.network.apply(variables, batch, memory.ids[caption, wording], train=True)
         image, text, scale = found
         image, text, caption, valid = constrain((image, text, caption, batch.valid), "replicated")
-        logits = jnp.exp(jnp.minimum(scale, LARGEST_SCALE)) * _unit(image) @ _unit(text).T
+        logits = jnp.exp(jnp.minimum(scale, LARGEST_SCALE)) * unit_rows(image) @ unit_rows(text).T
         match = caption[:, None] == caption[None, :]
         by_image = matching_loss(logits, match, valid)
         by_text = matching_loss(logits.T, match, valid)
@@ -161,10 +162,6 @@ class LanguageImage(Method):
         """ "feature" is the mean of the frames in the joint space."""
         found = self.network.apply(variables, batch, False, method="embed_clips")
         return {"feature": found}  # pyright: ignore[reportReturnType]
-
-
-def _unit(x: jax.Array) -> jax.Array:
-    return x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-6)
 
 
 def shortened(text: str, count: int, keep: float, rng: np.random.Generator) -> list[str]:
