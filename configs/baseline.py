@@ -20,7 +20,6 @@ def get_config(preset: str = "walkers") -> ml_collections.ConfigDict:
     )
 
     config.epochs = 16
-    config.calibrate_batches = 30
     config.batch = ml_collections.ConfigDict({"identities": 24, "clips": 4, "frames": 2})
     config.label_smoothing = 0.1
     # On unit features: a soft margin on raw ones can be satisfied by shrinking them to nothing.

@@ -39,7 +39,6 @@ TABLE: dict[str, Any] = {
     "batch.steps": [20, 20, 200, 200],
     # Optimisation.
     "epochs": [6, 6, 50, 50],
-    "calibrate_batches": [30, 30, 100, 100],
     "optimiser.kind": ["adamw", "adamw", "adam", "adam"],
     "optimiser.patch_rate": [3e-4, 3e-4, 0.0, 0.0],
     "optimiser.tower_rate": [3e-4, 3e-4, 5e-6, 5e-6],

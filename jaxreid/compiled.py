@@ -36,6 +36,10 @@ class Compiled:
         self.count += 1
         return self._executable
 
+    def result_shapes(self, *arguments: Any) -> Any:
+        """Shapes and types of what the function returns for these arguments (arrays or shapes)."""
+        return self._jitted.eval_shape(*arguments)
+
     def __call__(self, *arguments: Any) -> Any:
         executable = self._executable or self.compile(*arguments)
         return executable(*arguments)

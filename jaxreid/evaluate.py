@@ -123,7 +123,7 @@ class Evaluator:
         if not self.scored or path.exists():
             return
         features = self.features(variables, memory)
-        calibrates = self.run.method.stages()[0].calibrate_batches > 0
+        calibrates = self.run.method.stages()[0].calibrate
         names = {"tower": "untouched tower", "feature": "batch-norm calibrated" if calibrates else "untrained feature"}
         controls = {}
         known = next(iter(features.values()))
@@ -175,7 +175,6 @@ class Evaluator:
             features = {name: arrays["feature"] for name, arrays in self.features(variables, memory).items()}
             quality: list[Any] = []
             if self.scored:
-                scored = self._score(features, checkpoint)
                 scored = self._score(features, checkpoint)
                 quality = [scores for _, scores in scored[: len(self.cases)]]
                 if self.options.reranking:

@@ -83,12 +83,26 @@ class Extractor:
             process_count=jax.process_count(),
         )
         found = [self.step(variables, memory, parallel.to_global(b, self.mesh)) for b in progress(loader)]
-        padded = plan.padded(self.batch_size)
-        rows = parallel.rows(self.mesh)
+        padded, rows = plan.padded(self.batch_size), parallel.rows(self.mesh)
         table = {"tracklet": padded.tracklet, "part": padded.part, "valid": padded.tracklet >= 0}
         return Features(
             arrays=jax.tree.map(lambda *parts: jnp.concatenate(parts), *found),
             **{name: parallel.place(values, rows) for name, values in table.items()},
+        )
+
+    def abstract_features(self, clips: int, *arguments: Any) -> Features:
+        """Shapes, types and placement of what a call over a plan of this many clips returns; `arguments` of `step`."""
+        count, rows = -(-clips // self.batch_size) * self.batch_size, parallel.rows(self.mesh)
+
+        def row(leaf: Any) -> jax.ShapeDtypeStruct:
+            return jax.ShapeDtypeStruct((count, *leaf.shape[1:]), leaf.dtype, sharding=rows)
+
+        number = jax.ShapeDtypeStruct((count,), jnp.int32, sharding=rows)
+        return Features(
+            arrays=jax.tree.map(row, self.step.result_shapes(*arguments)),
+            tracklet=number,  # pyright: ignore[reportArgumentType]
+            part=number,  # pyright: ignore[reportArgumentType]
+            valid=jax.ShapeDtypeStruct((count,), bool, sharding=rows),  # pyright: ignore[reportArgumentType]
         )
 
 

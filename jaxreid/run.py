@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 
 from jaxreid import parallel
@@ -139,15 +140,15 @@ def example_batch(run: Run) -> Batch:
     """Zeros of the shape that the network sees (two clips are enough to make parameters)."""
     height, width = run.config.frames.height, run.config.frames.width
     clips, frames = 2, max(stage.frames for stage in run.method.stages())
-    number = jnp.zeros(clips, jnp.int32)
-    return Batch(
-        frames=jnp.zeros((clips, frames, height, width, 3), run.pixels.dtype),
-        frame_mask=jnp.ones((clips, frames), bool),
-        geometry=jnp.zeros((clips, 3)),
-        valid=jnp.ones(clips, bool),
-        **dict.fromkeys(("tracklet", "part", "camera", "camera_index", "modality", "platform", "session"), number),
-        **dict.fromkeys(("identity", "pair", "clothes"), number),
-    )
+    number = np.zeros(clips, np.int32)
+    columns: dict[str, Any] = dict.fromkeys((f.name for f in dataclasses.fields(Batch) if f.name != "extras"), number)
+    columns |= {
+        "frames": np.zeros((clips, frames, height, width, 3), run.pixels.dtype),
+        "frame_mask": np.ones((clips, frames), bool),
+        "geometry": np.zeros((clips, 3), np.float32),
+        "valid": np.ones(clips, bool),
+    }
+    return Batch(**columns)
 
 
 def abstract_batch(run: Run, clips: int, frames: int) -> Batch:

@@ -1,11 +1,11 @@
 """Training: stages and epochs, the same for every method.
 
-init_memory → calibrate → [extract → refresh → sampling_labels → steps → checkpoint] per epoch
+init_memory → [extract → refresh → sampling_labels → steps → checkpoint] per epoch; the first extraction may also set
+batch statistics before anything else is done with it.
 """
 
 from __future__ import annotations
 
-import itertools
 import time
 from typing import Any
 
@@ -28,8 +28,6 @@ from jaxreid.extract import without_identity
 from jaxreid.methods.method import Features, Progress, Stage, Variables
 from jaxreid.metric_writer import MetricWriter
 from jaxreid.run import Run, abstract_batch, example_batch
-
-CALIBRATION, TRAINING = 0, 1  # what an order of clips is drawn for
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -132,8 +130,8 @@ def variables_of(state: TrainState, frozen: Any) -> Variables:
 # ----------------------------------------------------------------------------------------------------------------
 
 
-def make_steps(run: Run, stage: Stage, state_sharding: Any) -> tuple[Compiled, Compiled]:
-    """(train_step, calibrate_step) of a stage."""
+def make_train_step(run: Run, stage: Stage, state_sharding: Any) -> Compiled:
+    """(state, frozen, batch, progress) → (state, metrics) of a stage."""
     method, pixels = run.method, run.pixels
 
     def prepare(state: TrainState, batch: Batch) -> tuple[Batch, jax.Array]:
@@ -167,21 +165,9 @@ def make_steps(run: Run, stage: Stage, state_sharding: Any) -> tuple[Compiled, C
         )
         return state, metrics
 
-    def calibrate_step(state: TrainState, frozen: Any, batch: Batch, progress: Progress) -> TrainState:
-        batch, rng = prepare(state, batch)
-        variables = variables_of(state, frozen)
-        _, (_, batch_stats, _) = method.loss(
-            variables, state.memory, batch, rng, progress, stage, stage.updates[0].name
-        )
-        return state.replace(batch_stats=batch_stats)
-
-    replicated = parallel.replicated(run.mesh)
-    train = Compiled(train_step, donate_argnums=0, out_shardings=(state_sharding, replicated))
-    calibrate = Compiled(calibrate_step, donate_argnums=0, out_shardings=state_sharding)
-    run.compiled[f"{stage.name}/train_step"] = train
-    if stage.calibrate_batches:
-        run.compiled[f"{stage.name}/calibrate_step"] = calibrate
-    return train, calibrate
+    step = Compiled(train_step, donate_argnums=0, out_shardings=(state_sharding, parallel.replicated(run.mesh)))
+    run.compiled[f"{stage.name}/train_step"] = step
+    return step
 
 
 def progress_at(stage: Stage, epoch: int, step: int, steps: int) -> Progress:
@@ -228,15 +214,17 @@ def train(run: Run, evaluator: Evaluator) -> tuple[TrainState, Any]:
                 compile_together(
                     jobs + (evaluator.jobs(variables_of(state, frozen), state.memory) if scored_first else [])
                 )
-            if first == 0:
-                with run.phase("calibrating"):
-                    state = steps.calibrate(state, frozen)
-                if scored_first:
-                    with run.phase("evaluation"):
-                        evaluator.at_start(variables_of(state, frozen), state.memory)
+            features = None
+            if first == 0 and stage.calibrate:
+                with run.phase("extraction"):
+                    state, features = steps.calibrate(state, frozen, bar)
+            if scored_first:
+                with run.phase("evaluation"):
+                    evaluator.at_start(variables_of(state, frozen), state.memory)
             for epoch in range(first, stage.epochs):
                 where = {"stage": stage.name, "epoch": epoch, "run_epoch": run_epoch + epoch}
-                state = steps.epoch(state, frozen, epoch, writer, where, bar)
+                state = steps.epoch(state, frozen, epoch, writer, where, bar, features)
+                features = None
                 with run.phase("checkpoint"):
                     meta = {"stage": number, "epoch": epoch + 1, "step": int(state.step)}
                     checkpoints.save(run_epoch + epoch + 1, state, meta)
@@ -300,7 +288,7 @@ class EpochLoop:
         self.run, self.stage, self.number = run, stage, number
         self.split, self.columns = run.dataset.train, run.method.info.columns
         self.sharding = parallel.state_sharding(state, run.mesh)
-        self.train_step, self.calibrate_step = make_steps(run, stage, self.sharding)
+        self.train_step = make_train_step(run, stage, self.sharding)
         method = run.method
         if stage.extraction:
             self.extractor = run.extractor(
@@ -313,6 +301,10 @@ class EpochLoop:
 
             self.refresh = Compiled(refresh, out_shardings=self.sharding.memory)
             run.compiled[f"{stage.name}/refresh"] = self.refresh
+        if stage.calibrate:
+            rows = parallel.rows(run.mesh)
+            self.calibrated = Compiled(method.calibrate, out_shardings=(self.sharding.batch_stats, rows))
+            run.compiled[f"{stage.name}/calibrate"] = self.calibrated
         if stage.refresh_after:
 
             def refresh_after(variables: Any, memory: Any, rng: jax.Array, progress: Progress) -> Any:
@@ -322,22 +314,26 @@ class EpochLoop:
             run.compiled[f"{stage.name}/refresh_after"] = self.refresh_after
 
     def jobs(self, state: TrainState, frozen: Any, begins: bool) -> list[tuple[Compiled, tuple[Any, ...]]]:
-        """The steps whose arguments are known before anything is read, for `compile_together`."""
+        """The steps that will be called and their arguments, known before anything is read; for `compile_together`."""
         run, stage = self.run, self.stage
         batch = abstract_batch(run, stage.sampler.batch_size(self.columns), stage.frames)
-        arguments = (state, frozen, batch, progress_at(stage, 0, 0, 1))
-        jobs: list[tuple[Compiled, tuple[Any, ...]]] = [(self.train_step, arguments)]
-        if begins and stage.calibrate_batches:
-            jobs.append((self.calibrate_step, arguments))
+        progress, variables = progress_at(stage, 0, 0, 1), variables_of(state, frozen)
+        jobs: list[tuple[Compiled, tuple[Any, ...]]] = [(self.train_step, (state, frozen, batch, progress))]
         if stage.extraction and (begins or stage.extraction.every):
             batch = abstract_batch(run, run.config.extraction_batch, stage.extraction.frames)
-            jobs.append((self.extractor.step, (variables_of(state, frozen), state.memory, batch)))
+            arguments = (variables, state.memory, batch)
+            jobs.append((self.extractor.step, arguments))
+            clips = len(stage.extraction.plan(self.split.table.length))
+            features = self.extractor.abstract_features(clips, *arguments)
+            jobs.append((self.refresh, (variables, state.memory, features, state.rng, progress)))
+            if begins and stage.calibrate:
+                jobs.append((self.calibrated, (variables, features)))
         return jobs
 
-    def loader(self, state: TrainState, *position: int) -> tuple[Any, int]:
-        """(iterator of batches, their number): the order is a function of seed, stage, position and labels."""
+    def loader(self, state: TrainState, epoch: int) -> tuple[Any, int]:
+        """(iterator of batches, their number): the order is a function of seed, stage, epoch and labels."""
         run, stage = self.run, self.stage
-        rng = np.random.default_rng((run.config.seed, self.number, *position))
+        rng = np.random.default_rng((run.config.seed, self.number, epoch))
         labels = run.method.sampling_labels(state.memory)
         labels = self.split.labels.identity if labels is None else parallel.to_host(labels)
         tracklet, part = stage.sampler.draw(labels, self.columns, rng)
@@ -364,34 +360,41 @@ class EpochLoop:
         )
         return (parallel.to_global(batch, run.mesh) for batch in loader), len(tracklet)
 
-    def calibrate(self, state: TrainState, frozen: Any) -> TrainState:
-        """Sets batch-norm statistics on training clips, without learning anything else."""
-        progress, done, turn = progress_at(self.stage, 0, 0, 1), 0, 0
-        while done < self.stage.calibrate_batches:
-            loader, steps = self.loader(state, CALIBRATION, turn)
-            steps = min(steps, self.stage.calibrate_batches - done)
-            for batch in itertools.islice(loader, steps):
-                state = self.calibrate_step(state, frozen, batch, progress)
-            done, turn = done + steps, turn + 1
-        return state
+    def extract(self, state: TrainState, frozen: Any, epoch: int, bar: Any) -> Features:
+        """Features of the training split as the stage's `extraction` asks for them."""
+        run, variables = self.run, variables_of(state, frozen)
+        assert self.stage.extraction
+        plan = self.stage.extraction.plan(self.split.table.length)
+        bar.set_description(f"epoch {epoch + 1}/{self.stage.epochs} reading the split")
+        features = self.extractor(variables, state.memory, self.split, plan, run.loading, run.reader(self.split))
+        return jax.block_until_ready(features)
+
+    def calibrate(self, state: TrainState, frozen: Any, bar: Any) -> tuple[TrainState, Features]:
+        """Batch statistics of the features that training starts from, and the features under these statistics."""
+        features = self.extract(state, frozen, 0, bar)
+        batch_stats, features = self.calibrated(variables_of(state, frozen), features)
+        return state.replace(batch_stats=batch_stats), features
 
     def epoch(
-        self, state: TrainState, frozen: Any, epoch: int, writer: MetricWriter, where: dict[str, Any], bar: Any
+        self,
+        state: TrainState,
+        frozen: Any,
+        epoch: int,
+        writer: MetricWriter,
+        where: dict[str, Any],
+        bar: Any,
+        features: Features | None = None,
     ) -> TrainState:
+        """One epoch; `features` are those of its extraction where they are known already."""
         run, stage = self.run, self.stage
         start = time.perf_counter()
-        extraction = stage.extraction
         diagnosis: dict[str, float] = {}
-        if extraction and epoch % (extraction.every or stage.epochs) == 0:
-            with run.phase("extraction"):
-                variables = variables_of(state, frozen)
-                plan = extraction.plan(self.split.table.length)
-                bar.set_description(f"epoch {epoch + 1}/{stage.epochs} reading the split")
-                features = self.extractor(
-                    variables, state.memory, self.split, plan, run.loading, run.reader(self.split)
-                )
-                jax.block_until_ready(features)
+        if stage.extraction and epoch % (stage.extraction.every or stage.epochs) == 0:
+            if features is None:
+                with run.phase("extraction"):
+                    features = self.extract(state, frozen, epoch, bar)
             with run.phase("refresh"):
+                variables = variables_of(state, frozen)
                 rng = jax.random.fold_in(jax.random.fold_in(state.rng, 1), state.step)
                 memory = self.refresh(variables, state.memory, features, rng, progress_at(stage, epoch, 0, 1))
                 state = state.replace(memory=jax.block_until_ready(memory))
@@ -415,7 +418,7 @@ class EpochLoop:
         return state
 
     def _steps(self, state: TrainState, frozen: Any, epoch: int, bar: Any) -> tuple[TrainState, list[Any], int]:
-        loader, steps = self.loader(state, TRAINING, epoch)
+        loader, steps = self.loader(state, epoch)
         size = self.stage.sampler.batch_size(self.columns) * self.stage.frames
         bar.total = bar.total or size * steps * self.stage.epochs
         bar.set_description(f"epoch {epoch + 1}/{self.stage.epochs}")

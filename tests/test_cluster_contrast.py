@@ -29,7 +29,7 @@ def make_config(**changes):
     config = import_module("configs.cluster_contrast").get_config()
     config.dataset.config = "tiny"
     config.backbone.name, config.backbone.checkpoint = "small", ""
-    config.epochs, config.calibrate_batches, config.extraction_batch = 3, 2, 16
+    config.epochs, config.extraction_batch = 3, 16
     config.mesh.devices, config.log_every = 1, 2
     config.batch.slots, config.batch.clips, config.batch.steps = 4, 2, 3
     config.cluster.k1, config.cluster.k2, config.cluster.min_samples = 4, 2, 2
@@ -52,7 +52,7 @@ def association(run):
 def test_labels_change_and_nothing_compiles_again(finished):
     run, state, _ = finished
     assert {name: step.count for name, step in run.compiled.items() if step.count > 0} == {
-        f"cluster_contrast/{step}": 1 for step in ("train_step", "calibrate_step", "extract_step", "refresh")
+        f"cluster_contrast/{step}": 1 for step in ("train_step", "calibrate", "extract_step", "refresh")
     } | {"embed_step": 1}
     rows = association(run)
     assert len(rows) == 3
@@ -69,7 +69,9 @@ def test_results_with_re_ranking_stand_beside_the_plain_ones(finished, monkeypat
     evaluator = Evaluator(run)
     variables = train.variables_of(state, frozen)
     plain = evaluator.final(variables, state.memory, 3)["scores"]
-    evaluator.options = dataclasses.replace(evaluator.options, reranking="k_reciprocal", rerank_k1=4, rerank_k2=2)
+    # λ = 0: by the overlap of neighbourhoods alone, which no small set ranks as the plain distance does.
+    changes = {"reranking": "k_reciprocal", "rerank_k1": 12, "rerank_k2": 3, "rerank_lambda": 0.0}
+    evaluator.options = dataclasses.replace(evaluator.options, **changes)
     both = evaluator.final(variables, state.memory, 3)["scores"]
     assert [record["reranking"] for record in both] == [False, False, True, True]
     assert both[:2] == plain
@@ -136,7 +138,7 @@ def loss_of(run, state, frozen, batch, epoch=2):
 def test_padding_and_noise_change_nothing_and_every_parameter_learns(finished):
     run, state, frozen = finished
     steps = train.EpochLoop(run, run.method.stages()[0], 0, state)
-    batch = run.pixels(next(iter(steps.loader(state, train.TRAINING, 0)[0])))
+    batch = run.pixels(next(iter(steps.loader(state, 0)[0])))
     rows = batch.valid.shape[0]
     filled = jax.tree.map(lambda x: jnp.concatenate([x, x[:8]]), batch)
     filled = filled.replace(valid=filled.valid.at[rows:].set(False), tracklet=filled.tracklet.at[rows:].set(-1))

@@ -48,7 +48,7 @@ def test_settings_of_the_specification(preset):
     assert (mining.delta, mining.weight_temperature, mining.num_look_alikes) == (0.1, 0.05, 8)
     assert (mining.look_alikes, mining.look_alike_kappa) == (True, -2.0)
     assert config.prototypes.parts == {"hitsz_vcm": 2, "bupt_campus": 4}[preset]
-    assert config.prototypes.momentum == 0.5 and config.calibrate_batches >= 100
+    assert config.prototypes.momentum == 0.5
     assert (config.augment.crop, config.augment.flip, config.augment.erase) == (10, 0.5, 0.5)
     assert config.augment.channel_exchange == 0.5 and config.augment.infrared_mix
     expected = {"hitsz_vcm": ("chunk_first", 6), "bupt_campus": ("linspace", 10)}[preset]
@@ -76,7 +76,7 @@ def clip_weights(tmp_path_factory):
 def miniature(config, weights, source):
     config.backbone.checkpoint, config.dataset.path = str(weights), str(source)
     config.frames.height, config.frames.width = 64, 32
-    config.epochs, config.calibrate_batches, config.extraction_batch = 3, 2, 8
+    config.epochs, config.extraction_batch = 3, 8
     config.batch.slots, config.batch.frames, config.prototypes.capacity_multiple = 2, 3, 8
     config.levels.within_from, config.levels.cross_from = 1, 2
     config.mesh.devices, config.loading.threads = 1, 2

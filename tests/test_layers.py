@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxreid.layers.batch_norm import MaskedBatchNorm
+from jaxreid.layers.batch_norm import MaskedBatchNorm, calibrate_norm
 from jaxreid.layers.temporal import TemporalAggregation, masked_mean
 
 FRAMES = jnp.array([[[1.0, 2.0], [3.0, 4.0], [5.0, 9.0]]])
@@ -192,6 +192,21 @@ def test_batch_norm_takes_bf16_and_answers_fp32():
     y, _ = module.apply(variables, x, use_running_average=False, mutable=["batch_stats"])
     assert y.dtype == jnp.float32
     np.testing.assert_allclose([y.mean(), y.std()], [0, 1], atol=1e-4)
+
+
+@pytest.mark.parametrize("use_bias", [True, False])
+def test_calibrated_norm_has_the_statistics_of_all_valid_rows(use_bias):
+    x = np.random.default_rng(0).normal(3.0, 2.0, (40, 5)).astype(np.float32)
+    valid = np.arange(40) % 3 != 1
+    scale, bias = np.linspace(0.5, 2.0, 5), np.linspace(-1.0, 1.0, 5) * use_bias
+    params = {"scale": jnp.asarray(scale)} | ({"bias": jnp.asarray(bias)} if use_bias else {})
+    found, statistics = jax.jit(calibrate_norm)(params, np.where(valid[:, None], x, np.nan), valid)
+    seen = x[valid].astype(np.float64)
+    mean, variance = seen.mean(0), seen.var(0, ddof=1)
+    np.testing.assert_allclose(statistics["mean"], mean, rtol=1e-5)
+    np.testing.assert_allclose(statistics["var"], variance, rtol=1e-5)
+    np.testing.assert_allclose(found[valid], (seen - mean) / np.sqrt(variance + 1e-5) * scale + bias, atol=1e-5)
+    np.testing.assert_array_equal(found[~valid], 0)
 
 
 def test_batch_norm_statistics_are_those_of_all_devices():

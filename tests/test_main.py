@@ -11,7 +11,6 @@ ROOT = Path(__file__).parent.parent
 SMALL = (
     "--config.dataset.config=tiny",
     "--config.epochs=1",
-    "--config.calibrate_batches=1",
     "--config.batch.slots=4",
     "--config.prototypes.capacity_multiple=8",
     "--config.extraction_batch=16",

@@ -1,13 +1,16 @@
 """Whole runs on `walkers/tiny`: resume, what may be seen, compiling once, devices, bad workdirs."""
 
 import dataclasses
+import functools
 import json
 import logging
 from pathlib import Path
 
 import jax
 import numpy as np
+import optax
 import pytest
+from tqdm import tqdm
 
 from jaxreid import train
 from jaxreid.backbones import clip
@@ -31,7 +34,7 @@ def make_config(name, **changes):
     config = import_module(f"configs.{name}").get_config()
     config.dataset.config = "tiny"
     config.backbone.name, config.backbone.checkpoint = "small", ""
-    config.epochs, config.calibrate_batches, config.extraction_batch = 3, 2, 16
+    config.epochs, config.extraction_batch = 3, 16
     config.mesh.devices = 1
     config.log_every = 2
     if name == "hitpro":
@@ -118,6 +121,23 @@ def test_steps_change_parameters_and_move_prototypes(finished):
     )
 
 
+def test_the_neck_starts_from_the_statistics_of_the_whole_split(finished):
+    run, *_ = finished
+    stage = run.method.stages()[0]
+    start, frozen = train._enter(run, stage, None, None)
+    loop = train.EpochLoop(run, stage, 0, start)
+    before = loop.extract(start, frozen, 0, tqdm(disable=True))
+    calibrated, features = loop.calibrate(start, frozen, tqdm(disable=True))
+    tower = np.asarray(before.arrays["tower"], np.float64)[np.asarray(before.valid)]
+    statistics = calibrated.batch_stats["neck"]
+    np.testing.assert_allclose(statistics["mean"], tower.mean(0), atol=1e-5)
+    np.testing.assert_allclose(statistics["var"], tower.var(0, ddof=1), rtol=1e-4)
+    # Extracting again, with the statistics in place, gives the features that calibration handed on.
+    again = loop.extract(calibrated, frozen, 0, tqdm(disable=True))
+    np.testing.assert_allclose(again.arrays["feature"], features.arrays["feature"], atol=1e-5)
+    assert np.abs(np.asarray(features.arrays["feature"] - before.arrays["feature"])).max() > 0.1
+
+
 def test_resume_equals_the_uninterrupted_run(finished, tmp_path, data_dir):
     run, state, _ = finished
     run_training(make_config("hitpro"), tmp_path, data_dir, stop_after=2)
@@ -166,7 +186,7 @@ def test_each_step_compiles_once(tmp_path, data_dir, tiny, caplog):
             run, *_ = run_training(make_config("hitpro"), tmp_path, data_dir)
     finally:
         jax.config.update("jax_log_compiles", False)
-    for name in ("train_step", "calibrate_step", "refresh", "extract_step"):
+    for name in ("train_step", "calibrate", "refresh", "extract_step"):
         lines = [r.getMessage() for r in caplog.records if f"Finished XLA compilation of jit({name})" in r.getMessage()]
         # extract_step: the training split's clips and the test split's have other shapes, one function each.
         assert len(lines) == (2 if name == "extract_step" else 1), (name, lines)
@@ -176,26 +196,29 @@ def test_each_step_compiles_once(tmp_path, data_dir, tiny, caplog):
 @pytest.mark.parametrize(("devices", "fsdp"), [(8, 1), (8, 4)])
 def test_devices_do_not_change_the_result(finished, tmp_path, data_dir, devices, fsdp, monkeypatch):
     monkeypatch.setattr("jaxreid.parallel.SPLIT_ABOVE", 512)
-    _, state, _ = finished
+    # Sums over eight devices round otherwise than on one, and Adam turns a gradient that is rounding noise into full
+    # steps: those of a bias in front of a batch norm, for instance. A large ε leaves such parameters where they are.
+    monkeypatch.setattr(optax, "scale_by_adam", functools.partial(optax.scale_by_adam, eps=1e-2))
+    _, state, _ = run_training(make_config("hitpro"), tmp_path / "one", data_dir)
     config = make_config("hitpro", **{"mesh.devices": devices, "mesh.fsdp": fsdp})
-    _, sharded, _ = run_training(config, tmp_path, data_dir)
+    _, sharded, _ = run_training(config, tmp_path / "many", data_dir)
     if fsdp > 1:
         specs = {leaf.sharding.spec for leaf in jax.tree.leaves(sharded.params)}
         assert any("fsdp" in str(spec) for spec in specs)
-    # Sums over eight devices round otherwise than on one, and Adam turns a gradient that is rounding noise into full
-    # steps. One parameter has such a gradient by construction: the batch norm behind the temporal layer takes out
-    # whatever its convolution's bias adds to all clips.
-    for (path, one), other in zip(
-        jax.tree_util.tree_leaves_with_path(jax.device_get(state.params)),
+    run = finished[0]
+    start, _ = train._enter(run, run.method.stages()[0], None, None)
+    for (path, first), one, other in zip(
+        jax.tree_util.tree_leaves_with_path(jax.device_get(start.params)),
+        jax.device_get(jax.tree.leaves(state.params)),
         jax.device_get(jax.tree.leaves(sharded.params)),
         strict=True,
     ):
         name = jax.tree_util.keystr(path)
-        atol = 3 * config.optimiser.head_rate if "conv_bias" in name else 2e-3
-        np.testing.assert_allclose(one, other, atol=atol, err_msg=name)
-    np.testing.assert_allclose(
-        np.asarray(state.memory.prototypes.feature), np.asarray(sharded.memory.prototypes.feature), atol=2e-2
-    )
+        # A few roundings of values up to 2; a kernel of the tower moves a hundred times as far.
+        np.testing.assert_allclose(one, other, atol=2e-6, err_msg=name)
+        assert "encoder" not in name or "kernel" not in name or np.abs(one - first).max() > 2e-4
+    prototypes = [np.asarray(s.memory.prototypes.feature) for s in (state, sharded)]
+    np.testing.assert_allclose(*prototypes, atol=1e-5)
 
 
 def test_baseline_overfits(tmp_path, data_dir, tiny):
@@ -214,7 +237,7 @@ def test_padding_changes_nothing(finished):
     run, state, frozen = finished
     stage = run.method.stages()[0]
     steps = train.EpochLoop(run, stage, 0, state)
-    batch = next(iter(steps.loader(state, train.TRAINING, 0)[0]))
+    batch = next(iter(steps.loader(state, 0)[0]))
     batch = run.pixels(batch)
     rows = batch.valid.shape[0]
     filled = jax.tree.map(lambda x: jax.numpy.concatenate([x, x[:8]]), batch)

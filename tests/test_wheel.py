@@ -28,7 +28,6 @@ def test_an_installed_copy_runs_in_an_empty_folder(tmp_path):
         "--config.dataset.config=tiny",
         "--config.batch.slots=4",
         "--config.epochs=1",
-        "--config.calibrate_batches=1",
         f"--data_dir={tmp_path / 'data'}",
         f"--workdir={tmp_path / 'run'}",
     ]

@@ -4,6 +4,7 @@ the neck made of it."""
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -69,6 +70,29 @@ class MaskedBatchNorm(nn.Module):
         if self.use_bias:
             normalised = normalised + self.param("bias", nn.initializers.zeros, (dim,))
         return jnp.where(valid, normalised, 0.0)
+
+
+def calibrate_norm(params: dict[str, Array], features: Array, mask: Array) -> tuple[Array, dict[str, Array]]:
+    """A batch norm whose running statistics are those of all rows that are there, instead of an average over batches.
+
+    Args:
+      params: of a `MaskedBatchNorm` with the default epsilon: "scale" and "bias", where it has them.
+      features: [N, C].
+      mask: bool[N], valid rows; with a single one the variance is 0.
+
+    Returns:
+      (f32[N, C], the features normalised in evaluation mode, and {"mean", "var"} f32[C], the variance unbiased).
+    """
+    norm = MaskedBatchNorm(momentum=1.0, use_scale="scale" in params, use_bias="bias" in params)
+    dim = features.shape[-1]
+    start = {"mean": jnp.zeros(dim), "var": jnp.ones(dim)}
+    _, changed = norm.apply(
+        {"params": params, "batch_stats": start}, features, mask, use_running_average=False, mutable=["batch_stats"]
+    )
+    statistics: Any = changed["batch_stats"]  # pyright: ignore[reportIndexIssue]
+    variables = {"params": params, "batch_stats": statistics}
+    normalised: Array = norm.apply(variables, features, mask, use_running_average=True)  # pyright: ignore
+    return normalised, statistics
 
 
 class Neck(nn.Module):

@@ -110,28 +110,30 @@ def empty_memory(
     modality[:slots] = camera_modality[slot_camera]
     num_modalities = int(camera_modality.max(initial=0)) + 1
 
-    def empty_list(width: int) -> Array:
-        return jnp.full((capacity, width), -1, jnp.int32)
+    def empty_list(width: int) -> np.ndarray:
+        return np.full((capacity, width), -1, np.int32)
 
-    return PrototypeMemory(
-        feature=jnp.zeros((capacity, dim), jnp.float32),
-        camera=jnp.asarray(camera),
-        modality=jnp.asarray(modality),
-        valid=jnp.zeros(capacity, bool),
-        count=jnp.zeros(capacity, jnp.float32),
-        concentration=jnp.zeros(capacity, jnp.float32),
+    # Made on the host: nothing is compiled for a table of zeros.
+    empty: dict[str, np.ndarray] = dict(
+        feature=np.zeros((capacity, dim), np.float32),
+        camera=camera,
+        modality=modality,
+        valid=np.zeros(capacity, bool),
+        count=np.zeros(capacity, np.float32),
+        concentration=np.zeros(capacity, np.float32),
         within_index=empty_list(within_positives),
-        within_weight=jnp.zeros((capacity, within_positives), jnp.float32),
+        within_weight=np.zeros((capacity, within_positives), np.float32),
         cross_index=empty_list(cross_positives),
-        cross_weight=jnp.zeros((capacity, cross_positives), jnp.float32),
+        cross_weight=np.zeros((capacity, cross_positives), np.float32),
         look_alike_index=empty_list(look_alikes),
-        within_threshold=jnp.zeros(num_modalities, jnp.float32),
-        cross_threshold=jnp.zeros((), jnp.float32),
-        look_alike_threshold=jnp.zeros((), jnp.float32),
-        within_floor=jnp.zeros(capacity, jnp.float32),
-        cross_floor=jnp.zeros(capacity, jnp.float32),
-        camera_modality=jnp.asarray(camera_modality),
+        within_threshold=np.zeros(num_modalities, np.float32),
+        cross_threshold=np.zeros((), np.float32),
+        look_alike_threshold=np.zeros((), np.float32),
+        within_floor=np.zeros(capacity, np.float32),
+        cross_floor=np.zeros(capacity, np.float32),
+        camera_modality=camera_modality,
     )
+    return PrototypeMemory(**{name: jnp.asarray(values) for name, values in empty.items()})
 
 
 def build_prototypes(features: Array, slot: Array, valid: Array, capacity: int) -> tuple[Array, Array, Array]:

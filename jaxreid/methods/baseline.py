@@ -23,6 +23,7 @@ from jaxreid.losses.triplet import batch_hard_triplet
 from jaxreid.methods.method import (
     Backbone,
     DatasetInfo,
+    Extraction,
     Group,
     Method,
     Optimiser,
@@ -80,7 +81,8 @@ class Baseline(Method):
                 frames=batch.frames,
                 augment=Augmentation(**config.augment),
                 updates=(Update("all", optimiser, Schedule(**config.schedule)),),
-                calibrate_batches=config.calibrate_batches,
+                extraction=Extraction(every=0, parts=1, frames=batch.frames),
+                calibrate=True,
             ),
         )
 

@@ -97,7 +97,7 @@ class ClusterContrast(Method):
                 augment=Augmentation(**config.augment),
                 updates=(Update("all", optimiser, Schedule(**config.schedule)),),
                 extraction=Extraction(every=1, parts=batch.parts, frames=batch.frames),
-                calibrate_batches=config.calibrate_batches,
+                calibrate=True,
             ),
         )
 

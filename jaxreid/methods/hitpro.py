@@ -142,7 +142,7 @@ class HiTPro(Method):
                 augment=Augmentation(**config.augment),
                 updates=(Update("all", optimiser, Schedule(**config.schedule)),),
                 extraction=Extraction(every=1, parts=config.prototypes.parts, frames=batch.frames),
-                calibrate_batches=config.calibrate_batches,
+                calibrate=True,
             ),
         )
 

@@ -3,7 +3,7 @@
 Everything that a method computes is a pure function of arrays; its object holds the config, the data set's tables
 and the Flax modules. Training calls, for each stage,
 
-    init_memory → calibrate → [extract → refresh → sampling_labels → steps] per epoch
+    init_memory → [extract → refresh → sampling_labels → steps] per epoch
 
 and no method knows a device, a host or a file.
 """
@@ -23,6 +23,7 @@ from jaxreid.data.batch import Batch
 from jaxreid.data.clips import ClipPlan, plan_all_parts, plan_tracklets
 from jaxreid.data.samplers import Columns, Sampler
 from jaxreid.data.split import Labels, TrackletTable
+from jaxreid.layers.batch_norm import calibrate_norm
 
 Variables = Any  # nested dicts {"params": …, "batch_stats": …}
 Metrics = dict[str, jax.Array]
@@ -130,7 +131,7 @@ class Stage:
     updates: tuple[Update, ...]
     extraction: Extraction | None = None
     refresh_after: bool = False  # whether `refresh` is also called after every epoch, without features
-    calibrate_batches: int = 0  # gradient-free batches that set batch-norm statistics before the first epoch
+    calibrate: bool = False  # whether the first extraction sets batch statistics, before anything else is done with it
     clip_rule: str = "chunk"  # which frames make a training clip (jaxreid.data.clips.TRAINING_CLIPS)
     clip_stride: int = 1  # of "strided"
 
@@ -256,6 +257,15 @@ class Method:
         """What `refresh` needs of each clip."""
         del stage
         return self.embed(variables, memory, batch)
+
+    def calibrate(self, variables: Variables, features: Features) -> tuple[Any, Features]:
+        """(batch statistics of what was extracted, the features under these statistics), where the stage asks for it.
+
+        As written here, for encoders whose batch norm "neck" makes "feature" of "tower".
+        """
+        feature, neck = calibrate_norm(variables["params"]["neck"], features.arrays["tower"], features.valid)
+        batch_stats = {**variables["batch_stats"], "neck": neck}
+        return batch_stats, features.replace(arrays=features.arrays | {"feature": feature})
 
     def refresh(
         self,

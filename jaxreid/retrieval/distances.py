@@ -84,17 +84,18 @@ def check_features(query: Any, gallery: Any, distance: Distance) -> None:
             f"query features {shapes[0]} and gallery features {shapes[1]} are not two matrices of one width"
         )
     for what, features in (("query", query), ("gallery", gallery)):
-        length = np.asarray(_lengths(features))
+        length = np.asarray(_largest(features))
         broken = np.flatnonzero(~np.isfinite(length) | ((length == 0) & (distance == "cosine")))
         if len(broken):
             kind = "NaN or infinite" if not np.isfinite(length[broken[0]]) else "zero, which has no cosine"
             raise ValueError(f"{len(broken)} of {len(length)} {what} features are bad; row {broken[0]} is {kind}")
 
 
-@jax.jit
-def _lengths(features: Array) -> jax.Array:
-    # By the largest entry: squares could overflow where the features do not.
-    return jnp.max(jnp.abs(features.astype(jnp.float32)), axis=1, initial=0.0)
+def _largest(features: Array) -> Array:
+    """Largest entry of each row; squares could overflow where the features do not."""
+    # What is on the host stays there: nothing to compile for every number of rows.
+    xp = np if isinstance(features, np.ndarray) else jnp
+    return xp.max(xp.abs(features.astype(np.float32)), axis=1, initial=0.0)
 
 
 def block_rows(block: int | None, num_gallery: int) -> int:
