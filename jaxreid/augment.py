@@ -7,6 +7,7 @@ between two clips of one tracklet. Pixels are handled as floats in 0…1 until `
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -50,6 +51,18 @@ def normalise(batch: Batch, mean: tuple[float, ...], std: tuple[float, ...], dty
     """(frames − mean) / std per channel, in the compute dtype."""
     frames = (batch.frames - jnp.array(mean)) / jnp.array(std)
     return batch.replace(frames=frames.astype(dtype))
+
+
+@dataclasses.dataclass(frozen=True)
+class Pixels:
+    """How frames enter the network: channel mean and standard deviation (of values in 0…1) and the compute type."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    dtype: Any
+
+    def __call__(self, batch: Batch) -> Batch:
+        return normalise(to_unit(batch), self.mean, self.std, self.dtype)
 
 
 # What is drawn for every clip, as numbers in [0, 1). All of them in one call: random bits for each separately would be

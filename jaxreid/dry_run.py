@@ -14,7 +14,8 @@ from jaxreid.data.batch import Batch
 from jaxreid.methods.method import Stage
 from jaxreid.optimisers import merge
 from jaxreid.run import Run, abstract_batch, example_batch
-from jaxreid.train import EpochLoop, TrainState, abstract_train_state, progress_at, variables_of
+from jaxreid.steps import TrainState, progress_at, variables_of
+from jaxreid.train import EpochLoop, abstract_train_state
 
 # Dense bf16 peaks in TFLOP/s, from the vendors' data sheets.
 PEAKS = {"A100": 312, "H100 SXM": 989, "TPU v4": 275, "TPU v5p": 459}

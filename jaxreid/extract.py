@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,31 +11,13 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxreid import parallel
-from jaxreid.augment import normalise, to_unit
+from jaxreid.augment import Pixels
 from jaxreid.compiled import Compiled
 from jaxreid.data.batch import Batch
 from jaxreid.data.clips import ClipPlan
 from jaxreid.data.loader import LoaderOptions, batches
 from jaxreid.data.split import FrameReader, Split
 from jaxreid.methods.method import Features
-
-
-@dataclasses.dataclass(frozen=True)
-class Pixels:
-    """How frames enter the network: channel mean and standard deviation (of values in 0…1) and the compute type."""
-
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    dtype: Any
-
-    def __call__(self, batch: Batch) -> Batch:
-        return normalise(to_unit(batch), self.mean, self.std, self.dtype)
-
-
-def without_identity(batch: Batch) -> Batch:
-    """The batch as a method that uses no labels may see it."""
-    unknown = jnp.full_like(batch.identity, -1)
-    return batch.replace(identity=unknown, pair=unknown, clothes=unknown)
 
 
 class Extractor:
@@ -51,7 +32,7 @@ class Extractor:
         flip: bool = False,
     ) -> None:
         def extract_step(variables: Any, memory: Any, batch: Batch) -> dict[str, jax.Array]:
-            batch = pixels(without_identity(batch))
+            batch = pixels(batch.without_identity())
             found = function(variables, memory, batch)
             if flip:
                 mirrored = function(variables, memory, batch.replace(frames=batch.frames[:, :, :, ::-1]))

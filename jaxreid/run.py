@@ -18,13 +18,14 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxreid import parallel
+from jaxreid.augment import Pixels
 from jaxreid.data.batch import Batch
 from jaxreid.data.build import DataSetError
 from jaxreid.data.dataset import Dataset, open_dataset, plan_dataset
 from jaxreid.data.loader import LoaderOptions
 from jaxreid.data.sidecars import Sidecar
 from jaxreid.data.split import FrameReader, Split
-from jaxreid.extract import Extractor, Pixels
+from jaxreid.extract import Extractor
 from jaxreid.methods.method import DatasetInfo, Method, find_method
 
 PRECISIONS = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}

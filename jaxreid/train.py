@@ -9,14 +9,12 @@ from __future__ import annotations
 import time
 from typing import Any
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
 from jaxreid import optimisers, parallel
-from jaxreid.augment import augment, normalise, to_unit
 from jaxreid.backbones import pretrained
 from jaxreid.checkpoints import Checkpoints
 from jaxreid.compiled import Compiled, compile_together
@@ -24,22 +22,10 @@ from jaxreid.data.batch import Batch
 from jaxreid.data.clips import plan_parts
 from jaxreid.data.loader import batches
 from jaxreid.evaluate import Evaluator
-from jaxreid.extract import without_identity
 from jaxreid.methods.method import Features, Progress, Stage, Variables
 from jaxreid.metric_writer import MetricWriter
 from jaxreid.run import Run, abstract_batch, example_batch
-
-
-class TrainState(flax.struct.PyTreeNode):
-    """Everything that training changes."""
-
-    step: jax.Array  # i32, over the whole run
-    params: Any  # what the stage trains
-    batch_stats: Any
-    opt_state: dict[str, Any]  # by update
-    memory: Any
-    rng: jax.Array  # u32[2]
-
+from jaxreid.steps import TrainState, init_train_state, make_train_step, progress_at, variables_of
 
 # ----------------------------------------------------------------------------------------------------------------
 # State
@@ -100,16 +86,6 @@ def _at(tree: Any, path: tuple[str, ...]) -> tuple[Any, str]:
     return tree, path[-1]
 
 
-def init_train_state(stage: Stage, variables: Variables, memory: Any, step: Any, rng: Any) -> tuple[TrainState, Any]:
-    """(state, frozen parameters) at the start of a stage; a restored run takes its shapes from here too."""
-    trained, frozen = optimisers.split_trained(variables["params"], *(update.optimiser for update in stage.updates))
-    opt_state = {}
-    for update in stage.updates:
-        own, _ = optimisers.split_trained(trained, update.optimiser)
-        opt_state[update.name] = jax.jit(optimisers.transformation(update.optimiser).init)(own)
-    return TrainState(step, trained, variables.get("batch_stats", {}), opt_state, memory, rng), frozen
-
-
 def abstract_train_state(run: Run, stage: Stage) -> tuple[TrainState, Any]:
     """Shapes and types of what `init_train_state` makes; nothing is computed and no weight is read."""
 
@@ -119,62 +95,6 @@ def abstract_train_state(run: Run, stage: Stage) -> tuple[TrainState, Any]:
         return init_train_state(stage, variables, memory, jnp.int32(0), jax.random.PRNGKey(0))
 
     return jax.eval_shape(start)
-
-
-def variables_of(state: TrainState, frozen: Any) -> Variables:
-    return {"params": optimisers.merge(state.params, frozen), "batch_stats": state.batch_stats}
-
-
-# ----------------------------------------------------------------------------------------------------------------
-# Steps
-# ----------------------------------------------------------------------------------------------------------------
-
-
-def make_train_step(run: Run, stage: Stage, state_sharding: Any) -> Compiled:
-    """(state, frozen, batch, progress) → (state, metrics) of a stage."""
-    method, pixels = run.method, run.pixels
-
-    def prepare(state: TrainState, batch: Batch) -> tuple[Batch, jax.Array]:
-        augment_rng, loss_rng = jax.random.split(jax.random.fold_in(state.rng, state.step))
-        batch = batch if method.uses_identity else without_identity(batch)
-        batch = augment(to_unit(batch), augment_rng, stage.augment, pixels.mean)
-        return normalise(batch, pixels.mean, pixels.std, pixels.dtype), loss_rng
-
-    def train_step(state: TrainState, frozen: Any, batch: Batch, progress: Progress) -> tuple[TrainState, Any]:
-        batch, rng = prepare(state, batch)
-        params, batch_stats, memory = state.params, state.batch_stats, state.memory
-        opt_state, metrics = dict(state.opt_state), {}
-        for update in stage.updates:
-            own, others = optimisers.split_trained(params, update.optimiser)
-
-            def loss(
-                own: Any, others: Any = others, name: str = update.name, stats: Any = batch_stats, bank: Any = memory
-            ):
-                whole = optimisers.merge(optimisers.merge(own, others), frozen)
-                return method.loss({"params": whole, "batch_stats": stats}, bank, batch, rng, progress, stage, name)
-
-            (value, (found, batch_stats, memory)), gradients = jax.value_and_grad(loss, has_aux=True)(own)
-            transformation = optimisers.transformation(update.optimiser)
-            directions, opt_state[update.name] = transformation.update(gradients, opt_state[update.name], own)
-            factor = optimisers.schedule_factor(update.schedule, stage.epochs, progress)
-            own = optimisers.descend(own, directions, update.optimiser, factor, update.schedule.least_rate)
-            params = optimisers.merge(own, others)
-            metrics |= {**found, "loss" if len(stage.updates) == 1 else f"loss_{update.name}": value}
-        state = state.replace(
-            step=state.step + 1, params=params, batch_stats=batch_stats, opt_state=opt_state, memory=memory
-        )
-        return state, metrics
-
-    step = Compiled(train_step, donate_argnums=0, out_shardings=(state_sharding, parallel.replicated(run.mesh)))
-    run.compiled[f"{stage.name}/train_step"] = step
-    return step
-
-
-def progress_at(stage: Stage, epoch: int, step: int, steps: int) -> Progress:
-    done = epoch + step / steps
-    return Progress(
-        step=np.int32(epoch * steps + step), epoch=np.float32(done), fraction=np.float32(done / max(stage.epochs, 1))
-    )
 
 
 # ----------------------------------------------------------------------------------------------------------------
@@ -288,8 +208,9 @@ class EpochLoop:
         self.run, self.stage, self.number = run, stage, number
         self.split, self.columns = run.dataset.train, run.method.info.columns
         self.sharding = parallel.state_sharding(state, run.mesh)
-        self.train_step = make_train_step(run, stage, self.sharding)
         method = run.method
+        self.train_step = make_train_step(method, stage, run.pixels, run.mesh, self.sharding)
+        run.compiled[f"{stage.name}/train_step"] = self.train_step
         if stage.extraction:
             self.extractor = run.extractor(
                 f"{stage.name}/extract_step",

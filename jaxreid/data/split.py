@@ -14,7 +14,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
 from jaxreid.data import schema
@@ -160,6 +159,8 @@ class FrameReader:
         Raises:
           ValueError: a frame cannot be decoded; the message names the tracklet and the frame.
         """
+        import cv2  # here, because what describes a split is also used where no picture is read
+
         encoded = self.encoded(row)
         for index in indices:
             image = cv2.imdecode(np.frombuffer(encoded[index], np.uint8), cv2.IMREAD_COLOR_RGB)

@@ -19,7 +19,8 @@ from ml_collections import ConfigDict
 from jaxreid.backbones.pretrained import save_params
 from jaxreid.backbones.resnet import ResNetConfig
 from jaxreid.run import start_run
-from jaxreid.train import restore_latest, variables_of
+from jaxreid.steps import variables_of
+from jaxreid.train import restore_latest
 
 
 def export(workdir: Path, out: Path, data_dir: Path | None = None) -> list[str]:

@@ -1,0 +1,85 @@
+"""The training step: state in, state out, one compiled program for a stage. Imports no data set and no reader."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.struct
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from jaxreid import optimisers, parallel
+from jaxreid.augment import Pixels, augment, normalise, to_unit
+from jaxreid.compiled import Compiled
+from jaxreid.data.batch import Batch
+from jaxreid.methods.method import Method, Progress, Stage, Variables
+
+
+class TrainState(flax.struct.PyTreeNode):
+    """Everything that training changes."""
+
+    step: jax.Array  # i32, over the whole run
+    params: Any  # what the stage trains
+    batch_stats: Any
+    opt_state: dict[str, Any]  # by update
+    memory: Any
+    rng: jax.Array  # u32[2]
+
+
+def init_train_state(stage: Stage, variables: Variables, memory: Any, step: Any, rng: Any) -> tuple[TrainState, Any]:
+    """(state, frozen parameters) at the start of a stage; a restored run takes its shapes from here too."""
+    trained, frozen = optimisers.split_trained(variables["params"], *(update.optimiser for update in stage.updates))
+    opt_state = {}
+    for update in stage.updates:
+        own, _ = optimisers.split_trained(trained, update.optimiser)
+        opt_state[update.name] = jax.jit(optimisers.transformation(update.optimiser).init)(own)
+    return TrainState(step, trained, variables.get("batch_stats", {}), opt_state, memory, rng), frozen
+
+
+def variables_of(state: TrainState, frozen: Any) -> Variables:
+    return {"params": optimisers.merge(state.params, frozen), "batch_stats": state.batch_stats}
+
+
+def make_train_step(method: Method, stage: Stage, pixels: Pixels, mesh: Mesh, state_sharding: Any) -> Compiled:
+    """(state, frozen, batch of bytes, progress) → (state, metrics) of a stage; the state is donated."""
+
+    def prepare(state: TrainState, batch: Batch) -> tuple[Batch, jax.Array]:
+        augment_rng, loss_rng = jax.random.split(jax.random.fold_in(state.rng, state.step))
+        batch = batch if method.uses_identity else batch.without_identity()
+        batch = augment(to_unit(batch), augment_rng, stage.augment, pixels.mean)
+        return normalise(batch, pixels.mean, pixels.std, pixels.dtype), loss_rng
+
+    def train_step(state: TrainState, frozen: Any, batch: Batch, progress: Progress) -> tuple[TrainState, Any]:
+        batch, rng = prepare(state, batch)
+        params, batch_stats, memory = state.params, state.batch_stats, state.memory
+        opt_state, metrics = dict(state.opt_state), {}
+        for update in stage.updates:
+            own, others = optimisers.split_trained(params, update.optimiser)
+
+            def loss(
+                own: Any, others: Any = others, name: str = update.name, stats: Any = batch_stats, bank: Any = memory
+            ):
+                whole = optimisers.merge(optimisers.merge(own, others), frozen)
+                return method.loss({"params": whole, "batch_stats": stats}, bank, batch, rng, progress, stage, name)
+
+            (value, (found, batch_stats, memory)), gradients = jax.value_and_grad(loss, has_aux=True)(own)
+            transformation = optimisers.transformation(update.optimiser)
+            directions, opt_state[update.name] = transformation.update(gradients, opt_state[update.name], own)
+            factor = optimisers.schedule_factor(update.schedule, stage.epochs, progress)
+            own = optimisers.descend(own, directions, update.optimiser, factor, update.schedule.least_rate)
+            params = optimisers.merge(own, others)
+            metrics |= {**found, "loss" if len(stage.updates) == 1 else f"loss_{update.name}": value}
+        state = state.replace(
+            step=state.step + 1, params=params, batch_stats=batch_stats, opt_state=opt_state, memory=memory
+        )
+        return state, metrics
+
+    return Compiled(train_step, donate_argnums=0, out_shardings=(state_sharding, parallel.replicated(mesh)))
+
+
+def progress_at(stage: Stage, epoch: int, step: int, steps: int) -> Progress:
+    done = epoch + step / steps
+    return Progress(
+        step=np.int32(epoch * steps + step), epoch=np.float32(done), fraction=np.float32(done / max(stage.epochs, 1))
+    )
