@@ -122,20 +122,23 @@ class FrameReader:
         self._known: dict[int, list[bytes]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        state = {k: v for k, v in self.__dict__.items() if k != "_source"}
+        state = {k: v for k, v in self.__dict__.items() if k not in ("_source", "_raw")}
         return {**state, "_known": {}}
 
     @functools.cached_property
     def _source(self) -> Any:
         return _open_source(self.directory, self.split)
 
+    @functools.cached_property
+    def _raw(self) -> Any:
+        return _open_source(self.directory, self.split, raw=True)
+
     def encoded(self, row: int) -> list[bytes]:
         """The original bytes of every frame of tracklet `row`."""
         frames = self._known.get(row)
         if frames is None:
-            record = self._source[int(self.record[row])]
-            frames = record["frames"]
-            if not frames and len(record["joints3d"]):
+            frames = _frames_of(self._raw[int(self.record[row])])
+            if not frames and len(self._source[int(self.record[row])]["joints3d"]):
                 raise ValueError(
                     f"{self.directory} split {self.split!r}: tracklet {self.names[row]!r} has no pictures: this data "
                     "set is one of skeletons (`joints` reads them), choose a method that needs nothing else"
@@ -196,10 +199,22 @@ class JoinedReader(FrameReader):
         return self.readers[which], row - int(self.starts[which])
 
 
-def _open_source(directory: Path, split: str) -> Any:
+def _open_source(directory: Path, split: str, raw: bool = False) -> Any:
+    """Records by number: as dicts, or as the bytes of a serialised tf.train.Example."""
     import tensorflow_datasets as tfds
 
-    return tfds.builder_from_directory(str(directory)).as_data_source(split)  # pyright: ignore[reportCallIssue]
+    method = tfds.decode.DeserializeMethod.RAW_BYTES if raw else tfds.decode.DeserializeMethod.DESERIALIZE_AND_DECODE
+    builder = tfds.builder_from_directory(str(directory))
+    return builder.as_data_source(split, deserialize_method=method)  # pyright: ignore[reportCallIssue]
+
+
+def _frames_of(raw: bytes) -> list[bytes]:
+    """The pictures of a serialised record. Other fields are left alone: parsing them all takes longer than decoding a
+    few pictures."""
+    from tensorflow_datasets.proto import tf_example_pb2
+
+    example = tf_example_pb2.Example.FromString(raw)  # pyright: ignore[reportAttributeAccessIssue]
+    return list(example.features.feature["frames"].bytes_list.value)
 
 
 def split_names(directory: Path) -> tuple[str, ...]:
