@@ -70,7 +70,7 @@ def _run(config: Any, workdir: Path, data_dir: Path | None) -> None:
 
         dry_run(run)
         return
-    claim_dataset(workdir, run.dataset.fingerprint())
+    claim_dataset(run)
 
     from jaxreid import train
     from jaxreid.evaluate import Evaluator
