@@ -66,12 +66,13 @@ def read_info(workdir: Path) -> DatasetInfo | None:
         return {name.removeprefix(f"{part}."): values for name, values in arrays.items() if name.startswith(f"{part}.")}
 
     labels = columns("labels")
+    names = tuple(labels.pop("names", np.array([])).tolist())
     return DatasetInfo(
         name=facts["name"],
         table=TrackletTable(**columns("table")),
         cameras=arrays["cameras"],
         frame_size=tuple(facts["frame_size"]),
         num_identities=facts["num_identities"],
-        labels=Labels(**labels | {"names": tuple(labels["names"].tolist())}) if labels else None,
+        labels=Labels(**labels, names=names) if labels else None,
         captions=tuple(arrays["captions"].tolist()) if "captions" in arrays else None,
     )
