@@ -81,6 +81,8 @@ class Evaluator:
             )
             return {"direction": direction, **record}, scores
 
+        # Re-ranking holds its encoding on one device; every process ranks all queries on its own devices.
+        mesh = None if reranking or self.run.mesh.local_mesh.size == 1 else self.run.mesh.local_mesh
         for case in self.cases:
             query, gallery = case.query, case.gallery
             rows: list[Any] = [features[side.split.name][side.rows] for side in (query, gallery)]
@@ -90,7 +92,7 @@ class Evaluator:
                 distance = retrieval.KReciprocal(*rows, k1=k1, k2=k2, lambda_=weight, distance=options.distance)
                 rows = [np.arange(len(side)) for side in rows]
             scores = retrieval.score(
-                rows[0], rows[1], query.columns(), gallery.columns(), case.protocol, distance=distance
+                rows[0], rows[1], query.columns(), gallery.columns(), case.protocol, distance=distance, mesh=mesh
             )
             found.append(entry(case.direction, scores))
         if len(self.run.dataset.tests) > 1:

@@ -51,11 +51,13 @@ def fill(directory: Path, source: Source, embedder: Embedder, show_progress: boo
     todo = np.array([row for row, name in enumerate(names) if name not in known], np.int64)
     with tqdm(total=len(todo), unit=" tracklets", disable=not show_progress or not len(todo)) as bar:
         for start in range(0, len(todo), TRACKLETS_AT_ONCE):
-            rows = todo[start : start + TRACKLETS_AT_ONCE]
-            features = embedder.embed_split(source.split, source.reader, rows)
-            pictures = [source.pictures(row)[0] for row in rows]
-            add_to_gallery(directory, features, [source.metadata(row) for row in rows], pictures, embedder.identity)
-            bar.update(len(rows))
+            rows, features, pictures = todo[start : start + TRACKLETS_AT_ONCE], [], []
+            for few in np.split(rows, range(embedder.batch_size, len(rows), embedder.batch_size)):
+                features.append(embedder.embed_split(source.split, source.reader, few))
+                pictures += [source.pictures(row)[0] for row in few]
+                bar.update(len(few))
+            metadata = [source.metadata(row) for row in rows]
+            add_to_gallery(directory, np.concatenate(features), metadata, pictures, embedder.identity)
     return len(todo), len(names) - len(todo)
 
 

@@ -173,7 +173,7 @@ def render(
             Tracklet(
                 name=cells[-1],
                 pictures=(picture,) if (picture := gallery.picture(hit.row)) else (),
-                facts=tuple(filter(None, (cells[-1], cells[3] if hit.known["time"] is not None else ""))),
+                facts=(cells[-1], cells[4] if hit.known["time"] is None else f"{cells[4]}, {cells[3]}"),
                 score=hit.score,
             )
             for hit, cells in ((hit, hit.cells(0)) for hit in hits)
