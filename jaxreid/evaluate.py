@@ -81,8 +81,8 @@ class Evaluator:
             )
             return {"direction": direction, **record}, scores
 
-        # Re-ranking holds its encoding on one device; every process ranks all queries on its own devices.
-        mesh = None if reranking or self.run.mesh.local_mesh.size == 1 else self.run.mesh.local_mesh
+        mesh = self.run.mesh.local_mesh  # every process ranks all queries on its own devices
+        mesh = mesh if mesh.size > 1 else None
         for case in self.cases:
             query, gallery = case.query, case.gallery
             rows: list[Any] = [features[side.split.name][side.rows] for side in (query, gallery)]

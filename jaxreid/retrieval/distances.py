@@ -126,20 +126,23 @@ def distance_blocks(
     """The distance matrix, one block of query rows at a time: (row numbers i64[n], distances f32[block, G]).
 
     Every block has the same shape, so one compilation serves all: the last one repeats the last query, and its
-    rows past the n row numbers mean nothing. Over a `mesh` a block is as many rows for each device, split over all.
+    rows past the n row numbers mean nothing. Over a `mesh` a block is as many rows for each device, split over all
+    before a named distance and after any other function, which knows no devices.
     """
     count, function = num_rows(query, "query features"), resolve(distance)
     block = min(block, -(-count // ROW_MULTIPLE) * ROW_MULTIPLE)
-    if mesh is None:
-        gallery = jax.tree.map(jnp.asarray, gallery)  # to the device once, not with every block
-    else:
-        gallery = jax.device_put(gallery, NamedSharding(mesh, P()))
+    if mesh is not None:
         block = min(block, -(-count // mesh.size)) * mesh.size
+    split = None if callable(distance) else mesh
+    # To the devices once, not with every block.
+    gallery = (
+        jax.tree.map(jnp.asarray, gallery) if split is None else jax.device_put(gallery, NamedSharding(split, P()))
+    )
     for start in range(0, count, block):
         rows = np.arange(start, start + block)
         padded = np.minimum(rows, count - 1)
         some = jax.tree.map(operator.itemgetter(padded), query)
-        yield rows[rows < count], function(some if mesh is None else split_rows(some, mesh), gallery)
+        yield rows[rows < count], function(some if split is None else split_rows(some, split), gallery)
 
 
 def split_rows(tree: Any, mesh: Mesh) -> Any:
