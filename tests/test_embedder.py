@@ -1,5 +1,6 @@
 """`jaxreid.load`: features of single tracklets equal those of the run's evaluation, without the data set."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -11,9 +12,11 @@ from finished import CONFIG
 from ml_collections import ConfigDict
 
 import jaxreid
+from jaxreid import retrieval
 from jaxreid.dataset_info import INFO, read_info, save_info
 from jaxreid.evaluate import Evaluator
 from jaxreid.methods.method import DatasetInfo
+from jaxreid.parallel import make_mesh
 from jaxreid.run import start_run
 from jaxreid.train import restore_latest, variables_of
 
@@ -117,6 +120,19 @@ def test_what_a_method_is_told_survives_the_file(tmp_path, evaluated):
                 np.testing.assert_array_equal(getattr(after, name), getattr(before, name))
     assert [path.name for path in tmp_path.iterdir()] == [INFO]
     assert read_info(tmp_path / "elsewhere") is None
+
+
+def test_evaluation_ranks_on_all_devices_of_the_run(evaluated, monkeypatch):
+    run, features = evaluated
+    features = {name: arrays["feature"] for name, arrays in features.items()}
+    meshes, score = [], retrieval.score
+    monkeypatch.setattr(retrieval, "score", lambda *a, mesh, **k: meshes.append(mesh) or score(*a, mesh=mesh, **k))
+    one = Evaluator(run)._score(features, "")
+    many = Evaluator(dataclasses.replace(run, mesh=make_mesh()))._score(features, "")
+    assert [mesh and mesh.size for mesh in meshes] == [None] * len(one) + [8] * len(many)
+    for (record, scores), (other, others) in zip(one, many, strict=True):
+        assert record == other
+        np.testing.assert_array_equal(scores.average_precision, others.average_precision)
 
 
 def test_importing_the_package_is_light():
