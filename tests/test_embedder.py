@@ -69,6 +69,18 @@ def test_a_list_of_frames_of_any_size(workdir):
     np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
 
 
+def test_modality_and_camera_reach_the_network(workdir, monkeypatch):
+    embedder, seen = jaxreid.load(workdir, batch_size=8), []
+    embed = embedder._extractor.step
+    monkeypatch.setattr(embedder._extractor, "step", lambda *a: seen.append(jax.device_get(a[-1])) or embed(*a))
+    frames = np.zeros((2, 8, 8, 3), np.uint8)
+    embedder.embed([frames, frames, frames], modality=["rgb", "ir", "rgb"], camera=embedder.info.cameras[2])
+    embedder.embed(frames, modality="ir")
+    assert seen[0].modality[:3].tolist() == [0, 1, 0] and seen[0].camera_index[:3].tolist() == [2, 2, 2]
+    assert seen[1].modality[0] == 1 and seen[1].camera_index[0] == -1
+    assert seen[0].valid.tolist() == [True] * 3 + [False] * 5
+
+
 def test_bad_input_is_named(workdir, tmp_path):
     embedder = jaxreid.load(workdir, batch_size=8)
     good = np.zeros((2, 8, 8, 3), np.uint8)

@@ -163,21 +163,20 @@ def table(hits: Sequence[Hit]) -> str:
     return "\n".join("  ".join(cell.ljust(n) for cell, n in zip(row, widths, strict=True)).rstrip() for row in rows)
 
 
+def _tracklet(gallery: Gallery, hit: Hit) -> Tracklet:
+    *_, time, camera, name = hit.cells(0)
+    facts = [camera, name.removeprefix(f"{camera}/"), *([] if hit.known["time"] is None else [time])]
+    picture = gallery.picture(hit.row)
+    return Tracklet(name, (picture,) if picture else (), tuple(facts), score=hit.score)
+
+
 def render(
     gallery: Gallery, title: str, queries: Sequence[Query], found: Sequence[Sequence[Hit]], exclude: Sequence[str]
 ) -> str:
     """The page: every query with what was found for it."""
     lists = []
     for query, hits in zip(queries, found, strict=True):
-        shown = [
-            Tracklet(
-                name=cells[-1],
-                pictures=(picture,) if (picture := gallery.picture(hit.row)) else (),
-                facts=(cells[-1], cells[4] if hit.known["time"] is None else f"{cells[4]}, {cells[3]}"),
-                score=hit.score,
-            )
-            for hit, cells in ((hit, hit.cells(0)) for hit in hits)
-        ]
+        shown = [_tracklet(gallery, hit) for hit in hits]
         lists.append(RankedList("", Tracklet(query.name, query.pictures, (query.name,)), tuple(shown)))
     return page.render_template(
         "search.html",
@@ -235,9 +234,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for query, hits in zip(queries, search(gallery, queries, options.exclude_camera, **how), strict=True):
             print(f"{query.name}\n{table(hits)}\n")
             found.append(hits)
-        out = options.out or Path("runs/search") / (re.sub(r"[^\w.-]+", "-", options.query).strip("-.") + ".html")
+        name = path.resolve().name if path.exists() else options.query
+        out = options.out or Path("runs/search") / (re.sub(r"[^\w.-]+", "-", name).strip("-.") + ".html")
         out.parent.mkdir(parents=True, exist_ok=True)
-        print(page.write_page(out, render(gallery, path.name or options.query, queries, found, options.exclude_camera)))
+        print(page.write_page(out, render(gallery, name, queries, found, options.exclude_camera)))
     except (ValueError, ImportError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
