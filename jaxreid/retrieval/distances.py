@@ -130,9 +130,9 @@ def distance_blocks(
     before a named distance and after any other function, which knows no devices.
     """
     count, function = num_rows(query, "query features"), resolve(distance)
-    block = min(block, -(-count // ROW_MULTIPLE) * ROW_MULTIPLE)
-    if mesh is not None:
-        block = min(block, -(-count // mesh.size)) * mesh.size
+    devices = 1 if mesh is None else mesh.size
+    padded = -(-count // ROW_MULTIPLE) * ROW_MULTIPLE
+    block = min(block, -(-padded // devices)) * devices
     split = None if callable(distance) else mesh
     # To the devices once, not with every block.
     gallery = (
@@ -140,8 +140,7 @@ def distance_blocks(
     )
     for start in range(0, count, block):
         rows = np.arange(start, start + block)
-        padded = np.minimum(rows, count - 1)
-        some = jax.tree.map(operator.itemgetter(padded), query)
+        some = jax.tree.map(operator.itemgetter(np.minimum(rows, count - 1)), query)
         yield rows[rows < count], function(some if split is None else split_rows(some, split), gallery)
 
 
