@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import os
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -50,3 +52,10 @@ def compile_together(jobs: Sequence[tuple[Compiled, tuple[Any, ...]]]) -> None:
     with concurrent.futures.ThreadPoolExecutor(max(len(jobs), 1)) as pool:
         for done in [pool.submit(step.compile, *arguments) for step, arguments in jobs]:
             done.result()
+
+
+def cache_compilations() -> None:
+    """Compiled steps are kept on disk, so that the second run starts at once."""
+    default = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "jaxreid" / "compiled"
+    jax.config.update("jax_compilation_cache_dir", os.environ.get("JAX_COMPILATION_CACHE_DIR", str(default)))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # dozens of small ones are seconds too

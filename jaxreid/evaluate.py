@@ -11,7 +11,7 @@ import numpy as np
 from jaxreid import retrieval
 from jaxreid.cases import Case, cases
 from jaxreid.compiled import Compiled
-from jaxreid.extract import pool_tracklets, unit_rows
+from jaxreid.extract import tracklet_features, unit_rows
 from jaxreid.report import run_report
 from jaxreid.retrieval.protocols import resolve
 from jaxreid.run import Run, abstract_batch, write_json
@@ -54,9 +54,9 @@ class Evaluator:
         """Split name → feature name → f32[N, D], one unit row per test tracklet."""
         run, found = self.run, {}
         for split in run.dataset.test_splits:
-            plan = self.options.plan(split.table.length)
-            clips = self.extractor(variables, memory, split, plan, run.loading, run.reader(split))
-            found[split.name] = pool_tracklets(clips, len(split), self.options.pool)
+            found[split.name] = tracklet_features(
+                self.extractor, variables, memory, split, self.options, run.loading, run.reader(split)
+            )
         return self.with_joined(found)
 
     def with_joined(self, features: dict[str, dict[str, np.ndarray]]) -> dict[str, dict[str, np.ndarray]]:
@@ -81,6 +81,8 @@ class Evaluator:
             )
             return {"direction": direction, **record}, scores
 
+        mesh = self.run.mesh.local_mesh  # every process ranks all queries on its own devices
+        mesh = mesh if mesh.size > 1 else None
         for case in self.cases:
             query, gallery = case.query, case.gallery
             rows: list[Any] = [features[side.split.name][side.rows] for side in (query, gallery)]
@@ -90,7 +92,7 @@ class Evaluator:
                 distance = retrieval.KReciprocal(*rows, k1=k1, k2=k2, lambda_=weight, distance=options.distance)
                 rows = [np.arange(len(side)) for side in rows]
             scores = retrieval.score(
-                rows[0], rows[1], query.columns(), gallery.columns(), case.protocol, distance=distance
+                rows[0], rows[1], query.columns(), gallery.columns(), case.protocol, distance=distance, mesh=mesh
             )
             found.append(entry(case.direction, scores))
         if len(self.run.dataset.tests) > 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -17,7 +18,7 @@ from jaxreid.data.batch import Batch
 from jaxreid.data.clips import ClipPlan
 from jaxreid.data.loader import LoaderOptions, batches
 from jaxreid.data.split import FrameReader, Split
-from jaxreid.methods.method import Features
+from jaxreid.methods.method import Evaluation, Features
 
 
 class Extractor:
@@ -85,6 +86,30 @@ class Extractor:
             part=number,  # pyright: ignore[reportArgumentType]
             valid=jax.ShapeDtypeStruct((count,), bool, sharding=rows),  # pyright: ignore[reportArgumentType]
         )
+
+
+def tracklet_features(
+    extractor: Extractor,
+    variables: Any,
+    memory: Any,
+    split: Split,
+    rule: Evaluation,
+    options: LoaderOptions,
+    reader: FrameReader | None = None,
+    rows: np.ndarray | None = None,
+) -> dict[str, np.ndarray]:
+    """Unit features of a split's tracklets by name, f32[N, D]: clips by the evaluation's rule, pooled.
+
+    Args:
+      extractor: of `method.embed`.
+      rows: i64[N], the tracklets that are wanted, in this order; all where not given.
+    """
+    rows = np.arange(len(split)) if rows is None else rows
+    plan = rule.plan(split.table.length[rows])
+    of_split = dataclasses.replace(plan, tracklet=rows[plan.tracklet].astype(np.int32))
+    clips = extractor(variables, memory, split, of_split, options, reader)
+    place = parallel.place(plan.padded(extractor.batch_size).tracklet, parallel.rows(extractor.mesh))
+    return pool_tracklets(clips.replace(tracklet=place), len(rows), rule.pool)
 
 
 def pool_tracklets(features: Features, count: int, pool: str) -> dict[str, np.ndarray]:

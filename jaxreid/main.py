@@ -44,11 +44,10 @@ def main(argv: list[str]) -> None:
 
 
 def _run(config: Any, workdir: Path, data_dir: Path | None) -> None:
-    import jax
-
+    from jaxreid.compiled import cache_compilations
     from jaxreid.run import claim_dataset, claim_workdir, start_run
 
-    _cache_compilations(jax)
+    cache_compilations()
     mode, report = MODE.value, workdir / "report" / "index.html"
     compare = Path(COMPARE.value) if COMPARE.value else None
     if mode != "dry_run":
@@ -70,7 +69,7 @@ def _run(config: Any, workdir: Path, data_dir: Path | None) -> None:
 
         dry_run(run)
         return
-    claim_dataset(workdir, run.dataset.fingerprint())
+    claim_dataset(run)
 
     from jaxreid import train
     from jaxreid.evaluate import Evaluator
@@ -93,13 +92,6 @@ def _finished(workdir: Path) -> dict[str, Any] | None:
     path = workdir / "results.json"
     results = json.loads(path.read_text()) if path.exists() else {}
     return results if results and results["epochs_done"] == results["epochs"] else None
-
-
-def _cache_compilations(jax: Any) -> None:
-    """Compiled steps are kept on disk, so that the second run starts at once."""
-    default = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "jaxreid" / "compiled"
-    jax.config.update("jax_compilation_cache_dir", os.environ.get("JAX_COMPILATION_CACHE_DIR", str(default)))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # dozens of small ones are seconds too
 
 
 def describe(run: Any) -> None:

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
+from ml_collections import ConfigDict
 
 from jaxreid import parallel
 from jaxreid.augment import Pixels
@@ -23,25 +24,31 @@ from jaxreid.data.batch import Batch
 from jaxreid.data.build import DataSetError
 from jaxreid.data.dataset import Dataset, open_dataset, plan_dataset
 from jaxreid.data.loader import LoaderOptions
-from jaxreid.data.sidecars import Sidecar
 from jaxreid.data.split import FrameReader, Split
+from jaxreid.dataset_info import INFO, dataset_info, read_info, save_info
 from jaxreid.extract import Extractor
 from jaxreid.methods.method import DatasetInfo, Method, find_method
 
 PRECISIONS = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
-@dataclasses.dataclass
-class Run:
-    """What every part of a run needs. `phases` collects seconds by phase, `readers` the open splits."""
+@dataclasses.dataclass(kw_only=True)
+class Model:
+    """A method with its config and devices: all that it takes to compute with the parameters of a workdir."""
 
     config: Any
     workdir: Path
     mesh: Mesh
-    dataset: Dataset
     method: Method
     pixels: Pixels
     loading: LoaderOptions
+
+
+@dataclasses.dataclass(kw_only=True)
+class Run(Model):
+    """What every part of a run needs. `phases` collects seconds by phase, `readers` the open splits."""
+
+    dataset: Dataset
     phases: defaultdict[str, float] = dataclasses.field(default_factory=lambda: defaultdict(float))
     compiled: dict[str, Any] = dataclasses.field(default_factory=dict)
     readers: dict[str, FrameReader] = dataclasses.field(default_factory=dict)
@@ -85,6 +92,44 @@ class Run:
         return jax.process_index() == 0
 
 
+def make_model(config: Any, workdir: Path, mesh: Mesh, info: DatasetInfo) -> Model:
+    """The method of a config, told what `info` says of its data set.
+
+    Raises:
+      ValueError: a config value that does not fit the data or the library.
+    """
+    if config.precision not in PRECISIONS:
+        raise ValueError(f"config.precision={config.precision!r}; one of {', '.join(PRECISIONS)}")
+    return Model(
+        config=config,
+        workdir=Path(workdir),
+        mesh=mesh,
+        method=find_method(config.method)(config, info),
+        pixels=Pixels(tuple(config.frames.mean), tuple(config.frames.std), PRECISIONS[config.precision]),
+        loading=LoaderOptions(config.frames.height, config.frames.width, **config.loading),
+    )
+
+
+def open_model(workdir: Path, data_dir: Path | None = None) -> Model:
+    """The model of the run in a workdir, on all devices: what was learnt does not depend on the mesh of its training.
+
+    The data set is needed only where the workdir does not hold what the method was told of it.
+
+    Raises:
+      ValueError: there is no run.
+    """
+    path = workdir / "config.json"
+    if not path.exists():
+        raise ValueError(f"{workdir} holds no run: {path} is missing")
+    config: Any = ConfigDict(json.loads(path.read_text()))
+    info = read_info(workdir) or dataset_info(
+        open_dataset(config.dataset, data_dir),
+        find_method(config.method),
+        (config.frames.height, config.frames.width),
+    )
+    return make_model(config, workdir, parallel.make_mesh(), info)
+
+
 def start_run(config: Any, workdir: Path, data_dir: Path | None, *, dry: bool = False) -> Run:
     """Opens (or builds) the data set, lays out the devices and makes the method.
 
@@ -93,8 +138,6 @@ def start_run(config: Any, workdir: Path, data_dir: Path | None, *, dry: bool = 
     Raises:
       ValueError: a config value that does not fit the devices, the data or the library.
     """
-    if config.precision not in PRECISIONS:
-        raise ValueError(f"config.precision={config.precision!r}; one of {', '.join(PRECISIONS)}")
     start = time.perf_counter()
     try:
         dataset = open_dataset(config.dataset, data_dir)
@@ -106,30 +149,8 @@ def start_run(config: Any, workdir: Path, data_dir: Path | None, *, dry: bool = 
         print(f"planned on the published size, because the data set is not there: {str(error).splitlines()[0]}")
     opened = time.perf_counter() - start
     mesh = parallel.make_mesh(config.mesh.fsdp, config.mesh.devices)
-    method_class = find_method(config.method)
-    info = DatasetInfo(
-        name=dataset.name,
-        table=dataset.train.table,
-        cameras=dataset.cameras,
-        frame_size=(config.frames.height, config.frames.width),
-    )
-    if method_class.uses_identity:
-        identity = dataset.train.labels.identity
-        if identity.max() < 0:
-            raise ValueError(f"{config.method} learns from identity labels, and {dataset.name} has none in training")
-        info = dataclasses.replace(info, num_identities=int(identity.max()) + 1, labels=dataset.train.labels)
-    if method_class.uses_captions:
-        captions = Sidecar.open(dataset.directory, "captions")
-        info = dataclasses.replace(info, captions=tuple(captions.texts(name)[0] for name in dataset.train.labels.names))
-    run = Run(
-        config=config,
-        workdir=Path(workdir),
-        mesh=mesh,
-        dataset=dataset,
-        method=method_class(config, info),
-        pixels=Pixels(tuple(config.frames.mean), tuple(config.frames.std), PRECISIONS[config.precision]),
-        loading=LoaderOptions(config.frames.height, config.frames.width, **config.loading),
-    )
+    info = dataset_info(dataset, find_method(config.method), (config.frames.height, config.frames.width))
+    run = Run(**vars(make_model(config, workdir, mesh, info)), dataset=dataset)
     for size in (config.extraction_batch, *(s.sampler.batch_size(info.columns) for s in run.method.stages())):
         if size % mesh.size:
             raise ValueError(f"a batch of {size} clips does not divide over {mesh.size} devices")
@@ -137,7 +158,7 @@ def start_run(config: Any, workdir: Path, data_dir: Path | None, *, dry: bool = 
     return run
 
 
-def example_batch(run: Run) -> Batch:
+def example_batch(run: Model) -> Batch:
     """Zeros of the shape that the network sees (two clips are enough to make parameters)."""
     height, width = run.config.frames.height, run.config.frames.width
     clips, frames = 2, max(stage.frames for stage in run.method.stages())
@@ -152,7 +173,7 @@ def example_batch(run: Run) -> Batch:
     return Batch(**columns)
 
 
-def abstract_batch(run: Run, clips: int, frames: int) -> Batch:
+def abstract_batch(run: Model, clips: int, frames: int) -> Batch:
     """Shapes, types and placement of a batch as the loader delivers it."""
 
     def row(leaf: Any) -> jax.ShapeDtypeStruct:
@@ -197,19 +218,22 @@ def claim_workdir(workdir: Path, config: dict[str, Any]) -> None:
         )
 
 
-def claim_dataset(workdir: Path, fingerprint: dict[str, Any]) -> None:
+def claim_dataset(run: Run) -> None:
     """Remembers the data set that a workdir was trained on, or checks that it is still the same.
+
+    What its method was told of it is kept as well, so that `jaxreid.load` needs no data set.
 
     Raises:
       ValueError: it is another one; the message names the difference.
     """
-    path = workdir / "dataset.json"
+    path, fingerprint = run.workdir / "dataset.json", run.dataset.fingerprint()
     if not path.exists():
         write_json(path, fingerprint)
-        return
     changes = list(differences(json.loads(path.read_text()), fingerprint))
     if changes:
-        raise ValueError(f"workdir {workdir} was trained on another data set:\n  " + "\n  ".join(changes))
+        raise ValueError(f"workdir {run.workdir} was trained on another data set:\n  " + "\n  ".join(changes))
+    if run.is_main and not (run.workdir / INFO).exists():
+        save_info(run.workdir, run.method.info)
 
 
 def differences(old: Any, new: Any, path: str = "") -> Iterator[str]:

@@ -24,7 +24,7 @@ from jaxreid.data.loader import batches
 from jaxreid.evaluate import Evaluator
 from jaxreid.methods.method import Features, Progress, Stage, Variables
 from jaxreid.metric_writer import MetricWriter
-from jaxreid.run import Run, abstract_batch, example_batch
+from jaxreid.run import Model, Run, abstract_batch, example_batch
 from jaxreid.steps import TrainState, init_train_state, make_train_step, progress_at, variables_of
 
 # ----------------------------------------------------------------------------------------------------------------
@@ -86,7 +86,7 @@ def _at(tree: Any, path: tuple[str, ...]) -> tuple[Any, str]:
     return tree, path[-1]
 
 
-def abstract_train_state(run: Run, stage: Stage) -> tuple[TrainState, Any]:
+def abstract_train_state(run: Model, stage: Stage) -> tuple[TrainState, Any]:
     """Shapes and types of what `init_train_state` makes; nothing is computed and no weight is read."""
 
     def start() -> tuple[TrainState, Any]:
@@ -178,13 +178,13 @@ def _enter(run: Run, stage: Stage, state: TrainState | None, frozen: Any) -> tup
     return jax.device_put(fresh, parallel.state_sharding(fresh, run.mesh)), frozen
 
 
-def _restore(run: Run, stage: Stage, checkpoints: Checkpoints, number: int) -> tuple[TrainState, Any]:
+def _restore(run: Model, stage: Stage, checkpoints: Checkpoints, number: int) -> tuple[TrainState, Any]:
     state, frozen = abstract_train_state(run, stage)
     restored = checkpoints.restore(number, state, parallel.state_sharding(state, run.mesh))
     return restored, checkpoints.restore_frozen(stage.name, frozen, parallel.state_sharding(frozen, run.mesh))
 
 
-def restore_latest(run: Run) -> tuple[TrainState, Any, int]:
+def restore_latest(run: Model) -> tuple[TrainState, Any, int]:
     """The newest checkpoint of a workdir for evaluation: (state, frozen parameters, epochs done).
 
     Raises:

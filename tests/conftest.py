@@ -25,3 +25,13 @@ def tiny(data_dir):
     from jaxreid.data.build import build
 
     return build("walkers", "tiny", data_dir=data_dir)
+
+
+@pytest.fixture(scope="session")
+def workdir(tmp_path_factory, data_dir, tiny):
+    """The workdir of a run that was trained for an epoch on `walkers/tiny`; its tower is `finished.SMALL`."""
+    from finished import finish_run, small_tower
+
+    with pytest.MonkeyPatch.context() as patch:
+        small_tower(patch)
+        yield finish_run(tmp_path_factory.mktemp("finished") / "run", data_dir)

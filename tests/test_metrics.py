@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax
 import numpy as np
 import pytest
 
@@ -604,3 +605,44 @@ def test_result_record_says_what_was_measured():
     }
     with pytest.raises(ValueError, match="protocol"):
         retrieval.result_record(scores, "xfd", "chunk_first", 6, "cosine", "last")
+
+
+@pytest.mark.parametrize(
+    "protocol, devices, axes",
+    [("market", 8, ("data", "fsdp")), ("skeleton", 8, ("data", "fsdp")), ("mars_full", 3, ("rows",))],
+)
+def test_sharded_over_devices_equals_one(protocol, devices, axes):
+    """Positions, and with them every score, are those of one device; features on a grid, so that distances tie."""
+    rng = np.random.default_rng(0)
+    shape = (devices // 2, 2) if len(axes) == 2 else (devices,)
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:devices]).reshape(shape), axes)
+    features = [rng.integers(-1, 2, (n, 6)).astype(np.float32) + 2 for n in (101, 333)]
+    query, gallery = (
+        Rows(rng.integers(0, 20, n), rng.integers(0, 4, n), modality=np.full(n, m)) for n, m in ((101, 1), (333, 0))
+    )
+    for distance, block, ties in (
+        ("euclidean", None, "stable"),
+        ("cosine", 7, "pessimistic"),
+        (manhattan, 16, "stable"),
+    ):
+        options = {"distance": distance, "block": block, "ties": ties}
+        one = retrieval.score(*features, query, gallery, protocol, **options)
+        many = retrieval.score(*features, query, gallery, protocol, **options, mesh=mesh)
+        assert (one.mAP, one.mINP, one.rank, one.unmatched) == (many.mAP, many.mINP, many.rank, many.unmatched)
+        for name in ("average_precision", "inverse_negative_penalty", "first_match"):
+            np.testing.assert_array_equal(getattr(one, name), getattr(many, name))
+
+
+def manhattan(query, gallery):
+    """A distance on the host, which knows no devices."""
+    return np.abs(np.asarray(query)[:, None] - np.asarray(gallery)).sum(-1)
+
+
+def test_every_device_ranks_its_share():
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:4]), ("rows",))
+    query, gallery = np.eye(10, dtype=np.float32), np.eye(10, dtype=np.float32)
+    blocks = list(metrics.distances_lib.distance_blocks(query, gallery, "cosine", 2, mesh))
+    assert [rows.tolist() for rows, _ in blocks] == [list(range(8)), [8, 9]]
+    for rows, distances in blocks:
+        assert [shard.data.shape for shard in distances.addressable_shards] == [(2, 10)] * 4
+        np.testing.assert_allclose(distances[: len(rows)], (1 - np.eye(10))[rows], atol=1e-6)

@@ -64,6 +64,43 @@ def test_search_equals_brute_force(gallery, devices, chunk):
     assert len(jax.devices()) == 8
 
 
+@pytest.mark.parametrize("devices", [1, 8])
+def test_only_allowed_rows_are_found(gallery, devices):
+    found, features = gallery
+    allowed = np.random.default_rng(3).random(230) < 0.2
+    rows_left = np.flatnonzero(allowed)
+    index, similarity = brute(rows(1, 13), features[allowed], 20)
+    result = search_gallery(rows(1, 13), found, 20, chunk=50, devices=jax.devices()[:devices], allowed=allowed)
+    np.testing.assert_array_equal(result.index, rows_left[index])
+    np.testing.assert_allclose(result.similarity, similarity, atol=1e-5)
+    nothing = search_gallery(rows(1, 2), found, 3, allowed=np.zeros(230, bool))
+    assert np.all(nothing.index == -1) and np.all(np.isneginf(nothing.similarity))
+    with pytest.raises(ValueError, match=r"allowed is \(229,\), the gallery has 230 rows"):
+        search_gallery(rows(1, 2), found, 3, allowed=allowed[1:])
+
+
+def test_pictures_and_the_model_stay_with_the_rows(tmp_path):
+    one, other = {"digest": "aa", "workdir": "runs/one"}, {"digest": "bb", "workdir": "runs/other"}
+    pictures = [b"first", b"", b"the third"]
+    add_to_gallery(tmp_path, rows(0, 3), known(3), pictures, model=one)
+    add_to_gallery(tmp_path, rows(1, 2), known(2), model=one | {"workdir": "moved"})
+    found = add_to_gallery(tmp_path, rows(2, 1), known(1), [b"last"])
+    assert [found.picture(row) for row in range(6)] == [*pictures, None, None, b"last"]
+    assert found.metadata(2) == {"source": "walk.mp4", "time": 1.0, "camera": 2, "row": 2}
+    assert found.model == one
+    with pytest.raises(
+        ValueError, match=r"another model.*\n.*digest aa, workdir runs/one\n.*digest bb, workdir runs/oth"
+    ):
+        add_to_gallery(tmp_path, rows(3, 1), known(1), model=other)
+    with pytest.raises(ValueError, match="3 features and 2 pictures"):
+        add_to_gallery(tmp_path, rows(0, 3), known(3), pictures[:2], model=one)
+    assert len(Gallery(tmp_path)) == 6
+    nameless = tmp_path / "nameless"
+    add_to_gallery(nameless, rows(0, 3), known(3))
+    with pytest.raises(ValueError, match="does not say which model filled it"):
+        add_to_gallery(nameless, rows(0, 3), known(3), model=one)
+
+
 def test_search_of_an_array_and_approximately(gallery):
     """On a CPU the approximate search is exact."""
     found, features = gallery
@@ -195,6 +232,9 @@ def test_faiss_index(tmp_path):
     every = search_index(queries, gallery, 10, probes=8, candidates=300)  # all cells, all rows: exact
     np.testing.assert_array_equal(every.index, exact.index)
     np.testing.assert_allclose(every.similarity, exact.similarity, atol=1e-5)
+    some = np.arange(len(gallery)) % 3 == 0
+    every = search_index(queries, gallery, 10, probes=8, candidates=300, allowed=some)
+    np.testing.assert_array_equal(every.index, search_gallery(queries, gallery, 10, allowed=some).index)
     few = search_index(queries, gallery, 10, probes=2)
     recall = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(few.index, exact.index, strict=True)])
     assert 0.5 < recall <= 1

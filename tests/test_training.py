@@ -10,17 +10,15 @@ import jax
 import numpy as np
 import optax
 import pytest
+from finished import SMALL
 from tqdm import tqdm
 
 from jaxreid import train
 from jaxreid.backbones import clip
-from jaxreid.backbones.vit import ViTConfig
 from jaxreid.checkpoints import Checkpoints
 from jaxreid.evaluate import Evaluator
 from jaxreid.metric_writer import read_metrics
 from jaxreid.run import claim_workdir, start_run
-
-SMALL = ViTConfig(width=32, depth=2, heads=2, patch=16, image_size=(64, 32), projection=16)
 
 
 @pytest.fixture(autouse=True)

@@ -38,7 +38,8 @@ THIS_RUN = "this run"
 class Tracklet:
     """A tracklet to look at: JPEG or PNG pictures in order of time, and short lines to stand under them.
 
-    `match`: whether it is the query's person; None for the query, or if unknown. `distance`: to the query.
+    `match`: whether it is the query's person; None for the query, or if unknown. `distance`: to the query; or `score`,
+    its similarity.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Tracklet:
     facts: tuple[str, ...] = ()
     match: bool | None = None
     distance: float | None = None
+    score: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)

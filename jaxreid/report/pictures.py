@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 
 SIDE, BYTES = 160, 6_000  # what a page shows, on a screen of fine dots; what a JPEG of that size takes
+THUMBNAIL = 128
 QUALITY = 80
 
 
@@ -25,8 +26,18 @@ def shrunk(encoded: bytes, side: int = SIDE, most: int = BYTES) -> bytes:
     longer = max(image.shape[:2])
     if longer <= side and len(encoded) <= most:
         return encoded
+    smaller = _jpeg(image, side)
+    return smaller if longer > side or len(smaller) < len(encoded) else encoded
+
+
+def thumbnail(frame: np.ndarray, side: int = THUMBNAIL) -> bytes:
+    """A JPEG of a frame u8[H, W, 3] in RGB order, its longer side at most `side` pixels: 2 to 4 kB for a person."""
+    return _jpeg(frame[..., ::-1], side)
+
+
+def _jpeg(image: np.ndarray, side: int) -> bytes:
+    longer = max(image.shape[:2])
     if longer > side:
         size = tuple(max(1, round(n * side / longer)) for n in image.shape[1::-1])
         image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-    smaller = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1].tobytes()
-    return smaller if longer > side or len(smaller) < len(encoded) else encoded
+    return cv2.imencode(".jpg", np.ascontiguousarray(image), [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1].tobytes()

@@ -25,6 +25,7 @@ from jaxreid.retrieval.rerank import (
     k_reciprocal_distances,
 )
 from jaxreid.retrieval.search import Gallery, add_to_gallery, build_index, search_gallery, search_index
+from jaxreid.retrieval.shortlist import Shortlist
 
 __all__ = [
     "DISTANCES",
@@ -34,6 +35,7 @@ __all__ = [
     "Protocol",
     "Rows",
     "Scores",
+    "Shortlist",
     "add_to_gallery",
     "alpha_query_expansion",
     "auction_assignment",

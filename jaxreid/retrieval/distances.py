@@ -10,6 +10,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 Array = Any  # NumPy or jax
 Distance = str | Callable[[Any, Any], Array]  # a key of DISTANCES, or (query rows, gallery) -> f32[rows, G]
@@ -118,16 +120,30 @@ def pad_rows(features: Any, multiple: int = ROW_MULTIPLE) -> Any:
     return features if len(rows) == count else jax.tree.map(lambda x: x[rows], features)
 
 
-def distance_blocks(query: Any, gallery: Any, distance: Distance, block: int) -> Iterator[tuple[np.ndarray, Array]]:
+def distance_blocks(
+    query: Any, gallery: Any, distance: Distance, block: int, mesh: Mesh | None = None
+) -> Iterator[tuple[np.ndarray, Array]]:
     """The distance matrix, one block of query rows at a time: (row numbers i64[n], distances f32[block, G]).
 
     Every block has the same shape, so one compilation serves all: the last one repeats the last query, and its
-    rows past the n row numbers mean nothing.
+    rows past the n row numbers mean nothing. Over a `mesh` a block is as many rows for each device, split over all
+    before a named distance and after any other function, which knows no devices.
     """
     count, function = num_rows(query, "query features"), resolve(distance)
-    gallery = jax.tree.map(jnp.asarray, gallery)  # to the device once, not with every block
-    block = min(block, -(-count // ROW_MULTIPLE) * ROW_MULTIPLE)
+    devices = 1 if mesh is None else mesh.size
+    padded = -(-count // ROW_MULTIPLE) * ROW_MULTIPLE
+    block = min(block, -(-padded // devices)) * devices
+    split = None if callable(distance) else mesh
+    # To the devices once, not with every block.
+    gallery = (
+        jax.tree.map(jnp.asarray, gallery) if split is None else jax.device_put(gallery, NamedSharding(split, P()))
+    )
     for start in range(0, count, block):
         rows = np.arange(start, start + block)
-        padded = np.minimum(rows, count - 1)
-        yield rows[rows < count], function(jax.tree.map(operator.itemgetter(padded), query), gallery)
+        some = jax.tree.map(operator.itemgetter(np.minimum(rows, count - 1)), query)
+        yield rows[rows < count], function(some if split is None else split_rows(some, split), gallery)
+
+
+def split_rows(tree: Any, mesh: Mesh) -> Any:
+    """Arrays with their first axis split over all devices of a mesh."""
+    return jax.device_put(tree, NamedSharding(mesh, P(mesh.axis_names)))

@@ -16,6 +16,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from jaxreid.retrieval import distances as distances_lib
 from jaxreid.retrieval import protocols
@@ -74,6 +76,7 @@ def score(
     ranks: tuple[int, ...] = RANKS,
     block: int | None = None,
     ties: str = "stable",
+    mesh: Mesh | None = None,
 ) -> Scores:
     """Ranks the gallery for every query and scores it; the distance matrix exists one row block at a time.
 
@@ -87,6 +90,8 @@ def score(
       block: queries per block; None lets `distances.block_rows` choose.
       ties: 'stable' keeps the gallery's order among equal distances; 'pessimistic' puts matches last among them,
         which shows features that have collapsed.
+      mesh: devices of this process that each rank a block of queries at a time, whatever the mesh's axes; the
+        positions are those of one device.
 
     Raises:
       ValueError: the protocol cannot be applied (`protocols.check`), features and rows differ in number, features
@@ -105,8 +110,8 @@ def score(
     query_features = jax.tree.map(lambda x: x[kept], query_features)
     block = distances_lib.block_rows(block, len(gallery_rows))
     gallery_features = distances_lib.pad_rows(jax.tree.map(lambda x: x[kept_gallery], gallery_features))
-    blocks = distances_lib.distance_blocks(query_features, gallery_features, distance, block)
-    scores = _score_blocks(blocks, query_rows[kept], gallery_rows[kept_gallery], protocol, ranks, ties)
+    blocks = distances_lib.distance_blocks(query_features, gallery_features, distance, block, mesh)
+    scores = _score_blocks(blocks, query_rows[kept], gallery_rows[kept_gallery], protocol, ranks, ties, mesh)
     return _of_all_queries(scores, kept, len(query_rows))
 
 
@@ -189,6 +194,7 @@ def _score_blocks(
     protocol: Protocol,
     ranks: tuple[int, ...],
     ties: str,
+    mesh: Mesh | None = None,
 ) -> Scores:
     if ties not in ("stable", "pessimistic"):
         raise ValueError(f"unknown order of ties {ties!r}; known: stable, pessimistic")
@@ -198,10 +204,14 @@ def _score_blocks(
     for rows, distances in blocks:
         if gallery_columns is None:
             padded = gallery[np.minimum(np.arange(distances.shape[1]), len(gallery) - 1)]
-            gallery_columns = jax.device_put(padded.columns(protocol.columns))
+            whole = None if mesh is None else NamedSharding(mesh, P())
+            gallery_columns = jax.device_put(padded.columns(protocol.columns), whole)
         padded = query[np.minimum(np.arange(rows[0], rows[0] + len(distances)), len(query) - 1)]
-        positive, junk = _masks(protocol, padded.columns(protocol.columns), gallery_columns, np.int32(len(gallery)))
-        found = match_positions(distances, positive, junk, capacity, ties, protocol.precision == "tied")
+        columns = padded.columns(protocol.columns)
+        if mesh is not None:
+            distances, columns = distances_lib.split_rows((distances, columns), mesh)
+        positive, junk = _masks(protocol, columns, gallery_columns, np.int32(len(gallery)))
+        found = _positions(mesh, capacity, ties, protocol.precision == "tied")(distances, positive, junk)
         found = {name: np.asarray(values)[: len(rows)] for name, values in found.items()}
         if found["undefined"].any():
             raise ValueError(
@@ -248,6 +258,16 @@ def _masks(protocol: Protocol, query: Any, gallery: Any, count: Array) -> tuple[
     positive, junk = protocol.masks(query, gallery)
     padding = jnp.arange(positive.shape[1]) >= count
     return positive & ~padding, junk | padding
+
+
+@functools.lru_cache(maxsize=64)
+def _positions(mesh: Mesh | None, capacity: int, ties: str, tied: bool) -> Callable[..., dict[str, jax.Array]]:
+    """`match_positions` with its static arguments; over a mesh every device by itself, for its rows."""
+    function = functools.partial(match_positions, capacity=capacity, ties=ties, tied=tied)
+    if mesh is None:
+        return function
+    rows = P(mesh.axis_names)
+    return jax.jit(jax.shard_map(function, mesh=mesh, in_specs=rows, out_specs=rows, check_vma=False))
 
 
 @functools.partial(jax.jit, static_argnames=("capacity", "ties", "tied"))

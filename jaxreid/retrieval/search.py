@@ -1,9 +1,10 @@
 """A gallery of embeddings on disk, and exact or approximate search in it.
 
     gallery/
-      gallery.json    {"format": 1, "width": D, "parts": [{"name": "000000", "rows": n}, …]}
-      000000.npy      f32[n, D], unit rows, memory-mapped
-      000000.jsonl    a line for each row: source video, time, camera, and whatever else the caller knows
+      gallery.json      {"format": 1, "width": D, "parts": [{"name": "000000", "rows": n}, …], "model": {…}}
+      000000.npy        f32[n, D], unit rows, memory-mapped
+      000000.jsonl      a line for each row: source video, time, camera, and whatever else the caller knows
+      000000.pictures   one picture after the other, where the caller gave some; the lines say where each lies
 
 A part never changes once it is there, and only parts that gallery.json names exist: both are written aside and
 renamed, so that a reader sees the gallery before or after an addition, never half of one.
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,6 +32,7 @@ from jaxreid.retrieval.neighbours import block_of, map_rows, top_k
 Array = Any
 
 MANIFEST, INDEX, FORMAT = "gallery.json", "index.faiss", 1
+PICTURE = "picture"  # key of a row's place in the file of pictures
 CHUNK_BYTES = 1 << 26  # of gallery rows on each CPU device at a time; accelerators take 16 times as many
 
 
@@ -66,6 +69,10 @@ class Gallery:
     Args:
       directory: where it lives.
 
+    Attributes:
+      width: D of the rows.
+      model: what made the rows, None where that was not said; its `digest` tells one from another.
+
     Raises:
       FileNotFoundError: there is no gallery.
       ValueError: a part is not what gallery.json says.
@@ -80,6 +87,7 @@ class Gallery:
         if manifest.get("format") != FORMAT:
             raise ValueError(f"{path}: format {manifest.get('format')!r}, this version reads {FORMAT}")
         self.width: int = manifest["width"]
+        self.model: dict[str, Any] | None = manifest.get("model")
         self.parts = [self._open(part["name"], part["rows"]) for part in manifest["parts"]]
         self.names = [part["name"] for part in manifest["parts"]]
         self.starts = np.cumsum([0] + [len(part) for part in self.parts])
@@ -126,10 +134,43 @@ class Gallery:
                 raise ValueError(f"{self.directory / name}.jsonl has {len(found)} lines for {len(part)} rows")
         return lines
 
+    def _line(self, row: int) -> tuple[str, dict[str, Any]]:
+        """(name of the row's part, what its line says)."""
+        number = int(np.searchsorted(self.starts, row, side="right")) - 1
+        return self.names[number], json.loads(self._lines[number][row - int(self.starts[number])])
+
     def metadata(self, row: int) -> dict[str, Any]:
         """What is known of a row: `source`, `time` (seconds), `camera`, and what else was given."""
-        number = int(np.searchsorted(self.starts, row, side="right")) - 1
-        return json.loads(self._lines[number][row - int(self.starts[number])])
+        _, known = self._line(row)
+        known.pop(PICTURE, None)
+        return known
+
+    def picture(self, row: int) -> bytes | None:
+        """The encoded picture that was given with a row."""
+        name, known = self._line(row)
+        if PICTURE not in known:
+            return None
+        start, stop = known[PICTURE]
+        with (self.directory / f"{name}.pictures").open("rb") as file:
+            file.seek(start)
+            return file.read(stop - start)
+
+    def check_model(self, model: Mapping[str, Any]) -> None:
+        """Refuses features that another model makes.
+
+        Raises:
+          ValueError: the gallery is another model's, or does not say whose; the message names both.
+        """
+        if self.model is None:
+            raise ValueError(f"the gallery {self.directory} does not say which model filled it")
+        if self.model["digest"] != model["digest"]:
+            here, there = (
+                ", ".join(f"{key} {str(value)[:200]}" for key, value in known.items()) for known in (model, self.model)
+            )
+            raise ValueError(
+                f"the gallery {self.directory} was filled by another model, and features of two are not comparable:\n"
+                f"  gallery: {there}\n  now:     {here}"
+            )
 
 
 @contextlib.contextmanager
@@ -146,18 +187,27 @@ def _aside(path: Path) -> Iterator[Any]:
         aside.unlink(missing_ok=True)
 
 
-def add_to_gallery(directory: str | Path, features: Array, metadata: Sequence[Mapping[str, Any]]) -> Gallery:
+def add_to_gallery(
+    directory: str | Path,
+    features: Array,
+    metadata: Sequence[Mapping[str, Any]],
+    pictures: Sequence[bytes] | None = None,
+    model: Mapping[str, Any] | None = None,
+) -> Gallery:
     """Adds embeddings to a gallery, which is made where there is none; safe beside readers and other writers.
 
     Args:
       features: [n, D], n ≥ 1; stored as unit rows.
       metadata: for each row a JSON-ready dict with `source`, `time` (seconds) and `camera`.
+      pictures: for each row an encoded picture to show.
+      model: what made the features, a JSON-ready dict; a gallery takes rows of equal `digest` only.
 
     Returns:
       The gallery with the new rows at its end.
 
     Raises:
-      ValueError: a row is zero or not finite, has another width than the gallery's, or metadata do not fit.
+      ValueError: a row is zero or not finite, has another width or model than the gallery's, or metadata or pictures
+        do not fit.
     """
     features = unit_rows(features, "features")
     if not len(features) or len(metadata) != len(features):
@@ -165,6 +215,13 @@ def add_to_gallery(directory: str | Path, features: Array, metadata: Sequence[Ma
     for row, known in enumerate(metadata):
         if missing := {"source", "time", "camera"} - set(known):
             raise ValueError(f"metadata of row {row} lack {', '.join(sorted(missing))}")
+    if pictures is not None:
+        if len(pictures) != len(features):
+            raise ValueError(f"{len(features)} features and {len(pictures)} pictures; one for each, or none at all")
+        bounds = np.cumsum([0, *map(len, pictures)]).tolist()
+        metadata = [
+            {**known, PICTURE: place} for known, place in zip(metadata, itertools.pairwise(bounds), strict=True)
+        ]
     lines = "".join(json.dumps(dict(known), ensure_ascii=False) + "\n" for known in metadata)
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
@@ -174,8 +231,11 @@ def add_to_gallery(directory: str | Path, features: Array, metadata: Sequence[Ma
         fcntl.flock(lock, fcntl.LOCK_EX)
         path = directory / MANIFEST
         manifest = {"format": FORMAT, "width": features.shape[1], "parts": []}
+        manifest |= {} if model is None else {"model": dict(model)}
         if path.exists():
-            Gallery(directory)  # nothing is added to what cannot be read
+            existing = Gallery(directory)  # nothing is added to what cannot be read
+            if model is not None:
+                existing.check_model(model)
             manifest = json.loads(path.read_text())
         if manifest["width"] != features.shape[1]:
             raise ValueError(f"features are {features.shape[1]} wide, the gallery {directory} {manifest['width']}")
@@ -184,6 +244,9 @@ def add_to_gallery(directory: str | Path, features: Array, metadata: Sequence[Ma
             np.save(file, features)
         with _aside(directory / f"{name}.jsonl") as file:
             file.write(lines.encode())
+        if pictures is not None:
+            with _aside(directory / f"{name}.pictures") as file:
+                file.writelines(pictures)
         manifest["parts"].append({"name": name, "rows": len(features)})
         with _aside(path) as file:
             file.write(json.dumps(manifest, indent=1).encode())
@@ -200,6 +263,7 @@ def search_gallery(
     chunk: int | None = None,
     approximate: bool = False,
     devices: Sequence[Any] | None = None,
+    allowed: np.ndarray | None = None,
 ) -> Found:
     """The k nearest gallery rows of each query by cosine, equal ones in the order of the gallery.
 
@@ -212,12 +276,15 @@ def search_gallery(
       chunk: gallery rows at a time, over all devices.
       approximate: with `jax.lax.approx_max_k`: faster on a TPU, recall 0.95 or more; exact elsewhere.
       devices: that take part; all by default.
+      allowed: bool[G], gallery rows that may be found; all where not given.
 
     Raises:
-      ValueError: an empty gallery, another width, queries that are zero or not finite, or k below 1.
+      ValueError: an empty gallery, another width, queries that are zero or not finite, `allowed` of another
+        length, or k below 1.
     """
     queries = unit_rows(queries, "queries")
     count = len(gallery)
+    allowed = _allowed(allowed, count)
     width = gallery.width if isinstance(gallery, Gallery) else gallery.shape[1]
     if not count or not len(queries):
         raise ValueError(f"{len(queries)} queries and {count} gallery rows; both are needed")
@@ -235,10 +302,18 @@ def search_gallery(
         rows = np.asarray(gallery[start : start + size], np.float32)
         if len(rows) < size:
             rows = np.concatenate([rows, np.zeros((size - len(rows), width), np.float32)])
-        rows = jax.device_put(rows, NamedSharding(mesh, P("rows")))
-        best = step(query, rows, best, np.int32(start), np.int32(count))
+        may = np.pad(allowed[start : start + size], (0, size - len(allowed[start : start + size])))
+        rows, may = jax.device_put((rows, may), NamedSharding(mesh, P("rows")))
+        best = step(query, rows, may, best, np.int32(start))
     similarity, index = jax.device_get(best)
     return Found(index.astype(np.int64), similarity)
+
+
+def _allowed(allowed: np.ndarray | None, count: int) -> np.ndarray:
+    allowed = np.ones(count, bool) if allowed is None else np.asarray(allowed, bool)
+    if allowed.shape != (count,):
+        raise ValueError(f"allowed is {allowed.shape}, the gallery has {count} rows")
+    return allowed
 
 
 def _nothing(queries: int, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -247,15 +322,15 @@ def _nothing(queries: int, k: int) -> tuple[np.ndarray, np.ndarray]:
 
 @functools.lru_cache(maxsize=16)
 def _step(mesh: Mesh, k: int, approximate: bool) -> Any:
-    """(queries, chunk, best so far, first row of the chunk, rows of the gallery) → best."""
+    """(queries, chunk, which of its rows may be found, best so far, first row of the chunk) → best."""
 
-    def local(query: Array, rows: Array, best: Any, first: Array, count: Array) -> tuple[Array, Array]:
+    def local(query: Array, rows: Array, may: Array, best: Any, first: Array) -> tuple[Array, Array]:
         size = rows.shape[0]
         column = first + jax.lax.axis_index("rows") * size + jnp.arange(size, dtype=jnp.int32)
 
         def of_block(numbers: Array) -> tuple[Array, Array]:
             similarity = jnp.matmul(query[numbers], rows.T, precision=jax.lax.Precision.HIGHEST)
-            similarity = jnp.where(column < count, similarity, -jnp.inf)
+            similarity = jnp.where(may, similarity, -jnp.inf)
             largest = jax.lax.approx_max_k if approximate else top_k
             value, place = largest(similarity, min(k, size))
             return value, jnp.where(jnp.isneginf(value), -1, column[place])
@@ -267,7 +342,7 @@ def _step(mesh: Mesh, k: int, approximate: bool) -> Any:
 
     whole, split = P(), P("rows")
     return jax.jit(
-        jax.shard_map(local, mesh=mesh, in_specs=(whole, split, whole, whole, whole), out_specs=whole, check_vma=False)
+        jax.shard_map(local, mesh=mesh, in_specs=(whole, split, split, whole, whole), out_specs=whole, check_vma=False)
     )
 
 
@@ -316,13 +391,21 @@ def build_index(gallery: Gallery, lists: int | None = None, codes: int = 64, tra
     return path
 
 
-def search_index(queries: Array, gallery: Gallery, k: int = 10, probes: int = 16, candidates: int = 8) -> Found:
+def search_index(
+    queries: Array,
+    gallery: Gallery,
+    k: int = 10,
+    probes: int = 16,
+    candidates: int = 8,
+    allowed: np.ndarray | None = None,
+) -> Found:
     """The k nearest rows by the index of `build_index`, ranked by their exact cosine; not all of them need be found.
 
     Args:
       queries: [Q, D], made unit rows.
       probes: cells that are looked at.
       candidates: times k, how many rows the index proposes.
+      allowed: bool[G], as for `search_gallery`; others take up proposals.
 
     Raises:
       ImportError: FAISS is not installed. FileNotFoundError: there is no index. ValueError: see `search_gallery`.
@@ -337,11 +420,13 @@ def search_index(queries: Array, gallery: Gallery, k: int = 10, probes: int = 16
     index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP)
     index.nprobe = probes
     _, proposed = index.search(queries, min(k * candidates, index.ntotal))
+    allowed = _allowed(allowed, len(gallery))
     exists = (proposed >= 0) & (proposed < len(gallery))
+    exists &= allowed[np.where(exists, proposed, 0)]
     known = gallery.take(np.where(exists, proposed, 0).reshape(-1)).reshape(*proposed.shape, -1)
     similarity = np.where(exists, np.einsum("qd,qcd->qc", queries, known), -np.inf).astype(np.float32)
     if index.ntotal < len(gallery):
-        later = search_gallery(queries, gallery[index.ntotal : len(gallery)], k)
+        later = search_gallery(queries, gallery[index.ntotal : len(gallery)], k, allowed=allowed[index.ntotal :])
         proposed = np.concatenate([proposed, np.where(later.index < 0, -1, later.index + index.ntotal)], axis=1)
         similarity = np.concatenate([similarity, later.similarity], axis=1)
     padding = ((0, 0), (0, k))

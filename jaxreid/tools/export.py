@@ -9,16 +9,14 @@ with both towers it holds both. Their format says more in `jaxreid/backbones/pre
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
 import jax
-from ml_collections import ConfigDict
 
 from jaxreid.backbones.pretrained import save_params
 from jaxreid.backbones.resnet import ResNetConfig
-from jaxreid.run import start_run
+from jaxreid.run import open_model
 from jaxreid.steps import variables_of
 from jaxreid.train import restore_latest
 
@@ -29,10 +27,7 @@ def export(workdir: Path, out: Path, data_dir: Path | None = None) -> list[str]:
     Raises:
       ValueError: the workdir holds no checkpoint, or a backbone that has no such format.
     """
-    config = workdir / "config.json"
-    if not config.exists():
-        raise ValueError(f"{workdir} holds no run: {config} is missing")
-    run = start_run(ConfigDict(json.loads(config.read_text())), workdir, data_dir)
+    run = open_model(workdir, data_dir)
     state, frozen, _ = restore_latest(run)
     params = jax.device_get(variables_of(state, frozen)["params"])
     towers = []

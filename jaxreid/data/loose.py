@@ -1,0 +1,80 @@
+"""Tracklets that belong to no data set: frames in memory, or picture files, as a split and a reader of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from jaxreid.data.schema import MODALITIES
+from jaxreid.data.split import UNKNOWN, FrameReader, Labels, Split, TrackletTable
+
+
+def loose_split(
+    lengths: Sequence[int],
+    modality: str | Sequence[str] = "rgb",
+    camera_index: int | Sequence[int] = UNKNOWN,
+    names: Sequence[str] | None = None,
+) -> Split:
+    """A split of N tracklets of which no more is known.
+
+    Args:
+      lengths: frames of every tracklet.
+      modality: a word of `schema.MODALITIES`, for all or for each.
+      camera_index: row in a training camera table, for all or for each; −1 for a camera that is not in it.
+      names: of the tracklets; numbers where not given.
+
+    Raises:
+      ValueError: there is no tracklet, or an unknown modality.
+    """
+    count = len(lengths)
+    if not count:
+        raise ValueError("no tracklet given")
+    words = [modality] * count if isinstance(modality, str) else list(modality)
+    if wrong := sorted(set(words) - set(MODALITIES)):
+        raise ValueError(f"unknown modality {', '.join(map(repr, wrong))}; one of {', '.join(MODALITIES)}")
+    if len(words) != count:
+        raise ValueError(f"{count} tracklets and {len(words)} modalities; one for each, or one for all")
+    unknown = np.full(count, UNKNOWN, np.int32)
+    table = TrackletTable(
+        length=np.asarray(lengths, np.int32),
+        camera=unknown,
+        camera_index=np.broadcast_to(np.asarray(camera_index, np.int32), count).copy(),
+        modality=np.array([MODALITIES.index(word) for word in words], np.int32),
+        platform=np.zeros(count, np.int32),
+        session=unknown,
+        geometry=np.full((count, 3), np.nan, np.float32),
+        recording=unknown,
+    )
+    labels = Labels(unknown, unknown, unknown, unknown, tuple(names or map(str, range(count))))
+    return Split(Path(), "loose", table, labels, np.arange(count))
+
+
+class ArrayReader(FrameReader):
+    """Frames in memory: a sequence of u8[T, H, W, 3] in RGB order for every tracklet."""
+
+    def __init__(self, tracklets: Sequence[Any]) -> None:
+        super().__init__(Path(), "loose", np.arange(len(tracklets)), (), cache=False)
+        self.tracklets = tracklets
+
+    def decode_each(self, row: int, indices: Iterable[int]) -> Iterator[np.ndarray]:
+        return (self.tracklets[row][index] for index in indices)
+
+
+class FileReader(FrameReader):
+    """Picture files: the paths of every tracklet's frames. Only what is asked for is read."""
+
+    def __init__(self, paths: Sequence[Sequence[Path]]) -> None:
+        super().__init__(Path(), "loose", np.arange(len(paths)), (), cache=False)
+        self.paths = paths
+
+    def decode_each(self, row: int, indices: Iterable[int]) -> Iterator[np.ndarray]:
+        for index in indices:
+            path = self.paths[row][index]
+            image = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR_RGB) if path.stat().st_size else None
+            if image is None:
+                raise ValueError(f"{path} cannot be decoded as a picture; mend it or take it away")
+            yield image

@@ -1,0 +1,78 @@
+"""What a method is told of its data set: taken from the data set, and kept in a workdir for use without it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxreid.data.dataset import Dataset
+from jaxreid.data.sidecars import Sidecar
+from jaxreid.data.split import Labels, TrackletTable
+from jaxreid.methods.method import DatasetInfo, Method
+
+INFO = "dataset_info.npz"
+
+
+def dataset_info(dataset: Dataset, method: type[Method], frame_size: tuple[int, int]) -> DatasetInfo:
+    """The tables of the training split, with labels and captions only where the method declares that it uses them.
+
+    Raises:
+      ValueError: the method needs labels or captions that the data set does not have.
+    """
+    info = DatasetInfo(dataset.name, dataset.train.table, dataset.cameras, frame_size)
+    labels = dataset.train.labels
+    if method.uses_identity:
+        if labels.identity.max() < 0:
+            name = method.__module__.rpartition(".")[2]
+            raise ValueError(f"{name} learns from identity labels, and {dataset.name} has none in training")
+        info = dataclasses.replace(info, num_identities=int(labels.identity.max()) + 1, labels=labels)
+    if method.uses_captions:
+        captions = Sidecar.open(dataset.directory, "captions")
+        info = dataclasses.replace(info, captions=tuple(captions.texts(name)[0] for name in labels.names))
+    return info
+
+
+def save_info(workdir: Path, info: DatasetInfo) -> None:
+    """Writes `dataset_info.npz` into the workdir, whole or not at all."""
+    facts = {"name": info.name, "frame_size": info.frame_size, "num_identities": info.num_identities}
+    arrays: dict[str, Any] = {"facts": np.array(json.dumps(facts)), "cameras": info.cameras}
+    for part, columns in (("table", info.table), ("labels", info.labels)):
+        if columns is not None:
+            arrays |= {f"{part}.{name}": np.asarray(values) for name, values in vars(columns).items()}
+    if info.captions is not None:
+        arrays["captions"] = np.array(info.captions)
+    aside = workdir / f".{INFO}.{os.getpid()}.npz"
+    try:
+        np.savez_compressed(aside, **arrays)
+        os.replace(aside, workdir / INFO)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def read_info(workdir: Path) -> DatasetInfo | None:
+    """What `save_info` wrote; None where the workdir does not hold it."""
+    if not (workdir / INFO).exists():
+        return None
+    with np.load(workdir / INFO) as file:
+        arrays = dict(file)
+    facts = json.loads(str(arrays["facts"]))
+
+    def columns(part: str) -> dict[str, Any]:
+        return {name.removeprefix(f"{part}."): values for name, values in arrays.items() if name.startswith(f"{part}.")}
+
+    labels = columns("labels")
+    names = tuple(labels.pop("names", np.array([])).tolist())
+    return DatasetInfo(
+        name=facts["name"],
+        table=TrackletTable(**columns("table")),
+        cameras=arrays["cameras"],
+        frame_size=tuple(facts["frame_size"]),
+        num_identities=facts["num_identities"],
+        labels=Labels(**labels, names=names) if labels else None,
+        captions=tuple(arrays["captions"].tolist()) if "captions" in arrays else None,
+    )

@@ -1,0 +1,69 @@
+"""A learned pairwise score over a shortlist: near by cosine first, then in the order of the pair score."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxreid.retrieval import distances as distances_lib
+from jaxreid.retrieval.distances import cosine_distance
+from jaxreid.retrieval.neighbours import top_k
+
+Array = Any
+PairScore = Callable[[np.ndarray, np.ndarray], Array]
+
+
+class Shortlist:
+    """The distance of row numbers by a pair score, a `distances.Distance`: (i32[B], gallery rows i32[C]) → f32[B, C].
+
+        paired = Shortlist(query_features, gallery_features, pair_score, size=100)
+        score(np.arange(len(query_features)), np.arange(len(gallery_features)), …, distance=paired)
+
+    The `size` rows nearest to a query by cosine (equal ones in the order of the gallery) come first, by falling pair
+    score; equal scores are at equal distance. All others follow by cosine distance. A shortlist's distances are whole
+    numbers from −size up, so that nothing is lost to rounding; they are comparable within a query only.
+
+    Args:
+      query: f32[Q, D]; gallery: f32[G, D]; what shortlists are made by.
+      pair_score: (queries i64[B], shortlists i64[B, size]) → f32[B, size], larger is more alike; called once per block,
+        with row numbers, so that it may look at any features of the rows. It is not traced.
+      size: rows of a shortlist; the whole gallery where it has fewer.
+
+    Raises:
+      ValueError: features are not finite, zero, or differ in width; size below 1; scores of another shape.
+    """
+
+    def __init__(self, query: Array, gallery: Array, pair_score: PairScore, size: int = 100) -> None:
+        distances_lib.check_features(query, gallery, "cosine")
+        if size < 1:
+            raise ValueError(f"a shortlist needs at least 1 row, got size={size}")
+        self.query, self.gallery = jnp.asarray(query), jnp.asarray(gallery)
+        self.pair_score, self.size = pair_score, min(size, len(gallery))
+
+    def __call__(self, query: Array, gallery: Array) -> jax.Array:
+        rows = np.asarray(query)
+        distance, index = _shortlists(self.query[rows], self.gallery, self.size)
+        scores = jnp.asarray(self.pair_score(rows, np.asarray(index)))
+        if scores.shape != index.shape:
+            raise ValueError(f"the pair score gave {scores.shape} for shortlists {index.shape}")
+        return _in_front(distance, index, scores)[:, jnp.asarray(gallery)]
+
+
+@functools.partial(jax.jit, static_argnames="size")
+def _shortlists(query: jax.Array, gallery: jax.Array, size: int) -> tuple[jax.Array, jax.Array]:
+    distance = jnp.maximum(cosine_distance(query, gallery), 0.0)
+    return distance, top_k(-distance, size)[1]
+
+
+@jax.jit
+def _in_front(distance: jax.Array, index: jax.Array, scores: jax.Array) -> jax.Array:
+    """Distances with those of the shortlist put before all others, in the order of the scores; NaN where one is."""
+    scores = scores.astype(jnp.float32)
+    not_larger = jax.vmap(functools.partial(jnp.searchsorted, side="right"))(jnp.sort(scores, axis=1), scores)
+    place = jnp.where(jnp.isnan(scores), jnp.nan, -not_larger.astype(jnp.float32))
+    return distance.at[jnp.arange(len(index))[:, None], index].set(place)

@@ -1,0 +1,108 @@
+"""Fills a gallery with the features of tracklets: data sets, folders, videos.
+
+    python -m jaxreid.tools.embed door.mp4 --checkpoint runs/hitpro-folder --gallery people.gallery
+    python -m jaxreid.tools.embed people --checkpoint runs/hitpro-folder --gallery people.gallery
+    python -m jaxreid.tools.embed walkers/vvi --split query --checkpoint runs/hitpro-walkers --gallery all.gallery
+
+Every tracklet becomes one row: a feature as the run's evaluation computes it, what is known of the tracklet, and a
+thumbnail (128 pixels high, 2 to 4 kB). What is in the gallery already is left out, so that an interrupted line can be
+typed again. `jaxreid.tools.search` looks for somebody in it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+import jaxreid
+from jaxreid.compiled import cache_compilations
+from jaxreid.data.schema import MODALITIES
+from jaxreid.embedder import Embedder
+from jaxreid.retrieval import Gallery, add_to_gallery
+from jaxreid.retrieval.search import MANIFEST
+from jaxreid.tools.sources import Source, open_source
+
+CROPS = "crops"  # folder in a gallery: tracklets of videos
+TRACKLETS_AT_ONCE = 512  # between two additions to the gallery
+
+
+def fill(directory: Path, source: Source, embedder: Embedder, show_progress: bool = True) -> tuple[int, int]:
+    """Adds the tracklets of a source that are not in the gallery yet: (how many were added, how many were there).
+
+    What was added before an interruption stays, whole.
+
+    Raises:
+      ValueError: the gallery is another model's, a frame cannot be decoded, or a tracklet is in the gallery with
+        another number of frames.
+    """
+    known = _known(directory, source, embedder)
+    names, lengths = source.split.labels.names, source.split.table.length
+    changed = [name for name, length in zip(names, lengths, strict=True) if known.get(name, length) != length]
+    if changed:
+        raise ValueError(
+            f"{len(changed)} tracklets of {source.name} are in {directory} with another number of frames, the first of "
+            f"them {changed[0]}: fill a new gallery, or give the changed tracklets other names"
+        )
+    todo = np.array([row for row, name in enumerate(names) if name not in known], np.int64)
+    with tqdm(total=len(todo), unit=" tracklets", disable=not show_progress or not len(todo)) as bar:
+        for start in range(0, len(todo), TRACKLETS_AT_ONCE):
+            rows, features, pictures = todo[start : start + TRACKLETS_AT_ONCE], [], []
+            for few in np.split(rows, range(embedder.batch_size, len(rows), embedder.batch_size)):
+                features.append(embedder.embed_split(source.split, source.reader, few))
+                pictures += [source.pictures(row)[0] for row in few]
+                bar.update(len(few))
+            metadata = [source.metadata(row) for row in rows]
+            add_to_gallery(directory, np.concatenate(features), metadata, pictures, embedder.identity)
+    return len(todo), len(names) - len(todo)
+
+
+def _known(directory: Path, source: Source, embedder: Embedder) -> dict[str, int]:
+    """Tracklet name → frames of what the gallery has of a source."""
+    if not (directory / MANIFEST).exists():
+        return {}
+    gallery = Gallery(directory)
+    gallery.check_model(embedder.identity)
+    rows = map(gallery.metadata, range(len(gallery)))
+    return {row["tracklet"]: row["frames"] for row in rows if row["source"] == source.name}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns the exit status (0 done, 1 not done: the reason is on stderr)."""
+    parser = argparse.ArgumentParser(
+        prog="python -m jaxreid.tools.embed", description="Fill a gallery with the features of tracklets."
+    )
+    add = parser.add_argument
+    add("sources", metavar="SOURCE", nargs="+",
+        help="a folder <camera>/<tracklet>/*.jpg, a video, or a data set's NAME[/CONFIG]")  # fmt: skip
+    add("--checkpoint", type=Path, required=True, metavar="WORKDIR", help="of a trained run; its newest checkpoint")
+    add("--gallery", type=Path, required=True, metavar="DIR", help="made where there is none, else added to")
+    add("--split", default="gallery", help="of a data set (default %(default)s)")
+    add("--modality", default="rgb", choices=MODALITIES[:2], help="of videos (default %(default)s)")
+    add("--data_dir", type=Path, help="where built data sets live")
+    add("--batch", type=int, help="clips in a step; the run's own where not given")
+    options = parser.parse_args(arguments)
+    cache_compilations()
+    try:
+        embedder = jaxreid.load(options.checkpoint, options.data_dir, options.batch)
+        for text in options.sources:
+            crops = options.gallery / CROPS
+            source = open_source(text, options.split, options.modality, options.data_dir, crops, embedder.info)
+            added, there = fill(options.gallery, source, embedder)
+            print(f"{source.name}: {added} tracklets added" + (f", {there} were there already" if there else ""))
+        print(f"{len(Gallery(options.gallery))} tracklets in {options.gallery}")
+    except (ValueError, ImportError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nstopped; what was added stays, and the same line goes on behind it", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
