@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -18,6 +19,53 @@ AXES = ("data", "fsdp")
 SPLIT_ABOVE = 2**18  # elements; smaller arrays are cheaper to copy than to gather
 
 jax.tree_util.register_dataclass(Batch, [f.name for f in dataclasses.fields(Batch)], [])
+
+
+def start_processes(coordinator: str, count: int | None, index: int | None, timeout: int) -> None:
+    """Joins this process to a run of several; before anything else is asked of jax.
+
+    Args:
+      coordinator: HOST:PORT of process 0; "auto" where jax finds out everything itself (Slurm, Open MPI, TPU slices).
+      count, index: processes of the run, and which this one is.
+      timeout: seconds after which a process that is not heard of counts as dead, which ends the others.
+
+    Raises:
+      ValueError: values are missing or do not fit, or the others were not met.
+    """
+    if coordinator != "auto" and (count is None or index is None or not 0 <= index < count):
+        raise ValueError(
+            f"--coordinator={coordinator} needs --num_processes and --process_id in 0…num_processes − 1, not "
+            f"{count} and {index}"
+        )
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    try:
+        jax.distributed.initialize(
+            None if coordinator == "auto" else coordinator,
+            count,
+            index,
+            heartbeat_timeout_seconds=timeout,
+            shutdown_timeout_seconds=timeout,
+        )
+    except RuntimeError as error:
+        raise ValueError(f"process {index} of {count} did not meet the others at {coordinator}: {error}") from error
+
+
+def barrier(name: str) -> None:
+    """Waits until every process of the run has come here; nothing where there is one."""
+    if jax.process_count() > 1:
+        from jax.experimental import multihost_utils
+
+        multihost_utils.sync_global_devices(name)
+
+
+@contextlib.contextmanager
+def main_first(name: str) -> Iterator[None]:
+    """What process 0 has to have done before the others do the same: writing what they will find."""
+    if jax.process_index() > 0:
+        barrier(name)
+    yield
+    if jax.process_index() == 0:
+        barrier(name)
 
 
 def make_mesh(fsdp: int = 1, devices: int = 0) -> Mesh:

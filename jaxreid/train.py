@@ -18,12 +18,12 @@ from tqdm import tqdm
 from jaxreid import optimisers, parallel
 from jaxreid.augment import augment, normalise, to_unit
 from jaxreid.backbones import pretrained
-from jaxreid.checkpoints import Checkpoints
+from jaxreid.checkpoints import Checkpoints, DamagedCheckpoint, newest_whole
 from jaxreid.compiled import Compiled, compile_together
 from jaxreid.data.batch import Batch
 from jaxreid.data.clips import plan_parts
 from jaxreid.data.loader import batches
-from jaxreid.evaluate import Evaluator
+from jaxreid.evaluate import Evaluator, headline
 from jaxreid.extract import without_identity
 from jaxreid.methods.method import Features, Progress, Stage, Variables
 from jaxreid.metric_writer import MetricWriter
@@ -188,19 +188,23 @@ def train(run: Run, evaluator: Evaluator) -> tuple[TrainState, Any]:
     Returns:
       (state, frozen parameters) after the last epoch.
     """
-    checkpoints = Checkpoints(run.workdir, run.config.keep_checkpoints)
+    config = run.config
+    if config.keep_best and not (config.evaluate_every and evaluator.scored):
+        raise ValueError("config.keep_best needs scores: set config.evaluate_every, on a data set that can be scored")
+    checkpoints = Checkpoints(run.workdir, config.keep_checkpoints, config.keep_best)
     stages = run.method.stages()
-    latest = checkpoints.latest()
-    meta = {"stage": 0, "epoch": 0, "step": 0} if latest is None else checkpoints.meta(latest)
-    writer = MetricWriter(run.workdir, latest or 0, meta["step"], run.is_main)
-    bar = tqdm(unit=" frames", unit_scale=True, disable=None, dynamic_ncols=True)
-    state, frozen, run_epoch = None, None, sum(stage.epochs for stage in stages[: meta["stage"]])
+    with run.phase("start-up"):
+        restored = newest_whole(checkpoints, lambda number: (number, *_restore(run, checkpoints, number)))
+    state: Any
+    latest, state, frozen, meta = restored or (0, None, None, {"stage": 0, "epoch": 0, "step": 0})
+    writer = MetricWriter(run.workdir, latest, meta["step"], run.is_main)
+    bar = tqdm(unit=" frames", unit_scale=True, disable=None if run.is_main else True, dynamic_ncols=True)
+    run_epoch = sum(stage.epochs for stage in stages[: meta["stage"]])
     try:
         for number in range(meta["stage"], len(stages)):
             stage = stages[number]
             with run.phase("start-up"):
-                if latest is not None and number == meta["stage"]:
-                    state, frozen = _restore(run, stage, checkpoints, latest)
+                if restored and number == meta["stage"]:
                     print(f"resuming {run.workdir} after epoch {meta['epoch']} of stage {stage.name!r}", flush=True)
                     first = meta["epoch"]
                 else:
@@ -208,7 +212,7 @@ def train(run: Run, evaluator: Evaluator) -> tuple[TrainState, Any]:
                     checkpoints.save_frozen(stage.name, frozen)
                     first = 0
             steps = EpochLoop(run, stage, number, state)
-            scored_first = number == 0 and first == 0 and run.config.evaluate_start
+            scored_first = number == 0 and first == 0 and config.evaluate_start
             with run.compiling():
                 jobs = steps.jobs(state, frozen, begins=first == 0)
                 compile_together(
@@ -225,17 +229,17 @@ def train(run: Run, evaluator: Evaluator) -> tuple[TrainState, Any]:
                 where = {"stage": stage.name, "epoch": epoch, "run_epoch": run_epoch + epoch}
                 state = steps.epoch(state, frozen, epoch, writer, where, bar, features)
                 features = None
-                with run.phase("checkpoint"):
-                    meta = {"stage": number, "epoch": epoch + 1, "step": int(state.step)}
-                    checkpoints.save(run_epoch + epoch + 1, state, meta)
-                if (
-                    run.config.evaluate_every
-                    and (epoch + 1) % run.config.evaluate_every == 0
-                    and epoch + 1 < stage.epochs
-                ):
+                score, done = None, epoch + 1
+                due = config.evaluate_every and done % config.evaluate_every == 0
+                if due and (config.keep_best or done < stage.epochs):
+                    # Before the checkpoint: whoever resumes from it finds the scores written.
                     with run.phase("evaluation"):
                         scores = evaluator.scores(variables_of(state, frozen), state.memory)
                     writer.write("evaluate", scores, **where, step=int(state.step))
+                    score = headline(scores) if config.keep_best else None
+                with run.phase("checkpoint"):
+                    meta = {"stage": number, "epoch": done, "step": int(state.step)}
+                    checkpoints.save(run_epoch + done, state, meta, score)
             run_epoch += stage.epochs
         with run.phase("checkpoint"):
             checkpoints.wait()
@@ -258,25 +262,42 @@ def _enter(run: Run, stage: Stage, state: TrainState | None, frozen: Any) -> tup
     return jax.device_put(fresh, parallel.state_sharding(fresh, run.mesh)), frozen
 
 
-def _restore(run: Run, stage: Stage, checkpoints: Checkpoints, number: int) -> tuple[TrainState, Any]:
+def _restore(run: Run, checkpoints: Checkpoints, number: int) -> tuple[TrainState, Any, dict[str, Any]]:
+    """(state, frozen parameters, where in the run they belong) of a checkpoint."""
+    meta = checkpoints.meta(number)
+    stage = run.method.stages()[meta["stage"]]
     state, frozen = abstract_train_state(run, stage)
-    restored = checkpoints.restore(number, state, parallel.state_sharding(state, run.mesh))
-    return restored, checkpoints.restore_frozen(stage.name, frozen, parallel.state_sharding(frozen, run.mesh))
+    state = checkpoints.restore(number, state, parallel.state_sharding(state, run.mesh))
+    return state, checkpoints.restore_frozen(stage.name, frozen, parallel.state_sharding(frozen, run.mesh)), meta
 
 
-def restore_latest(run: Run) -> tuple[TrainState, Any, int]:
-    """The newest checkpoint of a workdir for evaluation: (state, frozen parameters, epochs done).
+def restore_judged(run: Run) -> tuple[TrainState, Any, int, int]:
+    """What a workdir is judged by: its newest checkpoint, with `keep_best` that with the highest test score.
+
+    Returns:
+      (state, frozen parameters, epochs until this state, epochs trained).
 
     Raises:
-      ValueError: there is none.
+      ValueError: there is none, or it is damaged; an older one is never taken for it.
     """
     checkpoints = Checkpoints(run.workdir)
     try:
         latest = checkpoints.latest()
-        if latest is None:
+        number = (checkpoints.best() if run.config.get("keep_best") else None) or latest
+        if number is None or latest is None:
             raise ValueError(f"{checkpoints.directory} holds no complete checkpoint: train first, or name a workdir")
-        stage = run.method.stages()[checkpoints.meta(latest)["stage"]]
-        return *_restore(run, stage, checkpoints, latest), latest
+        try:
+            state, frozen, _ = _restore(run, checkpoints, number)
+        except DamagedCheckpoint as error:
+            earlier = [other for other in checkpoints.numbers() if other < number]
+            hint = (
+                f"checkpoint {earlier[0]} is there: move the damaged one and {run.workdir / 'results.json'} away, and "
+                "the same line trains on from it"
+                if earlier
+                else f"no earlier checkpoint is there: train again in another --workdir, or delete {run.workdir}"
+            )
+            raise ValueError(f"{error}\n{hint}") from error
+        return state, frozen, number, latest
     finally:
         checkpoints.close()
 

@@ -290,8 +290,8 @@ def test_scoring_an_unfinished_run_does_not_finish_it(tmp_path, data_dir, tiny):
     from jaxreid.main import _finished
 
     run, _, _ = run_training(make_config("hitpro"), tmp_path, data_dir, stop_after=2)
-    state, frozen, done = train.restore_latest(run)
-    assert done == 2
+    state, frozen, epoch, done = train.restore_judged(run)
+    assert epoch == done == 2
     results = Evaluator(run).final(train.variables_of(state, frozen), state.memory, done)
     assert results["scores"][0]["checkpoint"] == "epoch 2 of 3"
     assert _finished(tmp_path) is None

@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 from jaxreid.backbones.pretrained import save_params
 from jaxreid.backbones.resnet import ResNetConfig
 from jaxreid.run import start_run
-from jaxreid.train import restore_latest, variables_of
+from jaxreid.train import restore_judged, variables_of
 
 
 def export(workdir: Path, out: Path, data_dir: Path | None = None) -> list[str]:
@@ -32,7 +32,7 @@ def export(workdir: Path, out: Path, data_dir: Path | None = None) -> list[str]:
     if not config.exists():
         raise ValueError(f"{workdir} holds no run: {config} is missing")
     run = start_run(ConfigDict(json.loads(config.read_text())), workdir, data_dir)
-    state, frozen, _ = restore_latest(run)
+    state, frozen, *_ = restore_judged(run)
     params = jax.device_get(variables_of(state, frozen)["params"])
     towers = []
     for backbone in run.method.backbones():
