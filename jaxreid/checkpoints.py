@@ -10,7 +10,7 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-from jaxreid.parallel import barrier
+from jaxreid.parallel import barrier, with_shardings
 
 STATE, META, SCORE = "state", "meta", "score"
 
@@ -69,7 +69,7 @@ class Checkpoints:
 
     def restore(self, number: int, like: Any, shardings: Any) -> Any:
         """The state of a checkpoint, with the shapes of `like`, placed by `shardings`. Raises DamagedCheckpoint."""
-        return self._restore(number, STATE, ocp.args.StandardRestore(_target(like, shardings)))
+        return self._restore(number, STATE, ocp.args.StandardRestore(with_shardings(like, shardings)))
 
     def _restore(self, number: int, item: str, arguments: Any) -> Any:
         try:
@@ -106,7 +106,7 @@ class Checkpoints:
         path = self.directory / "frozen" / stage
         try:
             with ocp.StandardCheckpointer() as checkpointer:
-                return checkpointer.restore(path, _target(like, shardings))
+                return checkpointer.restore(path, with_shardings(like, shardings))
         except Exception as error:  # see _restore
             raise DamagedCheckpoint(f"frozen weights {path} cannot be read: {_first_line(error)}") from error
 
@@ -143,10 +143,6 @@ def newest_whole(checkpoints: Checkpoints, restore: Any) -> Any:
             "or choose another --workdir"
         )
     return None
-
-
-def _target(like: Any, shardings: Any) -> Any:
-    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), like, shardings)
 
 
 def _first_line(error: Exception) -> str:

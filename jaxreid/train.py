@@ -125,6 +125,17 @@ def variables_of(state: TrainState, frozen: Any) -> Variables:
     return {"params": optimisers.merge(state.params, frozen), "batch_stats": state.batch_stats}
 
 
+def groups(state: TrainState, frozen: Any) -> dict[str, Any]:
+    """What a stage holds on the devices, by kind."""
+    return {
+        "parameters": state.params,
+        "moments": state.opt_state,
+        "statistics": state.batch_stats,
+        "memory": state.memory,
+        "frozen": frozen,
+    }
+
+
 # ----------------------------------------------------------------------------------------------------------------
 # Steps
 # ----------------------------------------------------------------------------------------------------------------
@@ -212,6 +223,7 @@ def train(run: Run, evaluator: Evaluator) -> tuple[TrainState, Any]:
                     checkpoints.save_frozen(stage.name, frozen)
                     first = 0
             steps = EpochLoop(run, stage, number, state)
+            print(steps.describe(state, frozen), flush=True)
             scored_first = number == 0 and first == 0 and config.evaluate_start
             with run.compiling():
                 jobs = steps.jobs(state, frozen, begins=first == 0)
@@ -309,6 +321,7 @@ class EpochLoop:
         self.run, self.stage, self.number = run, stage, number
         self.split, self.columns = run.dataset.train, run.method.info.columns
         self.sharding = parallel.state_sharding(state, run.mesh)
+        self.forecast = Forecast(run, stage)
         self.train_step = make_train_step(run, stage, self.sharding)
         method = run.method
         if stage.extraction:
@@ -333,6 +346,13 @@ class EpochLoop:
 
             self.refresh_after = Compiled(refresh_after, out_shardings=self.sharding.memory)
             run.compiled[f"{stage.name}/refresh_after"] = self.refresh_after
+
+    def describe(self, state: TrainState, frozen: Any) -> str:
+        """The stage's batches, and what of its arrays lies where."""
+        stage, clips = self.stage, self.stage.sampler.batch_size(self.columns)
+        line = f"stage {stage.name!r}: {stage.epochs} epochs; batches of {clips} clips × {stage.frames} frames, "
+        line += f"{clips // self.run.mesh.size} clips per device"
+        return "\n".join([line, *parallel.placement(groups(state, frozen))])
 
     def jobs(self, state: TrainState, frozen: Any, begins: bool) -> list[tuple[Compiled, tuple[Any, ...]]]:
         """The steps that will be called and their arguments, known before anything is read; for `compile_together`."""
@@ -448,12 +468,54 @@ class EpochLoop:
             progress = progress_at(self.stage, epoch, step, steps)
             state, found = self.train_step(state, frozen, batch, progress)
             metrics.append(found)
+            if line := self.forecast.after(step, steps, epoch, found):
+                bar.write(line)
             if step >= 2 and not bar.disable:
                 # Two steps back: known by now, so that looking at it keeps nobody waiting.
                 known = {name: f"{float(value):.2f}" for name, value in metrics[step - 2].items()}
                 bar.set_postfix(known, refresh=False)
             bar.update(size)
         return state, jax.device_get(metrics), size * steps
+
+
+class Forecast:
+    """How long a stage will take, told once after its first steps."""
+
+    SKIPPED, STEPS = 2, 10  # steps that are not measured (the pipeline fills up), steps that are
+
+    def __init__(self, run: Run, stage: Stage) -> None:
+        self.run, self.stage = run, stage
+        self.preparing = -self._prepared()  # seconds of extraction and refresh until the first step
+        self.start, self.told = 0.0, False
+
+    def _prepared(self) -> float:
+        return self.run.phases["extraction"] + self.run.phases["refresh"]
+
+    def after(self, step: int, steps: int, epoch: int, result: Any) -> str | None:
+        """Called after every step; waits for two results of the first epoch, for none afterwards."""
+        first, last = min(self.SKIPPED, steps) - 1, min(self.SKIPPED + self.STEPS, steps) - 1
+        if self.told or step not in (first, last):
+            return None
+        jax.block_until_ready(result)
+        if step == first < last:
+            self.start = time.perf_counter()
+            return None
+        self.told = True
+        stage, epochs = self.stage, self.stage.epochs - epoch
+        line = f"stage {stage.name!r}: {epochs} epochs × {steps} steps to go"
+        if first == last:  # too few to be measured
+            return line
+        each, preparing = (time.perf_counter() - self.start) / (last - first), self.preparing + self._prepared()
+        passes = -(-epochs // stage.extraction.every) if stage.extraction and stage.extraction.every else 1
+        seconds = epochs * steps * each + passes * preparing
+        return f"{line}, about {_duration(seconds)}: {each:.2f} s per step, {passes} × {preparing:.1f} s of extraction"
+
+
+def _duration(seconds: float) -> str:
+    return next(
+        (f"{seconds / unit:.1f} {name}" for unit, name in ((3600, "h"), (60, "min")) if seconds >= unit),
+        f"{seconds:.0f} s",
+    )
 
 
 def _summary(metrics: dict[str, float], diagnosis: dict[str, float]) -> str:
