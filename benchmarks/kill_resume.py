@@ -73,10 +73,14 @@ def written(workdir: Path) -> dict[str, Any]:
 
 
 def last_state(workdir: Path) -> dict[str, np.ndarray]:
-    """Path → array of a workdir's newest checkpoint."""
-    with ocp.CheckpointManager(workdir.absolute() / "checkpoints" / "epochs") as manager:
-        restored = manager.restore(manager.latest_step(), args=ocp.args.Composite(state=ocp.args.StandardRestore()))
-    leaves, _ = jax.tree_util.tree_flatten_with_path(restored["state"])
+    """Path → array of a workdir's newest checkpoint, whatever devices it was written from."""
+    epochs = workdir.absolute() / "checkpoints" / "epochs"
+    newest = max((path for path in epochs.iterdir() if path.name.isdigit()), key=lambda path: int(path.name))
+    with ocp.PyTreeCheckpointer() as checkpointer:
+        tree = checkpointer.metadata(newest / "state").item_metadata.tree
+        to_host = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+        restored = checkpointer.restore(newest / "state", args=ocp.args.PyTreeRestore(restore_args=to_host))
+    leaves, _ = jax.tree_util.tree_flatten_with_path(restored)
     return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
 
 

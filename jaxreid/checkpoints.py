@@ -33,14 +33,13 @@ class Checkpoints:
 
     def __init__(self, workdir: Path, keep: int = 2, keep_best: bool = False) -> None:
         self.directory = Path(workdir).absolute() / "checkpoints"
-        policies: list[Any] = [preservation_policy.LatestN(keep)]
+        kept: list[Any] = [preservation_policy.LatestN(keep)]
         if keep_best:
-            best = preservation_policy.BestN(
-                get_metric_fn=lambda metrics: metrics[SCORE], n=1, keep_checkpoints_without_metrics=False
-            )
-            policies.append(best)
+            kept.append(preservation_policy.BestN(get_metric_fn=_score, n=1, keep_checkpoints_without_metrics=False))
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=preservation_policy.AnyPreservationPolicy(policies), enable_async_checkpointing=True
+            preservation_policy=preservation_policy.AnyPreservationPolicy(kept),
+            best_fn=_score if keep_best else None,  # without it scores are not written
+            enable_async_checkpointing=True,
         )
         self._manager = ocp.CheckpointManager(self.directory / "epochs", options=options)
 
@@ -54,7 +53,7 @@ class Checkpoints:
 
     def best(self) -> int | None:
         """The complete checkpoint with the highest score, the newest of several; None where none has a score."""
-        scores = {number: metrics[SCORE] for number in self.numbers() if (metrics := self._manager.metrics(number))}
+        scores = {number: _score(metrics) for number in self.numbers() if (metrics := self._manager.metrics(number))}
         return max(scores, key=lambda number: scores[number], default=None)
 
     def save(self, number: int, state: Any, meta: dict[str, Any], score: float | None = None) -> None:
@@ -143,6 +142,10 @@ def newest_whole(checkpoints: Checkpoints, restore: Any) -> Any:
             "or choose another --workdir"
         )
     return None
+
+
+def _score(metrics: dict[str, float]) -> float:
+    return metrics[SCORE]
 
 
 def _first_line(error: Exception) -> str:

@@ -13,7 +13,7 @@ from test_training import SMALL, make_config, run_training
 from jaxreid import parallel, train
 from jaxreid.backbones import clip
 from jaxreid.metric_writer import read_metrics
-from jaxreid.run import abstract_batch, start_run
+from jaxreid.run import abstract_batch, claim_workdir, start_run
 
 METHODS = {
     "hitpro": {"epochs": 7, "batch.slots": 8, "log_every": 1},
@@ -35,21 +35,26 @@ def small_arrays():
         yield
 
 
-@functools.cache
-def trained(method, devices, fsdp, tmp_path_factory, data_dir):
-    """Whole training on some devices: what it starts from, where it ends, and the rows of its metrics."""
-    config = make_config(method, **METHODS[method], **{"mesh.devices": devices, "mesh.fsdp": fsdp})
-    run, state, _ = run_training(config, tmp_path_factory.mktemp(f"{method}-{devices}-{fsdp}"), data_dir)
-    start, _ = train._enter(run, run.method.stages()[0], None, None)
-    losses = [row for row in read_metrics(run.workdir) if row["kind"] == "train"]
-    return SimpleNamespace(start=jax.device_get(start.params), state=state, losses=losses)
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, data_dir, tiny):
+    """trained(method, devices, fsdp): a whole training; what it started from, where it ended, its rows of metrics."""
+
+    @functools.cache
+    def train_once(method, devices, fsdp):
+        config = make_config(method, **METHODS[method], **{"mesh.devices": devices, "mesh.fsdp": fsdp})
+        run, state, _ = run_training(config, tmp_path_factory.mktemp(f"{method}-{devices}-{fsdp}"), data_dir)
+        start, _ = train._enter(run, run.method.stages()[0], None, None)
+        losses = [row for row in read_metrics(run.workdir) if row["kind"] == "train"]
+        return SimpleNamespace(start=jax.device_get(start.params), state=state, losses=losses, run=run)
+
+    return train_once
 
 
 @pytest.mark.parametrize("fsdp", [1, 8, 4])
 @pytest.mark.parametrize("method", METHODS)
-def test_devices_do_not_change_the_result(method, fsdp, tmp_path_factory, data_dir, tiny):
-    one = trained(method, 1, 1, tmp_path_factory, data_dir)
-    many = trained(method, 8, fsdp, tmp_path_factory, data_dir)
+def test_devices_do_not_change_the_result(method, fsdp, trained):
+    one = trained(method, 1, 1)
+    many = trained(method, 8, fsdp)
     assert len(one.losses) >= 20
     for row, other in zip(one.losses, many.losses, strict=True):
         assert row == pytest.approx(other, rel=2e-5, abs=2e-5)
@@ -67,6 +72,24 @@ def test_devices_do_not_change_the_result(method, fsdp, tmp_path_factory, data_d
         assert "encoder" not in name or "kernel" not in name or np.abs(a - first).max() > 3e-4
     for a, b in zip(*(jax.device_get(jax.tree.leaves(s.state.memory)) for s in (one, many)), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+@pytest.mark.parametrize(("devices", "fsdp"), [(1, 1), (8, 1), (4, 2)])
+def test_a_checkpoint_restores_onto_another_mesh(devices, fsdp, trained, data_dir, capsys):
+    written = trained("baseline", 8, 4)
+    workdir = written.run.workdir
+    config = make_config("baseline", **METHODS["baseline"], **{"mesh.devices": devices, "mesh.fsdp": fsdp})
+    claim_workdir(workdir, config.to_dict())
+    assert f"mesh.fsdp: 4 → {fsdp}" in capsys.readouterr().out
+    state, _, epoch, done = train.restore_judged(start_run(config, workdir, data_dir))
+    assert epoch == done == METHODS["baseline"]["epochs"]
+    for before, after in zip(jax.tree.leaves(written.state), jax.tree.leaves(state), strict=True):
+        np.testing.assert_array_equal(jax.device_get(before), jax.device_get(after))
+    split = [leaf for leaf in jax.tree.leaves((state.params, state.opt_state)) if not leaf.sharding.is_fully_replicated]
+    assert all(leaf.sharding.num_devices == devices for leaf in jax.tree.leaves(state.params))
+    assert bool(split) == (fsdp > 1)
+    for leaf in split:
+        assert leaf.addressable_shards[0].data.size * fsdp == leaf.size
 
 
 def gathered(text):

@@ -7,10 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from benchmarks.kill_resume import LINE, kill_when, start, unequal, written
+from jaxreid import parallel
+from jaxreid.checkpoints import Checkpoints, DamagedCheckpoint
 
 ROOT = Path(__file__).parent.parent
 
@@ -120,3 +123,33 @@ def test_no_whole_checkpoint_is_an_error(whole, tmp_path, data_dir):
     failed = run(command(data_dir), workdir)
     assert failed.returncode == 1 and "no earlier checkpoint is whole; delete" in failed.stderr
     assert {path.name for path in (workdir / "checkpoints" / "epochs").iterdir()} == {"1", "2"}
+
+
+def test_torn_frozen_weights_are_never_taken_for_whole(tmp_path):
+    """A write that was broken off leaves another name; the next one writes all of it."""
+    checkpoints = Checkpoints(tmp_path)
+    torn = checkpoints.directory / "frozen" / "stage.orbax-checkpoint-tmp"
+    torn.mkdir(parents=True)
+    (torn / "half").write_text("")
+    tree = {"kernel": jnp.arange(12.0).reshape(3, 4)}
+    place = parallel.state_sharding(tree, parallel.make_mesh(1, 1))
+    with pytest.raises(DamagedCheckpoint, match=r"frozen weights .*stage cannot be read"):
+        checkpoints.restore_frozen("stage", tree, place)
+    checkpoints.save_frozen("stage", tree)
+    written = (checkpoints.directory / "frozen" / "stage" / "_METADATA").stat()
+    checkpoints.save_frozen("stage", {"kernel": jnp.zeros((3, 4))})  # once per stage: nothing is written
+    assert (checkpoints.directory / "frozen" / "stage" / "_METADATA").stat() == written
+    np.testing.assert_array_equal(checkpoints.restore_frozen("stage", tree, place)["kernel"], tree["kernel"])
+    checkpoints.close()
+
+
+def test_the_last_and_the_best_are_kept(tmp_path):
+    checkpoints = Checkpoints(tmp_path, keep=2, keep_best=True)
+    for number, score in enumerate((3.0, 7.0, 5.0, 7.0, 6.0, 1.0), start=1):
+        checkpoints.save(number, {"x": jnp.full(3, number)}, {"epoch": number}, score)
+    checkpoints.wait()
+    assert checkpoints.numbers() == [6, 5, 4] and checkpoints.best() == 4 and checkpoints.latest() == 6
+    checkpoints.close()
+    again = Checkpoints(tmp_path, keep=2, keep_best=True)
+    assert again.best() == 4
+    again.close()
