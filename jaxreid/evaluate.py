@@ -174,7 +174,7 @@ class Evaluator:
         epochs = sum(stage.epochs for stage in run.method.stages())
         epochs_done = epoch if epochs_done is None else epochs_done
         checkpoint = f"epoch {epoch} " + ("(last)" if epoch == epochs else f"of {epochs}")
-        if run.config.get("keep_best"):
+        if run.config.keep_best:
             checkpoint += ", chosen by test score"
         results: dict[str, Any] = {"method": run.config.method, "dataset": run.dataset.name, "seed": run.config.seed}
         with run.phase("evaluation"):

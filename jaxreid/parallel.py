@@ -73,14 +73,16 @@ def make_mesh(fsdp: int = 1, devices: int = 0) -> Mesh:
     """A (data, fsdp) mesh over the first `devices` devices (0 = all).
 
     Raises:
-      ValueError: there are fewer devices, or their number is not a multiple of `fsdp`; the message names the sizes
-        that fit.
+      ValueError: there are fewer devices, a process would be left without any, or their number is not a multiple of
+        `fsdp`; the message names the sizes that fit.
     """
     found = jax.devices()
     if devices > len(found):
         raise ValueError(f"mesh.devices={devices}, but there are {len(found)}")
     found = found[: devices or None]
     count = len(found)
+    if len({device.process_index for device in found}) < jax.process_count():
+        raise ValueError(f"mesh.devices={devices} leaves some of the {jax.process_count()} processes without a device")
     if fsdp < 1 or count % fsdp:
         fit = [size for size in range(1, count + 1) if count % size == 0]
         raise ValueError(f"mesh.fsdp={fsdp} does not divide {count} devices; sizes that fit: {fit}")

@@ -16,8 +16,8 @@ from jaxreid.metric_writer import read_metrics
 from jaxreid.run import abstract_batch, claim_workdir, start_run
 
 METHODS = {
-    "hitpro": {"epochs": 7, "batch.slots": 8, "log_every": 1},
-    "baseline": {"epochs": 10, "log_every": 1},
+    "hitpro": {"epochs": 7, "batch.slots": 8, "log_every": 1, "evaluate_start": False},
+    "baseline": {"epochs": 10, "log_every": 1, "evaluate_start": False},
 }
 
 
@@ -57,7 +57,7 @@ def test_devices_do_not_change_the_result(method, fsdp, trained):
     many = trained(method, 8, fsdp)
     assert len(one.losses) >= 20
     for row, other in zip(one.losses, many.losses, strict=True):
-        assert row == pytest.approx(other, rel=2e-5, abs=2e-5)
+        assert row["step"] == other["step"] and row["loss"] == pytest.approx(other["loss"], rel=1e-5)
     specs = {leaf.sharding.spec for leaf in jax.tree.leaves(many.state.params)}
     assert any("fsdp" in str(spec) for spec in specs) == (fsdp > 1)
     for (path, first), a, b in zip(
