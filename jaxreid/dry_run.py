@@ -14,7 +14,7 @@ from jaxreid.data.batch import Batch
 from jaxreid.methods.method import Stage
 from jaxreid.optimisers import merge
 from jaxreid.run import Run, abstract_batch, example_batch
-from jaxreid.steps import TrainState, progress_at, variables_of
+from jaxreid.steps import TrainState, groups, progress_at, variables_of
 from jaxreid.train import EpochLoop, abstract_train_state
 
 # Dense bf16 peaks in TFLOP/s, from the vendors' data sheets.
@@ -36,7 +36,7 @@ def dry_run(run: Run) -> None:
 def _stage(run: Run, number: int, stage: Stage) -> float:
     """Prints a stage; returns its work in floating-point operations."""
     trees = abstract_train_state(run, stage)
-    state, frozen = (_placed(tree, parallel.state_sharding(tree, run.mesh)) for tree in trees)
+    state, frozen = (parallel.with_shardings(tree, parallel.state_sharding(tree, run.mesh)) for tree in trees)
     columns = run.method.info.columns
     labels = run.method.sampling_labels(run.method.init_memory())
     labels = run.dataset.train.labels.identity if labels is None else np.asarray(labels)
@@ -46,10 +46,7 @@ def _stage(run: Run, number: int, stage: Stage) -> float:
     print(f"stage {number + 1} {stage.name!r}: {stage.epochs} epochs × {steps} steps")
     print(f"  batch u8[{clips}, {stage.frames}, {height}, {width}, 3], {clips // run.mesh.size} clips per device")
     print(f"  parameters: {_count(state.params):,} trained, {_count(frozen):,} frozen")
-    trees = {"parameters": state.params, "optimiser": state.opt_state, "memory": state.memory, "frozen": frozen}
-    for name, tree in trees.items():
-        placed = parallel.bytes_per_device(tree, parallel.state_sharding(tree, run.mesh))
-        print(f"  {name}: {placed / 2**20:.1f} MiB per device")
+    print("\n".join(parallel.placement(groups(state, frozen))))
 
     batch = abstract_batch(run, clips, stage.frames)
     kept = _kept_for_backward(run, stage, state, frozen, batch)
@@ -104,7 +101,9 @@ def _evaluation(run: Run) -> float:
     def start() -> tuple[Any, Any]:
         return run.method.init(jax.random.PRNGKey(0), example_batch(run)), run.method.init_memory()
 
-    variables, memory = (_placed(tree, parallel.state_sharding(tree, run.mesh)) for tree in jax.eval_shape(start))
+    variables, memory = (
+        parallel.with_shardings(tree, parallel.state_sharding(tree, run.mesh)) for tree in jax.eval_shape(start)
+    )
     extractor = run.extractor("embed_step", run.method.embed, options.flip)
     work = count * _compiled(
         run, "embedding step", extractor.step, variables, memory, abstract_batch(run, size, options.frames)
@@ -127,10 +126,6 @@ def _compiled(run: Run, name: str, step: Compiled, *arguments: Any) -> float:
         f"({memory.temp_size_in_bytes / 2**30:.2f} of it work space), {work / 1e12:.3f} TFLOP"
     )
     return work
-
-
-def _placed(tree: Any, shardings: Any) -> Any:
-    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, shardings)
 
 
 def _count(tree: Any) -> int:

@@ -22,7 +22,7 @@ from jaxreid.data.split import UNKNOWN, FrameReader, Split
 from jaxreid.extract import Extractor, tracklet_features
 from jaxreid.run import open_model
 from jaxreid.steps import variables_of
-from jaxreid.train import restore_latest
+from jaxreid.train import restore_judged
 
 
 class Embedder:
@@ -45,7 +45,7 @@ class Embedder:
     def __init__(self, workdir: str | Path, data_dir: Path | None = None, batch_size: int | None = None) -> None:
         self.workdir = Path(workdir)
         model = open_model(self.workdir, data_dir)
-        state, frozen, self.epochs = restore_latest(model)
+        state, frozen, self.epochs, _ = restore_judged(model)
         self.info = model.method.info
         self._config, self._rule = model.config.to_json(sort_keys=True), model.method.evaluation()
         self._state = variables_of(state, frozen), state.memory

@@ -159,10 +159,13 @@ class Evaluator:
                 centred[name][group[name] == code] -= rows.mean(0)
         return {name: unit_rows(rows) for name, rows in centred.items()}
 
-    def final(self, variables: Any, memory: Any, epochs_done: int, compare: Path | None = None) -> dict[str, Any]:
-        """Scores, `results.json` and the report of a state after `epochs_done` epochs of the whole run.
+    def final(
+        self, variables: Any, memory: Any, epoch: int, compare: Path | None = None, epochs_done: int | None = None
+    ) -> dict[str, Any]:
+        """Scores, `results.json` and the report of a state after `epoch` epochs of the whole run.
 
         Args:
+          epochs_done: how many the run has trained, where that is another number (an earlier state is the best).
           compare: workdir of an earlier run that the report shows beside this one.
 
         Returns:
@@ -171,7 +174,10 @@ class Evaluator:
         """
         run = self.run
         epochs = sum(stage.epochs for stage in run.method.stages())
-        checkpoint = f"epoch {epochs_done} " + ("(last)" if epochs_done == epochs else f"of {epochs}")
+        epochs_done = epoch if epochs_done is None else epochs_done
+        checkpoint = f"epoch {epoch} " + ("(last)" if epoch == epochs else f"of {epochs}")
+        if run.config.keep_best:
+            checkpoint += ", chosen by test score"
         results: dict[str, Any] = {"method": run.config.method, "dataset": run.dataset.name, "seed": run.config.seed}
         with run.phase("evaluation"):
             features = {name: arrays["feature"] for name, arrays in self.features(variables, memory).items()}
@@ -211,6 +217,11 @@ class Evaluator:
         if resolve(self.run.dataset.protocols[0]).scored:
             return "no test tracklet has an identity: nothing was scored, nearest tracklets are shown instead"
         return "the data set gives no identities: nothing was scored, nearest tracklets are shown instead"
+
+
+def headline(scores: dict[str, float]) -> float:
+    """What epochs are compared by: the mean mAP of the directions that `Evaluator.scores` found."""
+    return float(np.mean([value for name, value in scores.items() if name.endswith("/mAP")]))
 
 
 def case_name(record: dict[str, Any], known: tuple[Case, ...]) -> str:

@@ -6,14 +6,20 @@ import json
 import os
 import sys
 import time
+import traceback
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from absl import app, flags, logging
 from ml_collections import config_flags
 
 from jaxreid.config import find_config
 from jaxreid.huge_pages import ask_for_huge_pages
+
+
+def _from_environment(name: str) -> int | None:
+    return int(os.environ[name]) if os.environ.get(name, "").isdigit() else None
+
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "File of the run's config, or the name of a packaged one.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Where the run writes; runs/<method>-<preset> where not given.")
@@ -22,9 +28,27 @@ MODE = flags.DEFINE_enum(
     "mode",
     "train",
     ["train", "evaluate", "dry_run"],
-    "train: train, evaluate, report. evaluate: score a workdir's newest checkpoint again. dry_run: print sizes.",
+    "train: train, evaluate, report. evaluate: score a workdir's checkpoint again. dry_run: print sizes.",
 )
 COMPARE = flags.DEFINE_string("compare", None, "An earlier workdir to show beside this run in the report.")
+COORDINATOR = flags.DEFINE_string(
+    "coordinator",
+    os.environ.get("JAX_COORDINATOR_ADDRESS"),
+    "Several processes train one run: HOST:PORT of process 0, the same for all; 'auto' under Slurm, Open MPI or on TPU "
+    "slices. $JAX_COORDINATOR_ADDRESS by default.",
+)
+NUM_PROCESSES = flags.DEFINE_integer(
+    "num_processes", _from_environment("JAX_NUM_PROCESSES"), "Processes of the run; $JAX_NUM_PROCESSES by default."
+)
+PROCESS_ID = flags.DEFINE_integer(
+    "process_id", _from_environment("JAX_PROCESS_ID"), "Which of them this is, from 0; $JAX_PROCESS_ID by default."
+)
+HEARTBEAT_TIMEOUT = flags.DEFINE_integer(
+    "heartbeat_timeout",
+    100,
+    "Seconds after which a process that is not heard of counts as dead and ends the others.",
+    1,
+)
 STARTED = time.perf_counter()
 
 
@@ -40,18 +64,36 @@ def main(argv: list[str]) -> None:
         # What a user can mend is told in a sentence; a traceback is for what nobody foresaw.
         if os.environ.get("JAXREID_TRACEBACK"):
             raise
-        sys.exit(f"error: {error}\n(JAXREID_TRACEBACK=1 shows where)")
+        _leave(f"error: {error}\n(JAXREID_TRACEBACK=1 shows where)")
+    except Exception:
+        _leave(traceback.format_exc())
+
+
+def _leave(message: str) -> NoReturn:
+    """Ends with an error; one of several processes at once, because the others wait for it or it for them."""
+    print(message, file=sys.stderr, flush=True)
+    if COORDINATOR.value:
+        os._exit(1)
+    sys.exit(1)
 
 
 def _run(config: Any, workdir: Path, data_dir: Path | None) -> None:
+    import jax
+
+    from jaxreid import parallel
     from jaxreid.compiled import cache_compilations
     from jaxreid.run import claim_dataset, claim_workdir, start_run
 
+    if COORDINATOR.value:
+        parallel.start_processes(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value, HEARTBEAT_TIMEOUT.value)
+        if jax.process_index():  # process 0 speaks for all
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     cache_compilations()
     mode, report = MODE.value, workdir / "report" / "index.html"
     compare = Path(COMPARE.value) if COMPARE.value else None
     if mode != "dry_run":
-        claim_workdir(workdir, config.to_dict())
+        with parallel.main_first("workdir"):
+            claim_workdir(workdir, config.to_dict())
         finished = _finished(workdir)
         if mode == "train" and finished:
             if not compare and report.exists():
@@ -69,7 +111,8 @@ def _run(config: Any, workdir: Path, data_dir: Path | None) -> None:
 
         dry_run(run)
         return
-    claim_dataset(run)
+    with parallel.main_first("data set of the workdir"):
+        claim_dataset(run)
 
     from jaxreid import train
     from jaxreid.evaluate import Evaluator
@@ -77,10 +120,11 @@ def _run(config: Any, workdir: Path, data_dir: Path | None) -> None:
     evaluator = Evaluator(run)
     if mode == "train":
         state, frozen = train.train(run, evaluator)
-        done = sum(stage.epochs for stage in run.method.stages())
-    else:
-        state, frozen, done = train.restore_latest(run)
-    results = evaluator.final(train.variables_of(state, frozen), state.memory, done, compare)
+        epoch = done = sum(stage.epochs for stage in run.method.stages())
+    if mode != "train" or config.keep_best:
+        state, frozen, epoch, done = train.restore_judged(run)
+    results = evaluator.final(train.variables_of(state, frozen), state.memory, epoch, compare, done)
+    parallel.barrier("results")  # a process that leaves earlier would count as lost
     print_results(results)
     seconds = "  ".join(f"{name} {value:.1f}" for name, value in run.phases.items())
     print(f"seconds: {seconds}  all {time.perf_counter() - STARTED:.1f}")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -20,18 +22,67 @@ SPLIT_ABOVE = 2**18  # elements; smaller arrays are cheaper to copy than to gath
 jax.tree_util.register_dataclass(Batch, [f.name for f in dataclasses.fields(Batch)], [])
 
 
+def start_processes(coordinator: str, count: int | None, index: int | None, timeout: int) -> None:
+    """Joins this process to a run of several; before anything else is asked of jax.
+
+    Args:
+      coordinator: HOST:PORT of process 0; "auto" where jax finds out everything itself (Slurm, Open MPI, TPU slices).
+      count, index: processes of the run, and which this one is.
+      timeout: seconds after which a process that is not heard of counts as dead, which ends the others.
+
+    Raises:
+      ValueError: values are missing or do not fit, or the others were not met.
+    """
+    if coordinator != "auto" and (count is None or index is None or not 0 <= index < count):
+        raise ValueError(
+            f"--coordinator={coordinator} needs --num_processes and --process_id in 0…num_processes − 1, not "
+            f"{count} and {index}"
+        )
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    try:
+        jax.distributed.initialize(
+            None if coordinator == "auto" else coordinator,
+            count,
+            index,
+            heartbeat_timeout_seconds=timeout,
+            shutdown_timeout_seconds=timeout,
+        )
+    except RuntimeError as error:
+        raise ValueError(f"process {index} of {count} did not meet the others at {coordinator}: {error}") from error
+
+
+def barrier(name: str) -> None:
+    """Waits until every process of the run has come here; nothing where there is one."""
+    if jax.process_count() > 1:
+        from jax.experimental import multihost_utils
+
+        multihost_utils.sync_global_devices(name)
+
+
+@contextlib.contextmanager
+def main_first(name: str) -> Iterator[None]:
+    """What process 0 has to have done before the others do the same: writing what they will find."""
+    if jax.process_index() > 0:
+        barrier(name)
+    yield
+    if jax.process_index() == 0:
+        barrier(name)
+
+
 def make_mesh(fsdp: int = 1, devices: int = 0) -> Mesh:
     """A (data, fsdp) mesh over the first `devices` devices (0 = all).
 
     Raises:
-      ValueError: there are fewer devices, or their number is not a multiple of `fsdp`; the message names the sizes
-        that fit.
+      ValueError: there are fewer devices, a process would be left without any, or their number is not a multiple of
+        `fsdp`; the message names the sizes that fit.
     """
     found = jax.devices()
     if devices > len(found):
         raise ValueError(f"mesh.devices={devices}, but there are {len(found)}")
     found = found[: devices or None]
     count = len(found)
+    if len({device.process_index for device in found}) < jax.process_count():
+        raise ValueError(f"mesh.devices={devices} leaves some of the {jax.process_count()} processes without a device")
     if fsdp < 1 or count % fsdp:
         fit = [size for size in range(1, count + 1) if count % size == 0]
         raise ValueError(f"mesh.fsdp={fsdp} does not divide {count} devices; sizes that fit: {fit}")
@@ -61,21 +112,39 @@ def constrain(x: Any, placement: str) -> Any:
     return jax.tree.map(lambda leaf: jax.lax.with_sharding_constraint(leaf, spec), x)
 
 
+def constrain_columns(x: Any, table: Any) -> Any:
+    """Inside jit: asks that x [..., K] is split over its columns as the state splits the rows of `table` [K, D].
+
+    Products with a large table then stay where its rows are: what travels are sums, never the table. Does nothing where
+    the table is whole everywhere, or no mesh is set.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or _split_axis(table.shape, mesh.shape["fsdp"]) != 0:
+        return x
+    return jax.lax.with_sharding_constraint(x, P(*[None] * (x.ndim - 1), "fsdp"))
+
+
 def state_sharding(tree: Any, mesh: Mesh) -> Any:
     """Shardings for a state tree of arrays or shapes: large arrays split over `fsdp`, along their longest axis that
     divides; everything else on every device."""
-    size = mesh.shape["fsdp"]
 
     def sharding(leaf: Any) -> NamedSharding:
-        shape = leaf.shape
-        if size > 1 and np.prod(shape) >= SPLIT_ABOVE:
-            axes = [axis for axis in range(len(shape)) if shape[axis] % size == 0]
-            if axes:
-                longest = max(axes, key=lambda axis: shape[axis])
-                return NamedSharding(mesh, P(*[None] * longest, "fsdp"))
-        return NamedSharding(mesh, P())
+        axis = _split_axis(leaf.shape, mesh.shape["fsdp"])
+        return NamedSharding(mesh, P() if axis is None else P(*[None] * axis, "fsdp"))
 
     return jax.tree.map(sharding, tree)
+
+
+def _split_axis(shape: tuple[int, ...], size: int) -> int | None:
+    if size == 1 or np.prod(shape) < SPLIT_ABOVE:
+        return None
+    axes = [axis for axis in range(len(shape)) if shape[axis] % size == 0]
+    return max(axes, key=lambda axis: shape[axis], default=None)
+
+
+def with_shardings(tree: Any, shardings: Any) -> Any:
+    """Shapes, types and placement of a tree of arrays or shapes, as compiling and restoring take them."""
+    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, shardings)
 
 
 def to_global(batch: Batch, mesh: Mesh) -> Batch:
@@ -107,12 +176,22 @@ def to_host(tree: Any) -> Any:
     return jax.device_get(tree)
 
 
-def bytes_per_device(tree: Any, shardings: Any) -> int:
-    """Bytes that one device holds of a tree of arrays or shapes."""
-    parts = jax.tree.map(
-        lambda leaf, sharding: int(np.prod(sharding.shard_shape(leaf.shape))) * leaf.dtype.itemsize, tree, shardings
-    )
-    return sum(jax.tree.leaves(parts))
+def bytes_per_device(tree: Any) -> int:
+    """Bytes that one device holds of a tree of placed arrays or shapes."""
+    return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def placement(groups: Mapping[str, Any]) -> Iterator[str]:
+    """A line for each group of placed arrays or shapes: bytes per device and over all, and how many are split."""
+    for name, tree in groups.items():
+        leaves = jax.tree.leaves(tree)
+        if leaves:
+            whole = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
+            split = sum(not leaf.sharding.is_fully_replicated for leaf in leaves)
+            yield (
+                f"  {name:<10} {bytes_per_device(tree) / 2**20:9.2f} MiB per device of {whole / 2**20:9.2f}; "
+                f"{len(leaves)} arrays, {split} of them split over fsdp"
+            )
 
 
 def flatten_paths(tree: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

@@ -29,6 +29,9 @@ from jaxreid.dataset_info import INFO, dataset_info, read_info, save_info
 from jaxreid.extract import Extractor
 from jaxreid.methods.method import DatasetInfo, Method, find_method
 
+# How a run is carried out, not what it is: may change from one resumption to the next. Another mesh adds up in another
+# order, so that results then agree to rounding only.
+EXECUTION = ("mesh", "loading.threads", "loading.workers", "loading.prefetch", "loading.cache", "keep_checkpoints")
 PRECISIONS = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
@@ -140,7 +143,8 @@ def start_run(config: Any, workdir: Path, data_dir: Path | None, *, dry: bool = 
     """
     start = time.perf_counter()
     try:
-        dataset = open_dataset(config.dataset, data_dir)
+        with parallel.main_first("data set"):
+            dataset = open_dataset(config.dataset, data_dir)
     except DataSetError as error:
         planned = plan_dataset(config.dataset) if dry else None
         if planned is None:
@@ -195,7 +199,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def claim_workdir(workdir: Path, config: dict[str, Any]) -> None:
-    """Makes the workdir, or checks that the run in it has the same config.
+    """Makes the workdir, or checks that the run in it has the same config but for `EXECUTION`.
 
     Raises:
       ValueError: the workdir cannot be written, or holds a run of another config; the message names the difference.
@@ -209,7 +213,12 @@ def claim_workdir(workdir: Path, config: dict[str, Any]) -> None:
     except OSError as error:
         raise ValueError(f"workdir {workdir} cannot be written: {error}; choose another with --workdir") from error
     saved = json.loads(path.read_text())
-    changes = list(differences(saved, json.loads(json.dumps(config))))
+    found = list(differences(saved, json.loads(json.dumps(config))))
+    changes = [
+        change for change in found if not change.startswith(tuple(f"{key}{end}" for key in EXECUTION for end in ".:"))
+    ]
+    for change in found if not changes else ():
+        print(f"unlike when {workdir} was begun: {change}", flush=True)
     if changes:
         listing = "\n  ".join(changes)
         raise ValueError(

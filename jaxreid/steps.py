@@ -41,6 +41,17 @@ def variables_of(state: TrainState, frozen: Any) -> Variables:
     return {"params": optimisers.merge(state.params, frozen), "batch_stats": state.batch_stats}
 
 
+def groups(state: TrainState, frozen: Any) -> dict[str, Any]:
+    """What a stage holds on the devices, by kind."""
+    return {
+        "parameters": state.params,
+        "moments": state.opt_state,
+        "statistics": state.batch_stats,
+        "memory": state.memory,
+        "frozen": frozen,
+    }
+
+
 def make_train_step(method: Method, stage: Stage, pixels: Pixels, mesh: Mesh, state_sharding: Any) -> Compiled:
     """(state, frozen, batch of bytes, progress) → (state, metrics) of a stage; the state is donated."""
 

@@ -16,16 +16,16 @@ from tqdm import tqdm
 
 from jaxreid import optimisers, parallel
 from jaxreid.backbones import pretrained
-from jaxreid.checkpoints import Checkpoints
+from jaxreid.checkpoints import Checkpoints, DamagedCheckpoint, newest_whole
 from jaxreid.compiled import Compiled, compile_together
 from jaxreid.data.batch import Batch
 from jaxreid.data.clips import plan_parts
 from jaxreid.data.loader import batches
-from jaxreid.evaluate import Evaluator
+from jaxreid.evaluate import Evaluator, headline
 from jaxreid.methods.method import Features, Progress, Stage, Variables
 from jaxreid.metric_writer import MetricWriter
 from jaxreid.run import Model, Run, abstract_batch, example_batch
-from jaxreid.steps import TrainState, init_train_state, make_train_step, progress_at, variables_of
+from jaxreid.steps import TrainState, groups, init_train_state, make_train_step, progress_at, variables_of
 
 # ----------------------------------------------------------------------------------------------------------------
 # State
@@ -108,19 +108,23 @@ def train(run: Run, evaluator: Evaluator) -> tuple[TrainState, Any]:
     Returns:
       (state, frozen parameters) after the last epoch.
     """
-    checkpoints = Checkpoints(run.workdir, run.config.keep_checkpoints)
+    config = run.config
+    if config.keep_best and not (config.evaluate_every and evaluator.scored):
+        raise ValueError("config.keep_best needs scores: set config.evaluate_every, on a data set that can be scored")
+    checkpoints = Checkpoints(run.workdir, config.keep_checkpoints, config.keep_best)
     stages = run.method.stages()
-    latest = checkpoints.latest()
-    meta = {"stage": 0, "epoch": 0, "step": 0} if latest is None else checkpoints.meta(latest)
-    writer = MetricWriter(run.workdir, latest or 0, meta["step"], run.is_main)
-    bar = tqdm(unit=" frames", unit_scale=True, disable=None, dynamic_ncols=True)
-    state, frozen, run_epoch = None, None, sum(stage.epochs for stage in stages[: meta["stage"]])
+    with run.phase("start-up"):
+        restored = newest_whole(checkpoints, lambda number: (number, *_restore(run, checkpoints, number)))
+    state: Any
+    latest, state, frozen, meta = restored or (0, None, None, {"stage": 0, "epoch": 0, "step": 0})
+    writer = MetricWriter(run.workdir, latest, meta["step"], run.is_main)
+    bar = tqdm(unit=" frames", unit_scale=True, disable=None if run.is_main else True, dynamic_ncols=True)
+    run_epoch = sum(stage.epochs for stage in stages[: meta["stage"]])
     try:
         for number in range(meta["stage"], len(stages)):
             stage = stages[number]
             with run.phase("start-up"):
-                if latest is not None and number == meta["stage"]:
-                    state, frozen = _restore(run, stage, checkpoints, latest)
+                if restored and number == meta["stage"]:
                     print(f"resuming {run.workdir} after epoch {meta['epoch']} of stage {stage.name!r}", flush=True)
                     first = meta["epoch"]
                 else:
@@ -128,7 +132,8 @@ def train(run: Run, evaluator: Evaluator) -> tuple[TrainState, Any]:
                     checkpoints.save_frozen(stage.name, frozen)
                     first = 0
             steps = EpochLoop(run, stage, number, state)
-            scored_first = number == 0 and first == 0 and run.config.evaluate_start
+            print(steps.describe(state, frozen), flush=True)
+            scored_first = number == 0 and first == 0 and config.evaluate_start
             with run.compiling():
                 jobs = steps.jobs(state, frozen, begins=first == 0)
                 compile_together(
@@ -145,17 +150,17 @@ def train(run: Run, evaluator: Evaluator) -> tuple[TrainState, Any]:
                 where = {"stage": stage.name, "epoch": epoch, "run_epoch": run_epoch + epoch}
                 state = steps.epoch(state, frozen, epoch, writer, where, bar, features)
                 features = None
-                with run.phase("checkpoint"):
-                    meta = {"stage": number, "epoch": epoch + 1, "step": int(state.step)}
-                    checkpoints.save(run_epoch + epoch + 1, state, meta)
-                if (
-                    run.config.evaluate_every
-                    and (epoch + 1) % run.config.evaluate_every == 0
-                    and epoch + 1 < stage.epochs
-                ):
+                score, done = None, epoch + 1
+                due = config.evaluate_every and done % config.evaluate_every == 0
+                if due and (config.keep_best or done < stage.epochs):
+                    # Before the checkpoint: whoever resumes from it finds the scores written.
                     with run.phase("evaluation"):
                         scores = evaluator.scores(variables_of(state, frozen), state.memory)
                     writer.write("evaluate", scores, **where, step=int(state.step))
+                    score = headline(scores) if config.keep_best else None
+                with run.phase("checkpoint"):
+                    meta = {"stage": number, "epoch": done, "step": int(state.step)}
+                    checkpoints.save(run_epoch + done, state, meta, score)
             run_epoch += stage.epochs
         with run.phase("checkpoint"):
             checkpoints.wait()
@@ -178,25 +183,42 @@ def _enter(run: Run, stage: Stage, state: TrainState | None, frozen: Any) -> tup
     return jax.device_put(fresh, parallel.state_sharding(fresh, run.mesh)), frozen
 
 
-def _restore(run: Model, stage: Stage, checkpoints: Checkpoints, number: int) -> tuple[TrainState, Any]:
+def _restore(run: Model, checkpoints: Checkpoints, number: int) -> tuple[TrainState, Any, dict[str, Any]]:
+    """(state, frozen parameters, where in the run they belong) of a checkpoint."""
+    meta = checkpoints.meta(number)
+    stage = run.method.stages()[meta["stage"]]
     state, frozen = abstract_train_state(run, stage)
-    restored = checkpoints.restore(number, state, parallel.state_sharding(state, run.mesh))
-    return restored, checkpoints.restore_frozen(stage.name, frozen, parallel.state_sharding(frozen, run.mesh))
+    state = checkpoints.restore(number, state, parallel.state_sharding(state, run.mesh))
+    return state, checkpoints.restore_frozen(stage.name, frozen, parallel.state_sharding(frozen, run.mesh)), meta
 
 
-def restore_latest(run: Model) -> tuple[TrainState, Any, int]:
-    """The newest checkpoint of a workdir for evaluation: (state, frozen parameters, epochs done).
+def restore_judged(run: Model) -> tuple[TrainState, Any, int, int]:
+    """What a workdir is judged by: its newest checkpoint, with `keep_best` that with the highest test score.
+
+    Returns:
+      (state, frozen parameters, epochs until this state, epochs trained).
 
     Raises:
-      ValueError: there is none.
+      ValueError: there is none, or it is damaged; an older one is never taken for it.
     """
     checkpoints = Checkpoints(run.workdir)
     try:
         latest = checkpoints.latest()
-        if latest is None:
+        number = (checkpoints.best() if run.config.get("keep_best") else None) or latest
+        if number is None or latest is None:
             raise ValueError(f"{checkpoints.directory} holds no complete checkpoint: train first, or name a workdir")
-        stage = run.method.stages()[checkpoints.meta(latest)["stage"]]
-        return *_restore(run, stage, checkpoints, latest), latest
+        try:
+            state, frozen, _ = _restore(run, checkpoints, number)
+        except DamagedCheckpoint as error:
+            earlier = [other for other in checkpoints.numbers() if other < number]
+            hint = (
+                f"checkpoint {earlier[0]} is there: move the damaged one and {run.workdir / 'results.json'} away, and "
+                "the same line trains on from it"
+                if earlier
+                else f"no earlier checkpoint is there: train again in another --workdir, or delete {run.workdir}"
+            )
+            raise ValueError(f"{error}\n{hint}") from error
+        return state, frozen, number, latest
     finally:
         checkpoints.close()
 
@@ -208,6 +230,7 @@ class EpochLoop:
         self.run, self.stage, self.number = run, stage, number
         self.split, self.columns = run.dataset.train, run.method.info.columns
         self.sharding = parallel.state_sharding(state, run.mesh)
+        self.forecast = Forecast(run, stage)
         method = run.method
         self.train_step = make_train_step(method, stage, run.pixels, run.mesh, self.sharding)
         run.compiled[f"{stage.name}/train_step"] = self.train_step
@@ -233,6 +256,13 @@ class EpochLoop:
 
             self.refresh_after = Compiled(refresh_after, out_shardings=self.sharding.memory)
             run.compiled[f"{stage.name}/refresh_after"] = self.refresh_after
+
+    def describe(self, state: TrainState, frozen: Any) -> str:
+        """The stage's batches, and what of its arrays lies where."""
+        stage, clips = self.stage, self.stage.sampler.batch_size(self.columns)
+        line = f"stage {stage.name!r}: {stage.epochs} epochs; batches of {clips} clips × {stage.frames} frames, "
+        line += f"{clips // self.run.mesh.size} clips per device"
+        return "\n".join([line, *parallel.placement(groups(state, frozen))])
 
     def jobs(self, state: TrainState, frozen: Any, begins: bool) -> list[tuple[Compiled, tuple[Any, ...]]]:
         """The steps that will be called and their arguments, known before anything is read; for `compile_together`."""
@@ -348,12 +378,54 @@ class EpochLoop:
             progress = progress_at(self.stage, epoch, step, steps)
             state, found = self.train_step(state, frozen, batch, progress)
             metrics.append(found)
+            if line := self.forecast.after(step, steps, epoch, found):
+                bar.write(line)
             if step >= 2 and not bar.disable:
                 # Two steps back: known by now, so that looking at it keeps nobody waiting.
                 known = {name: f"{float(value):.2f}" for name, value in metrics[step - 2].items()}
                 bar.set_postfix(known, refresh=False)
             bar.update(size)
         return state, jax.device_get(metrics), size * steps
+
+
+class Forecast:
+    """How long a stage will take, told once after its first steps."""
+
+    SKIPPED, STEPS = 2, 10  # steps that are not measured (the pipeline fills up), steps that are
+
+    def __init__(self, run: Run, stage: Stage) -> None:
+        self.run, self.stage = run, stage
+        self.preparing = -self._prepared()  # seconds of extraction and refresh until the first step
+        self.start, self.told = 0.0, False
+
+    def _prepared(self) -> float:
+        return self.run.phases["extraction"] + self.run.phases["refresh"]
+
+    def after(self, step: int, steps: int, epoch: int, result: Any) -> str | None:
+        """Called after every step; waits for two results of the first epoch, for none afterwards."""
+        first, last = min(self.SKIPPED, steps) - 1, min(self.SKIPPED + self.STEPS, steps) - 1
+        if self.told or step not in (first, last):
+            return None
+        jax.block_until_ready(result)
+        if step == first < last:
+            self.start = time.perf_counter()
+            return None
+        self.told = True
+        stage, epochs = self.stage, self.stage.epochs - epoch
+        line = f"stage {stage.name!r}: {epochs} epochs × {steps} steps to go"
+        if first == last:  # too few to be measured
+            return line
+        each, preparing = (time.perf_counter() - self.start) / (last - first), self.preparing + self._prepared()
+        passes = -(-epochs // stage.extraction.every) if stage.extraction and stage.extraction.every else 1
+        seconds = epochs * steps * each + passes * preparing
+        return f"{line}, about {_duration(seconds)}: {each:.2f} s per step, {passes} × {preparing:.1f} s of extraction"
+
+
+def _duration(seconds: float) -> str:
+    return next(
+        (f"{seconds / unit:.1f} {name}" for unit, name in ((3600, "h"), (60, "min")) if seconds >= unit),
+        f"{seconds:.0f} s",
+    )
 
 
 def _summary(metrics: dict[str, float], diagnosis: dict[str, float]) -> str:

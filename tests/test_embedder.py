@@ -18,14 +18,15 @@ from jaxreid.evaluate import Evaluator
 from jaxreid.methods.method import DatasetInfo
 from jaxreid.parallel import make_mesh
 from jaxreid.run import start_run
-from jaxreid.train import restore_latest, variables_of
+from jaxreid.steps import variables_of
+from jaxreid.train import restore_judged
 
 
 @pytest.fixture(scope="module")
 def evaluated(workdir, data_dir):
     """(the run, features of its test splits as evaluation computes them)."""
     run = start_run(ConfigDict(json.loads((workdir / "config.json").read_text())), workdir, data_dir)
-    state, frozen, _ = restore_latest(run)
+    state, frozen, *_ = restore_judged(run)
     return run, Evaluator(run).features(variables_of(state, frozen), state.memory)
 
 

@@ -409,7 +409,7 @@ def evaluator(tmp_path):
     found.run = types.SimpleNamespace(
         workdir=tmp_path,
         method=method,
-        config=types.SimpleNamespace(method="any", seed=1),
+        config=types.SimpleNamespace(method="any", seed=1, keep_best=False),
         dataset=types.SimpleNamespace(name="made up"),
         phase=lambda name: contextlib.nullcontext(),
         phases={"evaluation": 3.0},

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Literal
 import jax
 import jax.numpy as jnp
 
+from jaxreid.parallel import constrain_columns
+
 if TYPE_CHECKING:
     from jaxreid.memory.prototypes import PrototypeMemory
 
@@ -112,6 +114,7 @@ def hierarchical_losses(
     # Rows that only fill the batch may hold anything, also NaN.
     features = jnp.where(known[:, None], features.astype(jnp.float32), 0.0)
     logits = jnp.matmul(features, memory.feature.T, precision=jax.lax.Precision.HIGHEST) / temperature
+    logits = constrain_columns(logits, memory.feature)
 
     if scope == "camera":
         anchor = jnp.concatenate([own[:, None], within, cross], axis=1)

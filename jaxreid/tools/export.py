@@ -18,7 +18,7 @@ from jaxreid.backbones.pretrained import save_params
 from jaxreid.backbones.resnet import ResNetConfig
 from jaxreid.run import open_model
 from jaxreid.steps import variables_of
-from jaxreid.train import restore_latest
+from jaxreid.train import restore_judged
 
 
 def export(workdir: Path, out: Path, data_dir: Path | None = None) -> list[str]:
@@ -28,7 +28,7 @@ def export(workdir: Path, out: Path, data_dir: Path | None = None) -> list[str]:
       ValueError: the workdir holds no checkpoint, or a backbone that has no such format.
     """
     run = open_model(workdir, data_dir)
-    state, frozen, _ = restore_latest(run)
+    state, frozen, *_ = restore_judged(run)
     params = jax.device_get(variables_of(state, frozen)["params"])
     towers = []
     for backbone in run.method.backbones():

@@ -184,7 +184,7 @@ def rank_run(workdir: Path, data_dir: Path | None) -> Iterator[Ranking]:
     run = start_run(config, workdir, data_dir)
     tests = run.dataset.tests
     pairs = [case for test in tests for case in cases(resolve("xfd"), test.query, test.gallery, test.name)]
-    state, frozen, _ = train.restore_latest(run)
+    state, frozen, *_ = train.restore_judged(run)
     evaluator = Evaluator(run)
     features = evaluator.features(train.variables_of(state, frozen), state.memory)
     arrays = {split: found["feature"] for split, found in features.items()}
