@@ -247,6 +247,12 @@ def _is_current(prepared: Path, fingerprint: str | None) -> bool:
             f"{prepared} is not a whole data set: {', '.join(missing[:5])} missing or empty "
             f"({len(missing)} files). Was it copied in part? Delete the directory and run again"
         )
+    file_format = json.loads((prepared / "dataset_info.json").read_text())["fileFormat"]
+    if file_format != "array_record":
+        raise DataSetError(
+            f"{prepared} was written as {file_format}, which cannot be read here: delete the directory and run again "
+            "(or `tfds build` with --file_format=array_record)"
+        )
     return fingerprint is None or read_metadata(prepared).get("fingerprint") == fingerprint
 
 
