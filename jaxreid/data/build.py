@@ -148,7 +148,13 @@ def build(
     wanted = folder.fingerprint() if hasattr(folder, "fingerprint") else None
     if _is_current(prepared, wanted):
         return prepared
-    builder = builder or _open_builder(name, config, root, raw, options)
+    try:
+        builder = builder or _open_builder(name, config, root, raw, options)
+    except DataSetError as error:
+        others = sorted({path.parent.parent.name for path in (root / name).glob("*/[0-9]*/dataset_info.json")})
+        if raw is not None or not others:
+            raise
+        raise DataSetError(f"{error}\nPrepared in {root / name}: {', '.join(others)}") from error
     with _lock(prepared) as locked:
         if _is_current(prepared, wanted):  # another process built it while this one waited
             return prepared
