@@ -20,7 +20,7 @@ def get_config(preset: str = "walkers") -> ml_collections.ConfigDict:
     )
 
     config.epochs = 16
-    config.batch = ml_collections.ConfigDict({"identities": 24, "clips": 4, "frames": 2})
+    config.batch = ml_collections.ConfigDict({"identities": 24, "clips": 4, "frames": 2, "piece": 0})
     config.label_smoothing = 0.1
     # On unit features: a soft margin on raw ones can be satisfied by shrinking them to nothing.
     config.triplet = ml_collections.ConfigDict({"margin": 0.3, "metric": "cosine", "weight": 0.2})  # margin 0 = soft

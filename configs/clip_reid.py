@@ -82,6 +82,7 @@ TABLE: dict[str, Any] = {
     "batch.identities": [24, 16, 16, 16],
     "batch.clips": 4,
     "batch.frames": 1,
+    "batch.piece": 0,  # frames of the pieces that longer training tracklets are cut into (LS-VID: 48), 0 = whole
     "epochs": [16, 60, 60, 60],
     "optimiser.kind": "adam",
     "optimiser.rate": [3e-4, 5e-6, 5e-6, 5e-6],

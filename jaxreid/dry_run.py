@@ -40,8 +40,9 @@ def _stage(run: Run, number: int, stage: Stage) -> float:
     columns = run.method.info.columns
     labels = run.method.sampling_labels(run.method.init_memory())
     labels = run.dataset.train.labels.identity if labels is None else np.asarray(labels)
-    steps = len(stage.sampler.draw(labels, columns, np.random.default_rng(0))[0])
     clips = stage.sampler.batch_size(columns)
+    length = run.dataset.train.table.length
+    steps = len(stage.plan(labels, columns, length, np.random.default_rng(0))) // clips
     height, width = run.config.frames.height, run.config.frames.width
     print(f"stage {number + 1} {stage.name!r}: {stage.epochs} epochs × {steps} steps")
     print(f"  batch u8[{clips}, {stage.frames}, {height}, {width}, 3], {clips // run.mesh.size} clips per device")
@@ -59,7 +60,7 @@ def _stage(run: Run, number: int, stage: Stage) -> float:
     if stage.extraction:
         rule, size = stage.extraction, run.config.extraction_batch
         passes = -(-stage.epochs // rule.every) if rule.every else 1
-        count = len(rule.plan(run.dataset.train.table.length))
+        count = len(rule.plan(length))
         print(f"  extraction, {passes} times: {count:,} clips of {rule.frames} frames")
         variables = variables_of(state, frozen)
         batch = abstract_batch(run, size, rule.frames)

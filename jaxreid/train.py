@@ -19,7 +19,6 @@ from jaxreid.backbones import pretrained
 from jaxreid.checkpoints import Checkpoints, DamagedCheckpoint, newest_whole
 from jaxreid.compiled import Compiled, compile_together
 from jaxreid.data.batch import Batch
-from jaxreid.data.clips import plan_parts
 from jaxreid.data.loader import batches
 from jaxreid.evaluate import Evaluator, headline
 from jaxreid.methods.method import Features, Progress, Stage, Variables
@@ -284,32 +283,22 @@ class EpochLoop:
     def loader(self, state: TrainState, epoch: int) -> tuple[Any, int]:
         """(iterator of batches, their number): the order is a function of seed, stage, epoch and labels."""
         run, stage = self.run, self.stage
-        rng = np.random.default_rng((run.config.seed, self.number, epoch))
         labels = run.method.sampling_labels(state.memory)
         labels = self.split.labels.identity if labels is None else parallel.to_host(labels)
-        tracklet, part = stage.sampler.draw(labels, self.columns, rng)
-        length = self.split.table.length
-        plan = plan_parts(
-            length,
-            tracklet.reshape(-1),
-            part.reshape(-1),
-            parts=stage.sampler.parts,
-            frames=stage.frames,
-            rng=rng,
-            rule=stage.clip_rule,
-            stride=stage.clip_stride,
-        )
+        rng = np.random.default_rng((run.config.seed, self.number, epoch))
+        plan = stage.plan(labels, self.columns, self.split.table.length, rng)
+        size = stage.sampler.batch_size(self.columns)
         loader = batches(
             self.split,
             plan,
-            tracklet.shape[1],
+            size,
             run.loading,
             uses_identity=run.method.uses_identity,
             reader=run.reader(self.split),
             process_index=jax.process_index(),
             process_count=jax.process_count(),
         )
-        return (parallel.to_global(batch, run.mesh) for batch in loader), len(tracklet)
+        return (parallel.to_global(batch, run.mesh) for batch in loader), len(plan) // size
 
     def extract(self, state: TrainState, frozen: Any, epoch: int, bar: Any) -> Features:
         """Features of the training split as the stage's `extraction` asks for them."""

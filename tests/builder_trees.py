@@ -31,12 +31,17 @@ def prepare(name, root, tmp_path, config=None, **options):
     return path, {split: list(builder.as_data_source(split)) for split in builder.info.splits}
 
 
+def leftovers(data_dir):
+    """Files below a directory, but for locks and what TFDS notes of a default configuration."""
+    files = [path for path in data_dir.rglob("*") if path.is_file()]
+    return [path for path in files if not (path.name.endswith(".lock") or path.parent.name == ".config")]
+
+
 def error(name, root, tmp_path, config=None, **options):
     """The message of a build that is refused."""
     with pytest.raises(DataSetError) as raised:
         prepare(name, root, tmp_path, config, **options)
-    left = [path for path in (tmp_path / "data").rglob("*") if path.is_file() and not path.name.endswith(".lock")]
-    assert left == [], "a refused set must leave nothing"
+    assert leftovers(tmp_path / "data") == [], "a refused set must leave nothing"
     return str(raised.value)
 
 

@@ -123,6 +123,16 @@ def test_command_line_names_errors_of_builders(tmp_path):
     assert process.stderr == f"error: folder: {tmp_path / 'no'} is not a directory\n"
 
 
+def test_another_file_format_is_refused(tmp_path):
+    path = build(TINY, data_dir=tmp_path)
+    for file in path.rglob("*array_record*"):
+        file.rename(file.with_name(file.name.replace("array_record", "tfrecord")))
+    description = path / "dataset_info.json"
+    description.write_text(description.read_text().replace("array_record", "tfrecord"))
+    with pytest.raises(DataSetError, match=r"written as tfrecord, .*--file_format=array_record"):
+        build(TINY, data_dir=tmp_path)
+
+
 def test_missing_shards_are_named(tmp_path):
     path = build(TINY, data_dir=tmp_path)
     shard = path / "walkers-query.array_record-00000-of-00001"

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from builder_trees import leftovers
 
 from jaxreid.data import listed_builder, schema
 from jaxreid.data.build import DataSetError, build, builder_class, main, read_metadata
@@ -122,8 +123,7 @@ def prepare(root, tmp_path, **options):
 def error(root, tmp_path, **options):
     with pytest.raises(DataSetError) as raised:
         build("hitsz_vcm", source=root, data_dir=tmp_path / "data", **{"strict_counts": False, **options})
-    left = [path for path in (tmp_path / "data").rglob("*") if path.is_file() and not path.name.endswith(".lock")]
-    assert left == [], "a refused set must leave nothing"
+    assert leftovers(tmp_path / "data") == [], "a refused set must leave nothing"
     return str(raised.value)
 
 
@@ -471,7 +471,7 @@ def test_configurations_and_options_that_are_refused(tree, tmp_path, config, opt
 
 
 def test_as_an_ordinary_tfds_builder(tree, tmp_path, as_published):
-    """`tfds build --manual_dir` opens the class without a configuration of ours."""
+    """`tfds build --manual_dir` opens the class without a configuration, or with a name of one."""
     builder = builder_class("hitsz_vcm")(data_dir=str(tmp_path / "data"))
     builder.download_and_prepare(
         file_format="array_record", download_config=tfds.download.DownloadConfig(manual_dir=str(tree))

@@ -3,6 +3,7 @@
 import importlib
 import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -275,12 +276,17 @@ def test_damaged_and_missing_frames(tree, tmp_path, as_published, caplog):
 
 
 def test_as_an_ordinary_tfds_builder(tree, tmp_path, as_published):
-    """`tfds build --manual_dir` opens the class without a configuration of ours."""
+    """`tfds build --manual_dir` opens the class without a configuration, or with a name of one."""
     builder = builder_class("mars")(data_dir=str(tmp_path / "data"))
     builder.download_and_prepare(
         file_format="array_record", download_config=tfds.download.DownloadConfig(manual_dir=str(tree))
     )
     assert builder.info.splits["gallery"].num_examples == 11
+    assert build("mars", data_dir=tmp_path / "data") == Path(builder.data_dir)  # the library finds it
+    named = builder_class("mars")(data_dir=str(tmp_path / "data"), config="standard_max4_unchecked")
+    assert named.builder_config.max_frames == 4 and not named.builder_config.strict_counts
+    with pytest.raises(DataSetError, match="mars: no configuration 'large'; there are standard"):
+        builder_class("mars")(data_dir=str(tmp_path / "data"), config="large")
 
 
 def test_neither_prepared_nor_a_source(tmp_path, capsys):

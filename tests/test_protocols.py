@@ -173,7 +173,7 @@ def test_rules_in_words():
     )
 
 
-def test_bupt_reduced64_loses_the_tail_of_the_visible_list():
+def test_bupt_reduced64_loses_the_tail_gold():
     """Data set specification, section 7: 540 → 512 visible queries, 2,422 → 2,368 visible gallery tracklets."""
     rng = np.random.default_rng(0)
     modality = {"query": [0] * 540 + [1] * 536, "gallery": [0] * 2422 + [1] * 2422}

@@ -7,6 +7,7 @@ import types
 import cv2
 import numpy as np
 import pytest
+from test_mars_builder import tree as mars  # noqa: F401
 
 from jaxreid.data.build import build, split_counts
 from jaxreid.data.split import open_split
@@ -99,3 +100,14 @@ def test_the_command_line(tmp_path, data_dir, aerial, capsys):
     assert capsys.readouterr().out.strip() == str(out) and out.read_text().startswith("<!doctype html>")
     assert tool.main(["walkers/nothing", "--data_dir", str(data_dir)]) == 1
     assert "no configuration 'nothing'" in capsys.readouterr().err
+
+
+def test_the_page_is_named_after_what_was_built(mars, tmp_path, capsys, monkeypatch):  # noqa: F811
+    """A set that is not the published one must not take the published one's page."""
+    monkeypatch.chdir(tmp_path)
+    unchecked = ["--option", "strict_counts=False"]
+    assert tool.main(["mars", "--source", str(mars), "--data_dir", str(tmp_path / "data"), *unchecked]) == 0
+    assert capsys.readouterr().out.strip() == "runs/datasets/mars-standard_unchecked.html"
+    assert "<h1>mars/standard_unchecked</h1>" in (tmp_path / "runs/datasets/mars-standard_unchecked.html").read_text()
+    assert tool.main(["mars", "--data_dir", str(tmp_path / "data")]) == 1
+    assert capsys.readouterr().err.endswith(f"Prepared in {tmp_path / 'data' / 'mars'}: standard_unchecked\n")

@@ -25,7 +25,6 @@ class Builder(VariantBuilder):
     LICENCE = "academic use; the terms of the Kaggle competition agvpreid25"
     EXPECTED = EXPECTED
     SETTINGS = staticmethod(settings)
-    DEFAULT = VariantConfig(**settings())
     MANUAL_DOWNLOAD_INSTRUCTIONS = f"""\
 AG-VPReID is downloaded by hand: github.com/agvpreid25/AG-VPReID names the Kaggle competition agvpreid25 (identities of
 the test are hidden) and the Google Drive folder (with all identities). Licence: {LICENCE}.

@@ -26,7 +26,6 @@ class Builder(SkeletonBuilder):
     LICENCE = "free for research (CC BY-NC-SA 3.0)"
     EXPECTED = EXPECTED
     SETTINGS = staticmethod(settings)
-    DEFAULT = SkeletonConfig(name="f6")
     FOLDERS = FOLDERS
     INNER = "BIWI"
     ROWS = SkeletonRows(joints=20, exact=False, tracked=True)

@@ -26,7 +26,7 @@ def locate(
     return settings(config, fake_ir, strict_counts)["name"], VERSION
 
 
-def settings(config: str | None, fake_ir: bool | None, strict_counts: bool | None) -> dict[str, Any]:
+def settings(config: str | None, fake_ir: bool | None = None, strict_counts: bool | None = None) -> dict[str, Any]:
     """`name`, `fake_ir` and `strict_counts` of a configuration, given by its name or by options.
 
     Raises:

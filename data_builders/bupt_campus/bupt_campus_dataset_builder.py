@@ -7,10 +7,10 @@ from pathlib import Path
 
 import tensorflow_datasets as tfds
 
-from jaxreid.data.listed import DEFAULT_MAX_EXCLUDED, Listing
+from jaxreid.data.listed import Listing
 from jaxreid.data.listed_builder import ListedBuilder, ListedConfig
 
-from . import DEFAULT_CONFIG, VERSION, settings
+from . import VERSION, settings
 from .listing import EXPECTED, list_dataset
 
 
@@ -32,27 +32,14 @@ class Builder(ListedBuilder):
     PROTOCOLS = ("bupt_full", "bupt_reduced64")
     LICENCE = "academic use only, no redistribution"
     EXPECTED = EXPECTED
-    DEFAULT = BuptCampusConfig(name=DEFAULT_CONFIG)
+    SETTINGS = staticmethod(settings)
+    CONFIG = BuptCampusConfig
     MANUAL_DOWNLOAD_INSTRUCTIONS = f"""\
 BUPTCampus is downloaded by hand: github.com/dyhBUPT/BUPTCampus gives the Baidu link and its password. Licence:
 {LICENCE}.
 Unpack it into a directory DIR; {EXPECTED}
 and build it once with
   python -m jaxreid.data.build bupt_campus --source DIR"""
-
-    @classmethod
-    def make_config(
-        cls,
-        config: str | None,
-        source: Path | None,
-        fake_ir: bool | None = None,
-        strict_counts: bool | None = None,
-        max_excluded: float = DEFAULT_MAX_EXCLUDED,
-    ) -> BuptCampusConfig:
-        """The configuration of a name or of options; see `settings`."""
-        chosen = settings(config, fake_ir, strict_counts)
-        cls.check_source(source, max_excluded)
-        return BuptCampusConfig(**chosen, source=source, max_excluded=max_excluded)
 
     def _list(self, source: Path, config: BuptCampusConfig) -> Listing:
         return list_dataset(source, config.fake_ir)

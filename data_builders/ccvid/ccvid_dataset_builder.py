@@ -25,7 +25,6 @@ class Builder(VariantBuilder):
     LICENCE = "CC BY-NC-SA 4.0; faces in figures are to be mosaicked"
     EXPECTED = EXPECTED
     SETTINGS = staticmethod(settings)
-    DEFAULT = VariantConfig(**settings())
     MANUAL_DOWNLOAD_INSTRUCTIONS = f"""\
 CCVID is downloaded by hand: github.com/guxinqian/Simple-CCReID gives the Google Drive and Baidu links and the password.
 Licence: {LICENCE}.

@@ -15,4 +15,9 @@ def locate(config: str | None, source: Path | None, max_excluded: float = DEFAUL
 
     `max_excluded` decides whether a build succeeds, not what it holds.
     """
-    return config_name("dance_vreid", config), VERSION
+    return settings(config)["name"], VERSION
+
+
+def settings(config: str | None) -> dict[str, str]:
+    """The only configuration there is."""
+    return {"name": config_name("dance_vreid", config)}

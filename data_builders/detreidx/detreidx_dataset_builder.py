@@ -26,7 +26,6 @@ class Builder(VariantBuilder):
     LICENCE = "research use under the agreement of the University of Beira Interior"
     EXPECTED = EXPECTED
     SETTINGS = staticmethod(settings)
-    DEFAULT = VariantConfig(**settings())
     MANUAL_DOWNLOAD_INSTRUCTIONS = f"""\
 DetReIDX is had on request: www.it.ubi.pt/DetReIDX (University of Beira Interior); the challenge's release is that of
 the Kaggle competition detreidxv1. Licence: {LICENCE}.

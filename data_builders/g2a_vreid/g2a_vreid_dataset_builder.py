@@ -24,7 +24,6 @@ class Builder(VariantBuilder):
     SETTINGS = staticmethod(settings)
     LICENCE = "non-profit academic research only, by agreement; no redistribution"
     EXPECTED = EXPECTED
-    DEFAULT = VariantConfig(**settings())
     MANUAL_DOWNLOAD_INSTRUCTIONS = f"""\
 G2A-VReID is downloaded by hand: github.com/FHR-L/G2A-VReID names the Google Drive files of both releases and the
 agreement. Licence: {LICENCE}.

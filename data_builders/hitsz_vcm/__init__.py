@@ -27,7 +27,7 @@ def locate(
     return settings(config, min_frames, strict_counts)["name"], VERSION
 
 
-def settings(config: str | None, min_frames: int | None, strict_counts: bool | None) -> dict[str, Any]:
+def settings(config: str | None, min_frames: int | None = None, strict_counts: bool | None = None) -> dict[str, Any]:
     """`name`, `min_frames` and `strict_counts` of a configuration, given by its name or by options.
 
     Raises:

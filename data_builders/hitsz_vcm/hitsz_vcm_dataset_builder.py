@@ -7,7 +7,7 @@ from pathlib import Path
 
 import tensorflow_datasets as tfds
 
-from jaxreid.data.listed import DEFAULT_MAX_EXCLUDED, Listing
+from jaxreid.data.listed import Listing
 from jaxreid.data.listed_builder import ListedBuilder, ListedConfig
 
 from . import MIN_FRAMES, VERSION, settings
@@ -32,27 +32,14 @@ class Builder(ListedBuilder):
     PROTOCOLS = ("cross_modal_cam",)
     LICENCE = "academic use only, no redistribution; models for non-commercial use"
     EXPECTED = EXPECTED
-    DEFAULT = HitszVcmConfig(name="min12")
+    SETTINGS = staticmethod(settings)
+    CONFIG = HitszVcmConfig
     MANUAL_DOWNLOAD_INSTRUCTIONS = f"""\
 HITSZ-VCM is downloaded by hand: github.com/VCM-project233/HITSZ-VCM-data names the Google Drive and Baidu folders
 (train, test, info). Licence: {LICENCE}.
 Unpack it into a directory DIR; {EXPECTED}
 and build it once with
   python -m jaxreid.data.build hitsz_vcm --source DIR"""
-
-    @classmethod
-    def make_config(
-        cls,
-        config: str | None,
-        source: Path | None,
-        min_frames: int | None = None,
-        strict_counts: bool | None = None,
-        max_excluded: float = DEFAULT_MAX_EXCLUDED,
-    ) -> HitszVcmConfig:
-        """The configuration of a name or of options; see `settings`."""
-        chosen = settings(config, min_frames, strict_counts)
-        cls.check_source(source, max_excluded)
-        return HitszVcmConfig(**chosen, source=source, max_excluded=max_excluded)
 
     def _list(self, source: Path, config: HitszVcmConfig) -> Listing:
         return list_dataset(source, config.min_frames)

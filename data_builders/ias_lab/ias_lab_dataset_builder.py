@@ -27,7 +27,6 @@ class Builder(SkeletonBuilder):
     LICENCE = "free for research"
     EXPECTED = EXPECTED
     SETTINGS = staticmethod(settings)
-    DEFAULT = SkeletonConfig(name="f6")
     FOLDERS = FOLDERS
     INNER = "IAS"
     ROWS = SkeletonRows(joints=20, exact=True, tracked=True)

@@ -31,7 +31,10 @@ def locate(
 
 
 def settings(
-    config: str | None, max_frames: int | None, strict_counts: bool | None, halves: str | None = None
+    config: str | None,
+    max_frames: int | None = None,
+    strict_counts: bool | None = None,
+    halves: str | None = None,
 ) -> dict[str, Any]:
     """What a configuration means: split_<K>[_swapped], see `choose_variant`; `halves` completes a name, too."""
     if halves not in (None, WANG, SWAPPED):

@@ -36,7 +36,6 @@ class Builder(SkeletonBuilder):
     EXPECTED = EXPECTED
     SETTINGS = staticmethod(settings)
     CONFIG = Ks20Config
-    DEFAULT = Ks20Config(name="f6-seed0")
     FOLDERS = VIEWS
     INNER = "KS20"
     ROWS = SkeletonRows(joints=25, exact=False, tracked=False)

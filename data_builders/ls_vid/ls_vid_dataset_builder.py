@@ -26,7 +26,6 @@ class Builder(VariantBuilder):
     SETTINGS = staticmethod(settings)
     LICENCE = "research only, by a signed agreement; no redistribution"
     EXPECTED = EXPECTED
-    DEFAULT = VariantConfig(**settings())
     MANUAL_DOWNLOAD_INSTRUCTIONS = f"""\
 LS-VID is downloaded by hand: the page of PKU-VMC (Jianing Li) has the release agreement, which is signed and sent by
 mail. Licence: {LICENCE}.

@@ -26,7 +26,6 @@ class Builder(VariantBuilder):
     SETTINGS = staticmethod(settings)
     LICENCE = "research use only, no redistribution"
     EXPECTED = EXPECTED
-    DEFAULT = VariantConfig(**settings())
     MANUAL_DOWNLOAD_INSTRUCTIONS = f"""\
 MARS is downloaded by hand: the project page at liangzheng.com.cn (project_mars) names the Google Drive and Baidu
 folders (bbox_train.zip, bbox_test.zip); the lists are the folder info/ of github.com/liangzheng06/MARS-evaluation.

@@ -28,7 +28,6 @@ class Builder(VariantBuilder):
     EXPECTED = EXPECTED
     SETTINGS = staticmethod(settings)
     SEE_FRAMES = staticmethod(scale_class)
-    DEFAULT = VariantConfig(**settings())
     MANUAL_DOWNLOAD_INSTRUCTIONS = f"""\
 MEVID is downloaded by hand: mevadata.org and github.com/Kitware/MEVID link mevid-v1-bbox-train.tgz (30.5 GB),
 mevid-v1-bbox-test.tgz (13 GB) and mevid-v1-annotation-data.zip. Licence: {LICENCE}.

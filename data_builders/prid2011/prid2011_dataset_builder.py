@@ -24,7 +24,6 @@ class Builder(VariantBuilder):
     SETTINGS = staticmethod(settings)
     LICENCE = "research only, no redistribution"
     EXPECTED = EXPECTED
-    DEFAULT = VariantConfig(**settings())
     MANUAL_DOWNLOAD_INSTRUCTIONS = f"""\
 PRID2011 is downloaded by hand: prid_2011.zip from the page of TU Graz, ICG (Person Re-ID Dataset 2011); the splits
 are {SPLITS}, which torchreid's page on data sets and github.com/AsuradaYuci/CNN-RNN2016 offer.

@@ -6,7 +6,7 @@ import tensorflow_datasets as tfds
 
 from jaxreid.data.captioned_builder import CaptionedBuilder
 
-from . import VERSION
+from . import VERSION, settings
 
 
 class Builder(CaptionedBuilder):
@@ -16,6 +16,7 @@ class Builder(CaptionedBuilder):
     """
 
     VERSION = tfds.core.Version(VERSION)
+    SETTINGS = staticmethod(settings)
     MANUAL_DOWNLOAD_INSTRUCTIONS = f"""\
 SportsVReID was not published. Tracklets of the same kind are cut from the annotations of a tracking data set such as
 SportsMOT (github.com/MCG-NJU/SportsMOT), which has a licence of its own:

@@ -25,9 +25,10 @@ from jaxreid.backbones.text import TextConfig
 from jaxreid.backbones.transformer import TransformerConfig
 from jaxreid.backbones.vit import ViTConfig
 from jaxreid.data.batch import Batch
-from jaxreid.data.clips import ClipPlan, plan_parts, plan_tracklets
+from jaxreid.data.clips import ClipPlan, plan_tracklets
 from jaxreid.data.dataset import open_dataset
 from jaxreid.data.loader import LoaderOptions, batches
+from jaxreid.data.pieces import plan_epoch
 from jaxreid.data.samplers import Columns, Sampler, ShuffleSampler
 from jaxreid.data.split import Split
 
@@ -245,6 +246,7 @@ class DatasetOptions:
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     sampler: Sampler | None = None  # None: all training tracklets in random order
+    piece: int = 0  # frames of the pieces that longer training tracklets are cut into; 0 = whole
     threads: int = 2
 
 
@@ -315,9 +317,11 @@ class _Reading:
     ) -> Iterator[dict[str, np.ndarray]]:
         for epoch in itertools.count():
             rng = np.random.default_rng((seed, epoch))
-            rows = (x.reshape(-1) for x in sampler.draw(split.labels.identity, columns, rng))
-            plan = plan_parts(split.table.length, *rows, parts=sampler.parts, frames=self.options.frames, rng=rng)
-            yield from self._read(split, plan, size, split.labels.identity)
+            labels, options = split.labels.identity, self.options
+            plan = plan_epoch(
+                sampler, labels, columns, split.table.length, rng, frames=options.frames, piece=options.piece
+            )
+            yield from self._read(split, plan, size, labels)
 
     def passes(self, split: Split, plan: ClipPlan, size: int) -> Iterator[dict[str, np.ndarray]]:
         while True:

@@ -148,7 +148,13 @@ def build(
     wanted = folder.fingerprint() if hasattr(folder, "fingerprint") else None
     if _is_current(prepared, wanted):
         return prepared
-    builder = builder or _open_builder(name, config, root, raw, options)
+    try:
+        builder = builder or _open_builder(name, config, root, raw, options)
+    except DataSetError as error:
+        others = sorted({path.parent.parent.name for path in (root / name).glob("*/[0-9]*/dataset_info.json")})
+        if raw is not None or not others:
+            raise
+        raise DataSetError(f"{error}\nPrepared in {root / name}: {', '.join(others)}") from error
     with _lock(prepared) as locked:
         if _is_current(prepared, wanted):  # another process built it while this one waited
             return prepared
@@ -246,6 +252,12 @@ def _is_current(prepared: Path, fingerprint: str | None) -> bool:
         raise DataSetError(
             f"{prepared} is not a whole data set: {', '.join(missing[:5])} missing or empty "
             f"({len(missing)} files). Was it copied in part? Delete the directory and run again"
+        )
+    file_format = json.loads((prepared / "dataset_info.json").read_text())["fileFormat"]
+    if file_format != "array_record":
+        raise DataSetError(
+            f"{prepared} was written as {file_format}, which cannot be read here: delete the directory and run again "
+            "(or `tfds build` with --file_format=array_record)"
         )
     return fingerprint is None or read_metadata(prepared).get("fingerprint") == fingerprint
 

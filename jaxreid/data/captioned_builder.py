@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from jaxreid.data import captioned_folders
-from jaxreid.data.captioned_folders import CAPTIONS, CONFIG, config_name
-from jaxreid.data.listed import DEFAULT_MAX_EXCLUDED, Listing
+from jaxreid.data.captioned_folders import CAPTIONS
+from jaxreid.data.listed import Listing
 from jaxreid.data.listed_builder import ListedBuilder, ListedConfig
 from jaxreid.data.sidecar_files import Captions, read_captions
 from jaxreid.data.sidecars import write_sidecar
@@ -20,16 +20,6 @@ class CaptionedBuilder(ListedBuilder, skip_registration=True):
     PROTOCOLS = ("market",)
     LICENCE = "that of the footage"
     EXPECTED = captioned_folders.EXPECTED
-    DEFAULT = ListedConfig(name=CONFIG)
-
-    @classmethod
-    def make_config(
-        cls, config: str | None, source: Path | None, max_excluded: float = DEFAULT_MAX_EXCLUDED
-    ) -> ListedConfig:
-        """The configuration of a source."""
-        name = config_name(cls.name, config)
-        cls.check_source(source, max_excluded)
-        return ListedConfig(name=name, source=source, max_excluded=max_excluded)
 
     def _list(self, source: Path, config: ListedConfig) -> Listing:
         listing = captioned_folders.list_folders(self.name, source)

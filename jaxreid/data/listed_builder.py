@@ -20,7 +20,7 @@ import tensorflow_datasets as tfds
 from jaxreid.data import listed, schema
 from jaxreid.data.build import DataSetError, progress
 from jaxreid.data.images import read_image
-from jaxreid.data.listed import ExcludedFrames, Listing, Tracklet
+from jaxreid.data.listed import DEFAULT_MAX_EXCLUDED, ExcludedFrames, Listing, Tracklet
 
 FRAMES_PER_SHARD = 8192  # about 100 MB
 ReadFrame = Callable[[Path], tuple[bytes, str | None]]  # the bytes of a file, and what is wrong with them
@@ -34,7 +34,7 @@ class ListedConfig(tfds.core.BuilderConfig):
 
     source: Path | None = dataclasses.field(default=None, repr=False)
     strict_counts: bool = True
-    max_excluded: float = listed.DEFAULT_MAX_EXCLUDED
+    max_excluded: float = DEFAULT_MAX_EXCLUDED
     max_frames: int = 0  # longer tracklets are thinned evenly to so many frames; 0 = never
 
 
@@ -51,7 +51,32 @@ class ListedBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
     CLOSED_SET: ClassVar[bool] = False  # people of the test are people of the training
     READ_FRAME: ClassVar[ReadFrame] = staticmethod(read_image)
     SEE_FRAMES: ClassVar[SeeFrames | None] = None
-    DEFAULT: ClassVar[ListedConfig]  # for `tfds build --manual_dir=DIR`, which knows no configuration
+    CONFIG: ClassVar[type[ListedConfig]] = ListedConfig
+    SETTINGS: ClassVar[Callable[..., dict[str, Any]]]  # the builder folder's: fields of a CONFIG by name and options
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if hasattr(cls, "SETTINGS"):
+            cls.BUILDER_CONFIGS = [cls.CONFIG(**cls.SETTINGS(None))]  # what `tfds build` builds if not told otherwise
+
+    @classmethod
+    def make_config(
+        cls, config: str | None, source: Path | None, max_excluded: float = DEFAULT_MAX_EXCLUDED, **options: Any
+    ) -> ListedConfig:
+        """The configuration of a name or of options; see `settings` of the builder's folder.
+
+        Raises:
+          DataSetError: there is none, or no raw data to build it from.
+        """
+        chosen = cls.SETTINGS(config, **options)
+        cls.check_source(source, max_excluded)
+        return cls.CONFIG(**chosen, source=source, max_excluded=max_excluded)
+
+    def _create_builder_config(self, builder_config: Any, version: Any) -> ListedConfig:
+        """TFDS would know no names but those of BUILDER_CONFIGS, and refuse one of them with a source."""
+        if isinstance(builder_config, ListedConfig):
+            return builder_config
+        return self.CONFIG(**self.SETTINGS(builder_config))
 
     @abc.abstractmethod
     def _list(self, source: Path, config: Any) -> Listing:
@@ -81,7 +106,7 @@ class ListedBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
 
     @property
     def _config(self) -> ListedConfig:
-        return cast(ListedConfig, self.builder_config or self.DEFAULT)
+        return cast(ListedConfig, self.builder_config)
 
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from jaxreid.data import listed, skeletons
-from jaxreid.data.listed import DEFAULT_MAX_EXCLUDED, Listing
+from jaxreid.data.listed import Listing
 from jaxreid.data.listed_builder import ListedBuilder, ListedConfig
 from jaxreid.data.skeletons import SkeletonRows, SkeletonSequence
 
@@ -34,8 +34,7 @@ class SkeletonBuilder(ListedBuilder, skip_registration=True):
     PROTOCOLS = ("skeleton",)
     CLOSED_SET = True
     READ_FRAME = staticmethod(_no_picture)
-    SETTINGS: ClassVar[Any]  # the builder folder's `settings`
-    CONFIG: ClassVar[type[SkeletonConfig]] = SkeletonConfig
+    CONFIG = SkeletonConfig
     FOLDERS: ClassVar[tuple[str, ...]]  # that the raw data must have
     INNER: ClassVar[str]  # what the published archive calls the folder around them
     ROWS: ClassVar[SkeletonRows]
@@ -43,15 +42,6 @@ class SkeletonBuilder(ListedBuilder, skip_registration=True):
     ASSERTED: ClassVar[Mapping[str, Mapping[str, Any]]]
     RECALLED: ClassVar[Mapping[str, Mapping[str, Any]]] = {}  # counts that nobody verified
     RECALLED_SEQUENCES: ClassVar[int | None] = None
-
-    @classmethod
-    def make_config(
-        cls, config: str | None, source: Path | None, max_excluded: float = DEFAULT_MAX_EXCLUDED, **options: Any
-    ) -> SkeletonConfig:
-        """The configuration of a name or of options; see `jaxreid.data.skeletons.settings`."""
-        chosen = cls.SETTINGS(config, **options)
-        cls.check_source(source, max_excluded)
-        return cls.CONFIG(**chosen, source=source, max_excluded=max_excluded)
 
     @abc.abstractmethod
     def _sequences(

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any, ClassVar
 
-from jaxreid.data.listed import DEFAULT_MAX_EXCLUDED
 from jaxreid.data.listed_builder import ListedBuilder, ListedConfig
 
 
@@ -21,18 +17,4 @@ class VariantConfig(ListedConfig):
 class VariantBuilder(ListedBuilder, skip_registration=True):
     """A `ListedBuilder` whose configurations `jaxreid.data.variants.choose_variant` names."""
 
-    SETTINGS: ClassVar[Callable[..., dict[str, Any]]]  # (config, max_frames, strict_counts) -> fields of the config
-
-    @classmethod
-    def make_config(
-        cls,
-        config: str | None,
-        source: Path | None,
-        max_frames: int | None = None,
-        strict_counts: bool | None = None,
-        max_excluded: float = DEFAULT_MAX_EXCLUDED,
-    ) -> VariantConfig:
-        """The configuration of a name or of options."""
-        chosen = cls.SETTINGS(config, max_frames, strict_counts)
-        cls.check_source(source, max_excluded)
-        return VariantConfig(**chosen, source=source, max_excluded=max_excluded)
+    CONFIG = VariantConfig

@@ -79,6 +79,7 @@ class Baseline(Method):
                 epochs=config.epochs,
                 sampler=IdentitySampler(batch.identities, batch.clips),
                 frames=batch.frames,
+                piece=batch.piece,
                 augment=Augmentation(**config.augment),
                 updates=(Update("all", optimiser, Schedule(**config.schedule)),),
                 extraction=Extraction(every=0, parts=1, frames=batch.frames),

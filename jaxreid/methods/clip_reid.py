@@ -240,6 +240,7 @@ class ClipReID(Method):
             epochs=config.epochs,
             sampler=SAMPLERS[batch.sampler](batch.identities, batch.clips),
             frames=batch.frames,
+            piece=batch.piece,
             augment=Augmentation(**config.augment),
             updates=(Update("all", Optimiser(config.optimiser.kind, groups), Schedule(**config.schedule)),),
             extraction=None if self.text else Extraction(0, 0, config.memory.frames, rule="dense"),

@@ -21,6 +21,7 @@ import numpy as np
 from jaxreid.augment import Augmentation
 from jaxreid.data.batch import Batch
 from jaxreid.data.clips import ClipPlan, plan_all_parts, plan_tracklets
+from jaxreid.data.pieces import plan_epoch
 from jaxreid.data.samplers import Columns, Sampler
 from jaxreid.data.split import Labels, TrackletTable
 from jaxreid.layers.batch_norm import calibrate_norm
@@ -134,6 +135,21 @@ class Stage:
     calibrate: bool = False  # whether the first extraction sets batch statistics, before anything else is done with it
     clip_rule: str = "chunk"  # which frames make a training clip (jaxreid.data.clips.TRAINING_CLIPS)
     clip_stride: int = 1  # of "strided"
+    piece: int = 0  # frames of the pieces that longer tracklets are cut into, each drawn as a tracklet; 0 = whole
+
+    def plan(self, labels: np.ndarray, columns: Columns, length: np.ndarray, rng: np.random.Generator) -> ClipPlan:
+        """The clips of an epoch, batch by batch; see `jaxreid.data.pieces.plan_epoch`."""
+        return plan_epoch(
+            self.sampler,
+            labels,
+            columns,
+            length,
+            rng,
+            frames=self.frames,
+            piece=self.piece,
+            rule=self.clip_rule,
+            stride=self.clip_stride,
+        )
 
 
 @dataclasses.dataclass(frozen=True)

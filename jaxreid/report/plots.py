@@ -186,7 +186,8 @@ def histogram(
             keys.append(Key(name, CSS_COLOURS[colour], marker="striped" if striped else "solid"))
         axes.set(xlabel=x_label, xlim=(edges[0], edges[-1]))
         axes.set_title("tracklets", loc="left", fontsize=8.5)
-        axes.yaxis.get_major_locator().set_params(integer=True)
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.get_major_locator().set_params(integer=True)
         axes.set_axisbelow(True)
 
     totals = ", ".join(f"{name} {int(values.sum())}" for name, values in counts.items())

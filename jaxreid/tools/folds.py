@@ -100,3 +100,7 @@ def _ranges(numbers: Sequence[int]) -> str:
         members = [number for _, number in group]
         parts.append(f"{members[0]}–{members[-1]}" if len(members) > 1 else str(members[0]))
     return ", ".join(parts)
+
+
+if __name__ == "__main__":
+    raise SystemExit("folds are averaged by: python -m jaxreid.tools.compare RUNS --folds")

@@ -178,11 +178,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--persons", type=int, default=PERSONS, help="of each split (default %(default)s)")
     add("--tracklets", type=int, default=TRACKLETS, help="of each person, at most (default %(default)s)")
     options = parser.parse_args(arguments)
-    out = options.out or Path("runs/datasets") / f"{options.name.replace('/', '-')}.html"
     try:
         directory = build.build(options.name, data_dir=options.data_dir, source=options.source, **dict(options.option))
+        config = directory.parent  # options and defaults decide it, too
+        out = options.out or Path("runs/datasets") / f"{config.parent.name}-{config.name}.html"
         out.parent.mkdir(parents=True, exist_ok=True)
-        page.write_page(out, render(directory, options.name, options.persons, options.tracklets))
+        name = f"{config.parent.name}/{config.name}"
+        page.write_page(out, render(directory, name, options.persons, options.tracklets))
     except (build.DataSetError, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -193,13 +193,16 @@ def rank_run(workdir: Path, data_dir: Path | None) -> Iterator[Ranking]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status (0 done, 2 not done: the reason is on stderr)."""
-    parser = argparse.ArgumentParser(prog="python -m jaxreid.tools.xfd_submission", description=(__doc__ or "")[:79])
+    parser = argparse.ArgumentParser(
+        prog="python -m jaxreid.tools.xfd_submission", description=(__doc__ or "").splitlines()[0]
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     making = commands.add_parser("write", help="rank the test tracklets with a trained run")
-    making.add_argument("workdir", type=Path)
-    making.add_argument("csv", type=Path)
-    making.add_argument("--data_dir", type=Path)
-    commands.add_parser("score", help="score a file by the names in it").add_argument("csv", type=Path)
+    making.add_argument("workdir", type=Path, help="of a run on a data set with the three cases")
+    making.add_argument("csv", type=Path, help="file to write")
+    making.add_argument("--data_dir", type=Path, help="where prepared sets live, as for jaxreid.data.build")
+    scoring = commands.add_parser("score", help="score a file by the names in it")
+    scoring.add_argument("csv", type=Path, help="file to read")
     options = parser.parse_args(arguments)
     try:
         if options.command == "write":
