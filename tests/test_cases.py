@@ -15,6 +15,7 @@ from jaxreid.data.dataset import Dataset, QueryGallery, open_dataset, pair_split
 from jaxreid.data.split import Labels, Split, TrackletTable, join, open_split
 from jaxreid.evaluate import Evaluator
 from jaxreid.methods.method import Evaluation
+from jaxreid.parallel import make_mesh
 from jaxreid.retrieval.protocols import resolve
 
 
@@ -137,7 +138,7 @@ def test_a_data_set_of_several_cases_is_opened_and_scored(data_dir):
     assert {s.name for s in dataset.splits} == set(XFD) == set(dataset.fingerprint()["tracklets"])
     assert set(dataset.query.table.platform.tolist()) == {schema.PLATFORMS.index("uav")}
     method = types.SimpleNamespace(evaluation=lambda: Evaluation("recombine", 4, stride=2), embed=None)
-    run = types.SimpleNamespace(dataset=dataset, method=method, extractor=lambda *_: None)
+    run = types.SimpleNamespace(dataset=dataset, method=method, mesh=make_mesh(devices=1), extractor=lambda *_: None)
     evaluator = Evaluator(run)
     rng = np.random.default_rng(0)
     features = {s.name: rng.normal(size=(len(s), 5)).astype(np.float32) for s in dataset.test_splits}
@@ -158,7 +159,8 @@ def test_features_of_a_whole_test_set_are_those_of_its_splits():
     query, gallery = split("query", [1, 2], camera=0), split("gallery", [1, 2, 3], camera=1)
     dataset = Dataset("d", None, query, (QueryGallery("", query, gallery),), ("mars_full",), np.arange(2))
     method = types.SimpleNamespace(evaluation=lambda: Evaluation("packed", 4), embed=None)
-    evaluator = Evaluator(types.SimpleNamespace(dataset=dataset, method=method, extractor=lambda *_: None))
+    run = types.SimpleNamespace(dataset=dataset, method=method, mesh=make_mesh(devices=1), extractor=lambda *_: None)
+    evaluator = Evaluator(run)
     found = {"query": np.eye(5)[:2], "gallery": np.eye(5)[[0, 1, 4]]}
     whole = evaluator.with_joined({name: {"feature": rows} for name, rows in found.items()})
     [(record, scores)] = evaluator._score({name: arrays["feature"] for name, arrays in whole.items()}, "last")
