@@ -13,6 +13,17 @@ jax.config.update("jax_compilation_cache_dir", os.environ.get("JAX_COMPILATION_C
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
+def pytest_addoption(parser):
+    parser.addoption("--extended", action="store_true", help="also run tests marked extended")
+
+
+def pytest_collection_modifyitems(config, items):
+    if not config.getoption("--extended"):
+        left_out = [item for item in items if item.get_closest_marker("extended")]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
+
+
 @pytest.fixture(scope="session")
 def data_dir(tmp_path_factory):
     """Where data sets are built in this session."""

@@ -50,8 +50,15 @@ def trained(tmp_path_factory, data_dir, tiny):
     return train_once
 
 
-@pytest.mark.parametrize("fsdp", [1, 8, 4])
-@pytest.mark.parametrize("method", METHODS)
+def more(method, fsdp):
+    """A case that only an extended run of the tests looks at."""
+    return pytest.param(method, fsdp, marks=pytest.mark.extended)
+
+
+@pytest.mark.parametrize(
+    ("method", "fsdp"),
+    [("hitpro", 4), ("baseline", 4), *(more(method, fsdp) for fsdp in (1, 8) for method in METHODS)],
+)
 def test_devices_do_not_change_the_result(method, fsdp, trained):
     one = trained(method, 1, 1)
     many = trained(method, 8, fsdp)
@@ -101,8 +108,9 @@ def gathered(text):
                 yield tuple(int(n) for n in shape.split(",") if n), name[1] if name else ""
 
 
-@pytest.mark.parametrize("fsdp", [8, 4])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    ("method", "fsdp"), [("hitpro", 8), more("hitpro", 4), more("baseline", 8), more("baseline", 4)]
+)
 def test_a_step_gathers_one_parameter_at_a_time(method, fsdp, tmp_path, data_dir, tiny):
     config = make_config(method, **{"mesh.devices": 8, "mesh.fsdp": fsdp})
     if method == "hitpro":  # a scope in which no slot is compared with every other

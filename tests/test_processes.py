@@ -52,7 +52,7 @@ def finish(processes, workdir):
     return output
 
 
-@pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.extended)])
 def test_processes_give_the_results_of_one(count, tmp_path, data_dir, tiny):
     """One of the processes dies in the second epoch, the others end, and the same lines again finish the run."""
     alone, together = tmp_path / "alone", tmp_path / "together"
