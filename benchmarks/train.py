@@ -78,7 +78,7 @@ def run_jaxreid(args, tower):
     config = types.SimpleNamespace(
         backbone=types.SimpleNamespace(name=tower, checkpoint="", remat=args.remat),
         precision=args.precision,
-        batch=types.SimpleNamespace(identities=args.identities, clips=args.clips, frames=args.frames),
+        batch=types.SimpleNamespace(identities=args.identities, clips=args.clips, frames=args.frames, piece=0),
         optimiser=types.SimpleNamespace(
             kind="adamw", tower_rate=RATE, head_rate=RATE, weight_decay=DECAY, clip_norm=0.0
         ),
