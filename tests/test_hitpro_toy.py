@@ -22,7 +22,7 @@ def rank1(variant, seeds):
         ("l1", 5, "l1_l2", (10, 11, 12)),
         ("l1_l2", 5, "full", (10, 11, 12)),
         ("full_fixed_0.8", 15, "full", (10, 11, 12)),
-        ("fragmented_no_look_alikes", 20, "fragmented", (10, 11, 12)),
+        pytest.param("fragmented_no_look_alikes", 20, "fragmented", (10, 11, 12), marks=pytest.mark.extended),
     ],
 )
 def test_orderings_of_the_specification(worse, margin, better, seeds):

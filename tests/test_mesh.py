@@ -57,7 +57,7 @@ def more(method, fsdp):
 
 @pytest.mark.parametrize(
     ("method", "fsdp"),
-    [("hitpro", 4), ("baseline", 4), *(more(method, fsdp) for fsdp in (1, 8) for method in METHODS)],
+    [("hitpro", 4), more("baseline", 4), *(more(method, fsdp) for fsdp in (1, 8) for method in METHODS)],
 )
 def test_devices_do_not_change_the_result(method, fsdp, trained):
     one = trained(method, 1, 1)
