@@ -2,29 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
-from jaxreid.data import skeletons
-from jaxreid.data.listed import DEFAULT_MAX_EXCLUDED
+from jaxreid.data.skeletons import Configurations
 
 VERSION = "1.0.0"
 
-
-def locate(
-    config: str | None,
-    source: Path | None,
-    clip_frames: int | None = None,
-    strict_counts: bool | None = None,
-    max_excluded: float = DEFAULT_MAX_EXCLUDED,
-) -> tuple[str, str]:
-    """Configuration directory and version; a set that is there is found without its source.
-
-    `max_excluded` decides whether a build succeeds, not what it holds.
-    """
-    return settings(config, clip_frames, strict_counts)["name"], VERSION
-
-
-def settings(config: str | None, clip_frames: int | None = None, strict_counts: bool | None = None) -> dict[str, Any]:
-    """`name`, `clip_frames` and `strict_counts` of a configuration; see `jaxreid.data.skeletons.settings`."""
-    return skeletons.settings("biwi", config, clip_frames, strict_counts)
+CONFIGURATIONS = Configurations("biwi", VERSION)
+locate, settings = CONFIGURATIONS.locate, CONFIGURATIONS.settings

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -114,7 +113,7 @@ def _read_tracklets(
         warnings.append(f"{len(empty)} rows are empty and are left out, e.g. {empty[0]}")
     if covered != len(names):
         warnings.append(f"{table} covers {covered} frames, {names_path} has {len(names)}")
-    return _told_apart(tracklets, table, errors)
+    return listed.told_apart(tracklets, table, errors)
 
 
 def _problem(names: list[str], pid: int, outfit: int, camera: int) -> str | None:
@@ -142,21 +141,6 @@ def _tracklet(directory: str, names: list[str], pid: int, outfit: int, camera: i
         frames=tuple(f"{directory}/{name[:4]}/{name}" for name in names),
         features={"outfit": f"O{outfit:03d}", "location": LOCATIONS.get(camera, -1)},
     )
-
-
-def _told_apart(tracklets: list[Tracklet | None], table: Path, errors: list[str]) -> list[Tracklet | None]:
-    """Rows that share a tracklet number get the first frame's number, too."""
-    shared = set(listed.repeated(tracklet for tracklet in tracklets if tracklet))
-    tracklets = [
-        dataclasses.replace(tracklet, tracklet_id=Path(tracklet.frames[0]).stem)
-        if tracklet and tracklet.tracklet_id in shared
-        else tracklet
-        for tracklet in tracklets
-    ]
-    again = listed.repeated(tracklet for tracklet in tracklets if tracklet)
-    if again:
-        errors.append(f"{table}: {len(again)} tracklets are in several rows, e.g. {again[0]}")
-    return tracklets
 
 
 def _read_queries(path: Path, rows: int, errors: list[str]) -> list[int]:

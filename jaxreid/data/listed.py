@@ -204,6 +204,22 @@ def repeated(tracklets: Iterable[Tracklet]) -> list[str]:
     return [name for name, count in Counter(tracklet.tracklet_id for tracklet in tracklets).items() if count > 1]
 
 
+def told_apart(tracklets: list[Tracklet | None], table: Path, errors: list[str]) -> list[Tracklet | None]:
+    """The rows of a table, those that share a tracklet's number named after their first frames; what is still there
+    twice is an error. None stands for a row that could not be read."""
+    shared = set(repeated(tracklet for tracklet in tracklets if tracklet))
+    tracklets = [
+        dataclasses.replace(tracklet, tracklet_id=Path(tracklet.frames[0]).stem)
+        if tracklet and tracklet.tracklet_id in shared
+        else tracklet
+        for tracklet in tracklets
+    ]
+    again = repeated(tracklet for tracklet in tracklets if tracklet)
+    if again:
+        errors.append(f"{table}: {len(again)} tracklets are in several rows, e.g. {again[0]}")
+    return tracklets
+
+
 def differences(published: Mapping[str, Mapping[str, Any]], splits: Mapping[str, Sequence[Tracklet]]) -> list[str]:
     """Where tracklets are not as many as published: a line per split and figure.
 

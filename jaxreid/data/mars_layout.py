@@ -84,18 +84,7 @@ def _read_tracklets(
     gaps = np.flatnonzero(np.append(begin, len(names) + 1) != np.append(0, end) + 1)
     if len(gaps):
         differences.append(f"{table}: its rows do not tile {names_path}, first at row {gaps[0] + 1}")
-    # A tracklet's number should name one row; if rows share it, their first frames tell them apart.
-    shared = set(listed.repeated(tracklet for tracklet in tracklets if tracklet))
-    tracklets = [
-        dataclasses.replace(tracklet, tracklet_id=Path(tracklet.frames[0]).stem)
-        if tracklet and tracklet.tracklet_id in shared
-        else tracklet
-        for tracklet in tracklets
-    ]
-    again = listed.repeated(tracklet for tracklet in tracklets if tracklet)
-    if again:
-        errors.append(f"{table}: {len(again)} tracklets are in several rows, e.g. {again[0]}")
-    return tracklets
+    return listed.told_apart(tracklets, table, errors)
 
 
 def _tracklet(part: str, row: list[int], names: list[str], names_path: Path) -> Tracklet | str:

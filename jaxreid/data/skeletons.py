@@ -18,7 +18,7 @@ import numpy as np
 
 from jaxreid.data import listed
 from jaxreid.data.build import DataSetError, progress
-from jaxreid.data.listed import UNCHECKED, ExcludedFrames, Listing, Tracklet, choose
+from jaxreid.data.listed import DEFAULT_MAX_EXCLUDED, UNCHECKED, ExcludedFrames, Listing, Tracklet, choose
 
 CLIP_FRAMES = 6  # of all published results
 WHOLE = "sequences"  # the configuration whose records are not cut into clips
@@ -83,6 +83,34 @@ def clip_starts(length: int, frames: int, training: bool) -> Iterator[tuple[int,
     for offset in range(frames if training else 1):
         for start in range(offset, length - frames + 1, max(frames // 2, 1) if training else frames):
             yield offset, start
+
+
+@dataclasses.dataclass(frozen=True)
+class Configurations:
+    """The configurations of a skeleton set whose splits are not drawn: what its builder's package offers."""
+
+    dataset: str
+    version: str
+
+    def settings(
+        self, config: str | None, clip_frames: int | None = None, strict_counts: bool | None = None
+    ) -> dict[str, Any]:
+        """`name`, `clip_frames` and `strict_counts` of a configuration; see the function `settings`."""
+        return settings(self.dataset, config, clip_frames, strict_counts)
+
+    def locate(
+        self,
+        config: str | None,
+        source: Path | None,
+        clip_frames: int | None = None,
+        strict_counts: bool | None = None,
+        max_excluded: float = DEFAULT_MAX_EXCLUDED,
+    ) -> tuple[str, str]:
+        """Configuration directory and version; a set that is there is found without its source.
+
+        `max_excluded` decides whether a build succeeds, not what it holds.
+        """
+        return self.settings(config, clip_frames, strict_counts)["name"], self.version
 
 
 def settings(
