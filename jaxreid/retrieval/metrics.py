@@ -22,10 +22,13 @@ from jax.sharding import PartitionSpec as P
 from jaxreid.retrieval import distances as distances_lib
 from jaxreid.retrieval import protocols
 from jaxreid.retrieval.distances import Array, Distance
+from jaxreid.retrieval.neighbours import top_k
 from jaxreid.retrieval.protocols import Protocol, Rows
 
 RANKS = (1, 5, 10, 20)
 LARGEST = float(np.finfo(np.float32).max)
+CACHED = 1 << 19  # distances that are ranked at a time on a CPU
+TOGETHER = 8  # matches that are counted for at a time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -288,32 +291,57 @@ def match_positions(
       precision when everything at the match's distance is retrieved with it, 0 past the last match; `undefined`
       bool[B], queries with NaN distances, whose other values mean nothing.
     """
-    # Infinity is kept free for what is not a match, and top_k would tell -0 from 0.
-    clipped = jnp.clip(jnp.asarray(distances, jnp.float32), -LARGEST, LARGEST)
-    clipped = jnp.where(clipped == 0, 0.0, clipped)
-    # top_k puts the lower index first among equals, as a stable sort does.
-    negated, index = jax.lax.top_k(-jnp.where(positive, clipped, jnp.inf), capacity)
-    exists = jnp.isfinite(negated)
+    rows, gallery = distances.shape
+    # As many rows at a time as a CPU's cache holds: everything below reads them many times.
+    some = rows
+    if jax.default_backend() == "cpu":
+        some = next(n for n in range(min(max(CACHED // gallery, 1), rows), 0, -1) if rows % n == 0)
 
-    def count(number: Array, found: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        distance, column = -negated[:, number, None], index[:, number, None]
-        nearer, level = clipped < distance, clipped == distance
-        ahead = nearer | level & (jnp.arange(clipped.shape[1]) < column)
-        if ties == "pessimistic":
-            ahead |= level & ~positive
-        value = {"position": 1 + jnp.sum(ahead & ~junk, axis=1)}
+    def of_rows(part: tuple[jax.Array, ...]) -> dict[str, jax.Array]:
+        distances, positive, junk = part
+        # Infinity is kept free for what is not ranked or not a match.
+        clipped = jnp.clip(distances.astype(jnp.float32), -LARGEST, LARGEST)
+        negated, index = top_k(-jnp.where(positive, clipped, jnp.inf), capacity)  # the lower index first among equals
+        exists, value = jnp.isfinite(negated), -negated
+        ranked, column = jnp.where(junk, jnp.inf, clipped), jnp.arange(gallery)
+
+        def ahead(value: Array, index: Array) -> jax.Array:
+            first = column < index
+            return (ranked < value) | (ranked == value) & (first | ~positive if ties == "pessimistic" else first)
+
+        most = exists.sum(axis=1).max()
+        found = {"position": jnp.where(exists, 1 + _count(ahead, value, index, most), 0)}
         if tied:
-            reached = nearer | level
-            hits = jnp.sum(reached & positive, axis=1)
-            value["tied_precision"] = hits / jnp.maximum(jnp.sum(reached & ~junk, axis=1), 1)
-        return {name: found[name].at[:, number].set(jnp.where(exists[:, number], value[name], 0)) for name in found}
+            hits = jnp.sum(value[:, None, :] <= value[:, :, None], axis=2, where=exists[:, None, :])
+            retrieved = _count(lambda value, _: ranked <= value, value, index, most)
+            found["tied_precision"] = jnp.where(exists, hits / jnp.maximum(retrieved, 1), 0.0)
+        undefined = jnp.sum(jnp.where(jnp.isnan(distances), 1.0, 0.0), axis=1) > 0
+        return found | {"undefined": undefined}
 
-    # One match of all queries at a time: B x G comparisons, as often as a query of the block has matches.
-    start = {"position": jnp.zeros(exists.shape, jnp.int32)}
-    if tied:
-        start["tied_precision"] = jnp.zeros(exists.shape, jnp.float32)
-    found = jax.lax.fori_loop(0, exists.sum(axis=1).max(), count, start)
-    return found | {"undefined": jnp.isnan(distances).any(axis=1)}
+    parts = [jnp.asarray(x).reshape(-1, some, gallery) for x in (distances, positive, junk)]
+    return jax.tree.map(lambda x: x.reshape(rows, *x.shape[2:]), jax.lax.map(of_rows, tuple(parts)))
+
+
+def _count(counted: Callable[[Array, Array], jax.Array], value: Array, index: Array, most: Array) -> jax.Array:
+    """For how many gallery rows `counted` is true, for every match of some queries: i32[R, P].
+
+    Args:
+      counted: (distance f32[R, 1], column i32[R, 1]) of one match of each query → bool[R, G].
+      value: f32[R, P] and index: i32[R, P], of all matches.
+      most: i32[], the matches of a query that are looked at; the figures of others mean nothing.
+    """
+    fill = (0, 0), (0, -value.shape[1] % TOGETHER)
+    value, index = jnp.pad(value, fill), jnp.pad(index, fill)
+
+    def of_matches(number: Array, found: jax.Array) -> jax.Array:
+        # Several sums in one pass: each addition waits for the one before it of its own sum only.
+        places = [number * TOGETHER + place for place in range(TOGETHER)]
+        true = tuple(counted(value[:, at, None], index[:, at, None]).astype(jnp.int32) for at in places)
+        sums = jax.lax.reduce(true, (np.int32(0),) * TOGETHER, lambda a, b: tuple(map(jnp.add, a, b)), (1,))
+        return jax.lax.dynamic_update_slice(found, jnp.stack(sums, axis=1), (0, number * TOGETHER))
+
+    found = jax.lax.fori_loop(0, -(-most // TOGETHER), of_matches, jnp.zeros(value.shape, jnp.int32))
+    return found[:, : value.shape[1] - fill[1][1]]
 
 
 def average_precision(positions: np.ndarray, rule: str = "standard", tied: np.ndarray | None = None) -> np.ndarray:
