@@ -19,6 +19,7 @@ from jaxreid.retrieval.neighbours import map_rows, nearest_neighbours, top_k
 
 Array = Any
 NOISE = -1
+FEW = 32
 
 
 class SparseGraph(NamedTuple):
@@ -47,11 +48,19 @@ def jaccard_graph(
 
     def of_block(numbers: jax.Array) -> tuple[jax.Array, jax.Array]:
         distance = k_reciprocal.jaccard_distance(k_reciprocal.shared_weight(encoding, lists, numbers))
-        negative, index = top_k(-distance, capacity)
-        near = negative >= -eps
-        return jnp.where(near, index, -1).astype(jnp.int32), jnp.sum(distance <= eps, 1, dtype=jnp.int32)
+        count = jnp.sum(distance <= eps, axis=1, dtype=jnp.int32)
 
-    neighbours, count = map_rows(of_block, rows, min(k_reciprocal.ROWS, rows))
+        def nearest(k: int) -> jax.Array:
+            negative, index = top_k(-distance, k)
+            index = jnp.where(negative >= -eps, index, -1).astype(jnp.int32)
+            return jnp.pad(index, ((0, 0), (0, capacity - k)), constant_values=-1)
+
+        # Short lists take a fraction of the time, and most blocks have no others.
+        few = min(FEW, capacity)
+        index = jax.lax.cond(count.max() <= few, functools.partial(nearest, few), functools.partial(nearest, capacity))
+        return index, count
+
+    neighbours, count = map_rows(of_block, rows, k_reciprocal.block_rows(rows, rows))
     return SparseGraph(neighbours, count, encoding.lost.max())
 
 

@@ -13,13 +13,15 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxreid.retrieval.neighbours import map_rows
 
 Array = Any
 
-ROWS = 256  # of a block, in every step here
-CHUNK = 1 << 18  # pairs of entries that are added up at a time on a CPU; accelerators take 16 times as many
+CACHED = 1 << 19  # numbers that a block of rows works on, on a CPU; accelerators take 32 times as many
+SEGMENT = 16  # entries of an inverted list that are taken together
+CHUNK = 1 << 13  # segments that are added up at a time on a CPU; accelerators take 32 times as many
 
 
 class SparseRows(NamedTuple):
@@ -33,6 +35,15 @@ class SparseRows(NamedTuple):
     lost: jax.Array
 
 
+def block_rows(rows: int, numbers: int) -> int:
+    """How many of the rows to take at a time where each needs so many numbers of room."""
+    return int(np.clip(_at_a_time(CACHED) // numbers, 1, rows))
+
+
+def _at_a_time(count: int) -> int:
+    return count if jax.default_backend() == "cpu" else 32 * count
+
+
 def mutual(index: Array, k: int) -> jax.Array:
     """bool[N, k]: of the k nearest of each row, those that have the row among their own k nearest."""
     nearest = index[:, :k]
@@ -41,16 +52,28 @@ def mutual(index: Array, k: int) -> jax.Array:
         theirs = nearest[nearest[rows]]  # [block, k, k]
         return jnp.any(theirs == rows[:, None, None], axis=-1)
 
-    return map_rows(of_block, index.shape[0], min(ROWS, index.shape[0]))
+    return map_rows(of_block, index.shape[0], block_rows(index.shape[0], k * k))
+
+
+def _order(column: jax.Array, rows: int) -> tuple[jax.Array, jax.Array]:
+    """Columns [..., E], 0 to `rows`, in ascending order and where each was: (sorted, place), both i32[..., E]."""
+    entries = column.shape[-1]
+    bits = (entries - 1).bit_length()
+    place = jnp.broadcast_to(jnp.arange(entries, dtype=jnp.int32), column.shape)
+    if (rows + 1) << bits > 1 << 32:
+        return jax.lax.sort((column, place), num_keys=1)
+    # A key of both is sorted several times as fast on a CPU as a column that takes its place along.
+    key = jax.lax.sort(column.astype(jnp.uint32) << bits | place.astype(jnp.uint32))
+    return (key >> bits).astype(jnp.int32), (key & ((1 << bits) - 1)).astype(jnp.int32)
 
 
 def _compress(column: jax.Array, value: jax.Array, width: int, rows: int) -> SparseRows:
     """Entries [B, E] in any order → sorted by column, those of one column added up, the first `width` kept."""
-    column, value = jax.lax.sort((column, value), dimension=1, num_keys=1)
+    column, place = _order(column, rows)
+    value = jnp.take_along_axis(value, place, axis=1)
     first = jnp.concatenate([jnp.ones_like(column[:, :1], bool), column[:, 1:] != column[:, :-1]], axis=1)
-    place = jnp.cumsum(first, axis=1) - 1
     exists = column < rows
-    target = jnp.where(exists, place, width)  # beyond the width: dropped
+    target = jnp.where(exists, jnp.cumsum(first, axis=1) - 1, width)  # beyond the width: dropped
 
     def spread(column: jax.Array, value: jax.Array, target: jax.Array) -> tuple[jax.Array, jax.Array]:
         columns = jnp.full(width, rows, jnp.int32).at[target].set(column, mode="drop")
@@ -81,7 +104,7 @@ def expanded_sets(index: Array, k: int, k_half: int, width: int) -> SparseRows:
         found = _compress(column, jnp.ones(column.shape, jnp.float32), width, rows)
         return found._replace(value=jnp.where(found.column < rows, 1.0, 0.0))
 
-    return map_rows(of_block, rows, min(ROWS, rows))
+    return map_rows(of_block, rows, block_rows(rows, k * k_half))
 
 
 def weights(sets: SparseRows, features: Array, unit: Array | None = None) -> SparseRows:
@@ -100,7 +123,7 @@ def weights(sets: SparseRows, features: Array, unit: Array | None = None) -> Spa
         distance = (square[numbers][:, None] + square[safe] - 2.0 * product) / scale[numbers][:, None]
         return jax.nn.softmax(jnp.where(column < rows, -distance, -jnp.inf), axis=-1)
 
-    return sets._replace(value=map_rows(of_block, rows, min(ROWS, rows)))
+    return sets._replace(value=map_rows(of_block, rows, block_rows(rows, sets.column.shape[1] * features.shape[1])))
 
 
 def query_expansion(encoding: SparseRows, index: Array, k2: int, width: int) -> SparseRows:
@@ -114,7 +137,7 @@ def query_expansion(encoding: SparseRows, index: Array, k2: int, width: int) -> 
         found = _compress(column, value, width, rows)
         return found._replace(lost=found.lost + encoding.lost[nearest].sum(1))
 
-    return map_rows(of_block, rows, min(ROWS, rows))
+    return map_rows(of_block, rows, block_rows(rows, k2 * encoding.column.shape[1]))
 
 
 @functools.partial(jax.jit, static_argnames=("k", "k_half", "k2", "width", "expanded_width"))
@@ -142,54 +165,83 @@ def encode(
 
 
 class InvertedLists(NamedTuple):
-    """Entries of sparse rows in the order of their columns: `row` i32[E], `value` f32[E]; column g has those from
-    `start[g]` on, `length[g]` of them."""
+    """Entries of sparse rows by column, in segments of equal length: `row` i32[T, SEGMENT], `value` f32[T, SEGMENT],
+    ascending rows, value 0 where a segment is not full, the last segment empty. Column g has `segments[g]` of them
+    from `start[g]` on, i32[N] each."""
 
     row: jax.Array
     value: jax.Array
     start: jax.Array
-    length: jax.Array
+    segments: jax.Array
 
 
 @jax.jit
 def inverted_lists(encoding: SparseRows) -> InvertedLists:
     rows, width = encoding.column.shape
-    row = jnp.broadcast_to(jnp.arange(rows, dtype=jnp.int32)[:, None], (rows, width)).reshape(-1)
-    column, row, value = jax.lax.sort((encoding.column.reshape(-1), row, encoding.value.reshape(-1)), num_keys=1)
-    start = jnp.searchsorted(column, jnp.arange(rows + 1, dtype=jnp.int32)).astype(jnp.int32)
-    return InvertedLists(row, value, start[:-1], start[1:] - start[:-1])
+    length = jnp.zeros(rows + 1, jnp.int32).at[encoding.column].add(1)[:rows]
+    segments = -(-length // SEGMENT)
+    start = jnp.cumsum(segments) - segments
+    room = (rows * width // SEGMENT + rows + 1) * SEGMENT  # every list may end with a segment that is not full
+    block = block_rows(rows, 4 * width)
+
+    def add_block(number: Array, state: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+        free, row, value = state  # free: the next place in each column's list, i32[N + 1]
+        numbers = number * block + jnp.arange(block, dtype=jnp.int32)
+        within = jnp.minimum(numbers, rows - 1)
+        column = jnp.where((numbers < rows)[:, None], encoding.column[within], rows)
+        column, place = _order(column.reshape(-1), rows)
+        position = jnp.arange(block * width, dtype=jnp.int32)
+        first = jnp.concatenate([jnp.ones(1, bool), column[1:] != column[:-1]])
+        begin = jnp.zeros(rows + 1, jnp.int32).at[jnp.where(first, column, rows + 1)].set(position, mode="drop")
+        target = jnp.where(column < rows, free[column] + position - begin[column], room)
+        return (
+            free.at[column].add(1),
+            row.at[target].set(number * block + place // width, mode="drop"),
+            value.at[target].set(encoding.value[within].reshape(-1)[place], mode="drop"),
+        )
+
+    empty = jnp.append(start, 0) * SEGMENT, jnp.zeros(room, jnp.int32), jnp.zeros(room, jnp.float32)
+    _, row, value = jax.lax.fori_loop(0, -(-rows // block), add_block, empty)
+    return InvertedLists(row.reshape(-1, SEGMENT), value.reshape(-1, SEGMENT), start, segments)
 
 
-def shared_weight(encoding: SparseRows, lists: InvertedLists, numbers: Array, chunk: int | None = None) -> jax.Array:
+def shared_weight(encoding: SparseRows, lists: InvertedLists, numbers: Array, chunk: int = 0) -> jax.Array:
     """Σ_g min(V_ig, V_jg) of the rows i = `numbers` i32[B] with all rows j: f32[B, N].
 
-    The pairs of entries that meet in a column are counted off one after the other and taken `chunk` at a time, as
-    many times as there are pairs: how many there are is data, not a shape.
+    The segments of the lists that meet an entry of the rows are counted off one after the other and taken `chunk` at
+    a time, as many times as there are segments: how many there are is data, not a shape.
     """
     rows, width = encoding.column.shape
-    chunk = chunk or (CHUNK if jax.default_backend() == "cpu" else 16 * CHUNK)
-    column, value = encoding.column[numbers].reshape(-1), encoding.value[numbers].reshape(-1)
-    safe = jnp.minimum(column, rows - 1)
-    length = jnp.where(column < rows, lists.length[safe], 0)
-    end = jnp.cumsum(length)
-    start, entries = end - length, jnp.arange(len(column), dtype=jnp.int32)
-    to_place = lists.start[safe] - start  # from the number of a pair to its place in the lists
+    chunk = chunk or _at_a_time(CHUNK)
+    empty = len(lists.row) - 1
 
-    def add(state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        begin, total = state
-        # Pair p belongs to the last entry that starts at or before it; the first one may have started earlier.
-        inside = (start >= begin) & (start < begin + chunk)
-        mark = jnp.zeros(chunk, jnp.int32).at[jnp.where(inside, start - begin, chunk)].max(entries, mode="drop")
-        first = jnp.searchsorted(end, begin, side="right").astype(jnp.int32)
-        entry = jax.lax.cummax(mark.at[0].max(first))
-        pair = begin + jnp.arange(chunk, dtype=jnp.int32)
-        place = jnp.minimum(to_place[entry] + pair, len(lists.row) - 1)
-        shared = jnp.where(pair < end[-1], jnp.minimum(value[entry], lists.value[place]), 0.0)
-        return begin + chunk, total.at[(entry // width) * rows + lists.row[place]].add(shared)
+    def of_block(places: jax.Array) -> jax.Array:
+        some = numbers[places]
+        column, value = encoding.column[some].reshape(-1), encoding.value[some].reshape(-1)
+        safe = jnp.minimum(column, rows - 1)
+        segments = jnp.where(column < rows, lists.segments[safe], 0)
+        end = jnp.cumsum(segments)
+        start, entries = end - segments, jnp.arange(len(column), dtype=jnp.int32)
+        to_segment = lists.start[safe] - start  # from a segment's number here to its place in the lists
 
-    total = jnp.zeros(len(numbers) * rows, jnp.float32)
-    _, total = jax.lax.while_loop(lambda state: state[0] < end[-1], add, (jnp.int32(0), total))
-    return total.reshape(len(numbers), rows)
+        def add(state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+            begin, total = state
+            # A segment belongs to the last entry that starts at or before it; the first one may have started earlier.
+            inside = (start >= begin) & (start < begin + chunk)
+            mark = jnp.zeros(chunk, jnp.int32).at[jnp.where(inside, start - begin, chunk)].max(entries, mode="drop")
+            first = jnp.searchsorted(end, begin, side="right").astype(jnp.int32)
+            entry = jax.lax.cummax(mark.at[0].max(first))
+            number = begin + jnp.arange(chunk, dtype=jnp.int32)
+            segment = jnp.where(number < end[-1], to_segment[entry] + number, empty)
+            shared = jnp.minimum(value[entry][:, None], lists.value[segment])
+            target = (entry // width * rows)[:, None] + lists.row[segment]
+            return begin + chunk, total.at[target].add(shared, mode="promise_in_bounds")
+
+        total = jnp.zeros(len(some) * rows, jnp.float32)
+        _, total = jax.lax.while_loop(lambda state: state[0] < end[-1], add, (jnp.int32(0), total))
+        return total.reshape(len(some), rows)
+
+    return map_rows(of_block, len(numbers), block_rows(len(numbers), rows))
 
 
 def jaccard_distance(shared: Array) -> jax.Array:

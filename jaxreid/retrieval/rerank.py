@@ -186,4 +186,4 @@ def _expand(query: jax.Array, gallery: jax.Array, k: int, alpha: float, same: bo
         mean = jnp.einsum("bk,bkd->bd", weight, gallery[index], precision=jax.lax.Precision.HIGHEST)
         return l2_normalise(query[rows] + mean)
 
-    return map_rows(of_block, query.shape[0], min(k_reciprocal.ROWS, query.shape[0]))
+    return map_rows(of_block, query.shape[0], k_reciprocal.block_rows(query.shape[0], k * gallery.shape[1]))
