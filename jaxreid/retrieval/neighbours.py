@@ -50,11 +50,12 @@ def block_of(rows: int, columns: int) -> int:
 
 
 def map_rows(function: Any, rows: int, block: int) -> Any:
-    """`function(row numbers i32[block])` over all rows, as one traced loop; leaves [block, …] become [rows, …].
+    """`function(row numbers i32[n])` over all rows, as one traced loop; leaves [n, …] become [rows, …].
 
-    The last block repeats the last row where it is not full.
+    Blocks have one size, `block` rows or a little less; the last one repeats the last row where it is not full.
     """
     count = -(-rows // block)
+    block = -(-rows // count)
     numbers = jnp.minimum(jnp.arange(count * block, dtype=jnp.int32), rows - 1).reshape(count, block)
     found = jax.lax.map(function, numbers)
     return jax.tree.map(lambda leaf: leaf.reshape(count * block, *leaf.shape[2:])[:rows], found)

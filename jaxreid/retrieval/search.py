@@ -33,7 +33,7 @@ Array = Any
 
 MANIFEST, INDEX, FORMAT = "gallery.json", "index.faiss", 1
 PICTURE = "picture"  # key of a row's place in the file of pictures
-CHUNK_BYTES = 1 << 26  # of gallery rows on each CPU device at a time; accelerators take 16 times as many
+CHUNK_BYTES = 1 << 25  # of gallery rows on each CPU device at a time; accelerators take 16 times as many
 
 
 class Found(NamedTuple):
