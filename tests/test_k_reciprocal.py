@@ -25,7 +25,7 @@ def dense(encoding):
     return weights[:, :rows]
 
 
-def shared(encoding, numbers, chunk=None):
+def shared(encoding, numbers, chunk=0):
     lists = k_reciprocal.inverted_lists(encoding)
     return jax.jit(functools.partial(k_reciprocal.shared_weight, chunk=chunk))(encoding, lists, jnp.asarray(numbers))
 
@@ -78,14 +78,43 @@ def test_invariants():
     assert apart.any() and np.all(found[apart] == 1)
 
 
-@pytest.mark.parametrize("chunk", [64, 1000, 100_000])
-def test_pairs_may_be_added_up_in_chunks_of_any_size(chunk):
+@pytest.mark.parametrize("chunk", [7, 64, 100_000])
+def test_segments_may_be_added_up_in_chunks_of_any_size(chunk):
     features, _ = reference.people(np.random.default_rng(2), 200)
     encoding = encode(features, 20, 6)
     weights = dense(encoding)
     numbers = np.array([0, 199, 3, 3])
     expected = np.minimum(weights[numbers, None], weights[None]).sum(axis=2)
     np.testing.assert_allclose(shared(encoding, numbers, chunk), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("rows", [50, 2**31 - 100])
+def test_order_of_columns(rows):
+    """One key of column and place where it has room, and the sort of pairs where there are too many rows for it."""
+    column = np.random.default_rng(0).integers(0, 51, (3, 70))
+    ordered, place = k_reciprocal._order(jnp.asarray(column, jnp.int32), rows)
+    expected = np.argsort(column, axis=1, kind="stable")
+    np.testing.assert_array_equal(place, expected)
+    np.testing.assert_array_equal(ordered, np.take_along_axis(column, expected, axis=1))
+
+
+@pytest.mark.parametrize("cached", [1, 300, 1 << 19])
+def test_blocks_of_any_size_give_the_same(cached, monkeypatch):
+    monkeypatch.setattr(k_reciprocal, "CACHED", cached)
+    features, _ = reference.people(np.random.default_rng(5), 60)
+    unit = jnp.asarray(reference.unit_rows(features), jnp.float32)
+    index = nearest_neighbours(unit, unit, 8).index
+    encoding = k_reciprocal.encode.__wrapped__(unit, index, 8, 5, 3, 32, 96)
+    lists = k_reciprocal.inverted_lists.__wrapped__(encoding)
+    weights, distance = reference.clustering_distance(features, 8, 3)
+    np.testing.assert_allclose(dense(encoding), weights, atol=1e-6)
+    found = k_reciprocal.jaccard_distance(k_reciprocal.shared_weight(encoding, lists, jnp.arange(60)))
+    np.testing.assert_allclose(found, distance, atol=2e-6)
+    # Every entry stands once in the list of its column, in the order of the rows.
+    for column in range(60):
+        held = slice(int(lists.start[column]), int(lists.start[column] + lists.segments[column]))
+        row, value = np.asarray(lists.row[held]).ravel(), np.asarray(lists.value[held]).ravel()
+        np.testing.assert_array_equal(row[value > 0], np.flatnonzero(dense(encoding)[:, column]))
 
 
 def test_mutual_neighbours():

@@ -312,7 +312,7 @@ def test_equals_brute_force(key, levels, ties):
 
 
 def test_a_common_larger_case_equals_brute_force():
-    """Enough matches per query for several steps of the binary search, distances with and without ties."""
+    """More matches per query than are counted in one pass, distances with and without ties."""
     rng = np.random.default_rng(3)
     query = Rows(rng.integers(0, 3, 9), rng.integers(0, 4, 9))
     gallery = Rows(rng.integers(0, 4, 700), rng.integers(0, 4, 700))
@@ -320,6 +320,26 @@ def test_a_common_larger_case_equals_brute_force():
     scores = retrieval.score_distances(distances, query, gallery, "market")
     mAP, mINP, _, _ = brute_force(distances, query, gallery, "market", ())
     assert (scores.mAP, scores.mINP) == pytest.approx((mAP, mINP), abs=1e-6)
+
+
+@pytest.mark.parametrize("cached", [1, 61 * 5, 1 << 20])
+def test_positions_in_parts_of_a_block(cached, monkeypatch):
+    """However few rows are ranked at a time, positions and precisions at ties are those of a sort."""
+    monkeypatch.setattr(metrics, "CACHED", cached)
+    distances, query, gallery = random_case(11, queries=30, levels=9)
+    positive, junk = PROTOCOLS["market"].masks(
+        query.columns(("identity", "camera")), gallery.columns(("identity", "camera"))
+    )
+    found = metrics.match_positions.__wrapped__(distances, positive, junk, capacity=19)
+    for row in range(30):
+        kept = np.flatnonzero(~junk[row])
+        order = kept[np.argsort(distances[row, kept], kind="stable")]
+        hits = np.flatnonzero(positive[row, order])
+        value, retrieved = distances[row, order[hits], None], distances[row, order]
+        tied = np.sum((retrieved <= value) & positive[row, order], 1) / np.sum(retrieved <= value, 1)
+        rest = np.zeros(19 - len(hits))
+        np.testing.assert_array_equal(found["position"][row], [*(hits + 1), *rest])
+        np.testing.assert_allclose(found["tied_precision"][row], [*tied, *rest], rtol=1e-6)
 
 
 def features_case(seed=0):

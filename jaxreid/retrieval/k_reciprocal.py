@@ -61,7 +61,8 @@ def _order(column: jax.Array, rows: int) -> tuple[jax.Array, jax.Array]:
     bits = (entries - 1).bit_length()
     place = jnp.broadcast_to(jnp.arange(entries, dtype=jnp.int32), column.shape)
     if (rows + 1) << bits > 1 << 32:
-        return jax.lax.sort((column, place), num_keys=1)
+        column, place = jax.lax.sort((column, place), num_keys=1)
+        return column, place
     # A key of both is sorted several times as fast on a CPU as a column that takes its place along.
     key = jax.lax.sort(column.astype(jnp.uint32) << bits | place.astype(jnp.uint32))
     return (key >> bits).astype(jnp.int32), (key & ((1 << bits) - 1)).astype(jnp.int32)

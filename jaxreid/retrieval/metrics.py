@@ -27,7 +27,7 @@ from jaxreid.retrieval.protocols import Protocol, Rows
 
 RANKS = (1, 5, 10, 20)
 LARGEST = float(np.finfo(np.float32).max)
-CACHED = 1 << 19  # distances that are ranked at a time on a CPU
+CACHED = 1 << 20  # distances that are ranked at a time on a CPU
 TOGETHER = 8  # matches that are counted for at a time
 
 
