@@ -96,7 +96,7 @@ def test_the_same_line_again_adds_nothing(gallery, people, workdir, tmp_path, ca
     whole = add_to_gallery
 
     def third_is_interrupted(directory, *arguments):
-        if directory.exists() and len(Gallery(directory)) == 4:
+        if (directory / "gallery.json").exists() and len(Gallery(directory)) == 4:
             raise KeyboardInterrupt
         return whole(directory, *arguments)
 
@@ -111,6 +111,20 @@ def test_the_same_line_again_adds_nothing(gallery, people, workdir, tmp_path, ca
     one, other = Gallery(gallery), Gallery(directory)
     assert [one.metadata(row) for row in range(6)] == [other.metadata(row) for row in range(6)]
     np.testing.assert_allclose(one[0:6], other[0:6], atol=1e-5)
+
+
+def test_two_lines_at_once_add_nothing_twice(people, workdir, tmp_path, capsys, monkeypatch):
+    directory, whole, seen = tmp_path / "twice", add_to_gallery, []
+
+    def meanwhile(*arguments):
+        monkeypatch.setattr(embed, "add_to_gallery", whole)
+        seen.append(run_embed(people, workdir, directory))
+        return whole(*arguments)
+
+    monkeypatch.setattr(embed, "add_to_gallery", meanwhile)
+    assert run_embed(people, workdir, directory) == 0
+    assert seen == [1] and "another process is adding tracklets of" in capsys.readouterr().err
+    assert len(Gallery(directory)) == 6
 
 
 def test_what_does_not_belong_is_refused(gallery, people, workdir, data_dir, tmp_path, capsys):
@@ -137,7 +151,7 @@ def test_what_does_not_belong_is_refused(gallery, people, workdir, data_dir, tmp
     (broken / "1.jpg").write_bytes(b"no picture")
     assert run_embed(tmp_path / "broken", workdir, tmp_path / "new") == 1
     assert "door/t1/1.jpg cannot be decoded" in capsys.readouterr().err
-    assert not (tmp_path / "new").exists()
+    assert not (tmp_path / "new" / "gallery.json").exists()
 
 
 def test_a_data_set_becomes_rows_as_evaluation_sees_it(workdir, data_dir, tiny, tmp_path, capsys):

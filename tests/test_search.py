@@ -48,6 +48,8 @@ def test_what_was_added_is_there(gallery):
     for row in (0, 99, 100, 101, 229):
         assert again.metadata(row)["row"] == row
     assert again.metadata(3) == {"source": "walk.mp4", "time": 1.5, "camera": 0, "row": 3}
+    assert again.columns["source"] == ["walk.mp4"] * 230 and again.columns["tracklet"] == [None] * 230
+    assert again.columns["camera"] == [again.metadata(row)["camera"] for row in range(230)]
     left = {path.name for path in found.directory.iterdir()}
     assert left == {".lock", "gallery.json"} | {f"00000{i}.{e}" for i in range(3) for e in ("npy", "jsonl")}
 

@@ -139,6 +139,16 @@ class Gallery:
         number = int(np.searchsorted(self.starts, row, side="right")) - 1
         return self.names[number], json.loads(self._lines[number][row - int(self.starts[number])])
 
+    @functools.cached_property
+    def columns(self) -> dict[str, list[Any]]:
+        """`source`, `camera` and `tracklet` of all rows (None where a row has none), read in one go."""
+        found: dict[str, list[Any]] = {"source": [], "camera": [], "tracklet": []}
+        for lines in self._lines:
+            known = json.loads(f"[{','.join(lines)}]")
+            for key, column in found.items():
+                column.extend([row.get(key) for row in known])
+        return found
+
     def metadata(self, row: int) -> dict[str, Any]:
         """What is known of a row: `source`, `time` (seconds), `camera`, and what else was given."""
         _, known = self._line(row)

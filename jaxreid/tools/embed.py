@@ -12,8 +12,10 @@ typed again. `jaxreid.tools.search` looks for somebody in it.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import hashlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -37,9 +39,29 @@ def fill(directory: Path, source: Source, embedder: Embedder, show_progress: boo
     What was added before an interruption stays, whole.
 
     Raises:
-      ValueError: the gallery is another model's, a frame cannot be decoded, or a tracklet is in the gallery with
-        another number of frames.
+      ValueError: the gallery is another model's, a frame cannot be decoded, a tracklet is in the gallery with another
+        number of frames, or another process adds tracklets of this source at the moment.
     """
+    with _alone(directory, source):
+        return _fill(directory, source, embedder, show_progress)
+
+
+@contextlib.contextmanager
+def _alone(directory: Path, source: Source) -> Iterator[None]:
+    """Two processes that both add what is missing of a source would add it twice. A lock goes with its process."""
+    import fcntl  # not everywhere where galleries can be read
+
+    directory.mkdir(parents=True, exist_ok=True)
+    key = hashlib.sha256(source.name.encode()).hexdigest()[:8]
+    with (directory / f".source-{key}.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"another process is adding tracklets of {source.name} to {directory}") from None
+        yield
+
+
+def _fill(directory: Path, source: Source, embedder: Embedder, show_progress: bool) -> tuple[int, int]:
     known = _known(directory, source, embedder)
     names, lengths = source.split.labels.names, source.split.table.length
     changed = [name for name, length in zip(names, lengths, strict=True) if known.get(name, length) != length]
@@ -67,8 +89,8 @@ def _known(directory: Path, source: Source, embedder: Embedder) -> dict[str, int
         return {}
     gallery = Gallery(directory)
     gallery.check_model(embedder.identity)
-    rows = map(gallery.metadata, range(len(gallery)))
-    return {row["tracklet"]: row["frames"] for row in rows if row["source"] == source.name}
+    own = [row for row, name in enumerate(gallery.columns["source"]) if name == source.name]
+    return {known["tracklet"]: known["frames"] for known in map(gallery.metadata, own)}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -77,23 +77,23 @@ def named_queries(gallery: Gallery, name: str) -> list[Query]:
     Raises:
       ValueError: there is none, or several sources have one; SOURCE/NAME tells them apart.
     """
-    found = []
-    for row in range(len(gallery)):
-        known = gallery.metadata(row)
-        tracklet = known.get("tracklet")
-        if tracklet is not None and name in (tracklet, f"{known['source']}/{tracklet}"):
-            found.append((row, known))
+    pairs = zip(gallery.columns["source"], gallery.columns["tracklet"], strict=True)
+    found = [
+        row
+        for row, (source, tracklet) in enumerate(pairs)
+        if tracklet is not None and name in (tracklet, f"{source}/{tracklet}")
+    ]
     if not found:
         raise ValueError(
             f"{name} is no file, no folder and no tracklet of the gallery {gallery.directory} (the first is called "
             f"{gallery.metadata(0).get('tracklet')})"
         )
     if len(found) > 1:
-        places = ", ".join(f"{known['source']}/{known['tracklet']}" for _, known in found[:5])
+        places = ", ".join("{source}/{tracklet}".format_map(gallery.metadata(row)) for row in found[:5])
         raise ValueError(f"{len(found)} tracklets of the gallery are called {name}; say which: {places}")
-    row, known = found[0]
-    picture = gallery.picture(row)
-    return [Query(name, gallery[row : row + 1][0], (picture,) if picture else (), str(known["camera"]), row)]
+    (row,) = found
+    picture, camera = gallery.picture(row), gallery.columns["camera"][row]
+    return [Query(name, gallery[row : row + 1][0], (picture,) if picture else (), str(camera), row)]
 
 
 def file_queries(gallery: Gallery, path: Path, checkpoint: Path | None, modality: str) -> list[Query]:
@@ -137,7 +137,7 @@ def search(
       ValueError: a camera that the gallery does not have.
     """
     function = options.pop("function", search_gallery)
-    cameras = np.array([str(gallery.metadata(row)["camera"]) for row in range(len(gallery))])
+    cameras = np.array(gallery.columns["camera"], str)
     for query in queries:
         names = [query.camera if name == OWN else name for name in exclude]
         if wrong := [name for name in names if name not in cameras]:
