@@ -391,6 +391,7 @@ def build_index(gallery: Gallery, lists: int | None = None, codes: int = 64, tra
     bits = int(np.clip(np.log2(max(len(gallery) // 39, 2)), 1, 8))  # FAISS asks for 39 rows of a centroid
     quantiser = faiss.IndexFlatIP(gallery.width)
     index = faiss.IndexIVFPQ(quantiser, gallery.width, lists, codes, bits, faiss.METRIC_INNER_PRODUCT)
+    index.cp.min_points_per_centroid = index.pq.cp.min_points_per_centroid = 1  # small galleries need no warning
     index.train(gallery.take(np.unique(np.linspace(0, len(gallery) - 1, min(training, len(gallery))).astype(int))))
     step = max(CHUNK_BYTES // (4 * gallery.width), 1)
     for start in range(0, len(gallery), step):
