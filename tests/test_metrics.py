@@ -376,6 +376,57 @@ def test_distances_equal_float64():
     assert np.all(np.asarray(retrieval.cosine_distance(np.zeros((1, 12)), gallery)) == 1)
 
 
+def parts_case(queries=13, gallery=41, parts=3, dim=5):
+    rng = np.random.default_rng(4)
+
+    def side(rows):
+        visibility = rng.random((rows, parts)).round(1) * (rng.random((rows, parts)) < 0.6)
+        return retrieval.Parts(rng.normal(size=(rows, parts, dim)).astype(np.float32), visibility.astype(np.float32))
+
+    return side(queries), side(gallery)
+
+
+def test_body_parts_count_where_both_show_them():
+    query, gallery = parts_case()
+    expected = np.empty((13, 41))
+    for q in range(13):
+        for g in range(41):
+            weighted, weights = 0.0, 0.0
+            for part in range(3):
+                one, other = query.features[q, part].astype(float), gallery.features[g, part].astype(float)
+                weight = float(query.visibility[q, part]) * float(gallery.visibility[g, part])
+                weighted += weight * (1 - one @ other / np.linalg.norm(one) / np.linalg.norm(other))
+                weights += weight
+            expected[q, g] = weighted / weights if weights else np.inf
+    assert np.isinf(expected).any() and np.isfinite(expected).any()
+    np.testing.assert_allclose(retrieval.part_distance(query, gallery), expected, atol=1e-5)
+    # Equal visibilities are no weights at all: the plain mean over parts.
+    seen = [side._replace(visibility=np.full_like(side.visibility, 0.5)) for side in (query, gallery)]
+    mean = sum(retrieval.cosine_distance(query.features[:, p], gallery.features[:, p]) for p in range(3)) / 3
+    np.testing.assert_allclose(retrieval.part_distance(*seen), mean, atol=1e-6)
+    _, query_rows, gallery_rows = random_case(0, queries=13, gallery=41)
+    whole = retrieval.score_distances(expected.astype(np.float32), query_rows, gallery_rows, "market")
+    found = retrieval.score(query, gallery, query_rows, gallery_rows, "market", "parts", block=4)
+    np.testing.assert_allclose(found.average_precision, whole.average_precision, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (lambda side: side._replace(visibility=side.visibility + 0.9), "visibilities lie in"),
+        (lambda side: side._replace(features=side.features * np.nan), "41 of 41 gallery rows have bad parts"),
+        (lambda side: side._replace(features=side.features[:, :2]), "needs Parts of features"),
+        (lambda side: side.features, "needs Parts of features .* got .* and ndarray"),
+        (lambda side: side._replace(visibility=side.visibility * 0 + 1, features=side.features * 0), "not zero"),
+    ],
+)
+def test_bad_parts_are_named(change, match):
+    query, gallery = parts_case()
+    _, query_rows, gallery_rows = random_case(0, queries=13, gallery=41)
+    with pytest.raises(ValueError, match=match):
+        retrieval.score(query, change(gallery), query_rows, gallery_rows, "market", "parts")
+
+
 def test_a_method_may_bring_its_own_distance_and_features():
     """A pytree of arrays and a function of a block of it: here the mean of two cosine distances."""
     query, gallery, query_rows, gallery_rows = features_case()

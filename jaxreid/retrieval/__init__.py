@@ -13,7 +13,14 @@ from jaxreid.retrieval.clustering import (
     jaccard_neighbours,
     spherical_k_means,
 )
-from jaxreid.retrieval.distances import DISTANCES, cosine_distance, euclidean_distance, l2_normalise
+from jaxreid.retrieval.distances import (
+    DISTANCES,
+    Parts,
+    cosine_distance,
+    euclidean_distance,
+    l2_normalise,
+    part_distance,
+)
 from jaxreid.retrieval.metrics import Scores, nearest, pooled, result_record, score, score_distances
 from jaxreid.retrieval.neighbours import nearest_neighbours
 from jaxreid.retrieval.protocols import PROTOCOLS, Protocol, Rows
@@ -32,6 +39,7 @@ __all__ = [
     "PROTOCOLS",
     "Gallery",
     "KReciprocal",
+    "Parts",
     "Protocol",
     "Rows",
     "Scores",
@@ -54,6 +62,7 @@ __all__ = [
     "l2_normalise",
     "nearest",
     "nearest_neighbours",
+    "part_distance",
     "pooled",
     "result_record",
     "score",

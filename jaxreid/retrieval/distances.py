@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import operator
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -42,10 +42,31 @@ def _euclidean(query: tuple[Array, Array], gallery: tuple[Array, Array]) -> jax.
     return jnp.sqrt(jnp.maximum(squares - 2.0 * _matmul(query[0], gallery[0].T), 0.0))
 
 
+class Parts(NamedTuple):
+    """Features of P body parts, [N, P, D], and how visible each of them is, [N, P] in [0, 1]."""
+
+    features: Array
+    visibility: Array
+
+
+def _visible(parts: Parts) -> tuple[jax.Array, jax.Array]:
+    visibility = jnp.asarray(parts.visibility, jnp.float32)
+    weighted = l2_normalise(parts.features) * visibility[..., None]
+    return weighted.reshape(len(weighted), -1), visibility
+
+
+def _parts(query: tuple[Array, Array], gallery: tuple[Array, Array]) -> jax.Array:
+    # Σ vw(1 − cos) = Σ vw − Σ (v q)·(w g): two products for all parts together.
+    shared = _matmul(query[1], gallery[1].T)
+    distance = (shared - _matmul(query[0], gallery[0].T)) / jnp.where(shared > 0, shared, 1.0)
+    return jnp.where(shared > 0, jnp.maximum(distance, 0.0), jnp.inf)
+
+
 # What is made of the rows of either side once, and the distance of what was made.
 _STEPS: dict[str, tuple[Callable[[Array], Any], Callable[[Any, Any], jax.Array]]] = {
     "cosine": (l2_normalise, _cosine),
     "euclidean": (_with_squares, _euclidean),
+    "parts": (_visible, _parts),
 }
 
 
@@ -59,9 +80,20 @@ def euclidean_distance(query: Array, gallery: Array) -> jax.Array:
     return _euclidean(_with_squares(query), _with_squares(gallery))
 
 
-DISTANCES: dict[str, Callable[[Array, Array], jax.Array]] = {
+def part_distance(query: Parts, gallery: Parts) -> jax.Array:
+    """Mean cosine distance of the body parts, weighted by how visible each is in both: f32[Q, G].
+
+    Σ v_p w_p (1 − cos_p) / Σ v_p w_p over the parts p, with v and w the visibilities of the query's and the gallery
+    row's part (Sun et al. 2019, "Perceive Where to Focus", there of Euclidean distances); infinite where no part is
+    visible in both.
+    """
+    return _parts(_visible(query), _visible(gallery))
+
+
+DISTANCES: dict[str, Callable[[Any, Any], jax.Array]] = {
     "cosine": jax.jit(cosine_distance),
     "euclidean": jax.jit(euclidean_distance),
+    "parts": jax.jit(part_distance),
 }
 
 
@@ -102,14 +134,18 @@ def num_rows(features: Any, what: str) -> int:
 
 
 def check_features(query: Any, gallery: Any, distance: Distance) -> None:
-    """Refuses matrices that a named distance is not defined for; a function knows its own features.
+    """Refuses features that a named distance is not defined for; a function knows its own features.
 
     Raises:
-      ValueError: not matrices, widths differ, a row is not finite, or (cosine) a row is zero.
+      ValueError: not matrices (`Parts` for "parts"), widths differ, a row is not finite, or (cosine) a row is zero;
+        a visibility beyond [0, 1], a visible part that is zero.
     """
     if callable(distance):
         return
     resolve(distance)
+    if distance == "parts":
+        _check_parts(query, gallery)
+        return
     if getattr(query, "ndim", 0) != 2 or getattr(gallery, "ndim", 0) != 2 or query.shape[1] != gallery.shape[1]:
         shapes = [getattr(features, "shape", type(features).__name__) for features in (query, gallery)]
         raise ValueError(
@@ -121,6 +157,33 @@ def check_features(query: Any, gallery: Any, distance: Distance) -> None:
         if len(broken):
             kind = "NaN or infinite" if not np.isfinite(length[broken[0]]) else "zero, which has no cosine"
             raise ValueError(f"{len(broken)} of {len(length)} {what} features are bad; row {broken[0]} is {kind}")
+
+
+def _check_parts(query: Any, gallery: Any) -> None:
+    shapes = [
+        tuple(np.shape(leaf) for leaf in parts) if isinstance(parts, Parts) else None for parts in (query, gallery)
+    ]
+    for shape in shapes:
+        if (
+            shape is None
+            or len(shape[0]) != 3
+            or shape[1] != shape[0][:2]
+            or shape[0][1:] != (shapes[0] or shape)[0][1:]
+        ):
+            raise ValueError(
+                f"distance 'parts' needs Parts of features [N, P, D] and visibility [N, P], with one P and D for both; "
+                f"got {shapes[0] or type(query).__name__} and {shapes[1] or type(gallery).__name__}"
+            )
+    for what, parts in (("query", query), ("gallery", gallery)):
+        visibility, length = np.asarray(parts.visibility), np.abs(np.asarray(parts.features, np.float32)).max(axis=2)
+        bad = ~((visibility >= 0) & (visibility <= 1)) | ~np.isfinite(length) | ((length == 0) & (visibility > 0))
+        if bad.any():
+            row, part = np.argwhere(bad)[0]
+            raise ValueError(
+                f"{bad.any(axis=1).sum()} of {len(bad)} {what} rows have bad parts; part {part} of row {row} has "
+                f"visibility {visibility[row, part]} and a largest entry of {length[row, part]}: visibilities lie in "
+                "[0, 1], features are finite, and those of visible parts are not zero"
+            )
 
 
 def _largest(features: Array) -> Array:

@@ -88,7 +88,8 @@ def score(
         where `distance` is a function that understands them.
       query_rows, gallery_rows: what is known about each feature.
       protocol: key of `PROTOCOLS` or a `Protocol`.
-      distance: 'cosine', 'euclidean', or a function (query block, gallery) → f32[block, G].
+      distance: 'cosine', 'euclidean', 'parts' (of `Parts`: body parts with their visibility), or a function (query
+        block, gallery) → f32[block, G].
       ranks: the k of rank-k.
       block: queries per block; None lets `distances.block_rows` choose.
       ties: 'stable' keeps the gallery's order among equal distances; 'pessimistic' puts matches last among them,
