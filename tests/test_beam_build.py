@@ -14,8 +14,8 @@ from mars_trees import write_tree
 from test_detreidx_builder import SPLITS
 from test_mars_builder import QUERIES, TEST, TRAIN
 
-from jaxreid.data import beam_build, listed_builder
 from jaxreid.data.build import DataSetError, build, main, read_metadata, unfinished_directory
+from jaxreid.data.building import beam_build, listed_builder
 
 needs_beam = pytest.mark.skipif(importlib.util.find_spec("apache_beam") is None, reason="Apache Beam is not installed")
 OPTIONS = ["runner=DirectRunner"]

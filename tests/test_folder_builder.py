@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from jaxreid.data import images, schema
+from jaxreid.data import schema
 from jaxreid.data.build import DataSetError, build, builder_class, read_metadata
+from jaxreid.data.building import images
 
 builder_class("folder")
 _builder = builder_class("folder").__module__.rsplit(".", 1)[0]

@@ -13,8 +13,9 @@ import pytest
 import tensorflow_datasets as tfds
 from builder_trees import leftovers
 
-from jaxreid.data import listed_builder, schema
+from jaxreid.data import schema
 from jaxreid.data.build import DataSetError, build, builder_class, main, read_metadata
+from jaxreid.data.building import listed_builder
 
 _builder = builder_class("hitsz_vcm").__module__.rsplit(".", 1)[0]
 listing = importlib.import_module(f"{_builder}.listing")

@@ -12,8 +12,8 @@ from builder_trees import check_fields, edit, ends, error, ids, prepare
 from mars_trees import Row, write_tables, write_tree
 from scipy.io import savemat
 
-from jaxreid.data import listed_builder
 from jaxreid.data.build import DataSetError, build, builder_class, main, read_metadata
+from jaxreid.data.building import listed_builder
 from jaxreid.data.planned import published as planned
 
 _builder = builder_class("mars").__module__.rsplit(".", 1)[0]

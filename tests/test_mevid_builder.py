@@ -12,7 +12,7 @@ from builder_trees import edit, ends, error, frame_names, ids, picture, prepare
 
 from jaxreid.data import schema
 from jaxreid.data.build import DataSetError, build, builder_class, main, read_metadata
-from jaxreid.data.images import image_size
+from jaxreid.data.building.images import image_size
 from jaxreid.data.planned import published as planned
 
 _builder = builder_class("mevid").__module__.rsplit(".", 1)[0]

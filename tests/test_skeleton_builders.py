@@ -11,8 +11,9 @@ import pytest
 import tensorflow_datasets as tfds
 from builder_trees import check_fields, error, ids, prepare
 
-from jaxreid.data import schema, skeletons
+from jaxreid.data import schema
 from jaxreid.data.build import DataSetError, build, builder_class, main, read_metadata
+from jaxreid.data.building import skeletons
 from jaxreid.data.split import join, open_split
 
 FOLDERS = {

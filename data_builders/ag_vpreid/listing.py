@@ -8,11 +8,19 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from jaxreid.data import listed
-from jaxreid.data.case_tree import Splits, case_remarks, case_splits, mark_cases, pids, read_cases, with_features
-from jaxreid.data.listed import Listing, Tracklet
+from jaxreid.data.building import listed
+from jaxreid.data.building.case_tree import (
+    Splits,
+    case_remarks,
+    case_splits,
+    mark_cases,
+    pids,
+    read_cases,
+    with_features,
+)
+from jaxreid.data.building.listed import Listing, Tracklet
+from jaxreid.data.building.tree import Tree
 from jaxreid.data.schema import ATTRIBUTE_NOT_PROVIDED, ATTRIBUTE_UNKNOWN, NUM_ATTRIBUTES
-from jaxreid.data.tree import Tree
 
 from . import CASES
 from .published import PUBLISHED

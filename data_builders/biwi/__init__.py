@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from jaxreid.data.skeletons import Configurations
+from jaxreid.data.building.skeletons import Configurations
 
 VERSION = "1.0.0"
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from jaxreid.data.skeleton_builder import SkeletonBuilder, SkeletonConfig
-from jaxreid.data.skeletons import SkeletonRows, SkeletonSequence
+from jaxreid.data.building.skeleton_builder import SkeletonBuilder, SkeletonConfig
+from jaxreid.data.building.skeletons import SkeletonRows, SkeletonSequence
 
 from . import VERSION, settings
 from .listing import EXPECTED, FOLDERS, list_sequences

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from jaxreid.data.skeletons import SkeletonSequence, person_folders
+from jaxreid.data.building.skeletons import SkeletonSequence, person_folders
 
 EXPECTED = """expected:
   DIR/Training/000/*skel.txt …  DIR/Testing/Walking/000/*skel.txt …  DIR/Testing/Still/000/*skel.txt …

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from jaxreid.data import listed
 from jaxreid.data.build import DataSetError
-from jaxreid.data.listed import Listing, Tracklet
+from jaxreid.data.building import listed
+from jaxreid.data.building.listed import Listing, Tracklet
 
 from .published import PUBLISHED
 

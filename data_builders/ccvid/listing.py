@@ -7,10 +7,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from jaxreid.data import listed
-from jaxreid.data.listed import Listing, Tracklet
-from jaxreid.data.outfits import number_outfits, outfit_differences
-from jaxreid.data.tree import Tree
+from jaxreid.data.building import listed
+from jaxreid.data.building.listed import Listing, Tracklet
+from jaxreid.data.building.outfits import number_outfits, outfit_differences
+from jaxreid.data.building.tree import Tree
 
 from .published import PUBLISHED, SESSIONS
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from jaxreid.data.captioned_folders import config_name
-from jaxreid.data.listed import DEFAULT_MAX_EXCLUDED
+from jaxreid.data.building.captioned_folders import config_name
+from jaxreid.data.building.listed import DEFAULT_MAX_EXCLUDED
 
 VERSION = "1.0.0"
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from jaxreid.data.case_tree import variants
-from jaxreid.data.variants import Variants
+from jaxreid.data.building.case_tree import variants
+from jaxreid.data.building.variants import Variants
 
 VERSION = "1.0.0"
 CASES = {1: "case1_aerial_to_ground", 2: "case2_ground_to_aerial", 3: "case3_aerial_to_aerial"}

@@ -8,8 +8,8 @@ import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
-from jaxreid.data import listed
-from jaxreid.data.case_tree import (
+from jaxreid.data.building import listed
+from jaxreid.data.building.case_tree import (
     ALL_CASES,
     Splits,
     case_remarks,
@@ -19,8 +19,8 @@ from jaxreid.data.case_tree import (
     read_tracklets,
     with_features,
 )
-from jaxreid.data.listed import Listing, Tracklet
-from jaxreid.data.tree import Tree
+from jaxreid.data.building.listed import Listing, Tracklet
+from jaxreid.data.building.tree import Tree
 
 from . import CASES, HELD_OUT
 from .names import ATTRIBUTES, UNKNOWN, View, parse

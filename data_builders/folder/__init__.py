@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from jaxreid.data.listed import DEFAULT_MAX_EXCLUDED
+from jaxreid.data.building.listed import DEFAULT_MAX_EXCLUDED
 
 from .listing import list_folder
 

@@ -14,8 +14,8 @@ import tensorflow_datasets as tfds
 
 from jaxreid.data import schema
 from jaxreid.data.build import DataSetError, progress
-from jaxreid.data.images import read_image
-from jaxreid.data.listed import DEFAULT_MAX_EXCLUDED, ExcludedFrames
+from jaxreid.data.building.images import read_image
+from jaxreid.data.building.listed import DEFAULT_MAX_EXCLUDED, ExcludedFrames
 
 from . import VERSION
 from .listing import TABLE, Folder, Tracklet, list_folder

@@ -11,7 +11,7 @@ from collections import Counter
 from pathlib import Path
 
 from jaxreid.data.build import DataSetError
-from jaxreid.data.listed import natural_key, shorten
+from jaxreid.data.building.listed import natural_key, shorten
 
 TABLE = "tracklets.csv"
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")

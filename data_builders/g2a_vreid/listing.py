@@ -6,8 +6,8 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from jaxreid.data import listed, mars_layout
-from jaxreid.data.listed import Listing, Tracklet
+from jaxreid.data.building import listed, mars_layout
+from jaxreid.data.building.listed import Listing, Tracklet
 
 from . import RELEASES
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import tensorflow_datasets as tfds
 
-from jaxreid.data.listed import Listing
-from jaxreid.data.listed_builder import ListedBuilder, ListedConfig
+from jaxreid.data.building.listed import Listing
+from jaxreid.data.building.listed_builder import ListedBuilder, ListedConfig
 
 from . import MIN_FRAMES, VERSION, settings
 from .listing import EXPECTED, list_dataset

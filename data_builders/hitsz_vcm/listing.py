@@ -7,8 +7,8 @@ import functools
 import re
 from pathlib import Path
 
-from jaxreid.data import listed
-from jaxreid.data.listed import Listing, Tracklet
+from jaxreid.data.building import listed
+from jaxreid.data.building.listed import Listing, Tracklet
 
 from . import MIN_FRAMES
 from .published import LISTED, PUBLISHED

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from jaxreid.data.skeletons import SkeletonSequence, person_folders
+from jaxreid.data.building.skeletons import SkeletonSequence, person_folders
 
 EXPECTED = """expected:
   DIR/Training/000/*skel.txt …  DIR/TestingA/000/*skel.txt …  DIR/TestingB/000/*skel.txt …  (or all of it in DIR/IAS)"""

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from jaxreid.data.build import DataSetError
-from jaxreid.data.listed import DEFAULT_MAX_EXCLUDED
-from jaxreid.data.variants import choose_variant
+from jaxreid.data.building.listed import DEFAULT_MAX_EXCLUDED
+from jaxreid.data.building.variants import choose_variant
 
 VERSION = "1.0.0"
 FOLDS = 10

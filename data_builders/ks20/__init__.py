@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from jaxreid.data import skeletons
-from jaxreid.data.listed import DEFAULT_MAX_EXCLUDED
+from jaxreid.data.building import skeletons
+from jaxreid.data.building.listed import DEFAULT_MAX_EXCLUDED
 
 VERSION = "1.0.0"
 
@@ -29,5 +29,5 @@ def locate(
 def settings(
     config: str | None, clip_frames: int | None = None, strict_counts: bool | None = None, seed: int | None = None
 ) -> dict[str, Any]:
-    """`name`, `clip_frames`, `seed` and `strict_counts` of a configuration; see `jaxreid.data.skeletons.settings`."""
+    """`name`, `clip_frames`, `seed` and `strict_counts` of a configuration: `skeletons.settings`."""
     return skeletons.settings("ks20", config, clip_frames, strict_counts, seed=seed)

@@ -8,8 +8,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from jaxreid.data.listed import natural_key, shorten
-from jaxreid.data.skeletons import SkeletonSequence
+from jaxreid.data.building.listed import natural_key, shorten
+from jaxreid.data.building.skeletons import SkeletonSequence
 
 VIEWS = ("frontal", "left_diagonal", "left_lateral", "right_diagonal", "right_lateral")
 EXPECTED = f"""expected:

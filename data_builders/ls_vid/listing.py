@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxreid.data import listed
 from jaxreid.data.build import DataSetError, progress
-from jaxreid.data.listed import Listing, Tracklet
-from jaxreid.data.matlab import read_matlab
-from jaxreid.data.tree import Tree
+from jaxreid.data.building import listed
+from jaxreid.data.building.listed import Listing, Tracklet
+from jaxreid.data.building.matlab import read_matlab
+from jaxreid.data.building.tree import Tree
 
 from . import MAX_FRAMES
 from .published import COUNTS, FRAMES, RECALLED

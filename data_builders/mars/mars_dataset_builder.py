@@ -6,8 +6,8 @@ from pathlib import Path
 
 import tensorflow_datasets as tfds
 
-from jaxreid.data.listed import Listing
-from jaxreid.data.variant_builder import VariantBuilder, VariantConfig
+from jaxreid.data.building.listed import Listing
+from jaxreid.data.building.variant_builder import VariantBuilder, VariantConfig
 
 from . import VERSION, settings
 from .listing import EXPECTED, list_dataset

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from jaxreid.data import listed
-from jaxreid.data.images import image_size
-from jaxreid.data.listed import Listing, Tracklet
-from jaxreid.data.outfits import number_outfits, outfit_differences
+from jaxreid.data.building import listed
+from jaxreid.data.building.images import image_size
+from jaxreid.data.building.listed import Listing, Tracklet
+from jaxreid.data.building.outfits import number_outfits, outfit_differences
 
 from .published import GALLERY_CAMERAS, PUBLISHED, QUERY_CAMERAS
 

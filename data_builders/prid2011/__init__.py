@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from jaxreid.data.variants import Variants
+from jaxreid.data.building.variants import Variants
 
 VERSION = "1.0.0"
 FOLDS = 10

@@ -7,10 +7,10 @@ import json
 import re
 from pathlib import Path
 
-from jaxreid.data import listed
-from jaxreid.data.listed import Listing
-from jaxreid.data.tree import Tree
-from jaxreid.data.two_cameras import TwoCameras
+from jaxreid.data.building import listed
+from jaxreid.data.building.listed import Listing
+from jaxreid.data.building.tree import Tree
+from jaxreid.data.building.two_cameras import TwoCameras
 
 from . import FOLDS
 from .published import COUNTS, PEOPLE

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tensorflow_datasets as tfds
 
-from jaxreid.data.captioned_builder import CaptionedBuilder
+from jaxreid.data.building.captioned_builder import CaptionedBuilder
 
 from . import VERSION, settings
 

@@ -119,7 +119,7 @@ def build(
       config: the builder's configuration; None is its first.
       data_dir: where prepared sets live; None is `default_data_dir()`.
       source: directory with the raw data, for sets that have any.
-      beam: build through Apache Beam (`jaxreid.data.beam_build`) with these pipeline options, e.g.
+      beam: build through Apache Beam (`jaxreid.data.building.beam_build`) with these pipeline options, e.g.
         ["runner=FlinkRunner"]; None is without.
       **options: further settings of the builder.
 
@@ -212,7 +212,7 @@ def _prepare(builder: Any, source: Path | None, beam: Sequence[str] | None) -> N
 
     beam_options = None
     if beam is not None:
-        from jaxreid.data import beam_build
+        from jaxreid.data.building import beam_build
 
         beam_options = beam_build.pipeline_options(builder, beam)
     download_config = tfds.download.DownloadConfig(

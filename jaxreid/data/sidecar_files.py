@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxreid.data import listed
 from jaxreid.data.build import DataSetError
+from jaxreid.data.building import listed
 
 
 @dataclasses.dataclass(frozen=True)

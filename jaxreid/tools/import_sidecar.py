@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from jaxreid.data.build import DataSetError, build, progress
-from jaxreid.data.listed import shorten
+from jaxreid.data.building.listed import shorten
 from jaxreid.data.sidecar_files import FRAME_FORMATS, FrameFiles, FrameFormat, read_captions
 from jaxreid.data.sidecars import SidecarWriter, sidecar_dir
 from jaxreid.data.split import split_names

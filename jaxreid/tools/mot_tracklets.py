@@ -33,8 +33,8 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from jaxreid.data.captioned_folders import tracklet_name
-from jaxreid.data.listed import DEFAULT_MAX_EXCLUDED, natural_key, shorten
+from jaxreid.data.building.captioned_folders import tracklet_name
+from jaxreid.data.building.listed import DEFAULT_MAX_EXCLUDED, natural_key, shorten
 from jaxreid.tools import tracklets
 from jaxreid.tools.tracklets import JPEG_QUALITY
 

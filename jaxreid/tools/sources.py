@@ -126,7 +126,7 @@ def video_source(path: Path, crops: Path, modality: str = "rgb") -> Source:
 
 def picture_source(path: Path, modality: str = "rgb") -> Source:
     """One tracklet: a picture file, or the pictures in a folder in the order of their names."""
-    from jaxreid.data.listed import natural_key
+    from jaxreid.data.building.listed import natural_key
 
     files = [path] if path.is_file() else pictures_in(path)
     files.sort(key=lambda file: natural_key(file.name))

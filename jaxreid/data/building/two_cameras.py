@@ -6,8 +6,8 @@ import dataclasses
 import re
 from collections.abc import Sequence
 
-from jaxreid.data.listed import Tracklet
-from jaxreid.data.tree import Tree
+from jaxreid.data.building.listed import Tracklet
+from jaxreid.data.building.tree import Tree
 
 
 @dataclasses.dataclass(frozen=True)

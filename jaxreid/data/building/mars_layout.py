@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxreid.data import listed
-from jaxreid.data.listed import Tracklet
-from jaxreid.data.matlab import read_matlab
+from jaxreid.data.building import listed
+from jaxreid.data.building.listed import Tracklet
+from jaxreid.data.building.matlab import read_matlab
 
 EXPECTED = """expected:
   DIR/info/train_name.txt test_name.txt tracks_train_info.mat tracks_test_info.mat query_IDX.mat   (or in DIR itself)

@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from jaxreid.data import listed, skeletons
-from jaxreid.data.listed import Listing
-from jaxreid.data.listed_builder import ListedBuilder, ListedConfig
-from jaxreid.data.skeletons import SkeletonRows, SkeletonSequence
+from jaxreid.data.building import listed, skeletons
+from jaxreid.data.building.listed import Listing
+from jaxreid.data.building.listed_builder import ListedBuilder, ListedConfig
+from jaxreid.data.building.skeletons import SkeletonRows, SkeletonSequence
 
 
 @dataclasses.dataclass(kw_only=True)

@@ -6,9 +6,9 @@ import dataclasses
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
-from jaxreid.data import listed
-from jaxreid.data.listed import Tracklet
-from jaxreid.data.tree import Tree
+from jaxreid.data.building import listed
+from jaxreid.data.building.listed import Tracklet
+from jaxreid.data.building.tree import Tree
 
 ALL_CASES = "cases"  # the variant with every case, as splits query_case1, gallery_case1, query_case2, …
 Splits = dict[str, list[Tracklet]]

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from jaxreid.data.build import DataSetError, progress
-from jaxreid.data.listed import natural_key
+from jaxreid.data.building.listed import natural_key
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 

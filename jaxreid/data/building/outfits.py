@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jaxreid.data.listed import Tracklet
+from jaxreid.data.building.listed import Tracklet
 
 Wearing = tuple[int, str]  # identity and outfit
 _FAMILIES = {"train": ("train",), "test": ("query", "gallery")}

@@ -17,10 +17,11 @@ from typing import Any, ClassVar, cast
 
 import tensorflow_datasets as tfds
 
-from jaxreid.data import listed, schema
+from jaxreid.data import schema
 from jaxreid.data.build import DataSetError, progress
-from jaxreid.data.images import read_image
-from jaxreid.data.listed import DEFAULT_MAX_EXCLUDED, ExcludedFrames, Listing, Tracklet
+from jaxreid.data.building import listed
+from jaxreid.data.building.images import read_image
+from jaxreid.data.building.listed import DEFAULT_MAX_EXCLUDED, ExcludedFrames, Listing, Tracklet
 
 FRAMES_PER_SHARD = 8192  # about 100 MB
 ReadFrame = Callable[[Path], tuple[bytes, str | None]]  # the bytes of a file, and what is wrong with them
@@ -147,7 +148,7 @@ class ListedBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
             see_frames=type(self).SEE_FRAMES,
         )
         if download_config is not None and download_config.beam_options is not None:
-            from jaxreid.data import beam_build
+            from jaxreid.data.building import beam_build
 
             beam_build.write(self, recorder, listing, excluded, download_config.beam_options)
         else:

@@ -27,8 +27,8 @@ from tensorflow_datasets.core import example_serializer, writer
 
 from jaxreid.data import schema
 from jaxreid.data.build import DataSetError, unfinished_directory
-from jaxreid.data.listed import ExcludedFrames, Listing, Tracklet
-from jaxreid.data.listed_builder import ListedBuilder, Recorder, shards_of
+from jaxreid.data.building.listed import ExcludedFrames, Listing, Tracklet
+from jaxreid.data.building.listed_builder import ListedBuilder, Recorder, shards_of
 
 _LOG = logging.getLogger(__name__)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from jaxreid.data.listed_builder import ListedBuilder, ListedConfig
+from jaxreid.data.building.listed_builder import ListedBuilder, ListedConfig
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -15,6 +15,6 @@ class VariantConfig(ListedConfig):
 
 
 class VariantBuilder(ListedBuilder, skip_registration=True):
-    """A `ListedBuilder` whose configurations `jaxreid.data.variants.choose_variant` names."""
+    """A `ListedBuilder` whose configurations `jaxreid.data.building.variants.choose_variant` names."""
 
     CONFIG = VariantConfig

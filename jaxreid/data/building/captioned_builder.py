@@ -6,10 +6,10 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from jaxreid.data import captioned_folders
-from jaxreid.data.captioned_folders import CAPTIONS
-from jaxreid.data.listed import Listing
-from jaxreid.data.listed_builder import ListedBuilder, ListedConfig
+from jaxreid.data.building import captioned_folders
+from jaxreid.data.building.captioned_folders import CAPTIONS
+from jaxreid.data.building.listed import Listing
+from jaxreid.data.building.listed_builder import ListedBuilder, ListedConfig
 from jaxreid.data.sidecar_files import Captions, read_captions
 from jaxreid.data.sidecars import write_sidecar
 

@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from jaxreid.data import listed
 from jaxreid.data.build import DataSetError, progress
-from jaxreid.data.listed import DEFAULT_MAX_EXCLUDED, UNCHECKED, ExcludedFrames, Listing, Tracklet, choose
+from jaxreid.data.building import listed
+from jaxreid.data.building.listed import DEFAULT_MAX_EXCLUDED, UNCHECKED, ExcludedFrames, Listing, Tracklet, choose
 
 CLIP_FRAMES = 6  # of all published results
 WHOLE = "sequences"  # the configuration whose records are not cut into clips

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxreid.data.build import DataSetError
-from jaxreid.data.listed import DEFAULT_MAX_EXCLUDED, UNCHECKED, choose
+from jaxreid.data.building.listed import DEFAULT_MAX_EXCLUDED, UNCHECKED, choose
 
 
 @dataclasses.dataclass(frozen=True)
