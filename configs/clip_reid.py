@@ -27,6 +27,7 @@ TABLE: dict[str, Any] = {
     "backbone.name": ["walkers_vit_tiny", "ViT-B/16", "ViT-B/16", "ViT-B/16"],
     "backbone.checkpoint": ["walkers_vit_tiny", CLIP_B16, CLIP_B16, CLIP_B16],
     "backbone.remat": False,  # True: less memory, a third more work
+    "backbone.stride": 0,  # pixels from patch to patch, 12 in CLIP-ReID's overlapping variant; 0 = the patch's size
     "frames.height": [64, 256, 256, 256],
     "frames.width": [32, 128, 128, 128],
     "frames.mean": [HALF["mean"]] * 4,

@@ -26,6 +26,7 @@ TABLE: dict[str, Any] = {
     "backbone.name": ["walkers_vit_tiny", "ViT-B/16", "ViT-B/16"],
     "backbone.checkpoint": ["walkers_vit_tiny", CLIP_B16, CLIP_B16],
     "backbone.remat": False,  # True: less memory, a third more work; of the text tower too
+    "backbone.stride": 0,  # pixels from patch to patch, 12 in CLIP-ReID's overlapping variant; 0 = the patch's size
     "frames.height": [64, 288, 288],
     "frames.width": [32, 144, 144],
     "frames.mean": [HALF["mean"], IMAGENET["mean"], IMAGENET["mean"]],

@@ -12,6 +12,7 @@ from family import CLIPS, PEOPLE, filled, jit, largest, loss_of, make_batch, mak
 
 from jaxreid import parallel
 from jaxreid.backbones.clip import vision_config
+from jaxreid.backbones.frame_encoder import encoder_config
 from jaxreid.backbones.text import TextTower, text_config
 from jaxreid.backbones.vit import ViT
 from jaxreid.backbones.word_table import walkers_words
@@ -325,6 +326,20 @@ def test_adapters_and_heads_of_a_whole_method(width, wanted, monkeypatch):
     trained, _ = split_trained(params, main_stage(method).updates[0].optimiser)
     total = sum(leaf.size for leaf in jax.tree.leaves(trained))
     assert total == wanted + 13_824 + 800_000 + 768 + 512
+
+
+def test_overlapping_patches():
+    """CLIP-ReID's stride of 12: ⌊(256 − 16) / 12⌋ + 1 = 21 patches down, ⌊(128 − 16) / 12⌋ + 1 = 10 across."""
+    config = importlib.import_module("configs.clip_reid").get_config("mars")
+    config.backbone.stride = 12
+    info = family.make_info()
+    method = family.find_method("clip_reid")(config, type(info)(**{**vars(info), "frame_size": (256, 128)}))
+    batch = make_batch().replace(frames=jnp.zeros((CLIPS, 1, 256, 128, 3)), frame_mask=jnp.ones((CLIPS, 1), bool))
+    params = jax.eval_shape(method.init, jax.random.key(0), batch)["params"]
+    assert params["image_tower"]["position_embedding"].shape == (1 + 21 * 10, 768)
+    assert method.backbones()[0].config.grid == (21, 10)  # to which the position table of the weights is moved
+    with pytest.raises(ValueError, match="'resnet_tiny' has no patches"):
+        encoder_config("resnet_tiny", (64, 32), "float32", False, stride=4)
 
 
 # What depends on what -------------------------------------------------------------------------------------------------

@@ -23,15 +23,15 @@ import jax
 import jax.numpy as jnp
 
 from jaxreid.augment import Augmentation
-from jaxreid.backbones.frame_encoder import encoder_config
+from jaxreid.backbones.frame_encoder import joint_config
 from jaxreid.backbones.text import TextConfig, load_text_tokenizer, text_config
 from jaxreid.backbones.transformer import Adapters, Hooks
 from jaxreid.backbones.vit import ViT, ViTConfig
 from jaxreid.data.batch import Batch
-from jaxreid.data.samplers import IdentitySampler, PassSampler, RandomIdentitySampler
-from jaxreid.data.schema import MODALITIES, PLATFORMS
+from jaxreid.data.samplers import IdentitySampler, RandomIdentitySampler
 from jaxreid.layers.adapters import TemporalAdapter, TokenAdapter
 from jaxreid.layers.batch_norm import MaskedBatchNorm, Neck
+from jaxreid.layers.conditions import condition, condition_rows
 from jaxreid.layers.prompts import DeepPrompts, PromptedText, PromptTemplate
 from jaxreid.layers.temporal import masked_mean
 from jaxreid.layers.tf_clip import SequenceSpecificPrompt, TemporalMemoryDiffusion
@@ -44,7 +44,6 @@ from jaxreid.methods.method import (
     DatasetInfo,
     Extraction,
     Features,
-    Group,
     Method,
     Optimiser,
     Progress,
@@ -53,6 +52,8 @@ from jaxreid.methods.method import (
     Update,
     Variables,
 )
+from jaxreid.methods.prompt_learning import feature_rows, prompt_losses, prompt_stage
+from jaxreid.optimisers import parameter_groups
 
 SAMPLERS = {"groups": RandomIdentitySampler, "balanced": IdentitySampler}
 
@@ -193,9 +194,7 @@ class ClipReID(Method):
     def __init__(self, config: Any, info: DatasetInfo) -> None:
         super().__init__(config, info)
         backbone = config.backbone
-        image = encoder_config(backbone.name, info.frame_size, config.precision, backbone.remat)
-        if not isinstance(image, ViTConfig) or image.projection is None:
-            raise ValueError(f"backbone.name={backbone.name!r} has no joint space with a text tower; take a CLIP")
+        image = joint_config(backbone.name, info.frame_size, config.precision, backbone.remat, backbone.stride)
         if config.bank not in ("prompt", "image_memory"):
             raise ValueError(f"bank={config.bank!r} is neither 'prompt' nor 'image_memory'")
         self.image, self.text = image, None
@@ -216,9 +215,9 @@ class ClipReID(Method):
             )
             if width
             else Adapters(),
-            side_information=condition_rows(info, side.columns) if side.columns else 0,
+            side_information=condition_rows(side.columns, len(info.cameras)) if side.columns else 0,
             side_strength=side.strength,
-            deep_prompts=(deep.blocks, condition_rows(info, deep.columns)) if deep.blocks else (0, 0),
+            deep_prompts=(deep.blocks, condition_rows(deep.columns, len(info.cameras))) if deep.blocks else (0, 0),
             diffusion=config.temporal.diffusion,
             sequence_prompt=config.ssp.depth if config.bank == "image_memory" else 0,
             sequence_self_attention=config.ssp.self_attention,
@@ -227,13 +226,14 @@ class ClipReID(Method):
 
     def rows(self, batch: Batch) -> tuple[jax.Array, jax.Array]:
         """Rows i32[B] of the side information's table and of the deep prompts."""
-        columns = self.config.sie.columns, self.config.platform_prompts.columns
-        return condition(self.info, batch, columns[0]), condition(self.info, batch, columns[1])
+        config, cameras = self.config, len(self.info.cameras)
+        side = condition(batch, config.sie.columns, cameras)
+        return side, condition(batch, config.platform_prompts.columns, cameras)
 
     # --- the run ------------------------------------------------------------------------------------------------
 
     def stages(self) -> tuple[Stage, ...]:
-        config, batch, first = self.config, self.config.batch, self.config.stage1
+        config, batch = self.config, self.config.batch
         groups = parameter_groups(config.optimiser, frozen=r"^text/")
         main = Stage(
             name="main",
@@ -247,18 +247,7 @@ class ClipReID(Method):
         )
         if not self.text:
             return (main,)
-        groups = (Group(r"^text/(own|before|after)$", first.rate, first.weight_decay), Group(r".*", 0.0))
-        prompts = Stage(
-            name="prompts",
-            epochs=first.epochs,
-            sampler=PassSampler(first.batch, first.parts),
-            frames=0,  # learns from the features that the extraction finds
-            augment=Augmentation(),
-            updates=(Update("prompts", Optimiser("adam", groups), Schedule(**first.schedule)),),
-            extraction=Extraction(0, first.parts, first.frames),
-            refresh_after=True,
-        )
-        return prompts, main
+        return prompt_stage(config.stage1), main
 
     def backbones(self) -> tuple[Backbone, ...]:
         image = Backbone(("image_tower",), self.config.backbone.checkpoint, self.image)
@@ -316,22 +305,14 @@ class ClipReID(Method):
         update: str,
     ) -> tuple[jax.Array, tuple[dict[str, jax.Array], Any, BankMemory]]:
         if stage.name == "prompts":
-            losses, stats = self.prompt_losses(variables, memory, batch), variables["batch_stats"]
+            assert memory.features is not None
+            v = memory.features[feature_rows(batch, self.config.stage1.parts)]
+            t: Any = self.network.apply(variables, jnp.maximum(batch.identity, 0), method="texts")
+            losses, stats = prompt_losses(v, t, batch), variables["batch_stats"]
         else:
             losses, stats = self.main_losses(variables, memory, batch, rng)
         metrics = {f"loss_{name}": value for name, (_, value) in losses.items()}
         return sum(weight * value for weight, value in losses.values()), (metrics, stats, memory)  # pyright: ignore
-
-    def prompt_losses(self, variables: Variables, memory: BankMemory, batch: Batch) -> dict[str, tuple[Any, Any]]:
-        """Stage 1: L_i2t + L_t2i between cached features and the sentences of their identities; (weight, value)."""
-        row = jnp.maximum(batch.tracklet, 0) * self.config.stage1.parts + batch.part
-        assert memory.features is not None
-        v, y = memory.features[row], batch.identity
-        t: Any = self.network.apply(variables, jnp.maximum(y, 0), method="texts")
-        return {
-            "image_to_text": (1.0, supervised_contrastive(v, t, y, batch.valid)),
-            "text_to_image": (1.0, supervised_contrastive(t, v, y, batch.valid)),
-        }
 
     def main_losses(
         self, variables: Variables, memory: BankMemory, batch: Batch, rng: jax.Array
@@ -375,43 +356,6 @@ class ClipReID(Method):
 
 def _adapter(kind: Any, width: int, config: Any, image: ViTConfig) -> Any:
     return partial(kind, width, zero_start=config.adapters.zero_start, dtype=image.dtype)
-
-
-def condition_rows(info: DatasetInfo, columns: tuple[str, ...]) -> int:
-    """How many rows a table over these columns of a batch has.
-
-    Raises:
-      ValueError: an unknown column.
-    """
-    rows = 1
-    for column in columns:
-        sizes = {"camera_index": len(info.cameras), "platform": len(PLATFORMS), "modality": len(MODALITIES)}
-        if column not in sizes:
-            raise ValueError(f"column {column!r} is not one of {', '.join(sizes)}")
-        rows *= sizes[column]
-    return rows
-
-
-def condition(info: DatasetInfo, batch: Batch, columns: tuple[str, ...]) -> jax.Array:
-    """The row of every clip, i32[B]: camera · views + view; −1 where any column is unknown."""
-    row, known = jnp.zeros_like(batch.camera_index), batch.camera_index >= -1
-    for column in columns:
-        value = getattr(batch, column)
-        row, known = row * condition_rows(info, (column,)) + value, known & (value >= 0)
-    return jnp.where(known, row, -1)
-
-
-def parameter_groups(options: Any, frozen: str) -> tuple[Group, ...]:
-    """Learning rates by path: `frozen` has none; then those of `options.multipliers` ((pattern, factor), first match
-    counts), then `options.train` at `options.rate`; biases have a factor and a weight decay of their own. All else is
-    frozen too."""
-    groups = [Group(frozen, 0.0)]
-    for pattern, factor in (*options.multipliers, (options.train, 1.0)):
-        rate = options.rate * factor
-        bias = rf"^(?=.*bias$)(?=.*?(?:{pattern}))"
-        groups.append(Group(bias, rate * options.bias_factor, options.bias_decay))
-        groups.append(Group(pattern, rate, options.weight_decay))
-    return (*groups, Group(r".*", 0.0))
 
 
 METHOD = ClipReID

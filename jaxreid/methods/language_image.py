@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxreid.augment import Augmentation
-from jaxreid.backbones.frame_encoder import encoder_config
+from jaxreid.backbones.frame_encoder import joint_config
 from jaxreid.backbones.text import TextConfig, TextTower, load_text_tokenizer, text_config
 from jaxreid.backbones.vit import ViT, ViTConfig
 from jaxreid.data.batch import Batch
@@ -85,12 +85,9 @@ class LanguageImage(Method):
 
     def __init__(self, config: Any, info: DatasetInfo) -> None:
         super().__init__(config, info)
-        image = encoder_config(config.backbone.name, info.frame_size, config.precision, config.backbone.remat)
-        if not isinstance(image, ViTConfig) or image.projection is None:
-            raise ValueError(
-                f"backbone.name={config.backbone.name!r} has no joint space with a text tower; take a CLIP"
-            )
-        self.network = TwoTowers(image, text_config(config.backbone.name, dtype=image.dtype))
+        backbone = config.backbone
+        image = joint_config(backbone.name, info.frame_size, config.precision, backbone.remat)
+        self.network = TwoTowers(image, text_config(backbone.name, dtype=image.dtype))
 
     def stages(self) -> tuple[Stage, ...]:
         config, rates = self.config, self.config.optimiser

@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxreid.augment import Augmentation
-from jaxreid.backbones.frame_encoder import encoder_config
+from jaxreid.backbones.frame_encoder import joint_config
 from jaxreid.backbones.text import TextConfig, load_text_tokenizer, text_config
 from jaxreid.backbones.transformer import Attend, Hooks, LayerNorm, attend
 from jaxreid.backbones.vit import ViT, ViTConfig
@@ -41,7 +41,6 @@ from jaxreid.losses.identity import cross_entropy
 from jaxreid.losses.modality import hetero_centre_triplet, modality_confusion
 from jaxreid.losses.triplet import weighted_triplet
 from jaxreid.memory.prototypes import unit_rows
-from jaxreid.methods.clip_reid import parameter_groups
 from jaxreid.methods.method import (
     Backbone,
     DatasetInfo,
@@ -54,6 +53,7 @@ from jaxreid.methods.method import (
     Update,
     Variables,
 )
+from jaxreid.optimisers import parameter_groups
 
 # --- STFL: spatial-temporal feature learning ------------------------------------------------------------------------
 
@@ -260,9 +260,7 @@ class LSMRL(Method):
     def __init__(self, config: Any, info: DatasetInfo) -> None:
         super().__init__(config, info)
         backbone, prompt = config.backbone, config.prompt
-        image = encoder_config(backbone.name, info.frame_size, config.precision, backbone.remat)
-        if not isinstance(image, ViTConfig) or image.projection is None:
-            raise ValueError(f"backbone.name={backbone.name!r} has no joint space with a text tower; take a CLIP")
+        image = joint_config(backbone.name, info.frame_size, config.precision, backbone.remat, backbone.stride)
         if config.evaluation.rule == "packed":
             raise ValueError("evaluation.rule='packed' leaves clips unfilled, and this tower mixes a clip's frames")
         missing = {VISIBLE, INFRARED} - set(np.unique(info.table.modality).tolist())
