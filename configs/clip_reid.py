@@ -32,7 +32,8 @@ TABLE: dict[str, Any] = {
     "frames.width": [32, 128, 128, 128],
     "frames.mean": [HALF["mean"]] * 4,
     "frames.std": [HALF["std"]] * 4,
-    # The class bank: "prompt" or "image_memory".
+    # The class bank: "prompt", "image_memory", or "ema_memory" (CLIMB-ReID's: made anew before every epoch, two rows
+    # per identity that follow the batches).
     "bank": "prompt",
     # `multiple`: identities are encoded in a multiple of it, over which the devices share.
     "prompt.template": "A photo of a X X X X person.",
@@ -41,7 +42,11 @@ TABLE: dict[str, Any] = {
     "prompt.multiple": [8, 128, 128, 128],
     "text.checkpoint": ["walkers_vit_tiny", CLIP_B16, CLIP_B16, CLIP_B16],
     "text.tokenizer": ["", CLIP_B16, CLIP_B16, CLIP_B16],
-    "memory.frames": 8,  # of the chunks that an image memory is made of
+    "memory.frames": 8,  # of the clips that an image memory is made of
+    "memory.rule": "dense",  # which clips these are (jaxreid.data.clips.RULES)
+    "memory.momentum": 0.2,  # weight of the old row, for "ema_memory"
+    "memory.temperature": 0.05,
+    "memory.per_sample": False,  # True: mean rows also move to every sample in turn, as released
     "ssp.depth": 0,  # layers of TF-CLIP's sequence-specific prompt, 0 = off
     "ssp.self_attention": False,
     # Stage 1: prompts, on features of the starting tower.

@@ -20,9 +20,9 @@ from jaxreid.data.clips import plan_tracklets
 from jaxreid.layers.prompts import PromptedText, PromptTemplate
 from jaxreid.layers.tf_clip import SequenceSpecificPrompt, TemporalMemoryDiffusion
 from jaxreid.losses.identity import cross_entropy
-from jaxreid.losses.image_text import supervised_contrastive
+from jaxreid.losses.image_text import proxy_contrast, supervised_contrastive
 from jaxreid.losses.triplet import batch_hard, batch_hard_triplet, pairwise_distance
-from jaxreid.memory.class_bank import image_memory
+from jaxreid.memory.class_bank import build_proxies, image_memory, move_proxies
 from jaxreid.methods.clip_reid import BankMemory
 from jaxreid.methods.method import Progress, Schedule
 from jaxreid.optimisers import descend, find_group, schedule_factor, split_trained, transformation
@@ -286,6 +286,88 @@ def test_image_memory_is_a_mean_of_means():
     assert np.abs(wanted[1] - features[:4].mean(0)).max() > 0.1  # which is another thing
 
 
+def rows_of_length_1(*shape, seed=0):
+    x = np.random.default_rng(seed).normal(size=shape)
+    return (x / np.linalg.norm(x, axis=-1, keepdims=True)).astype(np.float32)
+
+
+def moved_by_hand(proxies, x, y, momentum, per_sample):
+    """The specification's rule, sample by sample and identity by identity."""
+
+    def moved(old, new):
+        row = momentum * old + (1 - momentum) * new
+        return row / np.linalg.norm(row)
+
+    mean, hard = np.split(proxies.astype(np.float64), 2)
+    if per_sample:
+        for sample, label in zip(x, y, strict=True):
+            mean[label] = moved(mean[label], sample)
+    for label in np.unique(y):
+        mine = x[y == label]
+        hard[label] = moved(hard[label], mine[np.argmin(mine @ mean[label])])
+        mean[label] = moved(mean[label], mine.mean(0))
+    return np.concatenate([mean, hard])
+
+
+@pytest.mark.parametrize("per_sample", [False, True])
+def test_proxies_move_to_the_mean_and_to_the_hardest_sample(per_sample):
+    proxies, x = rows_of_length_1(8, 5), rows_of_length_1(7, 5, seed=1)
+    y = np.array([2, 0, 2, 2, 0, 3, 1])
+    valid = np.arange(7) < 6  # the last row only fills the batch, so that identity 1 is absent
+    found = move_proxies(*map(jnp.asarray, (proxies, x, y, valid)), 0.2, per_sample)
+    wanted = moved_by_hand(proxies, x[:6], y[:6], 0.2, per_sample)
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+    np.testing.assert_array_equal(found[np.array([1, 5])], proxies[np.array([1, 5])])
+    other = moved_by_hand(proxies, x[:6], y[:6], 0.2, not per_sample)
+    assert np.abs(other - wanted)[[0, 2, 3]].max() > 1e-2
+
+
+def test_proxies_start_as_the_mean_of_unit_features():
+    features = 3.0 * rows_of_length_1(5, 4)
+    features[0] *= 100  # lengths do not count
+    tracklet, identity = np.array([0, 1, 1, 2, 2]), np.array([1, 0, 1])
+    unit = rows_of_length_1(5, 4)
+    wanted = np.stack([unit[1:3].mean(0), (unit[0] + unit[3]) / 2])
+    wanted /= np.linalg.norm(wanted, axis=1, keepdims=True)
+    valid = np.arange(5) < 4
+    found = build_proxies(*map(jnp.asarray, (features, tracklet, valid, identity)), 2)
+    np.testing.assert_allclose(found, np.concatenate([wanted, wanted]), atol=1e-6)
+
+
+def test_contrast_with_proxies():
+    x, proxies, y = rows_of_length_1(3, 4), rows_of_length_1(4, 4, seed=2), np.array([1, 0, 1])
+    logits = np.exp(x @ proxies.T / 0.05)
+    mean, hard = (p[np.arange(2), y[:2]] / p.sum(1)[:2] for p in (logits[:, :2], logits[:, 2:]))
+    wanted = -0.5 * (np.log(mean) + np.log(hard)).mean()
+    found = proxy_contrast(*map(jnp.asarray, (x, proxies, y, np.arange(3) < 2)), 0.05)
+    np.testing.assert_allclose(found, wanted, rtol=1e-4)
+
+
+def test_a_bank_that_follows_training():
+    """CLIMB-ReID's memory: made of the tower as it is, contrasted as it was before the batch, moved by the batch."""
+    method = make_method("clip_reid", bank="ema_memory")
+    (stage,) = method.stages()
+    assert (stage.extraction.every, stage.extraction.rule) == (1, "dense")
+    variables, batch = random_variables(method), make_batch()
+    memory = BankMemory(jnp.asarray(rows_of_length_1(2 * PEOPLE, 8, seed=4)), None)
+    assert method.init_memory().bank.shape == memory.bank.shape
+    x = np.asarray(embedded(method, variables, batch)[:, -8:])  # "projected" stands last
+    np.testing.assert_allclose(
+        jit(lambda v, b: method.extract(v, memory, b, stage))(variables, batch)["projected"], x, atol=1e-5
+    )
+    loss = jit(jax.value_and_grad(loss_of(method, stage), argnums=2, has_aux=True))
+    (_, (parts, _, after)), slope = loss(variables["params"], variables["batch_stats"], memory, batch)
+    assert not np.asarray(slope.bank).any()
+    unit = x / np.linalg.norm(x, axis=1, keepdims=True)
+    y = np.asarray(batch.identity)
+    wanted = moved_by_hand(np.asarray(memory.bank), unit, y, 0.2, False)
+    np.testing.assert_allclose(after.bank, wanted, atol=1e-4)
+    logits = unit @ np.asarray(memory.bank).T / 0.05
+    halves = [scores - np.log(np.exp(scores).sum(1, keepdims=True)) for scores in np.split(logits, 2, axis=1)]
+    value = -0.5 * sum(half[np.arange(CLIPS), y].mean() for half in halves)
+    np.testing.assert_allclose(parts["loss_bank"], value, rtol=1e-3)
+
+
 # Sizes ----------------------------------------------------------------------------------------------------------------
 
 
@@ -503,7 +585,7 @@ def test_bank_of_text_follows_the_prompts():
 
 
 def test_unknown_values_are_named():
-    with pytest.raises(ValueError, match="bank='text' is neither"):
+    with pytest.raises(ValueError, match="bank='text' is not one of prompt, image_memory, ema_memory"):
         make_method("clip_reid", bank="text")
     with pytest.raises(ValueError, match="column 'weather' is not one of camera_index"):
         make_method("clip_reid", **{"sie.columns": ("weather",)})

@@ -6,6 +6,8 @@ VSLA-CLIP   Zhang et al., "Cross-Platform Video Person ReID: A New Benchmark Dat
             2024: adapters, platform prompts and heads train, the tower stays.
 TF-CLIP     Yu et al., "TF-CLIP: Learning Text-free CLIP for Video-based Person Re-Identification", AAAI 2024: the
             bank is made of image features, changed for each clip; a temporal branch.
+CLIMB-ReID  Yu et al., "CLIMB-ReID: A Hybrid CLIP-Mamba Framework for Person Re-Identification", AAAI 2025: of it the
+            bank, two rows per identity that follow the image features; its Mamba branch is not here.
 
 One class, because the members differ in where the rows of the bank come from and in what is trained; `configs/` says
 it by name. A clip's features are means over its frames: "penultimate" (class token before the last block), "last"
@@ -36,9 +38,10 @@ from jaxreid.layers.prompts import DeepPrompts, PromptedText, PromptTemplate
 from jaxreid.layers.temporal import masked_mean
 from jaxreid.layers.tf_clip import SequenceSpecificPrompt, TemporalMemoryDiffusion
 from jaxreid.losses.identity import cross_entropy
-from jaxreid.losses.image_text import supervised_contrastive
+from jaxreid.losses.image_text import proxy_contrast, supervised_contrastive
 from jaxreid.losses.triplet import batch_hard_triplet
-from jaxreid.memory.class_bank import image_memory
+from jaxreid.memory.class_bank import build_proxies, image_memory, move_proxies
+from jaxreid.memory.prototypes import unit_rows
 from jaxreid.methods.method import (
     Backbone,
     DatasetInfo,
@@ -54,7 +57,9 @@ from jaxreid.methods.method import (
 )
 from jaxreid.methods.prompt_learning import feature_rows, prompt_losses, prompt_stage
 from jaxreid.optimisers import parameter_groups
+from jaxreid.parallel import constrain
 
+BANKS = ("prompt", "image_memory", "ema_memory")
 SAMPLERS = {"groups": RandomIdentitySampler, "balanced": IdentitySampler}
 
 
@@ -182,7 +187,7 @@ class ClipReIDNetwork(nn.Module):
 
 
 class BankMemory(flax.struct.PyTreeNode):
-    bank: jax.Array  # f32[C, E], a row per identity
+    bank: jax.Array  # f32[C, E], a row per identity; of "ema_memory" f32[2C, E], mean and hard proxies
     features: jax.Array | None  # f32[N·parts, E], what the prompt stage learns from
 
 
@@ -195,9 +200,10 @@ class ClipReID(Method):
         super().__init__(config, info)
         backbone = config.backbone
         image = joint_config(backbone.name, info.frame_size, config.precision, backbone.remat, backbone.stride)
-        if config.bank not in ("prompt", "image_memory"):
-            raise ValueError(f"bank={config.bank!r} is neither 'prompt' nor 'image_memory'")
+        if config.bank not in BANKS:
+            raise ValueError(f"bank={config.bank!r} is not one of {', '.join(BANKS)}")
         self.image, self.text = image, None
+        self.moves_bank = config.bank == "ema_memory"
         if config.bank == "prompt":
             self.text = text_config(backbone.name, dtype=image.dtype)
             tokenizer = load_text_tokenizer(backbone.name, config.text.tokenizer or None)
@@ -243,11 +249,16 @@ class ClipReID(Method):
             piece=batch.piece,
             augment=Augmentation(**config.augment),
             updates=(Update("all", Optimiser(config.optimiser.kind, groups), Schedule(**config.schedule)),),
-            extraction=None if self.text else Extraction(0, 0, config.memory.frames, rule="dense"),
+            extraction=None if self.text else self.bank_extraction(),
         )
         if not self.text:
             return (main,)
         return prompt_stage(config.stage1), main
+
+    def bank_extraction(self) -> Extraction:
+        """The clips that a bank of image features is made of: once, or of the tower as it is before every epoch."""
+        memory = self.config.memory
+        return Extraction(1 if self.moves_bank else 0, 0, memory.frames, rule=memory.rule)
 
     def backbones(self) -> tuple[Backbone, ...]:
         image = Backbone(("image_tower",), self.config.backbone.checkpoint, self.image)
@@ -264,11 +275,14 @@ class ClipReID(Method):
     def init_memory(self) -> BankMemory:
         width, rows = self.image.projection, len(self.info.table) * self.config.stage1.parts
         features = jnp.zeros((rows, width)) if self.text else None
-        return BankMemory(jnp.zeros((self.info.num_identities, width)), features)
+        proxies = 2 if self.moves_bank else 1
+        return BankMemory(jnp.zeros((proxies * self.info.num_identities, width)), features)
 
     def extract(self, variables: Variables, memory: BankMemory, batch: Batch, stage: Stage) -> dict[str, jax.Array]:
-        """Features of the tower as it was, in the joint space."""
-        found: Any = self.network.apply(variables, batch, self.rows(batch), False, plain=True, method="encode")
+        """Features in the joint space: of the tower as it was or, where the bank follows training, as it is."""
+        found: Any = self.network.apply(
+            variables, batch, self.rows(batch), False, plain=not self.moves_bank, method="encode"
+        )
         return {"projected": found["projected"]}
 
     def refresh(
@@ -289,7 +303,8 @@ class ClipReID(Method):
             return memory.replace(features=found[: len(memory.features)])
         assert self.info.labels is not None
         identity = jnp.asarray(self.info.labels.identity)
-        bank = image_memory(found, features.tracklet, features.valid, identity, self.info.num_identities)
+        build = build_proxies if self.moves_bank else image_memory
+        bank = build(found, features.tracklet, features.valid, identity, self.info.num_identities)
         return memory.replace(bank=bank)
 
     # --- the losses ---------------------------------------------------------------------------------------------
@@ -310,14 +325,14 @@ class ClipReID(Method):
             t: Any = self.network.apply(variables, jnp.maximum(batch.identity, 0), method="texts")
             losses, stats = prompt_losses(v, t, batch), variables["batch_stats"]
         else:
-            losses, stats = self.main_losses(variables, memory, batch, rng)
+            losses, stats, memory = self.main_losses(variables, memory, batch, rng)
         metrics = {f"loss_{name}": value for name, (_, value) in losses.items()}
         return sum(weight * value for weight, value in losses.values()), (metrics, stats, memory)  # pyright: ignore
 
     def main_losses(
         self, variables: Variables, memory: BankMemory, batch: Batch, rng: jax.Array
-    ) -> tuple[dict[str, tuple[Any, Any]], Any]:
-        """Stage 2: ({name: (weight, value)}, new batch statistics)."""
+    ) -> tuple[dict[str, tuple[Any, Any]], Any, BankMemory]:
+        """Stage 2: ({name: (weight, value)}, new batch statistics, new memory)."""
         config, w, y, valid = self.config, self.config.weights, batch.identity, batch.valid
 
         def forward(network: ClipReIDNetwork) -> tuple[dict[str, jax.Array], dict[str, jax.Array], jax.Array]:
@@ -344,7 +359,12 @@ class ClipReID(Method):
             seen = (batch.frame_mask & valid[:, None]).reshape(-1)
             of_frames = cross_entropy(logits["frames"], jnp.repeat(y, frames), seen, smoothing)
             losses["frame_identity"] = (w.frame_identity / frames, of_frames)
-        return losses, changed["batch_stats"]
+        if self.moves_bank:
+            x, options = constrain(unit_rows(found["projected"]), "replicated"), config.memory
+            losses["bank"] = (w.bank, proxy_contrast(x, memory.bank, y, valid, options.temperature))
+            moved = move_proxies(memory.bank, x, y, valid, options.momentum, options.per_sample)
+            memory = memory.replace(bank=jax.lax.stop_gradient(moved))
+        return losses, changed["batch_stats"], memory
 
     def embed(self, variables: Variables, memory: BankMemory, batch: Batch) -> dict[str, jax.Array]:
         """ "feature": the parts of `config.embedding` side by side, before their batch norms; the longer part weighs
