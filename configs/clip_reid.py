@@ -53,6 +53,7 @@ TABLE: dict[str, Any] = {
     "stage1.epochs": [30, 120, 120, 120],
     "stage1.parts": [2, 4, 2, 4],  # features per tracklet
     "stage1.frames": 1,  # that each is the mean of
+    "stage1.augment": False,  # True: features of augmented frames, as VSLA-CLIP's release by mistake
     "stage1.batch": 64,
     "stage1.rate": [3.5e-3, 3.5e-4, 3.5e-4, 3.5e-4],
     "stage1.weight_decay": 1e-4,
@@ -88,6 +89,7 @@ TABLE: dict[str, Any] = {
     "batch.identities": [24, 16, 16, 16],
     "batch.clips": 4,
     "batch.frames": 1,
+    "batch.rule": "chunk",  # which frames make a training clip (jaxreid.data.clips.TRAINING_CLIPS)
     "batch.piece": 0,  # frames of the pieces that longer training tracklets are cut into (LS-VID: 48), 0 = whole
     "epochs": [16, 60, 60, 60],
     "optimiser.kind": "adam",
@@ -106,6 +108,8 @@ TABLE: dict[str, Any] = {
     "augment.crop": [3, 10, 10, 10],
     "augment.flip": 0.5,
     "augment.erase": [0.2, 0.5, 0.5, 0.5],
+    "augment.erase_area": 0.4,  # largest share of the frame
+    "augment.per_frame": (),  # what frames draw for themselves: "crop", "flip", "channel", "erase"
     "augment.channel_exchange": [0.5, 0.0, 0.5, 0.5],
     "augment.infrared_mix": [True, False, True, True],
     # Test clips.

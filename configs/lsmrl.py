@@ -58,6 +58,8 @@ TABLE: dict[str, Any] = {
     "batch.identities": [12, 4, 8],
     "batch.clips": [2, 4, 2],
     "batch.frames": [4, 6, 6],
+    "batch.rule": ["chunk", "chunk", "random"],  # which frames make a clip (jaxreid.data.clips.TRAINING_CLIPS)
+    "batch.aligned": False,  # True: both of a pair show the same moment (BUPTCampus, where VLD draws so)
     "batch.steps": [0, 200, 200],  # per epoch; 0 = every tracklet once on average
     "epochs": [12, 24, 24],
     "optimiser.rate": [3e-4, 2.5e-5, 2.5e-5],
@@ -74,7 +76,9 @@ TABLE: dict[str, Any] = {
     "schedule.whole_period": True,
     "schedule.offset": [None, 0.0, 0.0],
     "schedule.least_rate": 2.5e-7,
-    # One draw per clip: patches of different frames must stay at the same place.
+    # One draw per clip: patches of different frames must stay at the same place. VLD draws for every frame:
+    # per_frame=("crop", "flip", "channel", "erase").
+    "augment.per_frame": (),
     "augment.crop": [3, 10, 10],
     "augment.flip": 0.5,
     "augment.erase": [0.2, 0.5, 0.5],

@@ -1,5 +1,6 @@
 """The CLIP-ReID family: golden numbers of its specification (section 9), and what must not depend on what."""
 
+import dataclasses
 import importlib
 
 import family
@@ -11,12 +12,15 @@ import torch
 from family import CLIPS, PEOPLE, filled, jit, largest, loss_of, make_batch, make_method, random_variables
 
 from jaxreid import parallel
+from jaxreid.augment import Augmentation, Pixels
 from jaxreid.backbones.clip import vision_config
 from jaxreid.backbones.frame_encoder import encoder_config
 from jaxreid.backbones.text import TextTower, text_config
 from jaxreid.backbones.vit import ViT
 from jaxreid.backbones.word_table import walkers_words
 from jaxreid.data.clips import plan_tracklets
+from jaxreid.data.samplers import IdentitySampler
+from jaxreid.extract import Extractor
 from jaxreid.layers.prompts import PromptedText, PromptTemplate
 from jaxreid.layers.tf_clip import SequenceSpecificPrompt, TemporalMemoryDiffusion
 from jaxreid.losses.identity import cross_entropy
@@ -167,6 +171,9 @@ def test_presets_are_the_contract():
         found = (c.bank, batch, c.epochs, c.optimiser.rate, c.triplet.metric, tuple(c.taps), tuple(c.sie.columns))
         assert found == wanted
         assert (c.weights.identity, c.weights.triplet, c.weights.bank, c.label_smoothing) == (0.25, 1, 1, 0.1)
+        drawn = {"clip_reid": "chunk", "vsla_clip": "floor", "tf_clip": "chunk"}
+        erased = (0.2, ("erase",)) if member == "tf_clip" else (0.4, ())
+        assert (c.batch.rule, (c.augment.erase_area, tuple(c.augment.per_frame))) == (drawn[member], erased)
         assert (c.optimiser.kind, c.optimiser.bias_factor, c.optimiser.bias_decay) == ("adam", 2.0, 1e-4)
 
 
@@ -246,6 +253,33 @@ def test_batch_hard_triplets():
     np.testing.assert_allclose(batch_hard_triplet(cosine, y, valid, 0.3, "cosine"), 0.15, atol=1e-6)
 
 
+def test_stage_1_on_augmented_frames():
+    """VSLA-CLIP's release: the features that prompts learn from are those of the main stage's augmentation."""
+    for member, wanted in (("clip_reid", False), ("vsla_clip", True)):
+        prompts, main = make_method(member, **{"stage1.augment": wanted}).stages()
+        assert prompts.extraction.augment == (main.augment if wanted else Augmentation())
+    # A mirrored clip's features are those of the mirrored frames; the second half of the batch is another clip.
+    bytes_in = np.random.default_rng(0).integers(0, 255, (CLIPS, 2, 24, 24, 3), np.uint8)
+    pixels = Pixels((0.5, 0.5, 0.5), (0.5, 0.5, 0.5), jnp.float32)
+    batch = make_batch().replace(frames=jnp.asarray(bytes_in), frame_mask=jnp.ones((CLIPS, 2), bool))
+
+    def extracted(seed=0, first=0, **options):
+        extractor = Extractor(
+            lambda v, m, b: {"frames": b.frames},
+            pixels,
+            parallel.make_mesh(),
+            CLIPS,
+            False,
+            Augmentation(**options),
+            seed,
+        )
+        return np.asarray(extractor.step({}, {}, batch.replace(tracklet=batch.tracklet + first))["x"])
+
+    np.testing.assert_array_equal(extracted(flip=1.0), extracted()[:, :, :, ::-1])
+    draws = [extracted(flip=0.5), extracted(flip=0.5), extracted(flip=0.5, seed=1), extracted(flip=0.5, first=8)]
+    assert [np.array_equal(draws[0], other) for other in draws[1:]] == [True, False, False]
+
+
 # Clips and memory -----------------------------------------------------------------------------------------------------
 
 
@@ -262,6 +296,20 @@ def test_frames_of_test_clips(length, tf_clip, vsla):
         options = importlib.import_module(f"configs.{member}").get_config("mars").evaluation
         plan = plan_tracklets(np.array([length]), rule=options.rule, frames=options.frames)
         assert plan.frames.tolist() == [wanted]
+
+
+def test_frames_of_vsla_s_training_clips():
+    """Eight blocks of ⌊n / 8⌋ frames, one random frame of each; the last block takes the remainder."""
+    stage = main_stage(make_method("vsla_clip", **{"batch.rule": "floor", "batch.frames": 8}))
+    assert importlib.import_module("configs.vsla_clip").get_config("mars").batch.rule == "floor"
+    info = make_method("vsla_clip").info
+    length, rng, seen = np.full(CLIPS, 21), np.random.default_rng(0), [set() for _ in range(8)]
+    stage = dataclasses.replace(stage, sampler=IdentitySampler(PEOPLE, 2))
+    for _ in range(60):
+        for clip in stage.plan(info.labels.identity, info.columns, length, rng).frames:
+            for block, frame in enumerate(clip.tolist()):
+                seen[block].add(frame)
+    assert seen == [{2 * block, 2 * block + 1} for block in range(7)] + [set(range(14, 21))]
 
 
 def test_chunks_of_the_memory_and_sliding_windows():

@@ -246,6 +246,7 @@ class ClipReID(Method):
             epochs=config.epochs,
             sampler=SAMPLERS[batch.sampler](batch.identities, batch.clips),
             frames=batch.frames,
+            clip_rule=batch.rule,
             piece=batch.piece,
             augment=Augmentation(**config.augment),
             updates=(Update("all", Optimiser(config.optimiser.kind, groups), Schedule(**config.schedule)),),
@@ -253,7 +254,7 @@ class ClipReID(Method):
         )
         if not self.text:
             return (main,)
-        return prompt_stage(config.stage1), main
+        return prompt_stage(config.stage1, main.augment), main
 
     def bank_extraction(self) -> Extraction:
         """The clips that a bank of image features is made of: once, or of the tower as it is before every epoch."""

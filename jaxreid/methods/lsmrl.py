@@ -288,8 +288,9 @@ class LSMRL(Method):
             Stage(
                 name="lsmrl",
                 epochs=config.epochs,
-                sampler=PairSampler(batch.identities, batch.clips, batch.steps),
+                sampler=PairSampler(batch.identities, batch.clips, batch.steps, aligned=batch.aligned),
                 frames=batch.frames,
+                clip_rule=batch.rule,
                 augment=Augmentation(**config.augment),
                 updates=(Update("all", optimiser, Schedule(**config.schedule)),),
                 refresh_after=True,

@@ -12,24 +12,28 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxreid.augment import Augmentation
+from jaxreid.augment import UNCHANGED, Augmentation
 from jaxreid.data.batch import Batch
 from jaxreid.data.samplers import PassSampler
 from jaxreid.losses.image_text import supervised_contrastive
 from jaxreid.methods.method import Extraction, Group, Optimiser, Schedule, Stage, Update
 
 
-def prompt_stage(options: Any) -> Stage:
-    """The stage "prompts" of a config's `stage1`: an epoch is a pass over all features; of "text/" the words learn."""
+def prompt_stage(options: Any, augment: Augmentation) -> Stage:
+    """The stage "prompts" of a config's `stage1`: an epoch is a pass over all features; of "text/" the words learn.
+
+    Features are those of frames as they are; with `options.augment` of frames changed by `augment`, the augmentation
+    of the main stage (VSLA-CLIP as released).
+    """
     groups = (Group(r"^text/(own|before|after)$", options.rate, options.weight_decay), Group(r".*", 0.0))
     return Stage(
         name="prompts",
         epochs=options.epochs,
         sampler=PassSampler(options.batch, options.parts),
         frames=0,  # learns from the features that the extraction finds
-        augment=Augmentation(),
+        augment=UNCHANGED,
         updates=(Update("prompts", Optimiser("adam", groups), Schedule(**options.schedule)),),
-        extraction=Extraction(0, options.parts, options.frames),
+        extraction=Extraction(0, options.parts, options.frames, augment=augment if options.augment else UNCHANGED),
         refresh_after=True,
     )
 
