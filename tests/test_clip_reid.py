@@ -264,15 +264,8 @@ def test_stage_1_on_augmented_frames():
     batch = make_batch().replace(frames=jnp.asarray(bytes_in), frame_mask=jnp.ones((CLIPS, 2), bool))
 
     def extracted(seed=0, first=0, **options):
-        extractor = Extractor(
-            lambda v, m, b: {"frames": b.frames},
-            pixels,
-            parallel.make_mesh(),
-            CLIPS,
-            False,
-            Augmentation(**options),
-            seed,
-        )
+        mesh, options = parallel.make_mesh(), Augmentation(**options)
+        extractor = Extractor(lambda v, m, b: {"x": b.frames}, pixels, mesh, CLIPS, False, options, seed)
         return np.asarray(extractor.step({}, {}, batch.replace(tracklet=batch.tracklet + first))["x"])
 
     np.testing.assert_array_equal(extracted(flip=1.0), extracted()[:, :, :, ::-1])
