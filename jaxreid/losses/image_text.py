@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import jax
 import jax.numpy as jnp
 
 from jaxreid.losses.identity import cross_entropy
+
+# Of the logarithm of the inverse temperature, as in CLIP.
+FIRST_SCALE, LARGEST_SCALE = math.log(1 / 0.07), math.log(100.0)
 
 
 def matching_loss(logits: jax.Array, match: jax.Array, valid: jax.Array) -> jax.Array:

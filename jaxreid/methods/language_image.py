@@ -11,7 +11,6 @@ No identity label is used: captions say what people wear, and two people may be 
 from __future__ import annotations
 
 import itertools
-import math
 from typing import Any
 
 import flax.linen as nn
@@ -27,7 +26,7 @@ from jaxreid.backbones.vit import ViT, ViTConfig
 from jaxreid.data.batch import Batch
 from jaxreid.data.samplers import SlotSampler
 from jaxreid.layers.temporal import masked_mean
-from jaxreid.losses.image_text import matching_loss
+from jaxreid.losses.image_text import FIRST_SCALE, LARGEST_SCALE, matching_loss
 from jaxreid.memory.prototypes import unit_rows
 from jaxreid.methods.method import (
     Backbone,
@@ -43,8 +42,6 @@ from jaxreid.methods.method import (
 )
 from jaxreid.parallel import constrain
 
-LARGEST_SCALE = math.log(100.0)  # of the logarithm of the inverse temperature, as in CLIP
-
 
 class TwoTowers(nn.Module):
     """An image and a text tower with a common space."""
@@ -54,7 +51,7 @@ class TwoTowers(nn.Module):
 
     def setup(self):
         self.image_tower, self.text_tower = ViT(self.image), TextTower(self.text)
-        self.logit_scale = self.param("logit_scale", nn.initializers.constant(math.log(1 / 0.07)), ())
+        self.logit_scale = self.param("logit_scale", nn.initializers.constant(FIRST_SCALE), ())
 
     def embed_clips(self, batch: Batch, train: bool) -> jax.Array:
         """frames [B, T, H, W, 3] → f32[B, E], the mean of the frames in the joint space."""
