@@ -2,7 +2,7 @@
 
 Presets: `walkers` (default: the small tower, minutes on two CPU cores), `hitsz_vcm`, `bupt_campus` (CLIP ViT-B/16;
 both protocols of BUPTCampus are scored). The ablation's switches: stfl_split=(12,0,0), use_text, use_sd, use_cmi,
-lambda_hct, lambda_mod, lambda_cons.
+lambda_hct, lambda_mod, lambda_cons; other readings of the abstract: docs/lsmrl.md.
 """
 
 from typing import Any

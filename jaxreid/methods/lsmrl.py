@@ -12,7 +12,7 @@ ZeroI2V's, the mosaic of shifted patches is TPS's (pattern C), retrieval without
 follow X-ReID, the modality probe DIRL and MITML.
 Ours: where the blocks are split, two heads a direction, SD as attention to the bank of all training identities, CMI's
 "solo" pass that inference can repeat, the weights of all losses but VLD's, and the embedding. Results of this module
-are not a reproduction of the paper's figures.
+are not a reproduction of the paper's figures. STFL is `jaxreid.layers.stfl`.
 """
 
 from __future__ import annotations
