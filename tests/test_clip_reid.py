@@ -397,7 +397,12 @@ def test_a_bank_that_follows_training():
         jit(lambda v, b: method.extract(v, memory, b, stage))(variables, batch)["projected"], x, atol=1e-5
     )
     loss = jit(jax.value_and_grad(loss_of(method, stage), argnums=2, has_aux=True))
-    (_, (parts, _, after)), slope = loss(variables["params"], variables["batch_stats"], memory, batch)
+    mesh = parallel.make_mesh()
+    rows, whole = parallel.rows(mesh), parallel.replicated(mesh)
+    shared = parallel.place(batch, jax.tree.map(lambda _: rows, batch))  # a clip for each of eight devices
+    state = variables["params"], variables["batch_stats"], memory
+    with jax.set_mesh(mesh):
+        (_, (parts, _, after)), slope = loss(*parallel.place(state, jax.tree.map(lambda _: whole, state)), shared)
     assert not np.asarray(slope.bank).any()
     unit = x / np.linalg.norm(x, axis=1, keepdims=True)
     y = np.asarray(batch.identity)
