@@ -27,11 +27,13 @@ TABLE: dict[str, Any] = {
     "backbone.name": ["walkers_vit_tiny", "ViT-B/16", "ViT-B/16", "ViT-B/16"],
     "backbone.checkpoint": ["walkers_vit_tiny", CLIP_B16, CLIP_B16, CLIP_B16],
     "backbone.remat": False,  # True: less memory, a third more work
+    "backbone.stride": 0,  # pixels from patch to patch, 12 in CLIP-ReID's overlapping variant; 0 = the patch's size
     "frames.height": [64, 256, 256, 256],
     "frames.width": [32, 128, 128, 128],
     "frames.mean": [HALF["mean"]] * 4,
     "frames.std": [HALF["std"]] * 4,
-    # The class bank: "prompt" or "image_memory".
+    # The class bank: "prompt", "image_memory", or "ema_memory" (CLIMB-ReID's: made anew before every epoch, two rows
+    # per identity that follow the batches).
     "bank": "prompt",
     # `multiple`: identities are encoded in a multiple of it, over which the devices share.
     "prompt.template": "A photo of a X X X X person.",
@@ -40,13 +42,18 @@ TABLE: dict[str, Any] = {
     "prompt.multiple": [8, 128, 128, 128],
     "text.checkpoint": ["walkers_vit_tiny", CLIP_B16, CLIP_B16, CLIP_B16],
     "text.tokenizer": ["", CLIP_B16, CLIP_B16, CLIP_B16],
-    "memory.frames": 8,  # of the chunks that an image memory is made of
+    "memory.frames": 8,  # of the clips that an image memory is made of
+    "memory.rule": "dense",  # which clips these are (jaxreid.data.clips.RULES)
+    "memory.momentum": 0.2,  # weight of the old row, for "ema_memory"
+    "memory.temperature": 0.05,
+    "memory.per_sample": False,  # True: mean rows also move to every sample in turn, as released
     "ssp.depth": 0,  # layers of TF-CLIP's sequence-specific prompt, 0 = off
     "ssp.self_attention": False,
     # Stage 1: prompts, on features of the starting tower.
     "stage1.epochs": [30, 120, 120, 120],
     "stage1.parts": [2, 4, 2, 4],  # features per tracklet
     "stage1.frames": 1,  # that each is the mean of
+    "stage1.augment": False,  # True: features of augmented frames, as VSLA-CLIP's release by mistake
     "stage1.batch": 64,
     "stage1.rate": [3.5e-3, 3.5e-4, 3.5e-4, 3.5e-4],
     "stage1.weight_decay": 1e-4,
@@ -82,6 +89,7 @@ TABLE: dict[str, Any] = {
     "batch.identities": [24, 16, 16, 16],
     "batch.clips": 4,
     "batch.frames": 1,
+    "batch.rule": "chunk",  # which frames make a training clip (jaxreid.data.clips.TRAINING_CLIPS)
     "batch.piece": 0,  # frames of the pieces that longer training tracklets are cut into (LS-VID: 48), 0 = whole
     "epochs": [16, 60, 60, 60],
     "optimiser.kind": "adam",
@@ -100,6 +108,8 @@ TABLE: dict[str, Any] = {
     "augment.crop": [3, 10, 10, 10],
     "augment.flip": 0.5,
     "augment.erase": [0.2, 0.5, 0.5, 0.5],
+    "augment.erase_area": 0.4,  # largest share of the frame
+    "augment.per_frame": (),  # what frames draw for themselves: "crop", "flip", "channel", "erase"
     "augment.channel_exchange": [0.5, 0.0, 0.5, 0.5],
     "augment.infrared_mix": [True, False, True, True],
     # Test clips.

@@ -2,7 +2,7 @@
 
 Presets: `walkers` (default: the small tower, minutes on two CPU cores), `hitsz_vcm`, `bupt_campus` (CLIP ViT-B/16;
 both protocols of BUPTCampus are scored). The ablation's switches: stfl_split=(12,0,0), use_text, use_sd, use_cmi,
-lambda_hct, lambda_mod, lambda_cons.
+lambda_hct, lambda_mod, lambda_cons; other readings of the abstract: docs/lsmrl.md.
 """
 
 from typing import Any
@@ -26,6 +26,7 @@ TABLE: dict[str, Any] = {
     "backbone.name": ["walkers_vit_tiny", "ViT-B/16", "ViT-B/16"],
     "backbone.checkpoint": ["walkers_vit_tiny", CLIP_B16, CLIP_B16],
     "backbone.remat": False,  # True: less memory, a third more work; of the text tower too
+    "backbone.stride": 0,  # pixels from patch to patch, 12 in CLIP-ReID's overlapping variant; 0 = the patch's size
     "frames.height": [64, 288, 288],
     "frames.width": [32, 144, 144],
     "frames.mean": [HALF["mean"], IMAGENET["mean"], IMAGENET["mean"]],
@@ -33,6 +34,7 @@ TABLE: dict[str, Any] = {
     # STFL: blocks of the basic, the grouped and the patch shift encoder.
     "stfl_split": [(2, 1, 1), (8, 2, 2), (8, 2, 2)],
     "grouped_mode": "shift",  # or "tube"
+    "tps_mode": "patch",  # or "channel": quarters of the channels instead of patches (X-ReID)
     # The language side and SD; without text there is no SD either.
     "prompt.template": "A X X X X person observed in both day and night conditions.",
     "prompt.n_ctx": 4,
@@ -40,9 +42,29 @@ TABLE: dict[str, Any] = {
     "text.checkpoint": ["walkers_vit_tiny", CLIP_B16, CLIP_B16],
     "text.tokenizer": ["", CLIP_B16, CLIP_B16],
     "use_text": True,
+    "v2t_norm": False,  # True: cosines with a learned scale instead of VLD's dot products
     "use_sd": True,
+    "sd_mode": "attend",  # or "append": the sentences most like the frame stand beside its tokens (TF-CLIP)
+    "sd_tokens": "cls",  # or "all"
+    "sd_top": 8,  # sentences that are appended
+    # CLIP-ReID's two stages instead of VLD's joint training: words first, on features of the starting tower.
+    "two_stage": False,
+    "stage1.epochs": [30, 120, 120],
+    "stage1.parts": 1,  # features per tracklet
+    "stage1.frames": [4, 6, 6],  # that each is the mean of
+    "stage1.augment": False,
+    "stage1.batch": 64,
+    "stage1.rate": [3.5e-3, 3.5e-4, 3.5e-4],
+    "stage1.weight_decay": 1e-4,
+    "stage1.schedule.kind": "cosine",
+    "stage1.schedule.warmup_epochs": [1.0, 5.0, 5.0],
+    "stage1.schedule.warmup_start": 1e-5 / 3.5e-4,
+    "stage1.schedule.floor": 1e-6 / 3.5e-4,
+    "stage1.schedule.whole_period": True,
+    "stage1.schedule.offset": 1.0,
     # CMI; heads of 64 channels for SD and CMI.
     "use_cmi": True,
+    "cmi_test": "solo",  # or "skip": test features are those that go into CMI
     "heads": [4, 8, 8],
     # Losses.
     "wrt_stable": True,  # False: the weighted triplet loss as released
@@ -51,12 +73,15 @@ TABLE: dict[str, Any] = {
     "lambda_hct": 1.0,
     "hct_margin": 0.3,
     "lambda_mod": 0.1,
-    "mod_mode": "uniform",  # or "third"
+    "mod_disc": "hct",  # or "mma": a soft margin of mean distances (M³-ReID)
+    "mod_gen": "uniform",  # or "third", "mmd"
     "mod_from": 0.25,  # share of the run after which the modality probe trains
     # Pairs of a visible and an infrared tracklet: identities per step, pairs of each.
     "batch.identities": [12, 4, 8],
     "batch.clips": [2, 4, 2],
     "batch.frames": [4, 6, 6],
+    "batch.rule": ["chunk", "chunk", "random"],  # which frames make a clip (jaxreid.data.clips.TRAINING_CLIPS)
+    "batch.aligned": False,  # True: both of a pair show the same moment (BUPTCampus, where VLD draws so)
     "batch.steps": [0, 200, 200],  # per epoch; 0 = every tracklet once on average
     "epochs": [12, 24, 24],
     "optimiser.rate": [3e-4, 2.5e-5, 2.5e-5],
@@ -64,7 +89,7 @@ TABLE: dict[str, Any] = {
     "optimiser.bias_factor": 1.0,
     "optimiser.bias_decay": 1e-4,
     "optimiser.train": "^image_tower/",
-    "optimiser.multipliers": (("^(text|necks_)", 25.0), ("^(diffusion|interaction|modality)", 10.0)),
+    "optimiser.multipliers": (("^(text|necks_|logit_scale)", 25.0), ("^(diffusion|interaction|modality)", 10.0)),
     "optimiser.clip_norm": [5.0, 0.0, 0.0],
     "schedule.kind": "cosine",
     "schedule.warmup_epochs": [1.0, 3.0, 3.0],
@@ -73,7 +98,9 @@ TABLE: dict[str, Any] = {
     "schedule.whole_period": True,
     "schedule.offset": [None, 0.0, 0.0],
     "schedule.least_rate": 2.5e-7,
-    # One draw per clip: patches of different frames must stay at the same place.
+    # One draw per clip: patches of different frames must stay at the same place. VLD draws for every frame:
+    # per_frame=("crop", "flip", "channel", "erase").
+    "augment.per_frame": (),
     "augment.crop": [3, 10, 10],
     "augment.flip": 0.5,
     "augment.erase": [0.2, 0.5, 0.5],

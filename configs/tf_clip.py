@@ -30,6 +30,8 @@ TABLE: dict[str, Any] = {
     "schedule.milestones": [(), *[(30.0, 50.0, 70.0)] * 3],
     "schedule.offset": [None, 0.0, 0.0, 0.0],
     "augment.crop": [3, 0, 0, 0],
+    "augment.erase_area": [0.4, 0.2, 0.2, 0.2],
+    "augment.per_frame": [(), ("erase",), ("erase",), ("erase",)],
     "embedding": ("last", "projected", "temporal"),
     "evaluation.rule": ["packed", "chunk_first", "chunk_first", "linspace"],
 }

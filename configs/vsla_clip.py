@@ -23,6 +23,7 @@ TABLE: dict[str, Any] = {
     "triplet.metric": "cosine",
     "batch.identities": [24, 8, 8, 8],
     "batch.frames": [2, 8, 6, 6],
+    "batch.rule": ["chunk", "floor", "chunk", "chunk"],
     "epochs": [16, 120, 120, 120],
     "optimiser.rate": [3e-3, 1e-4, 1e-4, 1e-4],
     "optimiser.weight_decay": 2.5e-4,

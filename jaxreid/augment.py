@@ -1,7 +1,8 @@
 """Augmentation and normalisation on the device: pure functions of a batch and a random key.
 
-One draw per clip: crop, flip, erased box and colour change are the same for all frames of a clip, and differ
-between two clips of one tracklet. Pixels are handled as floats in 0…1 until `normalise`.
+One draw per clip, unless `Augmentation.per_frame` says otherwise: crop, flip, erased box and colour change are the
+same for all frames of a clip, and differ between two clips of one tracklet. Pixels are handled as floats in 0…1 until
+`normalise`.
 """
 
 from __future__ import annotations
@@ -17,29 +18,50 @@ from jaxreid.data.schema import INFRARED
 
 GREY = (0.2989, 0.5870, 0.1140)
 
+# What can be drawn for every frame, and the draws that it takes.
+PER_FRAME = {
+    "crop": ("top", "left"),
+    "flip": ("flip",),
+    "channel": ("channel", "mix"),
+    "erase": ("erase", "area", "aspect", "box_top", "box_left"),
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
     """Strengths; the defaults change nothing.
 
     crop: pixels of zero padding before a random crop of the original size. flip: probability. erase: probability
-    of a box of 2–40 % of the area and aspect 0.3–3.3 that is set to the mean. channel_exchange: probability that
-    a visible clip shows one of its colour channels in all three (ADCA, PGM). infrared_mix: whether infrared clips
-    draw among copies of one channel, a grey mix and no change (the same ancestors).
+    of a box of aspect 0.3–3.3 that is set to the mean; its area is between 2 % of the frame and erase_area.
+    channel_exchange: probability that a visible clip shows one of its colour channels in all three (ADCA, PGM).
+    infrared_mix: whether infrared clips draw among copies of one channel, a grey mix and no change (the same
+    ancestors).
     brightness, contrast: half widths of a uniform factor around 1 (0.2 = 0.8 to 1.2). gamma: half width of the
     logarithm of an exponent. negative: probability that light and dark change places, as fabrics do between visible
     and infrared light.
+    per_frame: keys of PER_FRAME, what every frame of a clip draws for itself: ("erase",) in TF-CLIP, all of them in
+    VLD, where only whether a clip's colours are exchanged is drawn per clip. Contrast is then that of single frames.
     """
 
     crop: int = 0
     flip: float = 0.0
     erase: float = 0.0
+    erase_area: float = 0.4
     channel_exchange: float = 0.0
     infrared_mix: bool = False
     brightness: float = 0.0
     contrast: float = 0.0
     gamma: float = 0.0
     negative: float = 0.0
+    per_frame: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        object.__setattr__(self, "per_frame", tuple(self.per_frame))
+        if set(self.per_frame) - set(PER_FRAME):
+            raise ValueError(f"augment.per_frame={self.per_frame} can name {', '.join(PER_FRAME)} only")
+
+
+UNCHANGED = Augmentation()
 
 
 def to_unit(batch: Batch) -> Batch:
@@ -61,8 +83,12 @@ class Pixels:
     std: tuple[float, ...]
     dtype: Any
 
-    def __call__(self, batch: Batch) -> Batch:
-        return normalise(to_unit(batch), self.mean, self.std, self.dtype)
+    def __call__(self, batch: Batch, rng: jax.Array | None = None, options: Augmentation = UNCHANGED) -> Batch:
+        """Bytes → what the network sees, with a key augmented."""
+        batch = to_unit(batch)
+        if rng is not None:
+            batch = augment(batch, rng, options, self.mean)
+        return normalise(batch, self.mean, self.std, self.dtype)
 
 
 # What is drawn for every clip, as numbers in [0, 1). All of them in one call: random bits for each separately would be
@@ -78,17 +104,24 @@ Draws = dict[str, jax.Array]  # name → f32[B]
 
 def augment(batch: Batch, rng: jax.Array, options: Augmentation, mean: tuple[float, ...]) -> Batch:
     """Frames f32[B, T, H, W, 3] in 0…1 → the same shape, changed; `mean` fills erased boxes."""
-    frames = batch.frames
+    frames, modality = batch.frames, batch.modality
     draws = dict(zip(DRAWS, jax.random.uniform(rng, (len(DRAWS), frames.shape[0])), strict=True))
+    if options.per_frame:  # every frame is a clip of its own, which shares some draws with its neighbours
+        length = frames.shape[1]
+        own = [name for what in options.per_frame for name in PER_FRAME[what]]
+        of_frames = jax.random.uniform(jax.random.fold_in(rng, 1), (len(own), frames.shape[0] * length))
+        draws = {name: jnp.repeat(draw, length) for name, draw in draws.items()}
+        draws |= dict(zip(own, of_frames, strict=True))
+        frames, modality = frames.reshape(-1, 1, *frames.shape[2:]), jnp.repeat(modality, length)
     if options.flip or options.crop:
         frames = _crop_and_flip(frames, draws, options)
     if options.channel_exchange or options.infrared_mix:
-        frames = _exchange_channels(frames, batch.modality, draws, options)
+        frames = _exchange_channels(frames, modality, draws, options)
     if options.brightness or options.contrast or options.gamma or options.negative:
         frames = _relight(frames, draws, options)
     if options.erase:
-        frames = _erase(frames, draws, options.erase, mean)
-    return batch.replace(frames=frames)
+        frames = _erase(frames, draws, options, mean)
+    return batch.replace(frames=frames.reshape(batch.frames.shape))
 
 
 def _integer(draw: jax.Array, count: int) -> jax.Array:
@@ -141,9 +174,9 @@ def _relight(frames: jax.Array, draws: Draws, options: Augmentation) -> jax.Arra
     return jnp.maximum(frames, 1e-4) ** jnp.exp(around_zero("gamma")) if options.gamma else frames
 
 
-def _erase(frames: jax.Array, draws: Draws, probability: float, mean: tuple[float, ...]) -> jax.Array:
+def _erase(frames: jax.Array, draws: Draws, options: Augmentation, mean: tuple[float, ...]) -> jax.Array:
     _, _, height, width, _ = frames.shape
-    area = (0.02 + (0.4 - 0.02) * draws["area"]) * (height * width)
+    area = (0.02 + (options.erase_area - 0.02) * draws["area"]) * (height * width)
     aspect = jnp.exp(jnp.log(0.3) + (jnp.log(10 / 3) - jnp.log(0.3)) * draws["aspect"])
     box_height = jnp.minimum(jnp.sqrt(area * aspect), height)
     box_width = jnp.minimum(jnp.sqrt(area / aspect), width)
@@ -156,5 +189,5 @@ def _erase(frames: jax.Array, draws: Draws, probability: float, mean: tuple[floa
         return (position >= jnp.round(start)) & (position < jnp.round(start + length))
 
     box = inside(top, box_height, y) & inside(left, box_width, x)
-    box &= (draws["erase"] < probability)[:, None, None]
+    box &= (draws["erase"] < options.erase)[:, None, None]
     return jnp.where(box[:, None, :, :, None], jnp.array(mean), frames)

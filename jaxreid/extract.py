@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxreid import parallel
-from jaxreid.augment import Pixels
+from jaxreid.augment import UNCHANGED, Augmentation, Pixels
 from jaxreid.compiled import Compiled
 from jaxreid.data.batch import Batch
 from jaxreid.data.clips import ClipPlan
@@ -22,7 +22,10 @@ from jaxreid.methods.method import Evaluation, Features
 
 
 class Extractor:
-    """Runs `function(variables, memory, batch)` in evaluation mode over clip plans, in batches of a fixed shape."""
+    """Runs `function(variables, memory, batch)` in evaluation mode over clip plans, in batches of a fixed shape.
+
+    With an augmentation, what is drawn depends on `seed` and on what a batch begins with.
+    """
 
     def __init__(
         self,
@@ -31,9 +34,12 @@ class Extractor:
         mesh: Mesh,
         batch_size: int,
         flip: bool = False,
+        augmentation: Augmentation = UNCHANGED,
+        seed: int = 0,
     ) -> None:
         def extract_step(variables: Any, memory: Any, batch: Batch) -> dict[str, jax.Array]:
-            batch = pixels(batch.without_identity())
+            rng = jax.random.fold_in(jax.random.PRNGKey(seed), batch.tracklet[0])
+            batch = pixels(batch.without_identity(), jax.random.fold_in(rng, batch.part[0]), augmentation)
             found = function(variables, memory, batch)
             if flip:
                 mirrored = function(variables, memory, batch.replace(frames=batch.frames[:, :, :, ::-1]))

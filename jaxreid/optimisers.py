@@ -25,6 +25,30 @@ def find_group(path: str, groups: tuple[Group, ...]) -> Group:
     raise ValueError(f"no optimiser group matches parameter {path!r}; the last group is usually '.*'")
 
 
+def encoder_groups(options: Any) -> tuple[Group, ...]:
+    """Learning rates of a method whose tower is "encoder": of its patch embedding, the rest of it, and what is new.
+    The joint space with text, which nothing reads, stays."""
+    return (
+        Group(r"^encoder/patch_embedding", options.patch_rate, options.weight_decay),
+        Group(r"^encoder/projection", 0.0),
+        Group(r"^encoder/", options.tower_rate, options.weight_decay),
+        Group(r".*", options.head_rate, options.weight_decay),
+    )
+
+
+def parameter_groups(options: Any, frozen: str) -> tuple[Group, ...]:
+    """Learning rates by path: `frozen` has none; then those of `options.multipliers` ((pattern, factor), first match
+    counts), then `options.train` at `options.rate`; biases have a factor and a weight decay of their own. All else is
+    frozen too."""
+    groups = [Group(frozen, 0.0)]
+    for pattern, factor in (*options.multipliers, (options.train, 1.0)):
+        rate = options.rate * factor
+        bias = rf"^(?=.*bias$)(?=.*?(?:{pattern}))"
+        groups.append(Group(bias, rate * options.bias_factor, options.bias_decay))
+        groups.append(Group(pattern, rate, options.weight_decay))
+    return (*groups, Group(r".*", 0.0))
+
+
 def is_trained(path: str, optimisers: tuple[Optimiser, ...]) -> bool:
     """Whether any of the optimisers has a learning rate for the parameter."""
     return any(find_group(path, optimiser.groups).learning_rate for optimiser in optimisers)

@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from jaxreid import parallel
-from jaxreid.augment import Pixels
+from jaxreid.augment import UNCHANGED, Augmentation, Pixels
 from jaxreid.data.batch import Batch
 from jaxreid.data.build import DataSetError
 from jaxreid.data.dataset import Dataset, open_dataset, plan_dataset
@@ -84,9 +84,16 @@ class Run(Model):
             self.readers[split.name] = split.reader(cache=self.loading.cache)
         return self.readers[split.name]
 
-    def extractor(self, name: str, function: Any, flip: bool = False) -> Extractor:
+    def extractor(
+        self,
+        name: str,
+        function: Any,
+        flip: bool = False,
+        augmentation: Augmentation = UNCHANGED,
+    ) -> Extractor:
         """An extractor whose compiled step is listed under `name`."""
-        extractor = Extractor(function, self.pixels, self.mesh, self.config.extraction_batch, flip)
+        size, seed = self.config.extraction_batch, self.config.seed
+        extractor = Extractor(function, self.pixels, self.mesh, size, flip, augmentation, seed)
         self.compiled[name] = extractor.step
         return extractor
 

@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxreid import optimisers, parallel
-from jaxreid.augment import Pixels, augment, normalise, to_unit
+from jaxreid.augment import Pixels
 from jaxreid.compiled import Compiled
 from jaxreid.data.batch import Batch
 from jaxreid.methods.method import Method, Progress, Stage, Variables
@@ -58,8 +58,7 @@ def make_train_step(method: Method, stage: Stage, pixels: Pixels, mesh: Mesh, st
     def prepare(state: TrainState, batch: Batch) -> tuple[Batch, jax.Array]:
         augment_rng, loss_rng = jax.random.split(jax.random.fold_in(state.rng, state.step))
         batch = batch if method.uses_identity else batch.without_identity()
-        batch = augment(to_unit(batch), augment_rng, stage.augment, pixels.mean)
-        return normalise(batch, pixels.mean, pixels.std, pixels.dtype), loss_rng
+        return pixels(batch, augment_rng, stage.augment), loss_rng
 
     def train_step(state: TrainState, frozen: Any, batch: Batch, progress: Progress) -> tuple[TrainState, Any]:
         batch, rng = prepare(state, batch)

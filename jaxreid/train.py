@@ -237,6 +237,7 @@ class EpochLoop:
             self.extractor = run.extractor(
                 f"{stage.name}/extract_step",
                 lambda variables, memory, batch: method.extract(variables, memory, batch, stage),
+                augmentation=stage.extraction.augment,
             )
 
             def refresh(variables: Any, memory: Any, features: Features, rng: jax.Array, progress: Progress) -> Any:

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxreid.augment import Augmentation, augment, normalise, to_unit
+from jaxreid.augment import PER_FRAME, Augmentation, augment, normalise, to_unit
 from jaxreid.data.batch import Batch
 
 MEAN = (0.5, 0.4, 0.3)
@@ -94,6 +94,41 @@ def test_erased_box_is_the_mean(batch):
     # 2–40 % of the area; a box longer than the picture is cut, rounding to pixels adds a little.
     assert share.max() < 0.5 and share.mean() > 0.05
     assert (changed(batch, erase=0.0) == np.asarray(batch.frames)).all()
+
+
+def test_erased_area_has_a_limit(batch):
+    frames, original = changed(batch, erase=1.0, erase_area=0.03)[:, 0], np.asarray(batch.frames)[:, 0]
+    found = (frames != original).any(-1).sum((1, 2))
+    # 2 to 3 % of 200 pixels are 4 to 6; a side between 1 and 4.5 pixels is rounded by half a pixel.
+    assert found.max() <= (np.sqrt(6 * 10 / 3) + 0.5) * (np.sqrt(6 / (10 / 3)) + 0.5) and found.min() >= 1
+
+
+@pytest.mark.parametrize("what", sorted(PER_FRAME))
+def test_frames_draw_for_themselves(batch, what):
+    """What is named differs between the frames of a clip, all else does not."""
+    options = {
+        "crop": {"crop": 3},
+        "flip": {"flip": 0.5},
+        "channel": {"channel_exchange": 1.0, "infrared_mix": True},
+        "erase": {"erase": 0.5},
+    }
+    for name, values in options.items():
+        frames = changed(batch, per_frame=(what,), **values)
+        assert frames.shape == batch.frames.shape
+        alike = (frames == frames[:, :1]).all((1, 2, 3, 4))
+        assert alike.mean() < 0.7 if name == what else alike.all(), name
+
+
+def test_a_visible_clip_s_colours_are_exchanged_in_all_frames_or_in_none(batch):
+    visible = np.asarray(batch.modality) == 0
+    frames = changed(batch, channel_exchange=0.5, per_frame=("channel",))[visible]
+    grey = (frames == frames[..., :1]).all((2, 3, 4))  # [clips, frames]
+    assert (grey == grey[:, :1]).all() and 4 < grey[:, 0].sum() < 28
+
+
+def test_what_frames_cannot_draw_is_named():
+    with pytest.raises(ValueError, match=r"per_frame=\('gamma',\) can name crop, flip, channel, erase only"):
+        Augmentation(per_frame=("gamma",))
 
 
 def test_normalise(batch):

@@ -95,6 +95,23 @@ def test_the_whole_test_set_as_gallery():
     assert usual.gallery.split is gallery
 
 
+def test_tf_clip_ranks_two_cameras_against_queries_and_gallery():
+    """iLIDS-VID as TF-CLIP scores it, by hand: other people's queries are distractors, so that ranks can only fall."""
+    query, gallery = split("query", [1, 2, 3], camera=0), split("gallery", [1, 2, 3], camera=1)
+    place = {"query": np.array([0.0, 1.0, 5.0]), "gallery": np.array([1.5, 2.1, 5.2])}
+    place["query+gallery"] = np.concatenate([place["query"], place["gallery"]])
+    precisions = {}
+    for key in ("single_match", "market_full"):
+        (case,) = cases(resolve(key), query, gallery)
+        case.check()
+        distance = np.abs(place[case.query.split.name][:, None] - place[case.gallery.split.name]).astype(np.float32)
+        sides = case.query.columns(), case.gallery.columns()
+        precisions[key] = retrieval.score_distances(distance, *sides, case.protocol).average_precision.tolist()
+    # Query 1 (at 0): its match at 1.5, before it only query 2 at 1. Query 2 (at 1): its match at 2.1, before it the
+    # gallery's 1 at 1.5 and query 1 at 0. Query 3: its match comes first.
+    assert precisions == {"single_match": [1.0, 0.5, 1.0], "market_full": [0.5, pytest.approx(1 / 3), 1.0]}
+
+
 def test_joined_splits_read_the_frames_of_each(tiny):
     parts = [open_split(tiny, name) for name in ("query", "gallery")]
     whole = join(parts)

@@ -1,5 +1,6 @@
 """The CLIP-ReID family: golden numbers of its specification (section 9), and what must not depend on what."""
 
+import dataclasses
 import importlib
 
 import family
@@ -11,17 +12,21 @@ import torch
 from family import CLIPS, PEOPLE, filled, jit, largest, loss_of, make_batch, make_method, random_variables
 
 from jaxreid import parallel
+from jaxreid.augment import Augmentation, Pixels
 from jaxreid.backbones.clip import vision_config
+from jaxreid.backbones.frame_encoder import encoder_config
 from jaxreid.backbones.text import TextTower, text_config
 from jaxreid.backbones.vit import ViT
 from jaxreid.backbones.word_table import walkers_words
 from jaxreid.data.clips import plan_tracklets
+from jaxreid.data.samplers import IdentitySampler
+from jaxreid.extract import Extractor
 from jaxreid.layers.prompts import PromptedText, PromptTemplate
 from jaxreid.layers.tf_clip import SequenceSpecificPrompt, TemporalMemoryDiffusion
 from jaxreid.losses.identity import cross_entropy
-from jaxreid.losses.image_text import supervised_contrastive
+from jaxreid.losses.image_text import proxy_contrast, supervised_contrastive
 from jaxreid.losses.triplet import batch_hard, batch_hard_triplet, pairwise_distance
-from jaxreid.memory.class_bank import image_memory
+from jaxreid.memory.class_bank import build_proxies, image_memory, move_proxies
 from jaxreid.methods.clip_reid import BankMemory
 from jaxreid.methods.method import Progress, Schedule
 from jaxreid.optimisers import descend, find_group, schedule_factor, split_trained, transformation
@@ -166,6 +171,9 @@ def test_presets_are_the_contract():
         found = (c.bank, batch, c.epochs, c.optimiser.rate, c.triplet.metric, tuple(c.taps), tuple(c.sie.columns))
         assert found == wanted
         assert (c.weights.identity, c.weights.triplet, c.weights.bank, c.label_smoothing) == (0.25, 1, 1, 0.1)
+        drawn = {"clip_reid": "chunk", "vsla_clip": "floor", "tf_clip": "chunk"}
+        erased = (0.2, ("erase",)) if member == "tf_clip" else (0.4, ())
+        assert (c.batch.rule, (c.augment.erase_area, tuple(c.augment.per_frame))) == (drawn[member], erased)
         assert (c.optimiser.kind, c.optimiser.bias_factor, c.optimiser.bias_decay) == ("adam", 2.0, 1e-4)
 
 
@@ -245,6 +253,26 @@ def test_batch_hard_triplets():
     np.testing.assert_allclose(batch_hard_triplet(cosine, y, valid, 0.3, "cosine"), 0.15, atol=1e-6)
 
 
+def test_stage_1_on_augmented_frames():
+    """VSLA-CLIP's release: the features that prompts learn from are those of the main stage's augmentation."""
+    for member, wanted in (("clip_reid", False), ("vsla_clip", True)):
+        prompts, main = make_method(member, **{"stage1.augment": wanted}).stages()
+        assert prompts.extraction.augment == (main.augment if wanted else Augmentation())
+    # A mirrored clip's features are those of the mirrored frames; the second half of the batch is another clip.
+    bytes_in = np.random.default_rng(0).integers(0, 255, (CLIPS, 2, 24, 24, 3), np.uint8)
+    pixels = Pixels((0.5, 0.5, 0.5), (0.5, 0.5, 0.5), jnp.float32)
+    batch = make_batch().replace(frames=jnp.asarray(bytes_in), frame_mask=jnp.ones((CLIPS, 2), bool))
+
+    def extracted(seed=0, first=0, **options):
+        mesh, options = parallel.make_mesh(), Augmentation(**options)
+        extractor = Extractor(lambda v, m, b: {"x": b.frames}, pixels, mesh, CLIPS, False, options, seed)
+        return np.asarray(extractor.step({}, {}, batch.replace(tracklet=batch.tracklet + first))["x"])
+
+    np.testing.assert_array_equal(extracted(flip=1.0), extracted()[:, :, :, ::-1])
+    draws = [extracted(flip=0.5), extracted(flip=0.5), extracted(flip=0.5, seed=1), extracted(flip=0.5, first=8)]
+    assert [np.array_equal(draws[0], other) for other in draws[1:]] == [True, False, False]
+
+
 # Clips and memory -----------------------------------------------------------------------------------------------------
 
 
@@ -261,6 +289,20 @@ def test_frames_of_test_clips(length, tf_clip, vsla):
         options = importlib.import_module(f"configs.{member}").get_config("mars").evaluation
         plan = plan_tracklets(np.array([length]), rule=options.rule, frames=options.frames)
         assert plan.frames.tolist() == [wanted]
+
+
+def test_frames_of_vsla_s_training_clips():
+    """Eight blocks of ⌊n / 8⌋ frames, one random frame of each; the last block takes the remainder."""
+    stage = main_stage(make_method("vsla_clip", **{"batch.rule": "floor", "batch.frames": 8}))
+    assert importlib.import_module("configs.vsla_clip").get_config("mars").batch.rule == "floor"
+    info = make_method("vsla_clip").info
+    length, rng, seen = np.full(CLIPS, 21), np.random.default_rng(0), [set() for _ in range(8)]
+    stage = dataclasses.replace(stage, sampler=IdentitySampler(PEOPLE, 2))
+    for _ in range(60):
+        for clip in stage.plan(info.labels.identity, info.columns, length, rng).frames:
+            for block, frame in enumerate(clip.tolist()):
+                seen[block].add(frame)
+    assert seen == [{2 * block, 2 * block + 1} for block in range(7)] + [set(range(14, 21))]
 
 
 def test_chunks_of_the_memory_and_sliding_windows():
@@ -283,6 +325,93 @@ def test_image_memory_is_a_mean_of_means():
     found = image_memory(*map(jnp.asarray, (features, tracklet, valid, identity)), 3)
     np.testing.assert_allclose(found, wanted, atol=1e-6)
     assert np.abs(wanted[1] - features[:4].mean(0)).max() > 0.1  # which is another thing
+
+
+def rows_of_length_1(*shape, seed=0):
+    x = np.random.default_rng(seed).normal(size=shape)
+    return (x / np.linalg.norm(x, axis=-1, keepdims=True)).astype(np.float32)
+
+
+def moved_by_hand(proxies, x, y, momentum, per_sample):
+    """The specification's rule, sample by sample and identity by identity."""
+
+    def moved(old, new):
+        row = momentum * old + (1 - momentum) * new
+        return row / np.linalg.norm(row)
+
+    mean, hard = np.split(proxies.astype(np.float64), 2)
+    if per_sample:
+        for sample, label in zip(x, y, strict=True):
+            mean[label] = moved(mean[label], sample)
+    for label in np.unique(y):
+        mine = x[y == label]
+        hard[label] = moved(hard[label], mine[np.argmin(mine @ mean[label])])
+        mean[label] = moved(mean[label], mine.mean(0))
+    return np.concatenate([mean, hard])
+
+
+@pytest.mark.parametrize("per_sample", [False, True])
+def test_proxies_move_to_the_mean_and_to_the_hardest_sample(per_sample):
+    proxies, x = rows_of_length_1(8, 5), rows_of_length_1(7, 5, seed=1)
+    y = np.array([2, 0, 2, 2, 0, 3, 1])
+    valid = np.arange(7) < 6  # the last row only fills the batch, so that identity 1 is absent
+    found = move_proxies(*map(jnp.asarray, (proxies, x, y, valid)), 0.2, per_sample)
+    wanted = moved_by_hand(proxies, x[:6], y[:6], 0.2, per_sample)
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+    np.testing.assert_array_equal(found[np.array([1, 5])], proxies[np.array([1, 5])])
+    other = moved_by_hand(proxies, x[:6], y[:6], 0.2, not per_sample)
+    assert np.abs(other - wanted)[[0, 2, 3]].max() > 1e-2
+
+
+def test_proxies_start_as_the_mean_of_unit_features():
+    features = 3.0 * rows_of_length_1(5, 4)
+    features[0] *= 100  # lengths do not count
+    tracklet, identity = np.array([0, 1, 1, 2, 2]), np.array([1, 0, 1])
+    unit = rows_of_length_1(5, 4)
+    wanted = np.stack([unit[1:3].mean(0), (unit[0] + unit[3]) / 2])
+    wanted /= np.linalg.norm(wanted, axis=1, keepdims=True)
+    valid = np.arange(5) < 4
+    found = build_proxies(*map(jnp.asarray, (features, tracklet, valid, identity)), 2)
+    np.testing.assert_allclose(found, np.concatenate([wanted, wanted]), atol=1e-6)
+
+
+def test_contrast_with_proxies():
+    x, proxies, y = rows_of_length_1(3, 4), rows_of_length_1(4, 4, seed=2), np.array([1, 0, 1])
+    logits = np.exp(x @ proxies.T / 0.05)
+    mean, hard = (p[np.arange(2), y[:2]] / p.sum(1)[:2] for p in (logits[:, :2], logits[:, 2:]))
+    wanted = -0.5 * (np.log(mean) + np.log(hard)).mean()
+    found = proxy_contrast(*map(jnp.asarray, (x, proxies, y, np.arange(3) < 2)), 0.05)
+    np.testing.assert_allclose(found, wanted, rtol=1e-4)
+
+
+def test_a_bank_that_follows_training():
+    """CLIMB-ReID's memory: made of the tower as it is, contrasted as it was before the batch, moved by the batch."""
+    method = make_method("clip_reid", bank="ema_memory")
+    (stage,) = method.stages()
+    assert (stage.extraction.every, stage.extraction.rule) == (1, "dense")
+    variables, batch = random_variables(method), make_batch()
+    memory = BankMemory(jnp.asarray(rows_of_length_1(2 * PEOPLE, 8, seed=4)), None)
+    assert method.init_memory().bank.shape == memory.bank.shape
+    x = np.asarray(embedded(method, variables, batch)[:, -8:])  # "projected" stands last
+    np.testing.assert_allclose(
+        jit(lambda v, b: method.extract(v, memory, b, stage))(variables, batch)["projected"], x, atol=1e-5
+    )
+    loss = jit(jax.value_and_grad(loss_of(method, stage), argnums=2, has_aux=True))
+    mesh = parallel.make_mesh()
+    rows, whole = parallel.rows(mesh), parallel.replicated(mesh)
+    shared = parallel.place(batch, jax.tree.map(lambda _: rows, batch))  # a clip for each of eight devices
+    state = variables["params"], variables["batch_stats"], memory
+    with jax.set_mesh(mesh):
+        (_, (parts, _, after)), slope = loss(*parallel.place(state, jax.tree.map(lambda _: whole, state)), shared)
+    assert not np.asarray(slope.bank).any()
+    unit = x / np.linalg.norm(x, axis=1, keepdims=True)
+    y = np.asarray(batch.identity)
+    wanted = moved_by_hand(np.asarray(memory.bank), unit, y, 0.2, False)
+    np.testing.assert_allclose(after.bank, wanted, atol=1e-4)
+    logits = unit @ np.asarray(memory.bank).T / 0.05
+    halves = [scores - np.log(np.exp(scores).sum(1, keepdims=True)) for scores in np.split(logits, 2, axis=1)]
+    value = -0.5 * sum(half[np.arange(CLIPS), y].mean() for half in halves)
+    np.testing.assert_allclose(parts["loss_bank"], value, rtol=1e-3)
 
 
 # Sizes ----------------------------------------------------------------------------------------------------------------
@@ -325,6 +454,20 @@ def test_adapters_and_heads_of_a_whole_method(width, wanted, monkeypatch):
     trained, _ = split_trained(params, main_stage(method).updates[0].optimiser)
     total = sum(leaf.size for leaf in jax.tree.leaves(trained))
     assert total == wanted + 13_824 + 800_000 + 768 + 512
+
+
+def test_overlapping_patches():
+    """CLIP-ReID's stride of 12: ⌊(256 − 16) / 12⌋ + 1 = 21 patches down, ⌊(128 − 16) / 12⌋ + 1 = 10 across."""
+    config = importlib.import_module("configs.clip_reid").get_config("mars")
+    config.backbone.stride = 12
+    info = family.make_info()
+    method = family.find_method("clip_reid")(config, type(info)(**{**vars(info), "frame_size": (256, 128)}))
+    batch = make_batch().replace(frames=jnp.zeros((CLIPS, 1, 256, 128, 3)), frame_mask=jnp.ones((CLIPS, 1), bool))
+    params = jax.eval_shape(method.init, jax.random.key(0), batch)["params"]
+    assert params["image_tower"]["position_embedding"].shape == (1 + 21 * 10, 768)
+    assert method.backbones()[0].config.grid == (21, 10)  # to which the position table of the weights is moved
+    with pytest.raises(ValueError, match="'resnet_tiny' has no patches"):
+        encoder_config("resnet_tiny", (64, 32), "float32", False, stride=4)
 
 
 # What depends on what -------------------------------------------------------------------------------------------------
@@ -488,7 +631,7 @@ def test_bank_of_text_follows_the_prompts():
 
 
 def test_unknown_values_are_named():
-    with pytest.raises(ValueError, match="bank='text' is neither"):
+    with pytest.raises(ValueError, match="bank='text' is not one of prompt, image_memory, ema_memory"):
         make_method("clip_reid", bank="text")
     with pytest.raises(ValueError, match="column 'weather' is not one of camera_index"):
         make_method("clip_reid", **{"sie.columns": ("weather",)})

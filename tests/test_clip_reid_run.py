@@ -102,6 +102,37 @@ def test_text_free_bank_is_the_mean_of_the_starting_tower_s_features(tmp_path, d
     np.testing.assert_allclose(state.memory.bank, wanted, atol=1e-4)
 
 
+@pytest.mark.extended
+def test_a_bank_that_follows_training_is_resumed(tmp_path, data_dir, tiny):
+    config = make_config("tf_clip", epochs=2, bank="ema_memory")
+    run, state, _ = run_training(config, tmp_path / "whole", data_dir)
+    assert {name: step.count for name, step in run.compiled.items() if step.count} == dict.fromkeys(
+        ("main/train_step", "main/extract_step", "main/refresh"), 1
+    )
+    run_training(config, tmp_path / "broken", data_dir, stop_after=1)
+    again, resumed, _ = run_training(config, tmp_path / "broken", data_dir)
+    assert_equal(state, resumed)
+    assert read_metrics(again.workdir) == read_metrics(run.workdir)
+    np.testing.assert_allclose(np.linalg.norm(state.memory.bank, axis=1), 1.0, atol=1e-5)
+    mean, hard = np.split(np.asarray(state.memory.bank), 2)
+    assert (np.abs(mean - hard).max(1) > 1e-6).mean() > 0.5  # moved apart by the last epoch's batches
+
+
+@pytest.mark.extended
+def test_lsmrl_in_two_stages(tmp_path, data_dir, tiny):
+    changes = {"two_stage": True, "stage1.epochs": 2, "batch.steps": 2, "stfl_split": (0, 1, 1), "heads": 2}
+    run, state, frozen = run_training(make_config("lsmrl", epochs=1, **changes), tmp_path, data_dir)
+    assert {name: step.count for name, step in run.compiled.items() if step.count} == dict.fromkeys(
+        ("prompts/train_step", "prompts/extract_step", "prompts/refresh", "prompts/refresh_after", "lsmrl/train_step"),
+        1,
+    )
+    variables = train.variables_of(state, frozen)
+    bank = jax.jit(lambda v: run.method.network.apply(v, 1, method="bank"))(variables)
+    np.testing.assert_allclose(state.memory.text_bank, bank, atol=1e-5)
+    start = train.init_variables(run)["params"]["text"]["own"]
+    assert (np.abs(variables["params"]["text"]["own"] - start).max((1, 2)) > 1e-3).all()
+
+
 def test_lsmrl_keeps_the_bank_of_its_last_parameters(tmp_path, data_dir, tiny):
     config = make_config("lsmrl", epochs=2, stfl_split=(0, 1, 1), heads=2, **{"batch.steps": 2})
     run, state, frozen = run_training(config, tmp_path, data_dir)

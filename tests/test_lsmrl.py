@@ -11,11 +11,19 @@ import pytest
 from family import CLIPS, FRAMES, PEOPLE, jit, largest, make_batch, make_method, random_variables
 
 from jaxreid.backbones.clip import vision_config
+from jaxreid.backbones.flops import count
 from jaxreid.backbones.text import text_config
 from jaxreid.backbones.transformer import attend
+from jaxreid.backbones.vit import ViT
 from jaxreid.backbones.word_table import walkers_words
+from jaxreid.layers import stfl
 from jaxreid.layers.prompts import PromptTemplate
-from jaxreid.losses.modality import hetero_centre_triplet, modality_confusion
+from jaxreid.losses.modality import (
+    hetero_centre_triplet,
+    modality_confusion,
+    modality_discrepancy,
+    modality_margin,
+)
 from jaxreid.losses.triplet import weighted_triplet
 from jaxreid.methods import lsmrl
 from jaxreid.methods.method import Progress, Schedule
@@ -51,10 +59,10 @@ def losses(method, variables, batch, fraction=0.5):
 
 
 def test_the_mosaic_of_patches():
-    table = lsmrl.shift_table(6, (18, 9))
+    table = stfl.shift_table(6, (18, 9))
     assert table[0].reshape(18, 9)[:3, :3].tolist() == [[4, 5, 4], [1, 0, 3], [2, 3, 2]]
     assert np.bincount(table[0].reshape(18, 9)[:3, :3].reshape(-1), minlength=6).tolist() == [1, 1, 2, 2, 2, 1]
-    assert (table[3] == 3).sum() == 18 and (lsmrl.shift_table(6, (16, 8))[3] == 3).sum() == 15
+    assert (table[3] == 3).sum() == 18 and (stfl.shift_table(6, (16, 8))[3] == 3).sum() == 15
 
 
 def test_shifting_is_nine_rolls_and_goes_back():
@@ -68,23 +76,58 @@ def test_shifting_is_nine_rolls_and_goes_back():
             patches[:, :, i::3, j::3] = np.roll(patches[:, :, i::3, j::3], offsets[i][j], axis=1)
     wanted[:, :, 1:] = patches.reshape(2, 6, 162, 2, 3)
     flat = jnp.asarray(x.reshape(12, 163, 2, 3))
-    there = lsmrl.shift_table(6, (18, 9))
-    moved = lsmrl.shift_patches(flat, there)
+    there = stfl.shift_table(6, (18, 9))
+    moved = stfl.shift_patches(flat, there)
     np.testing.assert_array_equal(moved, wanted.reshape(12, 163, 2, 3))
     back = (2 * np.arange(6)[:, None] - there) % 6
-    np.testing.assert_array_equal(lsmrl.shift_patches(moved, back), flat)
+    np.testing.assert_array_equal(stfl.shift_patches(moved, back), flat)
 
 
 def test_grouped_heads_by_hand():
     """Head 0 reads the frame before, head 1 the one after, the others their own; ends read themselves."""
     rng = np.random.default_rng(0)
     q, k, v = (jnp.asarray(rng.normal(size=(3, 2, 4, 5)), jnp.float32) for _ in range(3))
-    found = lsmrl.grouped_attention(3, 1, "shift")(q, k, v)
+    found = stfl.grouped_attention(3, 1, "shift")(q, k, v)
     for frame in range(3):
         for head, source in enumerate((max(frame - 1, 0), min(frame + 1, 2), frame, frame)):
             scores = np.asarray(q[frame, :, head] @ k[source, :, head].T) / np.sqrt(5)
             weights = np.exp(scores) / np.exp(scores).sum(1, keepdims=True)
             np.testing.assert_allclose(found[frame, :, head], weights @ np.asarray(v[source, :, head]), atol=1e-5)
+
+
+def test_channels_by_hand():
+    """Eight channels: two from the frame before, two from the one after, four of its own; ends read themselves."""
+    x = np.random.default_rng(0).normal(size=(6, 3, 8)).astype(np.float32)  # two clips of three frames
+    wanted = x.copy()
+    for clip in range(2):
+        for frame in range(3):
+            row, before, after = (3 * clip + f for f in (frame, max(frame - 1, 0), min(frame + 1, 2)))
+            wanted[row, 1:, :2], wanted[row, 1:, 2:4] = x[before, 1:, :2], x[after, 1:, 2:4]
+    np.testing.assert_array_equal(stfl.channel_shift(3)(jnp.asarray(x)), wanted)
+
+
+def test_work_of_grouped_heads():
+    """The specification's multiply-adds of scores and values per frame of 163 tokens of 12 heads: section 9."""
+    x = jnp.zeros((6, 163, 12, 64))
+    for mode, wanted in (("shift", 40.8e6), ("tube", 27.7e6)):
+        assert count(stfl.grouped_attention(6, 2, mode), x, x, x) / 2 / 6 == pytest.approx(wanted, rel=2e-3)
+
+
+def test_shifted_channels_in_the_tower():
+    """On a clip of equal frames it is plain CLIP; otherwise frames know their neighbours, but no other."""
+    tower = ViT(family.IMAGE)
+    x = np.random.default_rng(0).normal(size=(4, 24, 24, 3)).astype(np.float32)
+    variables = family.filled(tower.init, x, scale=1.0)
+
+    def run(split):
+        hooks = stfl.stfl_hooks(family.IMAGE, split, "shift", "channel", 4)
+        return jit(lambda x: tower.apply(variables, x, hooks=hooks, class_token_only=True)["class_token"])
+
+    still = np.repeat(x[:1], 4, axis=0)
+    shifted = run((1, 0, 1))
+    np.testing.assert_allclose(shifted(still), run((2, 0, 0))(still), atol=1e-5)
+    moved = np.abs(shifted(x + np.eye(4, dtype=np.float32)[0][:, None, None, None]) - shifted(x)).max(1)
+    np.testing.assert_array_equal(moved > 1e-4, [True, True, False, False])
 
 
 def test_static_clips_are_plain_clip_and_order_matters_only_with_stfl():
@@ -105,10 +148,10 @@ def test_static_clips_are_plain_clip_and_order_matters_only_with_stfl():
 
 def test_only_class_token_queries_give_the_same_class_token():
     """The last block of a tower computes its class token alone; the mosaic's result there is that of all tokens."""
-    attention = lsmrl.patch_shift_attention(3, (2, 2))
+    attention = stfl.patch_shift_attention(3, (2, 2))
     rng = np.random.default_rng(0)
     q, k, v = (jnp.asarray(rng.normal(size=(6, 5, 2, 4)), jnp.float32) for _ in range(3))
-    for mixed in (attention, lsmrl.grouped_attention(3, 1, "tube")):
+    for mixed in (attention, stfl.grouped_attention(3, 1, "tube")):
         np.testing.assert_allclose(mixed(q[:, :1], k, v)[:, 0], mixed(q, k, v)[:, 0], atol=1e-5)
 
 
@@ -143,7 +186,8 @@ def test_full_size(preset, people, context, monkeypatch):
     )
     shapes = {name: x.shape for name, x in found.items()}
     assert shapes == {
-        **{"penultimate": (4, 768), "last": (4, 768), "projected": (4, 512), "solo": (4, 512), "pair": (4, 512)}
+        **dict.fromkeys(("penultimate", "last"), (4, 768)),
+        **dict.fromkeys(("projected", "diffused", "solo", "pair"), (4, 512)),
     }
     embedded = jax.eval_shape(lambda v: method.embed(v, lsmrl.LSMRLMemory(bank), batch), variables)
     assert embedded["feature"].shape == (4, 1280)
@@ -185,8 +229,12 @@ def test_attention_of_sd_and_cmi_by_the_specification_s_numbers():
     np.testing.assert_allclose(mix(both, both, closed)[:2], mix(tokens, tokens), atol=1e-6)
 
 
-def test_new_sd_and_cmi_change_nothing():
-    method = method_with()
+SD = [("attend", "cls"), ("attend", "all"), ("append", "cls"), ("append", "all")]
+
+
+@pytest.mark.parametrize(("mode", "tokens"), SD)
+def test_new_sd_and_cmi_change_nothing(mode, tokens):
+    method = method_with(sd_mode=mode, sd_tokens=tokens)
     batch = make_batch()
     variables = jit(method.init)(jax.random.key(0), batch)
     found = encoded(method, variables, batch, pairs=True)
@@ -214,6 +262,66 @@ def test_what_sd_and_cmi_look_at():
     # Nobody else's pair changes when one of them does.
     single = batch.replace(frames=batch.frames.at[1].set(0.0))
     np.testing.assert_allclose(run(single, bank)["pair"][2:], found["pair"][2:], atol=1e-6)
+
+
+def normed(x):
+    return (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
+
+
+@pytest.mark.parametrize(("mode", "tokens"), SD)
+def test_sd_by_hand(mode, tokens):
+    """Token by token: which rows it attends to, and what becomes of the frame's feature."""
+    rng = np.random.default_rng(0)
+    module = lsmrl.SemanticDiffusion(1, mode, tokens, top=2)
+    x, bank = (rng.normal(size=shape).astype(np.float32) for shape in ((3, 5, 4), (6, 4)))
+    variables = family.filled(module.init, jnp.asarray(x), jnp.asarray(bank), scale=1.0)
+    params = jax.tree.map(lambda leaf: leaf.astype(np.float64), jax.device_get(variables["params"]))
+
+    def linear(y, name):
+        return y @ params["attention"][name]["kernel"] + params["attention"][name]["bias"]
+
+    def norm(y, layer):
+        return normed(y) * layer["scale"] + layer["bias"]
+
+    z = bank / np.linalg.norm(bank, axis=1, keepdims=True)
+    sentences = norm(z, params["norm_bank"])
+    wanted = np.zeros((3, 4))
+    for frame in range(3):
+        context = sentences
+        if mode == "append":
+            nearest = np.argsort(-(z @ x[frame, 0]))[:2]
+            context = np.concatenate([norm(x[frame], params["norm_query"]), sentences[nearest]])
+        changes = []
+        for token in x[frame] if tokens == "all" else x[frame, :1]:
+            q = linear(norm(token, params["norm_query"]), "query")
+            weights = np.exp(linear(context, "key") @ q / 2)
+            h = token + linear(weights @ linear(context, "value") / weights.sum(), "out")
+            hidden = linear(norm(h, params["attention"]["norm"]), "up")
+            changes.append(h + linear(hidden / (1 + np.exp(-1.702 * hidden)), "down") - token)
+        wanted[frame] = x[frame, 0] + np.mean(changes, axis=0)
+    assert np.abs(wanted - x[:, 0]).max() > 0.1
+    np.testing.assert_allclose(jit(module.apply)(variables, x, bank), wanted, atol=1e-4)
+
+
+def test_test_features_may_pass_cmi_by():
+    """`cmi_test="skip"` scores f and h, which CMI's weights do not reach."""
+    method = method_with(cmi_test="skip")
+    variables, batch = random_variables(method), make_batch()
+    bank = jnp.asarray(np.random.default_rng(5).normal(size=(PEOPLE, 8)), jnp.float32)
+    other = {**variables, "params": {**variables["params"]}}
+    other["params"]["interaction"] = jax.tree.map(lambda x: 2 * x, variables["params"]["interaction"])
+
+    def features(method):
+        memory = lsmrl.LSMRLMemory(bank)
+        run = jit(lambda v, b: method.embed(v, memory, b)["feature"])
+        return np.asarray(run(variables, batch)), np.asarray(run(other, batch))
+
+    skipped, again = features(method)
+    np.testing.assert_array_equal(skipped, again)
+    one, two = features(method_with())
+    assert np.abs(one - two).max() > 1e-3
+    h = encoded(method_with(use_cmi=False), variables, batch, bank)["solo"]  # without CMI, h is what is left
+    np.testing.assert_allclose(skipped[:, 16:], h / np.linalg.norm(h, axis=1, keepdims=True), atol=1e-5)
 
 
 # Losses ---------------------------------------------------------------------------------------------------------------
@@ -263,6 +371,49 @@ def test_hetero_centre_triplet():
     np.testing.assert_allclose(more, 0.280986, atol=1e-6)
     alone = hetero_centre_triplet(n, y, jnp.zeros(4, int), valid)
     assert float(alone) == 0 and np.isfinite(jax.grad(lambda x: hetero_centre_triplet(x, y, modality, valid))(n)).all()
+
+
+def test_modality_margin():
+    """Cosine distances of the pairs across modalities: 0.4, 0.4 of one person; 1.8, 0.2 of two: softplus(0.4 − 1)."""
+    n = jnp.array([[2.0, 0], [0, 1], [0.6, 0.8], [-1.6, 1.2]])
+    y, modality, valid = jnp.array([0, 1, 0, 1]), jnp.array([0, 0, 1, 1]), jnp.ones(4, bool)
+    margin = jit(modality_margin)
+    np.testing.assert_allclose(margin(n, y, modality, valid), np.log1p(np.exp(-0.6)), rtol=1e-5)
+    more = [jnp.concatenate([x, x[:1]]) for x in (n, y, modality)]
+    np.testing.assert_allclose(margin(*more, jnp.arange(5) < 4), np.log1p(np.exp(-0.6)), rtol=1e-5)
+    assert float(margin(n, y, jnp.zeros(4, int), valid)) == 0
+
+
+def test_modality_discrepancy():
+    """Pair by pair, and 0 for modalities that do not differ."""
+    rng = np.random.default_rng(0)
+    x, modality = rng.normal(size=(7, 3)).astype(np.float32), np.array([0, 1, 0, 1, 1, 0, 1])
+    valid = np.arange(7) < 6
+    square = ((x[:, None] - x[None]) ** 2).sum(-1)
+    b = np.mean([square[i, j] for i in range(6) for j in range(6) if i != j])
+
+    def kernel(i, j):
+        return np.mean([np.exp(-square[i, j] / (b * scale)) for scale in (0.25, 0.5, 1, 2, 4)])
+
+    def mean(one, other):
+        return np.mean([kernel(i, j) for i in one for j in other])
+
+    one, other = (np.flatnonzero((modality == code) & valid) for code in (0, 1))
+    wanted = mean(one, one) + mean(other, other) - 2 * mean(one, other)
+    discrepancy = jit(modality_discrepancy)
+    found = discrepancy(*map(jnp.asarray, (x, modality, valid)))
+    np.testing.assert_allclose(found, wanted, rtol=1e-4)
+    both = np.concatenate([x[:3], x[:3], x[6:]])
+    np.testing.assert_allclose(discrepancy(both, np.arange(7) // 3, valid), 0.0, atol=1e-6)
+    # Two points, a modality at each: of six pairs four have a distance, so that d² is 1.5 times its mean.
+    far = np.zeros((7, 3), np.float32)
+    far[2:4, 0] = 50.0
+    apart = discrepancy(far, np.arange(7) // 2 % 2, np.arange(7) < 4)
+    wanted = 2 - 2 * np.mean([np.exp(-1.5 / scale) for scale in (0.25, 0.5, 1, 2, 4)])
+    np.testing.assert_allclose(apart, wanted, rtol=1e-4)
+    assert float(discrepancy(far, np.zeros(7, int), valid)) == 0
+    slope = jit(jax.grad(modality_discrepancy))(x, modality, valid)
+    assert np.isfinite(slope).all() and not slope[6].any()
 
 
 def test_modality_confusion():
@@ -332,6 +483,14 @@ SWITCHES = {
     "lambda_hct": (0.0, {"loss_hct"}),
     "lambda_mod": (0.0, {"loss_mod", "loss_probe"}),
     "lambda_cons": (0.0, set()),
+    "grouped_mode": ("tube", set()),
+    "tps_mode": ("channel", set()),
+    "sd_mode": ("append", set()),
+    "sd_tokens": ("all", set()),
+    "sd_top": (1, set()),
+    "v2t_norm": (True, set()),
+    "mod_disc": ("mma", {"loss_hct"}),
+    "mod_gen": ("mmd", {"loss_mod", "loss_probe"}),
 }
 
 
@@ -348,9 +507,67 @@ def whole():
 def test_every_switch_changes_the_loss(switch, whole):
     variables, (total, (parts, _, _)) = whole
     value, gone = SWITCHES[switch]
-    found, (left, _, _) = losses(method_with(**{switch: value}), variables, make_batch())
+    changes = {switch: value, "sd_mode": "append"} if switch == "sd_top" else {switch: value}
+    method = method_with(**changes)
+    variables = {**variables, "params": variables["params"] | {"logit_scale": jnp.float32(1.0)}}
+    found, (left, _, _) = losses(method, variables, make_batch())
     assert np.isfinite(found) and float(found) != float(total)
     assert parts.keys() - left.keys() == gone
+    assert left.keys() - parts.keys() == {"mod_disc": {"loss_mma"}, "mod_gen": {"loss_mmd"}}.get(switch, set())
+
+
+def test_cosines_with_a_learned_scale():
+    method, config = method_with(v2t_norm=True), importlib.import_module("configs.lsmrl").get_config("hitsz_vcm")
+    rng = np.random.default_rng(0)
+    p, z = (rng.normal(size=shape).astype(np.float32) for shape in ((3, 8), (PEOPLE, 8)))
+    cosines = (p / np.linalg.norm(p, axis=1, keepdims=True)) @ (z / np.linalg.norm(z, axis=1, keepdims=True)).T
+    params = random_variables(method)["params"]
+
+    @jit
+    def logits(scale):
+        return method.network.apply({"params": params | {"logit_scale": scale}}, p, z, method="text_logits")
+
+    for scale, factor in ((0.0, 1.0), (np.log(1 / 0.07), 1 / 0.07), (9.0, 100.0)):
+        found = logits(jnp.float32(scale))
+        np.testing.assert_allclose(found, factor * cosines, rtol=1e-4, atol=1e-4)
+    assert params["logit_scale"].shape == () and "logit_scale" not in random_variables(method_with())["params"]
+    config.backbone.name, config.v2t_norm = "small", True
+    config.update_from_flattened_dict(SPLIT)
+    optimiser = lsmrl.LSMRL(config, family.make_info()).stages()[0].updates[0].optimiser
+    assert find_group("logit_scale", optimiser.groups).learning_rate == pytest.approx(25 * 2.5e-5)
+
+
+def test_two_stages():
+    """Words learn first, on features that the starting tower gives; then they and their sentences are constants."""
+    method = method_with(two_stage=True, **{"stage1.parts": 1})
+    prompts, main = method.stages()
+    assert (prompts.name, prompts.refresh_after, main.refresh_after) == ("prompts", True, False)
+    variables, batch = random_variables(method), make_batch()
+    rng = np.random.default_rng(0)
+    memory = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape), jnp.float32), method.init_memory())
+    found = jit(lambda v, b: method.extract(v, memory, b, prompts))(variables, batch)["projected"]
+    np.testing.assert_allclose(found, encoded(method, variables, batch)["projected"], atol=1e-5)
+
+    no_frames = batch.replace(frames=jnp.zeros((CLIPS, 0, 24, 24, 3)))
+    gradient, (parts, _, _) = jit(jax.grad(family.loss_of(method, prompts), has_aux=True))(
+        variables["params"], variables["batch_stats"], memory, no_frames
+    )
+    z = jit(lambda v: method.network.apply(v, batch.identity, method="sentences"))(variables)
+    scores = np.asarray(memory.features @ z.T, np.float64)
+    y = np.asarray(batch.identity)
+    log = scores - np.log(np.exp(scores).sum(1, keepdims=True))
+    wanted = -np.mean([log[i, y == y[i]].mean() for i in range(CLIPS)])
+    np.testing.assert_allclose(parts["loss_image_to_text"], wanted, rtol=1e-4)
+    trained, _ = split_trained(gradient, prompts.updates[0].optimiser)
+    assert family.paths(trained) == ["text/own"] and np.abs(gradient["text"]["own"]).max() > 1e-6
+
+    trained, _ = split_trained(variables["params"], main.updates[0].optimiser)
+    assert not [path for path in family.paths(trained) if path.startswith("text/")]
+    _, (parts, _, _) = jit(family.loss_of(method, main))(variables["params"], variables["batch_stats"], memory, batch)
+    p = encoded(method, variables, batch)["projected"]
+    scores = np.asarray(p @ memory.text_bank.T, np.float64)
+    wanted = -np.mean((scores - np.log(np.exp(scores).sum(1, keepdims=True)))[np.arange(CLIPS), y])
+    np.testing.assert_allclose(parts["loss_text"], wanted, rtol=1e-4)
 
 
 def test_the_total_is_section_4_s_sum(whole):
@@ -449,18 +666,28 @@ def test_a_few_people_are_learnt():
         directions, state = update.update(gradient, state, own)
         return (descend(own, directions, optimiser, 1.0), state, stats), None
 
-    def nearest(own, stats):
+    def judged(own, stats):
+        """Nearest clips of both directions; and whom CMI's features name, with the partner and alone."""
         whole = {"params": merge(own, frozen), "batch_stats": stats}
         bank = method.refresh(whole, memory, None, jax.random.key(0), family.progress(), stage)
         f = method.embed(whole, bank, batch)["feature"]
         similarity = f[::2] @ f[1::2].T
-        return similarity.argmax(0), similarity.argmax(1)
 
+        def named(network):
+            r = network.encode(batch, bank.text_bank, train=False, pairs=True)
+            return [network.necks["sequence"](r[name], batch.valid, False).argmax(1) for name in ("pair", "solo")]
+
+        return (similarity.argmax(0), similarity.argmax(1)), method.network.apply(whole, method=named)
+
+    judged = jit(judged)
     start = trained, jax.jit(update.init)(trained), variables["batch_stats"]
     (trained, _, stats), _ = jit(lambda start: jax.lax.scan(step, start, None, 100))(start)
-    for found in jit(nearest)(trained, stats):
+    nearest, names = judged(trained, stats)
+    for found in nearest:
         assert found.tolist() == list(range(PEOPLE))
-    assert jit(nearest)(start[0], start[2])[0].tolist() != list(range(PEOPLE))
+    for found in names:
+        np.testing.assert_array_equal(found, batch.identity)
+    assert judged(start[0], start[2])[0][0].tolist() != list(range(PEOPLE))
 
 
 # What is refused ------------------------------------------------------------------------------------------------------
@@ -469,6 +696,13 @@ def test_a_few_people_are_learnt():
 def test_what_cannot_be_is_named():
     with pytest.raises(ValueError, match=r"stfl_split=\(1, 1, 2\) for a tower of 2 blocks"):
         jax.eval_shape(method_with(stfl_split=(1, 1, 2)).init, jax.random.key(0), make_batch())
+    for name, known in lsmrl.SWITCHES.items():
+        with pytest.raises(ValueError, match=f"{name}='odd' is not one of {known[0]}, {known[1]}"):
+            method_with(**{name: "odd"})
+    with pytest.raises(ValueError, match="tps_mode='odd' is neither 'patch' nor 'channel'"):
+        jax.eval_shape(method_with(tps_mode="odd").init, jax.random.key(0), make_batch())
+    with pytest.raises(ValueError, match="learns words that use_text=False does not use"):
+        method_with(two_stage=True, use_text=False)
     with pytest.raises(ValueError, match="'packed' leaves clips unfilled"):
         method_with(**{"evaluation.rule": "packed"})
     info = family.make_info()

@@ -177,9 +177,9 @@ def test_pairs_of_one_moment_come_from_different_cameras():
     pairs = {tuple(row) for row in tracklet.reshape(-1, 2).tolist()}
     assert pairs == {(0, 8), (1, 7), (2, 6), (3, 5)}
     assert all((row == 3).sum() == 1 for row in tracklet)
-    with pytest.raises(ValueError, match="1 identities with both sides of modality, a batch needs 2"):
+    with pytest.raises(ValueError, match="1 identities with both sides of modality in one pair, a batch needs 2"):
         draw(dataclasses.replace(sampler, identities=2), labels, table)
-    with pytest.raises(ValueError, match="0 identities with both sides"):  # pairs that may not be known
+    with pytest.raises(ValueError, match=r"0 identities .* or set batch\.aligned=False"):  # pairs that may not be known
         draw(sampler, labels, table._replace(pair=np.full(11, -1)))
 
 

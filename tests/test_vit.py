@@ -16,6 +16,7 @@ from jaxreid.backbones.text import text_config
 from jaxreid.backbones.transformer import Adapters, Hooks, LayerNorm, attend, exact_gelu, quick_gelu
 from jaxreid.backbones.vit import ViT, ViTConfig, sincos_positions
 from jaxreid.layers.adapters import TemporalAdapter
+from jaxreid.layers.stfl import channel_shift
 
 # XLA compiles twice as fast when it optimises less.
 jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
@@ -229,9 +230,10 @@ def test_scan_and_remat_change_no_number(changes, options, loops):
     config = dataclasses.replace(TINY, width=16, **{"depth": 5} | changes)
     x = np.random.default_rng(1).normal(size=(4, *config.image_size, 3)).astype(np.float32)
     options, adapters, hooks = dict(options), Adapters(), Hooks()
-    if options.pop("adapted", False):  # blocks 0 and 1 with prompts, 2 as it is, 3 to 5 with adapters
+    if options.pop("adapted", False):  # blocks 0 and 1 with prompts, 2 on other tokens, 3 to 5 with adapters
         adapters = Adapters(beside_attention=partial(TemporalAdapter, 4, 2, False), blocks=(3, 4, 5))
-        hooks = Hooks(jnp.array([[True, True], [True, False]]), jnp.arange(64.0).reshape(2, 1, 2, 16) % 7)
+        mask, prompts = jnp.array([[True, True], [True, False]]), jnp.arange(64.0).reshape(2, 1, 2, 16) % 7
+        hooks = Hooks(mask, prompts, normed={2: channel_shift(2)})
     shapes = jax.eval_shape(ViT(config, adapters).init, jax.random.key(0), x)["params"]
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda leaf: np.float32(rng.normal(0, 0.3, leaf.shape)), shapes)

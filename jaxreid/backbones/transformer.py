@@ -101,6 +101,7 @@ def causal_attend(q: Array, k: Array, v: Array) -> Array:
 
 
 Attend = Callable[[Array, Array, Array], Array]
+Change = Callable[[Array], Array]
 Adapter = Callable[[], nn.Module]
 
 
@@ -135,12 +136,14 @@ class Hooks(NamedTuple):
       keys or values is `lambda q, k, v: attend(*change(q, k, v))`. Where only some outputs are computed, q holds
       only theirs; keys and values of prompts stand last.
     adapt: False passes by the adapters.
+    normed: by block number, a function of the tokens [N, L, D] that queries, keys and values are made of.
     """
 
     frame_mask: Array | None = None
     prompts: Array | None = None
     attention: Mapping[int, Attend] = {}
     adapt: bool = True
+    normed: Mapping[int, Change] = {}
 
 
 class Tap(NamedTuple):
@@ -237,6 +240,7 @@ class Block(nn.Module):
         outputs: int | None = None,
         attention: Attend = attend,
         adapt: bool = True,
+        change_normed: Change | None = None,
         frame_mask: Array | None = None,
         prompts: Array | None = None,
         drop: tuple[Array, Any] | None = None,
@@ -244,8 +248,8 @@ class Block(nn.Module):
         """x [N, L, D] → the block's `Tap`.
 
         With `outputs`, only the first so many tokens are computed; all of them are attended to. `attention`,
-        `adapt`, `frame_mask` and `prompts` [N or 1, P, D] are those of `Hooks`. `drop`: key and rate of stochastic
-        depth, which leaves out either branch of whole sequences.
+        `adapt`, `change_normed`, `frame_mask` and `prompts` [N or 1, P, D] are those of `Hooks`. `drop`: key and rate
+        of stochastic depth, which leaves out either branch of whole sequences.
         """
 
         def complete(change: Array, scale: Array | None, beside: Any, after: Any, branch: int) -> Array:
@@ -259,6 +263,8 @@ class Block(nn.Module):
             return change if drop is None else _drop(change, jax.random.fold_in(drop[0], branch), drop[1])
 
         normed = self.norm_1(x)
+        if change_normed is not None:
+            normed = change_normed(normed)
         context = normed
         if prompts is not None:
             rows = jnp.broadcast_to(prompts, (x.shape[0], *prompts.shape[1:]))
@@ -291,7 +297,7 @@ class Tower(nn.Module):
 
     def make_blocks(self) -> list[nn.Module]:
         """For `setup`, under the name `self.blocks`."""
-        block = nn.remat(Block, static_argnums=(2, 3, 4)) if self.config.remat else Block
+        block = nn.remat(Block, static_argnums=(2, 3, 4, 5)) if self.config.remat else Block
         return [block(self.config, self.adapters.of(i), name=f"block_{i:02d}") for i in range(self.config.depth)]
 
     def run_blocks(
@@ -328,7 +334,7 @@ class Tower(nn.Module):
         if not all(start <= tap < stop for tap in wanted):
             raise ValueError(f"{type(self).__name__}: taps {tuple(taps)} are not all among blocks {start}:{stop}")
         prompted = 0 if hooks.prompts is None else len(hooks.prompts)
-        unknown = {*hooks.attention, *(self.adapters.blocks or ()), *range(prompted)} - {*range(c.depth)}
+        unknown = {*hooks.attention, *hooks.normed, *(self.adapters.blocks or ()), *range(prompted)} - {*range(c.depth)}
         if unknown:
             what = f"hooks, prompts or adapters for blocks {sorted(unknown)}"
             raise ValueError(f"{type(self).__name__}: {what} of a tower of {c.depth}")
@@ -338,7 +344,7 @@ class Tower(nn.Module):
         found: dict[int, Tap] = {}
         for run in self._runs(start, stop, wanted, outputs, prompted, hooks):
             first = run[0]
-            static = (hooks.attention.get(first, self.attention), hooks.adapt)
+            static = (hooks.attention.get(first, self.attention), hooks.adapt, hooks.normed.get(first))
             prompts = hooks.prompts[run[0] : run[-1] + 1] if hooks.prompts is not None and first < prompted else None
             drop = None if key is None else (jax.vmap(lambda i: jax.random.fold_in(key, i))(np.array(run)), rates[run])
             if len(run) == 1:
@@ -360,7 +366,7 @@ class Tower(nn.Module):
             alone = number in wanted or (outputs is not None and number == stop - 1)
             if alone or not self.config.scan or self.is_initializing():
                 return number
-            return hooks.attention.get(number), number < prompted, self.adapters.of(number)
+            return hooks.attention.get(number), hooks.normed.get(number), number < prompted, self.adapters.of(number)
 
         for _, run in itertools.groupby(range(start, stop), kind):
             yield list(run)

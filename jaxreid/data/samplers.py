@@ -252,7 +252,10 @@ class PairSampler:
         if self.aligned:
             first, second = _same_moment(first, second, columns.pair)
         groups = {identity: first[identity] for identity in first.keys() & second.keys()}
-        _enough(groups, self.identities, f"identities with both sides of {self.balance}", "batch.identities")
+        what, field = f"identities with both sides of {self.balance}", "batch.identities"
+        if self.aligned:
+            what, field = f"{what} in one pair", f"{field}, or set batch.aligned=False"
+        _enough(groups, self.identities, what, field)
         steps = self.steps or max(1, round(int(np.sum(labels >= 0)) / self.batch_size(columns)))
         rows, parts = [], []
         for identity in _distinct(np.array(sorted(groups)), self.identities, steps, rng).reshape(-1):

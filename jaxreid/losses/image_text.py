@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import jax
 import jax.numpy as jnp
+
+from jaxreid.losses.identity import cross_entropy
+
+# Of the logarithm of the inverse temperature, as in CLIP.
+FIRST_SCALE, LARGEST_SCALE = math.log(1 / 0.07), math.log(100.0)
 
 
 def matching_loss(logits: jax.Array, match: jax.Array, valid: jax.Array) -> jax.Array:
@@ -31,3 +38,18 @@ def supervised_contrastive(anchors: jax.Array, others: jax.Array, label: jax.Arr
     anchors, others = (jnp.where(valid[:, None], x.astype(jnp.float32), 0.0) for x in (anchors, others))
     logits = jnp.matmul(anchors, others.T, precision=jax.lax.Precision.HIGHEST)
     return matching_loss(logits, label[:, None] == label, valid)
+
+
+def proxy_contrast(
+    features: jax.Array, proxies: jax.Array, label: jax.Array, valid: jax.Array, temperature: float
+) -> jax.Array:
+    """Half the cross entropy over all mean proxies and half that over all hard ones, of inner products over the
+    temperature; f32[]. CLIMB-ReID; the proxies are constants.
+
+    Args:
+      features: f32[B, E], unit rows; proxies: f32[2C, E], mean ones first; label: i32[B]; valid: bool[B].
+    """
+    proxies = jax.lax.stop_gradient(proxies)
+    logits = jnp.matmul(features, proxies.T, precision=jax.lax.Precision.HIGHEST) / temperature
+    of_mean, of_hard = jnp.split(logits, 2, axis=1)
+    return 0.5 * (cross_entropy(of_mean, label, valid) + cross_entropy(of_hard, label, valid))

@@ -1,9 +1,12 @@
-"""Class banks: one row per training identity in the joint space, which image features are classified against."""
+"""Class banks: one row per training identity in the joint space, which image features are classified against; or two,
+that follow the features (CLIMB-ReID)."""
 
 from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+
+from jaxreid.memory.prototypes import unit_rows
 
 Array = jax.Array
 
@@ -29,3 +32,58 @@ def image_memory(features: Array, tracklet: Array, valid: Array, identity: Array
     """
     means, seen = group_mean(features, jnp.where(valid, tracklet, -1), len(identity))
     return group_mean(means, jnp.where(seen, identity, -1), identities)[0]
+
+
+def build_proxies(features: Array, tracklet: Array, valid: Array, identity: Array, identities: int) -> Array:
+    """CLIMB-ReID's memory at the start of an epoch: the mean of an identity's unit features, first as its mean proxy,
+    then as its hard proxy.
+
+    Args:
+      as for `image_memory`.
+
+    Returns:
+      f32[2C, E], unit rows, zero for an identity without tracklets: rows 0…C−1 are mean proxies, C…2C−1 hard ones.
+    """
+    mean = unit_rows(image_memory(unit_rows(features), tracklet, valid, identity, identities))
+    return jnp.concatenate([mean, mean])
+
+
+def move_proxies(
+    proxies: Array, features: Array, label: Array, valid: Array, momentum: float, per_sample: bool = False
+) -> Array:
+    """The proxies after a batch: m ← norm(μ·m + (1 − μ)·mean of the identity's samples), h ← norm(μ·h + (1 − μ)·x),
+    where x is the identity's sample with the smallest inner product with m as it was.
+
+    Yu et al., "CLIMB-ReID: A Hybrid CLIP-Mamba Framework for Person Re-Identification", AAAI 2025.
+
+    Args:
+      proxies: f32[2C, E] of `build_proxies`; identities without a valid sample keep theirs.
+      features: [B, E], unit rows; label: i32[B]; valid: bool[B].
+      momentum: μ, the weight of the old row.
+      per_sample: as released: before all this, m also moves to every sample in turn.
+
+    Returns:
+      f32[2C, E].
+    """
+    mean, hard = jnp.split(proxies, 2)
+    rows, identities = len(features), len(mean)
+    x = jnp.where(valid[:, None], features.astype(jnp.float32), 0.0)
+    y = jnp.where(valid, label, identities)  # beyond the last: counts nowhere
+
+    def moved(old: Array, new: Array) -> Array:
+        return unit_rows(momentum * old + (1.0 - momentum) * new)
+
+    if per_sample:
+
+        def step(mean: Array, sample: tuple[Array, Array]) -> tuple[Array, None]:
+            x, y = sample
+            return mean.at[y].set(moved(mean[y], x), mode="drop"), None
+
+        mean, _ = jax.lax.scan(step, mean, (x, y))
+    similarity = jnp.einsum("be,be->b", x, mean.at[y].get(mode="clip"), precision=jax.lax.Precision.HIGHEST)
+    lowest = jax.ops.segment_min(similarity, y, identities + 1)
+    hardest = jax.ops.segment_min(jnp.where(similarity == lowest[y], jnp.arange(rows), rows), y, identities + 1)
+    average, seen = group_mean(x, jnp.where(valid, label, -1), identities)
+    hard = jnp.where(seen[:, None], moved(hard, x[jnp.minimum(hardest[:identities], rows - 1)]), hard)
+    mean = jnp.where(seen[:, None], moved(mean, average), mean)
+    return jnp.concatenate([mean, hard])

@@ -6,6 +6,8 @@ VSLA-CLIP   Zhang et al., "Cross-Platform Video Person ReID: A New Benchmark Dat
             2024: adapters, platform prompts and heads train, the tower stays.
 TF-CLIP     Yu et al., "TF-CLIP: Learning Text-free CLIP for Video-based Person Re-Identification", AAAI 2024: the
             bank is made of image features, changed for each clip; a temporal branch.
+CLIMB-ReID  Yu et al., "CLIMB-ReID: A Hybrid CLIP-Mamba Framework for Person Re-Identification", AAAI 2025: of it the
+            bank, two rows per identity that follow the image features; its Mamba branch is not here.
 
 One class, because the members differ in where the rows of the bank come from and in what is trained; `configs/` says
 it by name. A clip's features are means over its frames: "penultimate" (class token before the last block), "last"
@@ -23,28 +25,28 @@ import jax
 import jax.numpy as jnp
 
 from jaxreid.augment import Augmentation
-from jaxreid.backbones.frame_encoder import encoder_config
+from jaxreid.backbones.frame_encoder import joint_config
 from jaxreid.backbones.text import TextConfig, load_text_tokenizer, text_config
 from jaxreid.backbones.transformer import Adapters, Hooks
 from jaxreid.backbones.vit import ViT, ViTConfig
 from jaxreid.data.batch import Batch
-from jaxreid.data.samplers import IdentitySampler, PassSampler, RandomIdentitySampler
-from jaxreid.data.schema import MODALITIES, PLATFORMS
+from jaxreid.data.samplers import IdentitySampler, RandomIdentitySampler
 from jaxreid.layers.adapters import TemporalAdapter, TokenAdapter
 from jaxreid.layers.batch_norm import MaskedBatchNorm, Neck
+from jaxreid.layers.conditions import condition, condition_rows
 from jaxreid.layers.prompts import DeepPrompts, PromptedText, PromptTemplate
 from jaxreid.layers.temporal import masked_mean
 from jaxreid.layers.tf_clip import SequenceSpecificPrompt, TemporalMemoryDiffusion
 from jaxreid.losses.identity import cross_entropy
-from jaxreid.losses.image_text import supervised_contrastive
+from jaxreid.losses.image_text import proxy_contrast, supervised_contrastive
 from jaxreid.losses.triplet import batch_hard_triplet
-from jaxreid.memory.class_bank import image_memory
+from jaxreid.memory.class_bank import build_proxies, image_memory, move_proxies
+from jaxreid.memory.prototypes import unit_rows
 from jaxreid.methods.method import (
     Backbone,
     DatasetInfo,
     Extraction,
     Features,
-    Group,
     Method,
     Optimiser,
     Progress,
@@ -53,7 +55,11 @@ from jaxreid.methods.method import (
     Update,
     Variables,
 )
+from jaxreid.methods.prompt_learning import feature_rows, prompt_losses, prompt_stage
+from jaxreid.optimisers import parameter_groups
+from jaxreid.parallel import constrain
 
+BANKS = ("prompt", "image_memory", "ema_memory")
 SAMPLERS = {"groups": RandomIdentitySampler, "balanced": IdentitySampler}
 
 
@@ -181,7 +187,7 @@ class ClipReIDNetwork(nn.Module):
 
 
 class BankMemory(flax.struct.PyTreeNode):
-    bank: jax.Array  # f32[C, E], a row per identity
+    bank: jax.Array  # f32[C, E], a row per identity; of "ema_memory" f32[2C, E], mean and hard proxies
     features: jax.Array | None  # f32[N·parts, E], what the prompt stage learns from
 
 
@@ -193,12 +199,11 @@ class ClipReID(Method):
     def __init__(self, config: Any, info: DatasetInfo) -> None:
         super().__init__(config, info)
         backbone = config.backbone
-        image = encoder_config(backbone.name, info.frame_size, config.precision, backbone.remat)
-        if not isinstance(image, ViTConfig) or image.projection is None:
-            raise ValueError(f"backbone.name={backbone.name!r} has no joint space with a text tower; take a CLIP")
-        if config.bank not in ("prompt", "image_memory"):
-            raise ValueError(f"bank={config.bank!r} is neither 'prompt' nor 'image_memory'")
+        image = joint_config(backbone.name, info.frame_size, config.precision, backbone.remat, backbone.stride)
+        if config.bank not in BANKS:
+            raise ValueError(f"bank={config.bank!r} is not one of {', '.join(BANKS)}")
         self.image, self.text = image, None
+        self.moves_bank = config.bank == "ema_memory"
         if config.bank == "prompt":
             self.text = text_config(backbone.name, dtype=image.dtype)
             tokenizer = load_text_tokenizer(backbone.name, config.text.tokenizer or None)
@@ -216,9 +221,9 @@ class ClipReID(Method):
             )
             if width
             else Adapters(),
-            side_information=condition_rows(info, side.columns) if side.columns else 0,
+            side_information=condition_rows(side.columns, len(info.cameras)) if side.columns else 0,
             side_strength=side.strength,
-            deep_prompts=(deep.blocks, condition_rows(info, deep.columns)) if deep.blocks else (0, 0),
+            deep_prompts=(deep.blocks, condition_rows(deep.columns, len(info.cameras))) if deep.blocks else (0, 0),
             diffusion=config.temporal.diffusion,
             sequence_prompt=config.ssp.depth if config.bank == "image_memory" else 0,
             sequence_self_attention=config.ssp.self_attention,
@@ -227,38 +232,34 @@ class ClipReID(Method):
 
     def rows(self, batch: Batch) -> tuple[jax.Array, jax.Array]:
         """Rows i32[B] of the side information's table and of the deep prompts."""
-        columns = self.config.sie.columns, self.config.platform_prompts.columns
-        return condition(self.info, batch, columns[0]), condition(self.info, batch, columns[1])
+        config, cameras = self.config, len(self.info.cameras)
+        side = condition(batch, config.sie.columns, cameras)
+        return side, condition(batch, config.platform_prompts.columns, cameras)
 
     # --- the run ------------------------------------------------------------------------------------------------
 
     def stages(self) -> tuple[Stage, ...]:
-        config, batch, first = self.config, self.config.batch, self.config.stage1
+        config, batch = self.config, self.config.batch
         groups = parameter_groups(config.optimiser, frozen=r"^text/")
         main = Stage(
             name="main",
             epochs=config.epochs,
             sampler=SAMPLERS[batch.sampler](batch.identities, batch.clips),
             frames=batch.frames,
+            clip_rule=batch.rule,
             piece=batch.piece,
             augment=Augmentation(**config.augment),
             updates=(Update("all", Optimiser(config.optimiser.kind, groups), Schedule(**config.schedule)),),
-            extraction=None if self.text else Extraction(0, 0, config.memory.frames, rule="dense"),
+            extraction=None if self.text else self.bank_extraction(),
         )
         if not self.text:
             return (main,)
-        groups = (Group(r"^text/(own|before|after)$", first.rate, first.weight_decay), Group(r".*", 0.0))
-        prompts = Stage(
-            name="prompts",
-            epochs=first.epochs,
-            sampler=PassSampler(first.batch, first.parts),
-            frames=0,  # learns from the features that the extraction finds
-            augment=Augmentation(),
-            updates=(Update("prompts", Optimiser("adam", groups), Schedule(**first.schedule)),),
-            extraction=Extraction(0, first.parts, first.frames),
-            refresh_after=True,
-        )
-        return prompts, main
+        return prompt_stage(config.stage1, main.augment), main
+
+    def bank_extraction(self) -> Extraction:
+        """The clips that a bank of image features is made of: once, or of the tower as it is before every epoch."""
+        memory = self.config.memory
+        return Extraction(1 if self.moves_bank else 0, 0, memory.frames, rule=memory.rule)
 
     def backbones(self) -> tuple[Backbone, ...]:
         image = Backbone(("image_tower",), self.config.backbone.checkpoint, self.image)
@@ -275,11 +276,14 @@ class ClipReID(Method):
     def init_memory(self) -> BankMemory:
         width, rows = self.image.projection, len(self.info.table) * self.config.stage1.parts
         features = jnp.zeros((rows, width)) if self.text else None
-        return BankMemory(jnp.zeros((self.info.num_identities, width)), features)
+        proxies = 2 if self.moves_bank else 1
+        return BankMemory(jnp.zeros((proxies * self.info.num_identities, width)), features)
 
     def extract(self, variables: Variables, memory: BankMemory, batch: Batch, stage: Stage) -> dict[str, jax.Array]:
-        """Features of the tower as it was, in the joint space."""
-        found: Any = self.network.apply(variables, batch, self.rows(batch), False, plain=True, method="encode")
+        """Features in the joint space: of the tower as it was or, where the bank follows training, as it is."""
+        found: Any = self.network.apply(
+            variables, batch, self.rows(batch), False, plain=not self.moves_bank, method="encode"
+        )
         return {"projected": found["projected"]}
 
     def refresh(
@@ -300,7 +304,8 @@ class ClipReID(Method):
             return memory.replace(features=found[: len(memory.features)])
         assert self.info.labels is not None
         identity = jnp.asarray(self.info.labels.identity)
-        bank = image_memory(found, features.tracklet, features.valid, identity, self.info.num_identities)
+        build = build_proxies if self.moves_bank else image_memory
+        bank = build(found, features.tracklet, features.valid, identity, self.info.num_identities)
         return memory.replace(bank=bank)
 
     # --- the losses ---------------------------------------------------------------------------------------------
@@ -316,27 +321,19 @@ class ClipReID(Method):
         update: str,
     ) -> tuple[jax.Array, tuple[dict[str, jax.Array], Any, BankMemory]]:
         if stage.name == "prompts":
-            losses, stats = self.prompt_losses(variables, memory, batch), variables["batch_stats"]
+            assert memory.features is not None
+            v = memory.features[feature_rows(batch, self.config.stage1.parts)]
+            t: Any = self.network.apply(variables, jnp.maximum(batch.identity, 0), method="texts")
+            losses, stats = prompt_losses(v, t, batch), variables["batch_stats"]
         else:
-            losses, stats = self.main_losses(variables, memory, batch, rng)
+            losses, stats, memory = self.main_losses(variables, memory, batch, rng)
         metrics = {f"loss_{name}": value for name, (_, value) in losses.items()}
         return sum(weight * value for weight, value in losses.values()), (metrics, stats, memory)  # pyright: ignore
 
-    def prompt_losses(self, variables: Variables, memory: BankMemory, batch: Batch) -> dict[str, tuple[Any, Any]]:
-        """Stage 1: L_i2t + L_t2i between cached features and the sentences of their identities; (weight, value)."""
-        row = jnp.maximum(batch.tracklet, 0) * self.config.stage1.parts + batch.part
-        assert memory.features is not None
-        v, y = memory.features[row], batch.identity
-        t: Any = self.network.apply(variables, jnp.maximum(y, 0), method="texts")
-        return {
-            "image_to_text": (1.0, supervised_contrastive(v, t, y, batch.valid)),
-            "text_to_image": (1.0, supervised_contrastive(t, v, y, batch.valid)),
-        }
-
     def main_losses(
         self, variables: Variables, memory: BankMemory, batch: Batch, rng: jax.Array
-    ) -> tuple[dict[str, tuple[Any, Any]], Any]:
-        """Stage 2: ({name: (weight, value)}, new batch statistics)."""
+    ) -> tuple[dict[str, tuple[Any, Any]], Any, BankMemory]:
+        """Stage 2: ({name: (weight, value)}, new batch statistics, new memory)."""
         config, w, y, valid = self.config, self.config.weights, batch.identity, batch.valid
 
         def forward(network: ClipReIDNetwork) -> tuple[dict[str, jax.Array], dict[str, jax.Array], jax.Array]:
@@ -363,7 +360,12 @@ class ClipReID(Method):
             seen = (batch.frame_mask & valid[:, None]).reshape(-1)
             of_frames = cross_entropy(logits["frames"], jnp.repeat(y, frames), seen, smoothing)
             losses["frame_identity"] = (w.frame_identity / frames, of_frames)
-        return losses, changed["batch_stats"]
+        if self.moves_bank:
+            x, options = constrain(unit_rows(found["projected"]), "replicated"), config.memory
+            losses["bank"] = (w.bank, proxy_contrast(x, memory.bank, y, valid, options.temperature))
+            moved = move_proxies(memory.bank, x, y, valid, options.momentum, options.per_sample)
+            memory = memory.replace(bank=jax.lax.stop_gradient(moved))
+        return losses, changed["batch_stats"], memory
 
     def embed(self, variables: Variables, memory: BankMemory, batch: Batch) -> dict[str, jax.Array]:
         """ "feature": the parts of `config.embedding` side by side, before their batch norms; the longer part weighs
@@ -375,43 +377,6 @@ class ClipReID(Method):
 
 def _adapter(kind: Any, width: int, config: Any, image: ViTConfig) -> Any:
     return partial(kind, width, zero_start=config.adapters.zero_start, dtype=image.dtype)
-
-
-def condition_rows(info: DatasetInfo, columns: tuple[str, ...]) -> int:
-    """How many rows a table over these columns of a batch has.
-
-    Raises:
-      ValueError: an unknown column.
-    """
-    rows = 1
-    for column in columns:
-        sizes = {"camera_index": len(info.cameras), "platform": len(PLATFORMS), "modality": len(MODALITIES)}
-        if column not in sizes:
-            raise ValueError(f"column {column!r} is not one of {', '.join(sizes)}")
-        rows *= sizes[column]
-    return rows
-
-
-def condition(info: DatasetInfo, batch: Batch, columns: tuple[str, ...]) -> jax.Array:
-    """The row of every clip, i32[B]: camera · views + view; −1 where any column is unknown."""
-    row, known = jnp.zeros_like(batch.camera_index), batch.camera_index >= -1
-    for column in columns:
-        value = getattr(batch, column)
-        row, known = row * condition_rows(info, (column,)) + value, known & (value >= 0)
-    return jnp.where(known, row, -1)
-
-
-def parameter_groups(options: Any, frozen: str) -> tuple[Group, ...]:
-    """Learning rates by path: `frozen` has none; then those of `options.multipliers` ((pattern, factor), first match
-    counts), then `options.train` at `options.rate`; biases have a factor and a weight decay of their own. All else is
-    frozen too."""
-    groups = [Group(frozen, 0.0)]
-    for pattern, factor in (*options.multipliers, (options.train, 1.0)):
-        rate = options.rate * factor
-        bias = rf"^(?=.*bias$)(?=.*?(?:{pattern}))"
-        groups.append(Group(bias, rate * options.bias_factor, options.bias_decay))
-        groups.append(Group(pattern, rate, options.weight_decay))
-    return (*groups, Group(r".*", 0.0))
 
 
 METHOD = ClipReID

@@ -39,7 +39,6 @@ from jaxreid.methods.method import (
     DatasetInfo,
     Extraction,
     Features,
-    Group,
     Method,
     Optimiser,
     Progress,
@@ -48,6 +47,7 @@ from jaxreid.methods.method import (
     Update,
     Variables,
 )
+from jaxreid.optimisers import encoder_groups
 from jaxreid.parallel import constrain
 from jaxreid.retrieval.clustering import cluster_quality, dbscan, jaccard_graph
 
@@ -81,13 +81,7 @@ class ClusterContrast(Method):
 
     def stages(self) -> tuple[Stage, ...]:
         config, batch = self.config, self.config.batch
-        groups = (
-            Group(r"^encoder/patch_embedding", config.optimiser.patch_rate, config.optimiser.weight_decay),
-            Group(r"^encoder/projection", 0.0),
-            Group(r"^encoder/", config.optimiser.tower_rate, config.optimiser.weight_decay),
-            Group(r".*", config.optimiser.head_rate, config.optimiser.weight_decay),
-        )
-        optimiser = Optimiser(config.optimiser.kind, groups, config.optimiser.clip_norm)
+        optimiser = Optimiser(config.optimiser.kind, encoder_groups(config.optimiser), config.optimiser.clip_norm)
         return (
             Stage(
                 name="cluster_contrast",

@@ -44,7 +44,6 @@ from jaxreid.methods.method import (
     DatasetInfo,
     Extraction,
     Features,
-    Group,
     Method,
     Optimiser,
     Progress,
@@ -53,6 +52,7 @@ from jaxreid.methods.method import (
     Update,
     Variables,
 )
+from jaxreid.optimisers import encoder_groups
 from jaxreid.parallel import constrain
 
 
@@ -126,13 +126,7 @@ class HiTPro(Method):
 
     def stages(self) -> tuple[Stage, ...]:
         config, batch = self.config, self.config.batch
-        groups = (
-            Group(r"^encoder/patch_embedding", config.optimiser.patch_rate, config.optimiser.weight_decay),
-            Group(r"^encoder/projection", 0.0),  # of the joint space with text, which nothing reads
-            Group(r"^encoder/", config.optimiser.tower_rate, config.optimiser.weight_decay),
-            Group(r".*", config.optimiser.head_rate, config.optimiser.weight_decay),
-        )
-        optimiser = Optimiser(config.optimiser.kind, groups, config.optimiser.clip_norm)
+        optimiser = Optimiser(config.optimiser.kind, encoder_groups(config.optimiser), config.optimiser.clip_norm)
         return (
             Stage(
                 name="hitpro",

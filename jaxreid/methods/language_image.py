@@ -11,7 +11,6 @@ No identity label is used: captions say what people wear, and two people may be 
 from __future__ import annotations
 
 import itertools
-import math
 from typing import Any
 
 import flax.linen as nn
@@ -21,13 +20,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxreid.augment import Augmentation
-from jaxreid.backbones.frame_encoder import encoder_config
+from jaxreid.backbones.frame_encoder import joint_config
 from jaxreid.backbones.text import TextConfig, TextTower, load_text_tokenizer, text_config
 from jaxreid.backbones.vit import ViT, ViTConfig
 from jaxreid.data.batch import Batch
 from jaxreid.data.samplers import SlotSampler
 from jaxreid.layers.temporal import masked_mean
-from jaxreid.losses.image_text import matching_loss
+from jaxreid.losses.image_text import FIRST_SCALE, LARGEST_SCALE, matching_loss
 from jaxreid.memory.prototypes import unit_rows
 from jaxreid.methods.method import (
     Backbone,
@@ -43,8 +42,6 @@ from jaxreid.methods.method import (
 )
 from jaxreid.parallel import constrain
 
-LARGEST_SCALE = math.log(100.0)  # of the logarithm of the inverse temperature, as in CLIP
-
 
 class TwoTowers(nn.Module):
     """An image and a text tower with a common space."""
@@ -54,7 +51,7 @@ class TwoTowers(nn.Module):
 
     def setup(self):
         self.image_tower, self.text_tower = ViT(self.image), TextTower(self.text)
-        self.logit_scale = self.param("logit_scale", nn.initializers.constant(math.log(1 / 0.07)), ())
+        self.logit_scale = self.param("logit_scale", nn.initializers.constant(FIRST_SCALE), ())
 
     def embed_clips(self, batch: Batch, train: bool) -> jax.Array:
         """frames [B, T, H, W, 3] → f32[B, E], the mean of the frames in the joint space."""
@@ -85,12 +82,9 @@ class LanguageImage(Method):
 
     def __init__(self, config: Any, info: DatasetInfo) -> None:
         super().__init__(config, info)
-        image = encoder_config(config.backbone.name, info.frame_size, config.precision, config.backbone.remat)
-        if not isinstance(image, ViTConfig) or image.projection is None:
-            raise ValueError(
-                f"backbone.name={config.backbone.name!r} has no joint space with a text tower; take a CLIP"
-            )
-        self.network = TwoTowers(image, text_config(config.backbone.name, dtype=image.dtype))
+        backbone = config.backbone
+        image = joint_config(backbone.name, info.frame_size, config.precision, backbone.remat)
+        self.network = TwoTowers(image, text_config(backbone.name, dtype=image.dtype))
 
     def stages(self) -> tuple[Stage, ...]:
         config, rates = self.config, self.config.optimiser

@@ -12,7 +12,7 @@ ZeroI2V's, the mosaic of shifted patches is TPS's (pattern C), retrieval without
 follow X-ReID, the modality probe DIRL and MITML.
 Ours: where the blocks are split, two heads a direction, SD as attention to the bank of all training identities, CMI's
 "solo" pass that inference can repeat, the weights of all losses but VLD's, and the embedding. Results of this module
-are not a reproduction of the paper's figures.
+are not a reproduction of the paper's figures. STFL is `jaxreid.layers.stfl`.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxreid.augment import Augmentation
-from jaxreid.backbones.frame_encoder import encoder_config
+from jaxreid.backbones.frame_encoder import joint_config
 from jaxreid.backbones.text import TextConfig, load_text_tokenizer, text_config
-from jaxreid.backbones.transformer import Attend, Hooks, LayerNorm, attend
+from jaxreid.backbones.transformer import LayerNorm
 from jaxreid.backbones.vit import ViT, ViTConfig
 from jaxreid.data.batch import Batch
 from jaxreid.data.samplers import PairSampler
@@ -36,12 +36,18 @@ from jaxreid.data.schema import INFRARED, VISIBLE
 from jaxreid.layers.batch_norm import Neck
 from jaxreid.layers.cross_attention import ContextBlock
 from jaxreid.layers.prompts import PromptedText, PromptTemplate
+from jaxreid.layers.stfl import stfl_hooks
 from jaxreid.layers.temporal import masked_mean
 from jaxreid.losses.identity import cross_entropy
-from jaxreid.losses.modality import hetero_centre_triplet, modality_confusion
+from jaxreid.losses.image_text import FIRST_SCALE, LARGEST_SCALE
+from jaxreid.losses.modality import (
+    hetero_centre_triplet,
+    modality_confusion,
+    modality_discrepancy,
+    modality_margin,
+)
 from jaxreid.losses.triplet import weighted_triplet
 from jaxreid.memory.prototypes import unit_rows
-from jaxreid.methods.clip_reid import parameter_groups
 from jaxreid.methods.method import (
     Backbone,
     DatasetInfo,
@@ -54,102 +60,52 @@ from jaxreid.methods.method import (
     Update,
     Variables,
 )
+from jaxreid.methods.prompt_learning import feature_rows, prompt_losses, prompt_stage
+from jaxreid.optimisers import parameter_groups
 
-# --- STFL: spatial-temporal feature learning ------------------------------------------------------------------------
-
-
-def grouped_attention(frames: int, heads: int, mode: str) -> Attend:
-    """Attention in which some heads look at other frames; no new parameter.
-
-    "shift": `heads` of them take keys and values from the frame before, as many from the frame after, the clip's ends
-    from themselves; on frames that are all the same this is CLIP. "tube": 2 · `heads` attend over all frames at their
-    own position.
-    """
-
-    def shifted(x: jax.Array) -> jax.Array:
-        clip = x.reshape(-1, frames, *x.shape[1:])  # [B, T, L, H, d]
-        before = jnp.concatenate([clip[:, :1], clip[:, :-1]], axis=1)[..., :heads, :]
-        after = jnp.concatenate([clip[:, 1:], clip[:, -1:]], axis=1)[..., heads : 2 * heads, :]
-        return jnp.concatenate([before, after, clip[..., 2 * heads :, :]], axis=-2).reshape(x.shape)
-
-    def tubes(x: jax.Array, tokens: int) -> jax.Array:
-        clip = x[:, :tokens, : 2 * heads].reshape(-1, frames, tokens, 2 * heads, x.shape[-1])
-        return clip.swapaxes(1, 2).reshape(-1, frames, 2 * heads, x.shape[-1])
-
-    def shift(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-        return attend(q, shifted(k), shifted(v))
-
-    def tube(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-        tokens = q.shape[1]
-        over_time = attend(*(tubes(x, tokens) for x in (q, k, v))).reshape(-1, tokens, frames, 2 * heads, q.shape[-1])
-        over_time = over_time.swapaxes(1, 2).reshape(-1, tokens, 2 * heads, q.shape[-1])
-        return jnp.concatenate([over_time, attend(*(x[:, :, 2 * heads :] for x in (q, k, v)))], axis=2)
-
-    if mode not in ("shift", "tube"):
-        raise ValueError(f"grouped_mode={mode!r} is neither 'shift' nor 'tube'")
-    return shift if mode == "shift" else tube
-
-
-SHIFTS = np.array([[-4, 1, 2], [-1, 0, 3], [-2, -3, 4]])  # frames by which patches of a 3×3 mosaic move (TPS, C)
-
-
-def shift_table(frames: int, grid: tuple[int, int]) -> np.ndarray:
-    """i32[T, P]: the frame from which patch (i, j) of frame t comes, (t − s(i, j)) mod T; patches row-major."""
-    rows, columns = np.indices(grid)
-    return ((np.arange(frames)[:, None] - SHIFTS[rows % 3, columns % 3].reshape(-1)) % frames).astype(np.int32)
-
-
-def shift_patches(x: jax.Array, table: np.ndarray) -> jax.Array:
-    """Tokens [N, 1 + P, ...] of clips of T frames with every patch taken from its frame in the table; the class token
-    stays, and so does everything where there are no patches."""
-    if x.shape[1] == 1:
-        return x
-    frames, patches = table.shape
-    clip = x[:, 1:].reshape(-1, frames, patches, int(np.prod(x.shape[2:])))
-    moved = jnp.take_along_axis(clip, jnp.asarray(table)[None, :, :, None], axis=1)
-    return jnp.concatenate([x[:, :1], moved.reshape(x.shape[0], patches, *x.shape[2:])], axis=1)
-
-
-def patch_shift_attention(frames: int, grid: tuple[int, int]) -> Attend:
-    """Temporal patch shift: attention within mosaics of patches from all frames, whose result moves back."""
-    there = shift_table(frames, grid)
-    back = (2 * np.arange(frames)[:, None] - there) % frames  # (t + s) mod T
-
-    def shifted(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-        return shift_patches(attend(*(shift_patches(x, there) for x in (q, k, v))), back)
-
-    return shifted
-
-
-def stfl_attention(image: ViTConfig, split: tuple[int, int, int], mode: str, frames: int) -> dict[int, Attend]:
-    """What stands in place of attention, by block: `split` numbers the blocks of the three encoders."""
-    basic, grouped, shifted = split
-    if sum(split) != image.depth:
-        raise ValueError(f"stfl_split={split} for a tower of {image.depth} blocks")
-    heads = max(1, image.heads // 6)  # 2 of 12 in each direction
-    by_group = grouped_attention(frames, heads, mode)
-    by_shift = patch_shift_attention(frames, image.grid)
-    return dict.fromkeys(range(basic, basic + grouped), by_group) | dict.fromkeys(
-        range(basic + grouped, basic + grouped + shifted), by_shift
-    )
-
+# What a config can choose by name.
+SWITCHES = {
+    "sd_mode": ("attend", "append"),
+    "sd_tokens": ("cls", "all"),
+    "cmi_test": ("solo", "skip"),
+    "mod_disc": ("hct", "mma"),
+    "mod_gen": ("uniform", "third", "mmd"),
+}
 
 # --- SD: semantic diffusion -----------------------------------------------------------------------------------------
 
 
 class SemanticDiffusion(nn.Module):
     """Every frame describes itself as a mixture of all training identities' sentences. Its own identity's sentence is
-    no input, so nothing leaks in training and nothing is missing at test; new, it changes nothing."""
+    no input, so nothing leaks in training and nothing is missing at test; new, it changes nothing.
+
+    Attributes:
+      heads: of the attention.
+      mode: "attend" to the whole bank; or "append" the `top` sentences that are most like the frame to its tokens, over
+        which a block of the tower's form runs (after TF-CLIP).
+      tokens: "cls", or "all": then the mean of what is added to the frame's tokens is added to its feature.
+    """
 
     heads: int
+    mode: str = "attend"
+    tokens: str = "cls"
+    top: int = 8
 
     @nn.compact
-    def __call__(self, p: jax.Array, bank: jax.Array) -> jax.Array:
-        """Projected frames p [B, T, E], bank [C, E] → h f32[B, T, E]."""
-        z = LayerNorm(1e-5, name="norm_bank")(unit_rows(jax.lax.stop_gradient(bank)))
-        flat = p.reshape(1, -1, p.shape[-1])
-        q = LayerNorm(1e-5, name="norm_query")(flat)
-        return ContextBlock(self.heads, name="attention")(flat, q, z[None]).reshape(p.shape)
+    def __call__(self, tokens: jax.Array, bank: jax.Array) -> jax.Array:
+        """Projected tokens of frames, the class token first [N, L, E], bank [C, E] → h f32[N, E]."""
+        bank = unit_rows(jax.lax.stop_gradient(bank))
+        block, norm_query = ContextBlock(self.heads, name="attention"), LayerNorm(1e-5, name="norm_query")
+        z = LayerNorm(1e-5, name="norm_bank")(bank)
+        x = tokens if self.tokens == "all" else tokens[:, :1]
+        if self.mode == "append":
+            likeness = jnp.matmul(unit_rows(tokens[:, 0]), bank.T, precision=jax.lax.Precision.HIGHEST)
+            _, nearest = jax.lax.top_k(likeness, min(self.top, len(bank)))
+            h = block(x, norm_query(x), jnp.concatenate([norm_query(tokens), z[nearest]], axis=1))
+        else:
+            flat = x.reshape(1, -1, x.shape[-1])
+            h = block(flat, norm_query(flat), z[None]).reshape(x.shape)
+        return h[:, 0] if self.tokens == "cls" else tokens[:, 0] + (h - tokens).mean(axis=1)
 
 
 # --- CMI: cross-modal interaction -----------------------------------------------------------------------------------
@@ -175,35 +131,45 @@ class LSMRLNetwork(nn.Module):
     """STFL, the language side, SD, CMI, and the heads.
 
     Attributes:
-      image, split, grouped_mode: the image tower and its three encoders.
+      image, split, grouped_mode, tps_mode: the image tower and its three encoders.
       text: text tower and template.
       identities: C.
       heads: of SD and CMI.
       use_sd, use_cmi: whether these modules exist.
-      modality_classes: outputs of the modality probe.
+      sd_mode, sd_tokens, sd_top: SD's.
+      modality_classes: outputs of the modality probe, 0 = none.
+      text_scale: whether similarities to sentences are cosines with a learned scale.
     """
 
     image: ViTConfig
     split: tuple[int, int, int]
     grouped_mode: str
+    tps_mode: str
     text: tuple[TextConfig, PromptTemplate]
     identities: int
     heads: int
     use_sd: bool
     use_cmi: bool
+    sd_mode: str
+    sd_tokens: str
+    sd_top: int
     modality_classes: int
+    text_scale: bool
 
     def setup(self):
         self.image_tower = ViT(self.image)
         self.prompted_text = PromptedText(*self.text, self.identities, name="text")
         if self.use_sd:
-            self.diffusion = SemanticDiffusion(self.heads)
+            self.diffusion = SemanticDiffusion(self.heads, self.sd_mode, self.sd_tokens, self.sd_top)
         if self.use_cmi:
             self.interaction = CrossModalInteraction(self.heads)
         self.necks = {name: Neck(self.identities, use_bias=True) for name in ("last", "projected", "sequence")}
         width, classes = self.image.projection, self.modality_classes
-        self.modality_kernel = self.param("modality_kernel", nn.initializers.normal(0.001), (width, classes))
-        self.modality_bias = self.param("modality_bias", nn.initializers.zeros, (classes,))
+        if classes:
+            self.modality_kernel = self.param("modality_kernel", nn.initializers.normal(0.001), (width, classes))
+            self.modality_bias = self.param("modality_bias", nn.initializers.zeros, (classes,))
+        if self.text_scale:  # the logarithm, from where CLIP's own started
+            self.logit_scale = self.param("logit_scale", nn.initializers.constant(FIRST_SCALE), ())
 
     def __call__(self, batch: Batch) -> dict[str, jax.Array]:
         """Everything once, which makes the parameters."""
@@ -216,17 +182,27 @@ class LSMRLNetwork(nn.Module):
         """Z [C, E]: the sentences of all identities, shared by the modalities (section 3.2)."""
         return self.prompted_text.bank(multiple)
 
+    def sentences(self, identity: jax.Array) -> jax.Array:
+        return self.prompted_text(identity)
+
+    def text_logits(self, p: jax.Array, bank: jax.Array) -> jax.Array:
+        """Similarities f32[B, C] of p [B, E] to Z [C, E]: dot products as in VLD, or scaled cosines."""
+        if self.text_scale:
+            p, bank = jnp.exp(jnp.minimum(self.logit_scale, LARGEST_SCALE)) * unit_rows(p), unit_rows(bank)
+        return jnp.matmul(p, bank.T, precision=jax.lax.Precision.HIGHEST)
+
     def encode(self, batch: Batch, bank: jax.Array, train: bool, pairs: bool = False) -> dict[str, jax.Array]:
-        """frames [B, T, H, W, 3] → a "penultimate", f "last", p "projected", r "solo", each f32[B, ·]; with `pairs`,
-        where rows 2k and 2k + 1 show one person in both modalities, also r "pair"."""
+        """frames [B, T, H, W, 3] → a "penultimate", f "last", p "projected", h "diffused", r "solo", each f32[B, ·];
+        with `pairs`, where rows 2k and 2k + 1 show one person in both modalities, also r "pair"."""
         clips, length = batch.frames.shape[:2]
         mask = batch.frame_mask
+        all_tokens = self.use_sd and (self.sd_tokens == "all" or self.sd_mode == "append")
         out = self.image_tower(
             batch.frames.reshape(clips * length, *batch.frames.shape[2:]),
             train=train,
-            class_token_only=True,
+            class_token_only=not all_tokens,
             taps=(-2,),
-            hooks=Hooks(attention=stfl_attention(self.image, self.split, self.grouped_mode, length)),
+            hooks=stfl_hooks(self.image, self.split, self.grouped_mode, self.tps_mode, length),
         )
         frame_features = {
             "penultimate": out["taps"][0].tokens[:, 0],
@@ -237,8 +213,10 @@ class LSMRLNetwork(nn.Module):
         found = {name: masked_mean(x, mask) for name, x in by_clip.items()}
         h = by_clip["projected"].astype(jnp.float32)
         if self.use_sd:
-            h = self.diffusion(h, bank)
-        found["solo"] = masked_mean(self.interaction(h, mask) if self.use_cmi else h, mask)
+            tokens = self.image_tower.project(out["tokens"]) if all_tokens else out["projected"][:, None]
+            h = self.diffusion(tokens.astype(jnp.float32), bank).reshape(h.shape)
+        found["diffused"] = masked_mean(h, mask)
+        found["solo"] = masked_mean(self.interaction(h, mask), mask) if self.use_cmi else found["diffused"]
         if pairs and self.use_cmi:
             u = self.interaction(h.reshape(clips // 2, 2 * length, -1), mask.reshape(clips // 2, -1))
             found["pair"] = masked_mean(u.reshape(h.shape), mask)
@@ -247,6 +225,7 @@ class LSMRLNetwork(nn.Module):
 
 class LSMRLMemory(flax.struct.PyTreeNode):
     text_bank: jax.Array  # f32[C, E], Z of the parameters after the last epoch: test clips need no text tower
+    features: jax.Array | None = None  # f32[N·parts, E], what prompts learn from where they have a stage of their own
 
 
 # --- The method -----------------------------------------------------------------------------------------------------
@@ -260,11 +239,14 @@ class LSMRL(Method):
     def __init__(self, config: Any, info: DatasetInfo) -> None:
         super().__init__(config, info)
         backbone, prompt = config.backbone, config.prompt
-        image = encoder_config(backbone.name, info.frame_size, config.precision, backbone.remat)
-        if not isinstance(image, ViTConfig) or image.projection is None:
-            raise ValueError(f"backbone.name={backbone.name!r} has no joint space with a text tower; take a CLIP")
+        image = joint_config(backbone.name, info.frame_size, config.precision, backbone.remat, backbone.stride)
         if config.evaluation.rule == "packed":
             raise ValueError("evaluation.rule='packed' leaves clips unfilled, and this tower mixes a clip's frames")
+        for name, known in SWITCHES.items():
+            if config[name] not in known:
+                raise ValueError(f"{name}={config[name]!r} is not one of {', '.join(known)}")
+        if config.two_stage and not config.use_text:
+            raise ValueError("two_stage=True learns words that use_text=False does not use; set one of them otherwise")
         missing = {VISIBLE, INFRARED} - set(np.unique(info.table.modality).tolist())
         if missing:
             raise ValueError(f"{info.name}: training needs visible and infrared tracklets of the same people")
@@ -274,29 +256,35 @@ class LSMRL(Method):
             image=image,
             split=tuple(config.stfl_split),
             grouped_mode=config.grouped_mode,
+            tps_mode=config.tps_mode,
             text=(self.text, PromptTemplate.of_text(prompt.template, tokenizer, prompt.n_ctx)),
             identities=info.num_identities,
             heads=config.heads,
             use_sd=config.use_sd and config.use_text,
             use_cmi=config.use_cmi,
-            modality_classes=3 if config.mod_mode == "third" else 2,
+            sd_mode=config.sd_mode,
+            sd_tokens=config.sd_tokens,
+            sd_top=config.sd_top,
+            modality_classes={"uniform": 2, "third": 3, "mmd": 0}[config.mod_gen],
+            text_scale=config.v2t_norm,
         )
 
     def stages(self) -> tuple[Stage, ...]:
         config, batch = self.config, self.config.batch
-        groups = parameter_groups(config.optimiser, frozen=r"^(text/tower|image_tower/patch_embedding)/")
+        words = "text" if config.two_stage else "text/tower"
+        groups = parameter_groups(config.optimiser, frozen=rf"^({words}|image_tower/patch_embedding)/")
         optimiser = Optimiser("adamw", groups, config.optimiser.clip_norm)
-        return (
-            Stage(
-                name="lsmrl",
-                epochs=config.epochs,
-                sampler=PairSampler(batch.identities, batch.clips, batch.steps),
-                frames=batch.frames,
-                augment=Augmentation(**config.augment),
-                updates=(Update("all", optimiser, Schedule(**config.schedule)),),
-                refresh_after=True,
-            ),
+        main = Stage(
+            name="lsmrl",
+            epochs=config.epochs,
+            sampler=PairSampler(batch.identities, batch.clips, batch.steps, aligned=batch.aligned),
+            frames=batch.frames,
+            clip_rule=batch.rule,
+            augment=Augmentation(**config.augment),
+            updates=(Update("all", optimiser, Schedule(**config.schedule)),),
+            refresh_after=not config.two_stage,  # otherwise the sentences are constants
         )
+        return (prompt_stage(config.stage1, main.augment), main) if config.two_stage else (main,)
 
     def backbones(self) -> tuple[Backbone, ...]:
         return (
@@ -314,7 +302,14 @@ class LSMRL(Method):
         return self.network.init(rng, batch)
 
     def init_memory(self) -> LSMRLMemory:
-        return LSMRLMemory(jnp.zeros((self.info.num_identities, self.image.projection)))
+        width, rows = self.image.projection, len(self.info.table) * self.config.stage1.parts
+        features = jnp.zeros((rows, width)) if self.config.two_stage else None
+        return LSMRLMemory(jnp.zeros((self.info.num_identities, width)), features)
+
+    def extract(self, variables: Variables, memory: LSMRLMemory, batch: Batch, stage: Stage) -> dict[str, jax.Array]:
+        """p of the starting tower, with STFL, for words that have a stage of their own."""
+        found: Any = self.network.apply(variables, batch, memory.text_bank, False, method="encode")
+        return {"projected": found["projected"]}
 
     def refresh(
         self,
@@ -325,7 +320,10 @@ class LSMRL(Method):
         progress: Progress,
         stage: Stage,
     ) -> LSMRLMemory:
-        """The text bank of the parameters as they are now."""
+        """The text bank of the parameters as they are now; or what the words will learn from."""
+        if features is not None:
+            assert memory.features is not None
+            return memory.replace(features=features.arrays["projected"][: len(memory.features)])
         bank: Any = self.network.apply(variables, self.config.prompt.multiple, method="bank")
         return memory.replace(text_bank=bank)
 
@@ -340,20 +338,40 @@ class LSMRL(Method):
         update: str,
     ) -> tuple[jax.Array, tuple[dict[str, jax.Array], Any, LSMRLMemory]]:
         """Section 4: VLD's losses, those of the sequence features r, and the modality-level losses."""
+        if stage.name == "prompts":
+            losses, stats = self.prompt_losses(variables, memory, batch), variables["batch_stats"]
+        else:
+            losses, stats = self.main_losses(variables, memory, batch, rng, progress)
+        total = sum(weight * value for weight, value in losses.values())
+        metrics = {f"loss_{name}": value for name, (_, value) in losses.items()}
+        return total, (metrics, stats, memory)  # pyright: ignore[reportReturnType]
+
+    def prompt_losses(self, variables: Variables, memory: LSMRLMemory, batch: Batch) -> dict[str, tuple[Any, Any]]:
+        """CLIP-ReID's first stage: {name: (weight, value)}."""
+        assert memory.features is not None
+        p = memory.features[feature_rows(batch, self.config.stage1.parts)]
+        z: Any = self.network.apply(variables, jnp.maximum(batch.identity, 0), method="sentences")
+        return prompt_losses(p, z, batch)
+
+    def main_losses(
+        self, variables: Variables, memory: LSMRLMemory, batch: Batch, rng: jax.Array, progress: Progress
+    ) -> tuple[dict[str, tuple[Any, Any]], Any]:
+        """({name: (weight, value)}, new batch statistics)."""
         config, y, valid, stable = self.config, batch.identity, batch.valid, self.config.wrt_stable
 
+        learns_words = config.use_text and not config.two_stage
+
         def forward(network: LSMRLNetwork) -> tuple[dict[str, jax.Array], dict[str, jax.Array], jax.Array]:
-            bank = network.bank(config.prompt.multiple) if config.use_text else memory.text_bank
+            bank = network.bank(config.prompt.multiple) if learns_words else memory.text_bank
             found = network.encode(batch, bank, train=True, pairs=True)
             of = {"last": "last", "projected": "projected", "pair": "sequence", "solo": "sequence"}
             heads = {name: network.necks[neck](found[name], valid, True) for name, neck in of.items() if name in found}
-            return found, heads, bank
+            return found, heads, network.text_logits(found["projected"], bank)
 
-        (found, logits, bank), changed = self.network.apply(
+        (found, logits, of_text), changed = self.network.apply(
             variables, method=forward, mutable=["batch_stats"], rngs={"dropout": rng}
         )
         a, f, p, r = (found[name] for name in ("penultimate", "last", "projected", "solo"))
-        probe = variables["params"]["modality_kernel"], variables["params"]["modality_bias"]
 
         def ce(scores: jax.Array) -> jax.Array:
             return cross_entropy(scores, y, valid)
@@ -363,30 +381,32 @@ class LSMRL(Method):
 
         losses = {"ce": (1.0, ce(logits["last"]) + ce(logits["projected"])), "wrt": (1.0, wrt(a) + wrt(f) + wrt(p))}
         if config.use_text:
-            of_text = ce(jnp.matmul(p, bank.T, precision=jax.lax.Precision.HIGHEST))  # not normalised, as in VLD
-            losses["text"] = (config.lambda_text, of_text)
+            losses["text"] = (config.lambda_text, ce(of_text))
         if self.network.use_sd or self.network.use_cmi:
             losses["sequence"] = (1.0, ce(logits["solo"]) + wrt(r))
         if "pair" in found:
             losses["pair"] = (1.0, ce(logits["pair"]))
             apart = unit_rows(r) - jax.lax.stop_gradient(unit_rows(found["pair"]))
             losses["cons"] = (config.lambda_cons, _mean(jnp.sum(apart**2, axis=-1), valid))
-        if config.lambda_hct:
+        if config.lambda_hct and config.mod_disc == "hct":
             hct = hetero_centre_triplet(unit_rows(r), y, batch.modality, valid, config.hct_margin)
             losses["hct"] = (config.lambda_hct, hct)
-        if config.lambda_mod:
-            on = config.lambda_mod * (progress.fraction >= config.mod_from)
-            confusion, probing = modality_confusion(r, *probe, batch.modality, valid, config.mod_mode)
+        elif config.lambda_hct:
+            losses["mma"] = (config.lambda_hct, modality_margin(r, y, batch.modality, valid))
+        on = config.lambda_mod * (progress.fraction >= config.mod_from)
+        if config.lambda_mod and config.mod_gen == "mmd":
+            losses["mmd"] = (on, modality_discrepancy(unit_rows(r), batch.modality, valid))
+        elif config.lambda_mod:
+            probe = variables["params"]["modality_kernel"], variables["params"]["modality_bias"]
+            confusion, probing = modality_confusion(r, *probe, batch.modality, valid, config.mod_gen)
             losses |= {"mod": (on, confusion), "probe": (on, probing)}
-        total = sum(weight * value for weight, value in losses.values())
-        metrics = {f"loss_{name}": value for name, (_, value) in losses.items()}
-        return total, (metrics, changed["batch_stats"], memory)  # pyright: ignore[reportReturnType]
+        return losses, changed["batch_stats"]
 
     def embed(self, variables: Variables, memory: LSMRLMemory, batch: Batch) -> dict[str, jax.Array]:
-        """ "feature": f and r of the tracklet alone, both of unit length, side by side; the same function for both
-        modalities (section 7). "tower": f."""
+        """ "feature": f and r of the tracklet alone, or with `cmi_test="skip"` f and h, both of unit length, side by
+        side; the same function for both modalities (section 7). "tower": f."""
         found: Any = self.network.apply(variables, batch, memory.text_bank, False, method="encode")
-        parts = [unit_rows(found["last"]), unit_rows(found["solo"])]
+        parts = [unit_rows(found["last"]), unit_rows(found["solo" if self.config.cmi_test == "solo" else "diffused"])]
         return {"tower": found["last"], "feature": jnp.concatenate(parts, axis=-1)}
 
 

@@ -18,7 +18,7 @@ import flax.struct
 import jax
 import numpy as np
 
-from jaxreid.augment import Augmentation
+from jaxreid.augment import UNCHANGED, Augmentation
 from jaxreid.data.batch import Batch
 from jaxreid.data.clips import ClipPlan, plan_all_parts, plan_tracklets
 from jaxreid.data.pieces import plan_epoch
@@ -112,6 +112,7 @@ class Extraction:
     parts: int
     frames: int
     rule: str = ""
+    augment: Augmentation = UNCHANGED  # of the clips; the same draws in every pass
 
     def plan(self, length: np.ndarray) -> ClipPlan:
         """The clips, tracklet by tracklet; `length` i32[N], frames of every tracklet."""

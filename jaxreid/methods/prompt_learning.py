@@ -1,0 +1,52 @@
+"""Prompt learning, the first stage of methods whose class bank is made of learned words.
+
+Li et al., "CLIP-ReID: Exploiting Vision-Language Model for Image Re-Identification without Concrete Text Labels", AAAI
+2023, stage 1. The training split goes through the starting tower once; its features stay in memory, and every step
+compares some of them with the sentences of their identities. No frame is read again, and only the words learn.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxreid.augment import UNCHANGED, Augmentation
+from jaxreid.data.batch import Batch
+from jaxreid.data.samplers import PassSampler
+from jaxreid.losses.image_text import supervised_contrastive
+from jaxreid.methods.method import Extraction, Group, Optimiser, Schedule, Stage, Update
+
+
+def prompt_stage(options: Any, augment: Augmentation) -> Stage:
+    """The stage "prompts" of a config's `stage1`: an epoch is a pass over all features; of "text/" the words learn.
+
+    Features are those of frames as they are; with `options.augment` of frames changed by `augment`, the augmentation
+    of the main stage (VSLA-CLIP as released).
+    """
+    groups = (Group(r"^text/(own|before|after)$", options.rate, options.weight_decay), Group(r".*", 0.0))
+    return Stage(
+        name="prompts",
+        epochs=options.epochs,
+        sampler=PassSampler(options.batch, options.parts),
+        frames=0,  # learns from the features that the extraction finds
+        augment=UNCHANGED,
+        updates=(Update("prompts", Optimiser("adam", groups), Schedule(**options.schedule)),),
+        extraction=Extraction(0, options.parts, options.frames, augment=augment if options.augment else UNCHANGED),
+        refresh_after=True,
+    )
+
+
+def feature_rows(batch: Batch, parts: int) -> jax.Array:
+    """Where the features of a batch's (tracklet, part) stand in the extraction's, i32[B]."""
+    return jnp.maximum(batch.tracklet, 0) * parts + batch.part
+
+
+def prompt_losses(features: jax.Array, sentences: jax.Array, batch: Batch) -> dict[str, tuple[float, jax.Array]]:
+    """L_i2t and L_t2i between features [B, E] and the sentences of their identities [B, E]: {name: (weight, value)}."""
+    y, valid = batch.identity, batch.valid
+    return {
+        "image_to_text": (1.0, supervised_contrastive(features, sentences, y, valid)),
+        "text_to_image": (1.0, supervised_contrastive(sentences, features, y, valid)),
+    }
