@@ -386,7 +386,7 @@ def _state(planned: Plan) -> float:
 
 
 def _pass_row(machine: Machine, tower: str, size: tuple[int, int], utilisation: Utilisation) -> tuple[Any, ...]:
-    config = encoder_config(tower, size, "bfloat16", remat=False)
+    config = encoder_config(tower, size, "bfloat16")
     assert isinstance(config, ViTConfig)
     work, frames = vit_flops(config, class_token_only=True), XFD["frames"]["rgb"]
     rate = utilisation.share * machine.peak * machine.devices / work  # frames per second

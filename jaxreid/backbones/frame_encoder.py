@@ -33,22 +33,30 @@ RESNETS = {
 FAMILIES = {"": vision_config, "dinov2": dinov2_config, "imagenet": imagenet_config}
 
 
-def encoder_config(name: str, image_size: tuple[int, int], precision: str, remat: bool) -> EncoderConfig:
-    """The network of a name, for frames of `image_size` (height, width); with `remat` it recomputes its blocks in the
-    backward pass.
+def encoder_config(
+    name: str, image_size: tuple[int, int], precision: str, remat: bool = False, scan: bool = False
+) -> EncoderConfig:
+    """The network of a name, for frames of `image_size` (height, width).
+
+    With `remat` it computes its blocks again in the backward pass, with `scan` it compiles one block for a run of equal
+    ones; neither changes parameters or results.
 
     Raises:
-      ValueError: an unknown name, or a size that the tower does not take.
+      ValueError: an unknown name, a size that the tower does not take, or `scan` of a ResNet.
     """
     dtype: Any = jnp.dtype(precision)
     if name in RESNETS:
+        if scan:
+            raise ValueError(
+                f"backbone.scan: {name} has no equal blocks to loop over; set --config.backbone.scan=False"
+            )
         return dataclasses.replace(RESNETS[name], dtype=dtype, remat=remat)
     family, tower = name.split(":", 1) if ":" in name else ("", name)
     if family not in FAMILIES:
         raise ValueError(
             f"backbone.name {name!r}: unknown family {family!r}; known: {', '.join(filter(None, FAMILIES))}"
         )
-    return FAMILIES[family](tower, image_size, dtype=dtype, remat=remat)
+    return FAMILIES[family](tower, image_size, dtype=dtype, remat=remat, scan=scan)
 
 
 def feature_width(config: EncoderConfig) -> int:

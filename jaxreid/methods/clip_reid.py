@@ -193,14 +193,14 @@ class ClipReID(Method):
     def __init__(self, config: Any, info: DatasetInfo) -> None:
         super().__init__(config, info)
         backbone = config.backbone
-        image = encoder_config(backbone.name, info.frame_size, config.precision, backbone.remat)
+        image = encoder_config(backbone.name, info.frame_size, config.precision, backbone.remat, backbone.scan)
         if not isinstance(image, ViTConfig) or image.projection is None:
             raise ValueError(f"backbone.name={backbone.name!r} has no joint space with a text tower; take a CLIP")
         if config.bank not in ("prompt", "image_memory"):
             raise ValueError(f"bank={config.bank!r} is neither 'prompt' nor 'image_memory'")
         self.image, self.text = image, None
         if config.bank == "prompt":
-            self.text = text_config(backbone.name, dtype=image.dtype)
+            self.text = text_config(backbone.name, dtype=image.dtype, remat=backbone.remat, scan=backbone.scan)
             tokenizer = load_text_tokenizer(backbone.name, config.text.tokenizer or None)
             prompt = config.prompt
             template = PromptTemplate.of_text(prompt.template, tokenizer, prompt.n_ctx, prompt.shared_ctx)

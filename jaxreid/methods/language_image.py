@@ -85,12 +85,12 @@ class LanguageImage(Method):
 
     def __init__(self, config: Any, info: DatasetInfo) -> None:
         super().__init__(config, info)
-        image = encoder_config(config.backbone.name, info.frame_size, config.precision, config.backbone.remat)
+        backbone = config.backbone
+        image = encoder_config(backbone.name, info.frame_size, config.precision, backbone.remat, backbone.scan)
         if not isinstance(image, ViTConfig) or image.projection is None:
-            raise ValueError(
-                f"backbone.name={config.backbone.name!r} has no joint space with a text tower; take a CLIP"
-            )
-        self.network = TwoTowers(image, text_config(config.backbone.name, dtype=image.dtype))
+            raise ValueError(f"backbone.name={backbone.name!r} has no joint space with a text tower; take a CLIP")
+        text = text_config(backbone.name, dtype=image.dtype, remat=backbone.remat, scan=backbone.scan)
+        self.network = TwoTowers(image, text)
 
     def stages(self) -> tuple[Stage, ...]:
         config, rates = self.config, self.config.optimiser

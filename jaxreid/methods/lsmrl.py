@@ -260,7 +260,7 @@ class LSMRL(Method):
     def __init__(self, config: Any, info: DatasetInfo) -> None:
         super().__init__(config, info)
         backbone, prompt = config.backbone, config.prompt
-        image = encoder_config(backbone.name, info.frame_size, config.precision, backbone.remat)
+        image = encoder_config(backbone.name, info.frame_size, config.precision, backbone.remat, backbone.scan)
         if not isinstance(image, ViTConfig) or image.projection is None:
             raise ValueError(f"backbone.name={backbone.name!r} has no joint space with a text tower; take a CLIP")
         if config.evaluation.rule == "packed":
@@ -268,7 +268,8 @@ class LSMRL(Method):
         missing = {VISIBLE, INFRARED} - set(np.unique(info.table.modality).tolist())
         if missing:
             raise ValueError(f"{info.name}: training needs visible and infrared tracklets of the same people")
-        self.image, self.text = image, text_config(backbone.name, dtype=image.dtype, remat=backbone.remat)
+        text = text_config(backbone.name, dtype=image.dtype, remat=backbone.remat, scan=backbone.scan)
+        self.image, self.text = image, text
         tokenizer = load_text_tokenizer(backbone.name, config.text.tokenizer or None)
         self.network = LSMRLNetwork(
             image=image,
