@@ -7,6 +7,7 @@ anywhere in a small checkpoint, 56 gave another array without an error. So every
 from __future__ import annotations
 
 import json
+import math
 import os
 import warnings
 from pathlib import Path
@@ -14,10 +15,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-from jaxreid.parallel import barrier, with_shardings
+from jaxreid.parallel import barrier, to_host, with_shardings
 
 STATE, META, SCORE, DIGESTS = "state", "meta", "score", "digests"
 
@@ -27,24 +29,39 @@ class DamagedCheckpoint(ValueError):
 
 
 def digests(tree: Any) -> dict[str, int]:
-    """Path → a number that changes with any single bit of an array, and is the same on every mesh."""
-    found = {jax.tree_util.keystr(path): _digest(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
-    return {path: int(value) for path, value in jax.device_get(found).items()}
+    """Path → a number that changes with any single bit of an array, and is the same on every mesh.
+
+    Σ (2i + 1)·bits of element i, modulo 2³²: a bit adds or takes away an odd number times a power of two, never 0.
+    Every device sums what it holds by itself, so that nothing travels but one number for each part.
+    """
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    parts = jax.device_get([_parts(jnp.asarray(leaf)) for _, leaf in leaves])
+    sums = np.array([sum(map(int, own)) % 2**32 for own in parts], np.uint32)
+    if jax.process_count() > 1:
+        sums = to_host(sums)
+        sums = sums.reshape(jax.process_count(), -1).sum(axis=0, dtype=np.uint32)
+    return {jax.tree_util.keystr(path): int(value) for (path, _), value in zip(leaves, sums, strict=True)}
+
+
+def _parts(x: jax.Array) -> list[jax.Array]:
+    """The sums of the parts of an array that are on this process, each of them once."""
+    strides = np.array([math.prod(x.shape[axis + 1 :]) % 2**32 for axis in range(x.ndim)], np.uint32)
+    return [
+        _sum(shard.data, np.array([part.start or 0 for part in shard.index], np.uint32), strides)
+        for shard in x.addressable_shards
+        if shard.replica_id == 0
+    ]
 
 
 @jax.jit
-def _digest(x: jax.Array) -> jax.Array:
-    """Σ (2i + 1)·bits of element i, modulo 2³²: a bit adds or takes away an odd number times a power of two, never 0.
-
-    Integers add up to the same in any order, so that devices sum their own parts.
-    """
+def _sum(x: jax.Array, start: jax.Array, strides: jax.Array) -> jax.Array:
+    """The sum for a part of an array that begins at `start`; `strides` are those of the whole array, in elements."""
     if x.dtype == jnp.bool_:
         x = x.astype(jnp.uint8)
     bits = jax.lax.bitcast_convert_type(x, jnp.dtype(f"uint{8 * x.dtype.itemsize}")).astype(jnp.uint32)
-    index, stride = jnp.zeros(x.shape, jnp.uint32), 1
-    for axis in reversed(range(x.ndim)):
-        index += jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis) * jnp.uint32(stride % 2**32)
-        stride *= x.shape[axis]
+    index = jnp.zeros(x.shape, jnp.uint32)
+    for axis in range(x.ndim):
+        index += (jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis) + start[axis]) * strides[axis]
     return jnp.sum(bits * (2 * index + 1), dtype=jnp.uint32)
 
 
@@ -99,7 +116,10 @@ class Checkpoints:
     def restore(self, number: int, like: Any, shardings: Any) -> Any:
         """The state of a checkpoint, with the shapes of `like`, placed by `shardings`. Raises DamagedCheckpoint."""
         state = self._restore(number, STATE, ocp.args.StandardRestore(with_shardings(like, shardings)))
-        _compare(state, self.meta(number).get(DIGESTS, {}), f"checkpoint {self.path(number)}")
+        saved = self.meta(number).get(DIGESTS)
+        if saved is None:
+            raise DamagedCheckpoint(f"checkpoint {self.path(number)} has no digests: an earlier version wrote it")
+        _compare(state, saved, f"checkpoint {self.path(number)}")
         return state
 
     def _restore(self, number: int, item: str, arguments: Any) -> Any:
