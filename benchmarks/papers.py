@@ -210,7 +210,7 @@ PAPERS: tuple[OfPreset | OfTowers, ...] = (
 
 def workload_of_preset(paper: OfPreset) -> Workload:
     """The stage of a preset that trains its tower, with what the paper has beside it."""
-    run, stage = _run(paper.preset, paper.changes)
+    run, stage = preset_run(paper.preset, paper.changes)
     config, columns = run.config, run.method.info.columns
     state, frozen = abstract_train_state(run, stage)
     clips = stage.sampler.batch_size(columns)
@@ -226,7 +226,7 @@ def workload_of_preset(paper: OfPreset) -> Workload:
         decoded += passes / stage.epochs * read
     work, kept = [], []
     for remat in (False, True):
-        again, same = _run(paper.preset, paper.changes | {"backbone.remat": remat})
+        again, same = preset_run(paper.preset, paper.changes | {"backbone.remat": remat})
         work.append(paper.times * _step_work(again, same, state, frozen, clips) + paper.extra)
         batch = abstract_batch(again, clips, stage.frames)
         kept.append(paper.kept_times * kept_for_backward(again, same, state, frozen, batch))
@@ -256,7 +256,7 @@ def workload_of_preset(paper: OfPreset) -> Workload:
     )
 
 
-def _run(preset: str, changes: dict[str, Any]) -> tuple[Run, Stage]:
+def preset_run(preset: str, changes: dict[str, Any]) -> tuple[Run, Stage]:
     """A run of a preset on a data set of the published size, and its last stage, which trains the tower."""
     name, _, column = preset.partition(":")
     spec = importlib.util.spec_from_file_location(name, find_config(name))

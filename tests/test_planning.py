@@ -124,7 +124,7 @@ def test_a_preset_is_planned_as_itself(hitpro):
 
 def test_memory_is_that_of_a_dry_run(hitpro, monkeypatch, capsys):
     """The lines that `--mode=dry_run` prints for eight devices, four of which share the state; nothing is compiled."""
-    run, stage = papers._run("hitpro:hitsz_vcm", {})
+    run, stage = papers.preset_run("hitpro:hitsz_vcm", {})
     run.mesh = parallel.make_mesh(fsdp=4)
     monkeypatch.setattr(dry_run, "_compiled", lambda *_: 0.0)
     dry_run._stage(run, 0, stage)
