@@ -76,7 +76,7 @@ def run_jaxreid(args, tower):
     from jaxreid.methods.method import DatasetInfo
 
     config = types.SimpleNamespace(
-        backbone=types.SimpleNamespace(name=tower, checkpoint="", remat=args.remat),
+        backbone=types.SimpleNamespace(name=tower, checkpoint="", remat=args.remat, scan=args.scan),
         precision=args.precision,
         batch=types.SimpleNamespace(identities=args.identities, clips=args.clips, frames=args.frames, piece=0),
         optimiser=types.SimpleNamespace(
@@ -279,6 +279,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20, help="in a turn")
     parser.add_argument("--precision", default="bfloat16", choices=["bfloat16", "float32"])
     parser.add_argument("--remat", action="store_true", help="jaxreid alone: recompute blocks in the backward pass")
+    parser.add_argument("--scan", action="store_true", help="jaxreid alone: compile one block and loop over it")
     parser.add_argument("--augment", action="store_true", help="jaxreid alone: crop, flip and erase on the device")
     parser.add_argument("--out", help="file that lines are added to")
     args = parser.parse_args()
@@ -305,6 +306,7 @@ def main() -> None:
                 "batch": f"{args.identities}x{args.clips}x{args.frames}",
                 "precision": args.precision,
                 "remat": args.remat,
+                "scan": args.scan,
                 "augment": args.augment,
                 "frames_per_second": frames / found["seconds"],
                 **found,

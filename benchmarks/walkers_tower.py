@@ -103,7 +103,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--frames", type=int, default=6)
     arguments = parser.parse_args()
-    tower = encoder_config(arguments.tower, TOWER.image_size, "float32", remat=False)
+    tower = encoder_config(arguments.tower, TOWER.image_size, "float32")
     params = load(arguments.weights, tower)
     world = World(dataclasses.replace(CONFIGS[arguments.config], seed=arguments.seed))
     train, train_specs = tracklet_features(tower, params, world, "train", arguments.frames)

@@ -16,7 +16,7 @@ def get_config(preset: str = "walkers") -> ml_collections.ConfigDict:
     config.frames = ml_collections.ConfigDict({"height": 64, "width": 32, **HALF})
     config.loading.cache = True
     config.backbone = ml_collections.ConfigDict(
-        {"name": "walkers_vit_tiny", "checkpoint": "walkers_vit_tiny", "remat": False}
+        {"name": "walkers_vit_tiny", "checkpoint": "walkers_vit_tiny", "remat": False, "scan": False}
     )
 
     config.epochs = 16

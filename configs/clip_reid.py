@@ -26,7 +26,8 @@ TABLE: dict[str, Any] = {
     "evaluate_every": 0,
     "backbone.name": ["walkers_vit_tiny", "ViT-B/16", "ViT-B/16", "ViT-B/16"],
     "backbone.checkpoint": ["walkers_vit_tiny", CLIP_B16, CLIP_B16, CLIP_B16],
-    "backbone.remat": False,  # True: less memory, a third more work
+    "backbone.remat": False,  # True: less memory, a quarter more work
+    "backbone.scan": False,  # True: compiles one block for all, at the price of a copy of the weights
     "backbone.stride": 0,  # pixels from patch to patch, 12 in CLIP-ReID's overlapping variant; 0 = the patch's size
     "frames.height": [64, 256, 256, 256],
     "frames.width": [32, 128, 128, 128],

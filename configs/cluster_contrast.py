@@ -24,7 +24,8 @@ TABLE: dict[str, Any] = {
     "extraction_batch": [32, 32, 128, 128],
     "backbone.name": ["walkers_vit_tiny", "walkers_vit_tiny", "ViT-B/16", "ViT-B/16"],
     "backbone.checkpoint": ["walkers_vit_tiny", "walkers_vit_tiny", CLIP_B16, CLIP_B16],
-    "backbone.remat": False,
+    "backbone.remat": False,  # True: less memory, a quarter more work
+    "backbone.scan": False,  # True: compiles one block for all, at the price of a copy of the weights
     "frames.height": [64, 64, 256, 256],
     "frames.width": [32, 32, 128, 128],
     "frames.mean": [HALF["mean"], HALF["mean"], IMAGENET["mean"], IMAGENET["mean"]],

@@ -21,7 +21,7 @@ def get_config(preset: str = "walkers") -> ml_collections.ConfigDict:
     config.loading.cache = True
     config.extraction_batch = 32
     config.backbone = ml_collections.ConfigDict(
-        {"name": "walkers_vit_tiny", "checkpoint": "walkers_vit_tiny", "remat": False}
+        {"name": "walkers_vit_tiny", "checkpoint": "walkers_vit_tiny", "remat": False, "scan": False}
     )
     # wordings: of a caption; keep: the probability that a part of it stays in all but the first of them.
     config.text = ml_collections.ConfigDict({"checkpoint": "", "tokenizer": "", "wordings": 8, "keep": 0.7})

@@ -25,7 +25,8 @@ TABLE: dict[str, Any] = {
     "extraction_batch": [32, 128, 128],
     "backbone.name": ["walkers_vit_tiny", "ViT-B/16", "ViT-B/16"],
     "backbone.checkpoint": ["walkers_vit_tiny", CLIP_B16, CLIP_B16],
-    "backbone.remat": False,  # True: less memory, a third more work; of the text tower too
+    "backbone.remat": False,  # True: less memory, a quarter more work; of the text tower too
+    "backbone.scan": False,  # True: compiles one block for all, at the price of a copy of the weights
     "backbone.stride": 0,  # pixels from patch to patch, 12 in CLIP-ReID's overlapping variant; 0 = the patch's size
     "frames.height": [64, 288, 288],
     "frames.width": [32, 144, 144],

@@ -50,7 +50,7 @@ def _stage(run: Run, number: int, stage: Stage) -> float:
     print("\n".join(parallel.placement(groups(state, frozen))))
 
     batch = abstract_batch(run, clips, stage.frames)
-    kept = _kept_for_backward(run, stage, state, frozen, batch)
+    kept = kept_for_backward(run, stage, state, frozen, batch)
     print(f"  kept for the backward pass: at most {kept / 2**30:.2f} GiB per device")
 
     loop = EpochLoop(run, stage, number, state)
@@ -72,7 +72,7 @@ def _stage(run: Run, number: int, stage: Stage) -> float:
     return work
 
 
-def _kept_for_backward(run: Run, stage: Stage, state: TrainState, frozen: Any, batch: Batch) -> float:
+def kept_for_backward(run: Run, stage: Stage, state: TrainState, frozen: Any, batch: Batch) -> float:
     """Bytes per device of the activations that differentiation keeps, before a compiler saves any of them."""
 
     def pullback(params: Any, state: TrainState, frozen: Any, batch: Batch) -> Any:

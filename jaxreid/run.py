@@ -30,8 +30,11 @@ from jaxreid.extract import Extractor
 from jaxreid.methods.method import DatasetInfo, Method, find_method
 
 # How a run is carried out, not what it is: may change from one resumption to the next. Another mesh adds up in another
-# order, so that results then agree to rounding only.
-EXECUTION = ("mesh", "loading.threads", "loading.workers", "loading.prefetch", "loading.cache", "keep_checkpoints")
+# order, and another program rounds elsewhere, so that results then agree to rounding only.
+EXECUTION = (
+    *("mesh", "loading.threads", "loading.workers", "loading.prefetch", "loading.cache", "keep_checkpoints"),
+    *("backbone.remat", "backbone.scan"),
+)
 PRECISIONS = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 

@@ -7,6 +7,7 @@ batch statistics before anything else is done with it.
 from __future__ import annotations
 
 import time
+import warnings
 from typing import Any
 
 import jax
@@ -31,7 +32,7 @@ from jaxreid.steps import TrainState, groups, init_train_state, make_train_step,
 # ----------------------------------------------------------------------------------------------------------------
 
 
-def init_variables(run: Run) -> Variables:
+def init_variables(run: Model) -> Variables:
     """Parameters and batch statistics at the start: random, then pretrained weights where the method names some."""
     rng, batch = jax.random.PRNGKey(run.config.seed), example_batch(run)
     sources = [
@@ -113,7 +114,7 @@ def train(run: Run, evaluator: Evaluator) -> tuple[TrainState, Any]:
     checkpoints = Checkpoints(run.workdir, config.keep_checkpoints, config.keep_best)
     stages = run.method.stages()
     with run.phase("start-up"):
-        restored = newest_whole(checkpoints, lambda number: (number, *_restore(run, checkpoints, number)))
+        restored = newest_whole(checkpoints, lambda number: (number, *_restore(run, checkpoints, number, mend=True)))
     state: Any
     latest, state, frozen, meta = restored or (0, None, None, {"stage": 0, "epoch": 0, "step": 0})
     writer = MetricWriter(run.workdir, latest, meta["step"], run.is_main)
@@ -170,7 +171,7 @@ def train(run: Run, evaluator: Evaluator) -> tuple[TrainState, Any]:
     return state, frozen  # pyright: ignore[reportReturnType]
 
 
-def _enter(run: Run, stage: Stage, state: TrainState | None, frozen: Any) -> tuple[TrainState, Any]:
+def _enter(run: Model, stage: Stage, state: TrainState | None, frozen: Any) -> tuple[TrainState, Any]:
     """State at the border of a stage: what trains changes, the rest is carried over."""
     if state is None:
         variables, memory = init_variables(run), run.method.init_memory()
@@ -182,13 +183,49 @@ def _enter(run: Run, stage: Stage, state: TrainState | None, frozen: Any) -> tup
     return jax.device_put(fresh, parallel.state_sharding(fresh, run.mesh)), frozen
 
 
-def _restore(run: Model, checkpoints: Checkpoints, number: int) -> tuple[TrainState, Any, dict[str, Any]]:
-    """(state, frozen parameters, where in the run they belong) of a checkpoint."""
+def _restore(
+    run: Model, checkpoints: Checkpoints, number: int, mend: bool = False
+) -> tuple[TrainState, Any, dict[str, Any]]:
+    """(state, frozen parameters, where in the run they belong) of a checkpoint; with `mend` frozen parameters that
+    had to be made again are written in place of the damaged ones."""
     meta = checkpoints.meta(number)
     stage = run.method.stages()[meta["stage"]]
     state, frozen = abstract_train_state(run, stage)
     state = checkpoints.restore(number, state, parallel.state_sharding(state, run.mesh))
-    return state, checkpoints.restore_frozen(stage.name, frozen, parallel.state_sharding(frozen, run.mesh)), meta
+    try:
+        frozen = checkpoints.restore_frozen(stage.name, frozen, parallel.state_sharding(frozen, run.mesh))
+    except DamagedCheckpoint as error:
+        frozen = _frozen_again(run, checkpoints, meta["stage"], error)
+        aside = f"; the damaged ones were moved to {checkpoints.replace_frozen(stage.name, frozen)}" if mend else ""
+        warnings.warn(f"{error}\nthey were made again from what the stage began with{aside}", stacklevel=2)
+    return state, frozen, meta
+
+
+def _frozen_again(run: Model, checkpoints: Checkpoints, number: int, damage: DamagedCheckpoint) -> Any:
+    """The frozen parameters of stage `number`, from where it began: the first from random and pretrained weights, any
+    other from the last checkpoint of the stage before.
+
+    Raises:
+      ValueError: that checkpoint is not there or damaged, or what was made is not what the digests say.
+    """
+    stages = run.method.stages()
+    stage, before = stages[number], sum(stage.epochs for stage in stages[:number])
+    path = checkpoints.frozen_path(stage.name)
+    way_out = f"put a copy of {path} back, or delete {checkpoints.directory} to train from the start"
+    state, frozen = None, None
+    if number:
+        try:
+            state, frozen, _ = _restore(run, checkpoints, before)
+        except DamagedCheckpoint as error:
+            cause = f"they hold what stage {stages[number - 1].name!r} trained; its last checkpoint is needed: {error}"
+            raise ValueError(f"{damage}\n{cause}\n{way_out}") from error
+    _, frozen = _enter(run, stage, state, frozen)
+    try:
+        checkpoints.compare_frozen(stage.name, frozen)
+    except DamagedCheckpoint as error:
+        cause = f"they were made again, but are not known to be the same: {error}"
+        raise ValueError(f"{damage}\n{cause}\n{way_out}") from error
+    return frozen
 
 
 def restore_judged(run: Model) -> tuple[TrainState, Any, int, int]:

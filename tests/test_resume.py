@@ -7,13 +7,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import family
+import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from benchmarks.kill_resume import LINE, kill_when, start, unequal, written
-from jaxreid import parallel
-from jaxreid.checkpoints import Checkpoints, DamagedCheckpoint
+from jaxreid import parallel, train
+from jaxreid.checkpoints import Checkpoints, DamagedCheckpoint, digests
+from jaxreid.run import start_run
 
 ROOT = Path(__file__).parent.parent
 
@@ -123,6 +127,130 @@ def test_no_whole_checkpoint_is_an_error(whole, tmp_path, data_dir):
     failed = run(command(data_dir), workdir)
     assert failed.returncode == 1 and "no earlier checkpoint is whole; delete" in failed.stderr
     assert {path.name for path in (workdir / "checkpoints" / "epochs").iterdir()} == {"1", "2"}
+
+
+def test_a_digest_is_what_it_says_and_changes_with_every_bit():
+    """Σ (2i + 1)·bits mod 2³² in Python's integers, for each type of a state; each bit of small arrays flipped."""
+    rng = np.random.default_rng(0)
+    floats = rng.normal(size=(3, 2, 2)).astype(np.float32)
+    whole_numbers = (np.arange(-3, 4, dtype=np.int32), floats > 0, np.uint32(7))
+    for array in map(np.asarray, (floats, floats.astype(jnp.bfloat16), floats[0, 0, :0], *whole_numbers)):
+        bits = np.frombuffer(array.tobytes(), f"u{array.dtype.itemsize}").tolist()
+        (found,) = digests([jnp.asarray(array)]).values()
+        assert found == sum((2 * i + 1) * value for i, value in enumerate(bits)) % 2**32
+    data = bytearray(floats.tobytes())
+    seen = set(digests([jnp.asarray(floats)]).values())
+    for bit in range(8 * len(data)):
+        data[bit // 8] ^= 1 << bit % 8
+        changed = jnp.asarray(np.frombuffer(bytes(data), np.float32).reshape(floats.shape))
+        assert not seen & set(digests([changed]).values())
+        data[bit // 8] ^= 1 << bit % 8
+
+
+def test_a_digest_is_the_same_on_every_mesh(monkeypatch):
+    monkeypatch.setattr(parallel, "SPLIT_ABOVE", 8)
+    tree = {"kernel": np.random.default_rng(0).normal(size=(16, 3)).astype(np.float32), "step": np.int32(3)}
+    found = []
+    for fsdp, devices in ((1, 1), (4, 8)):
+        mesh = parallel.make_mesh(fsdp, devices)
+        found.append(digests(parallel.place(tree, parallel.state_sharding(tree, mesh))))
+    assert found[0] == found[1] and list(found[0]) == ["['kernel']", "['step']"]
+
+
+def flip(path, bit):
+    data = bytearray(path.read_bytes())
+    data[bit // 8] ^= 1 << bit % 8
+    path.write_bytes(bytes(data))
+
+
+def test_no_flipped_bit_is_taken_for_what_was_saved(tmp_path):
+    """In the largest file, where the arrays are, of a checkpoint and of frozen weights."""
+    rng = np.random.default_rng(0)
+    tree = {"kernel": jnp.asarray(rng.normal(size=(64, 64)).astype(np.float32)), "rows": jnp.arange(1000)}
+    place = parallel.state_sharding(tree, parallel.make_mesh(1, 1))
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(1, tree, {"epoch": 1})
+    checkpoints.save_frozen("stage", tree)
+    checkpoints.wait()
+    for folder, restore in (
+        ("epochs/1/state", lambda: checkpoints.restore(1, tree, place)),
+        ("frozen/stage", lambda: checkpoints.restore_frozen("stage", tree, place)),
+    ):
+        files = [path for path in (checkpoints.directory / folder).rglob("*") if path.is_file()]
+        largest = max(files, key=lambda path: path.stat().st_size)
+        refused = 0
+        for bit in rng.integers(0, 8 * largest.stat().st_size, 8).tolist():
+            flip(largest, bit)
+            try:
+                np.testing.assert_array_equal(restore()["kernel"], tree["kernel"])  # a bit that holds nothing
+            except DamagedCheckpoint:
+                refused += 1
+            flip(largest, bit)
+        assert refused >= 6
+        np.testing.assert_array_equal(restore()["kernel"], tree["kernel"])
+    checkpoints.close()
+
+
+def test_damaged_frozen_weights_are_made_again(whole, tmp_path, data_dir):
+    workdir = copy(whole, tmp_path)
+    frozen = workdir / "checkpoints" / "frozen" / "hitpro"
+    shutil.rmtree(frozen / "d", ignore_errors=True)
+    for file in (path for path in frozen.rglob("*") if path.is_file()):
+        os.truncate(file, file.stat().st_size // 2)
+    shutil.rmtree(workdir / "checkpoints" / "epochs" / "2")
+    done = run(command(data_dir), workdir)
+    assert done.returncode == 0, done.stderr
+    aside = workdir / "checkpoints" / "damaged" / "frozen-hitpro"
+    assert "made again from what the stage began with" in done.stderr and f"moved to {aside}" in done.stderr
+    assert aside.is_dir() and "after epoch 1" in done.stdout
+    assert not unequal(written(whole), written(workdir))
+    first, second = (tree_of(at / "checkpoints" / "frozen" / "hitpro") for at in (whole, workdir))
+    assert first.keys() == second.keys() and all(np.array_equal(first[name], second[name]) for name in first)
+
+
+def tree_of(path):
+    with ocp.StandardCheckpointer() as checkpointer:
+        leaves, _ = jax.tree_util.tree_flatten_with_path(checkpointer.restore(path))
+    return {jax.tree_util.keystr(key): np.asarray(leaf) for key, leaf in leaves}
+
+
+def test_frozen_weights_of_a_later_stage_need_the_stage_before(tmp_path, data_dir, tiny, monkeypatch):
+    """CLIP-ReID's second stage does not train the words that its first one learned."""
+    family.small_towers(monkeypatch)
+    options = {
+        "dataset.config": "tiny",
+        "mesh.devices": 1,
+        "extraction_batch": 16,
+        "stage1.epochs": 2,
+        "text.checkpoint": "",
+    }
+    model = start_run(family.make_config("clip_reid", **options), tmp_path, data_dir)
+    prompts, main = model.method.stages()
+    checkpoints = Checkpoints(tmp_path)
+    state, frozen = train._enter(model, prompts, None, None)
+    state = state.replace(params=jax.tree.map(lambda x: x + 1, state.params))  # as if trained
+    checkpoints.save_frozen(prompts.name, frozen)
+    checkpoints.save(2, state, {"stage": 0, "epoch": 2, "step": 8})
+    state, frozen = train._enter(model, main, state, frozen)
+    checkpoints.save_frozen(main.name, frozen)
+    checkpoints.save(3, state, {"stage": 1, "epoch": 1, "step": 9})
+    checkpoints.wait()
+    for stage in (prompts, main):
+        shutil.rmtree(checkpoints.frozen_path(stage.name))
+    with pytest.warns(UserWarning, match="made again"):
+        _, again, _ = train._restore(model, checkpoints, 3)
+    assert jax.tree.structure(again) == jax.tree.structure(frozen)
+    jax.tree.map(np.testing.assert_array_equal, again, frozen)
+    assert not checkpoints.frozen_path(main.name).exists()  # who only reads, writes nothing
+
+    shutil.rmtree(checkpoints.path(2))
+    with pytest.raises(ValueError, match="they hold what stage 'prompts' trained; its last checkpoint is needed"):
+        train._restore(model, checkpoints, 3)
+    other = model.method.stages()[0]
+    with pytest.raises(ValueError, match=r"not known to be the same: frozen weights .* is not what was saved"):
+        model.config.seed = 2  # random weights of another seed: as if those of the file had changed
+        train._frozen_again(model, checkpoints, 0, DamagedCheckpoint(f"frozen weights of {other.name}"))
+    checkpoints.close()
 
 
 def test_torn_frozen_weights_are_never_taken_for_whole(tmp_path):

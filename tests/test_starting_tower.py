@@ -90,7 +90,7 @@ def test_packaged_towers_know_strangers_again(name, checkpoint):
         sys.path.remove(str(path.parent))
     config = dataclasses.replace(CONFIGS["vvi"], seed=5, test_identities=24, tracklets_per_camera=(1, 1))
     world = benchmark.World(config)
-    tower = encoder_config(name, TOWER.image_size, "float32", remat=False)
+    tower = encoder_config(name, TOWER.image_size, "float32")
     params = benchmark.load(checkpoint, tower)
     features, specs = benchmark.tracklet_features(tower, params, world, "test", frames=2)
     columns = benchmark.columns(specs)

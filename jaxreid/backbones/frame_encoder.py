@@ -34,16 +34,23 @@ FAMILIES = {"": vision_config, "dinov2": dinov2_config, "imagenet": imagenet_con
 
 
 def encoder_config(
-    name: str, image_size: tuple[int, int], precision: str, remat: bool, stride: int = 0
+    name: str, image_size: tuple[int, int], precision: str, remat: bool = False, scan: bool = False, stride: int = 0
 ) -> EncoderConfig:
-    """The network of a name, for frames of `image_size` (height, width); with `remat` it recomputes its blocks in the
-    backward pass. `stride`: pixels from one patch of a transformer to the next, 0 = patches do not overlap.
+    """The network of a name, for frames of `image_size` (height, width).
+
+    With `remat` it computes its blocks again in the backward pass, with `scan` it compiles one block for a run of equal
+    ones; neither changes parameters or results. `stride`: pixels from one patch of a transformer to the next, 0 =
+    patches do not overlap.
 
     Raises:
-      ValueError: an unknown name, a size that the tower does not take, or a stride for a ResNet.
+      ValueError: an unknown name, a size that the tower does not take, or `scan` or a stride for a ResNet.
     """
     dtype: Any = jnp.dtype(precision)
     if name in RESNETS:
+        if scan:
+            raise ValueError(
+                f"backbone.scan: {name} has no equal blocks to loop over; set --config.backbone.scan=False"
+            )
         if stride:
             raise ValueError(f"backbone.stride={stride}, but {name!r} has no patches; set it to 0")
         return dataclasses.replace(RESNETS[name], dtype=dtype, remat=remat)
@@ -52,16 +59,18 @@ def encoder_config(
         raise ValueError(
             f"backbone.name {name!r}: unknown family {family!r}; known: {', '.join(filter(None, FAMILIES))}"
         )
-    return FAMILIES[family](tower, image_size, stride=stride or None, dtype=dtype, remat=remat)
+    return FAMILIES[family](tower, image_size, stride=stride or None, dtype=dtype, remat=remat, scan=scan)
 
 
-def joint_config(name: str, image_size: tuple[int, int], precision: str, remat: bool, stride: int = 0) -> ViTConfig:
+def joint_config(
+    name: str, image_size: tuple[int, int], precision: str, remat: bool = False, scan: bool = False, stride: int = 0
+) -> ViTConfig:
     """As `encoder_config`, for methods that need the tower's joint space with text.
 
     Raises:
       ValueError: the network has none.
     """
-    image = encoder_config(name, image_size, precision, remat, stride)
+    image = encoder_config(name, image_size, precision, remat, scan, stride)
     if not isinstance(image, ViTConfig) or image.projection is None:
         raise ValueError(f"backbone.name={name!r} has no joint space with a text tower; take a CLIP")
     return image

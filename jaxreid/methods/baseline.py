@@ -63,7 +63,7 @@ class Baseline(Method):
     def __init__(self, config: Any, info: DatasetInfo) -> None:
         super().__init__(config, info)
         backbone = config.backbone
-        self.tower = encoder_config(backbone.name, info.frame_size, config.precision, backbone.remat)
+        self.tower = encoder_config(backbone.name, info.frame_size, config.precision, backbone.remat, backbone.scan)
         self.network = ClipClassifier(self.tower, info.num_identities)
 
     def stages(self) -> tuple[Stage, ...]:

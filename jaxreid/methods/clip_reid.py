@@ -199,13 +199,15 @@ class ClipReID(Method):
     def __init__(self, config: Any, info: DatasetInfo) -> None:
         super().__init__(config, info)
         backbone = config.backbone
-        image = joint_config(backbone.name, info.frame_size, config.precision, backbone.remat, backbone.stride)
+        image = joint_config(
+            backbone.name, info.frame_size, config.precision, backbone.remat, backbone.scan, backbone.stride
+        )
         if config.bank not in BANKS:
             raise ValueError(f"bank={config.bank!r} is not one of {', '.join(BANKS)}")
         self.image, self.text = image, None
         self.moves_bank = config.bank == "ema_memory"
         if config.bank == "prompt":
-            self.text = text_config(backbone.name, dtype=image.dtype)
+            self.text = text_config(backbone.name, dtype=image.dtype, remat=backbone.remat, scan=backbone.scan)
             tokenizer = load_text_tokenizer(backbone.name, config.text.tokenizer or None)
             prompt = config.prompt
             template = PromptTemplate.of_text(prompt.template, tokenizer, prompt.n_ctx, prompt.shared_ctx)

@@ -60,7 +60,7 @@ class ClusterContrast(Method):
     def __init__(self, config: Any, info: DatasetInfo) -> None:
         super().__init__(config, info)
         backbone = config.backbone
-        self.tower = encoder_config(backbone.name, info.frame_size, config.precision, backbone.remat)
+        self.tower = encoder_config(backbone.name, info.frame_size, config.precision, backbone.remat, backbone.scan)
         self.encoder = TemporalAwareFeatureEncoder(self.tower, config.temporal)
         self.camera, camera_group, _ = camera_keys(info)
         self.group = camera_group[self.camera]  # the modality group of every tracklet

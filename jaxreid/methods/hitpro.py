@@ -90,7 +90,7 @@ class HiTPro(Method):
     def __init__(self, config: Any, info: DatasetInfo) -> None:
         super().__init__(config, info)
         backbone = config.backbone
-        tower = encoder_config(backbone.name, info.frame_size, config.precision, backbone.remat)
+        tower = encoder_config(backbone.name, info.frame_size, config.precision, backbone.remat, backbone.scan)
         self.encoder = TemporalAwareFeatureEncoder(tower, config.temporal)
         self.tower = tower
         self.association = AssociationConfig(**config.association)

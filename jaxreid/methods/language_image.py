@@ -83,8 +83,9 @@ class LanguageImage(Method):
     def __init__(self, config: Any, info: DatasetInfo) -> None:
         super().__init__(config, info)
         backbone = config.backbone
-        image = joint_config(backbone.name, info.frame_size, config.precision, backbone.remat)
-        self.network = TwoTowers(image, text_config(backbone.name, dtype=image.dtype))
+        image = joint_config(backbone.name, info.frame_size, config.precision, backbone.remat, backbone.scan)
+        text = text_config(backbone.name, dtype=image.dtype, remat=backbone.remat, scan=backbone.scan)
+        self.network = TwoTowers(image, text)
 
     def stages(self) -> tuple[Stage, ...]:
         config, rates = self.config, self.config.optimiser

@@ -239,7 +239,9 @@ class LSMRL(Method):
     def __init__(self, config: Any, info: DatasetInfo) -> None:
         super().__init__(config, info)
         backbone, prompt = config.backbone, config.prompt
-        image = joint_config(backbone.name, info.frame_size, config.precision, backbone.remat, backbone.stride)
+        image = joint_config(
+            backbone.name, info.frame_size, config.precision, backbone.remat, backbone.scan, backbone.stride
+        )
         if config.evaluation.rule == "packed":
             raise ValueError("evaluation.rule='packed' leaves clips unfilled, and this tower mixes a clip's frames")
         for name, known in SWITCHES.items():
@@ -250,7 +252,8 @@ class LSMRL(Method):
         missing = {VISIBLE, INFRARED} - set(np.unique(info.table.modality).tolist())
         if missing:
             raise ValueError(f"{info.name}: training needs visible and infrared tracklets of the same people")
-        self.image, self.text = image, text_config(backbone.name, dtype=image.dtype, remat=backbone.remat)
+        text = text_config(backbone.name, dtype=image.dtype, remat=backbone.remat, scan=backbone.scan)
+        self.image, self.text = image, text
         tokenizer = load_text_tokenizer(backbone.name, config.text.tokenizer or None)
         self.network = LSMRLNetwork(
             image=image,

@@ -29,7 +29,7 @@ from jaxreid.report import page
 IGNORED = (
     "seed", "preset", "mesh", "loading.threads", "loading.workers", "loading.prefetch", "loading.cache",
     "extraction_batch", "log_every", "evaluate_every", "evaluate_start",
-    "keep_checkpoints", "backbone.remat",
+    "keep_checkpoints", "backbone.remat", "backbone.scan",
 )  # fmt: skip
 OF_COLUMNS = ("dataset",)  # what a column says already
 LABELS = "identity labels"

@@ -251,7 +251,7 @@ def main() -> None:
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     start = time.perf_counter()
-    tower: Any = encoder_config(arguments.tower, TOWER.image_size, "float32", remat=False)
+    tower: Any = encoder_config(arguments.tower, TOWER.image_size, "float32")
     pictures = draw_pictures(arguments.identities)
     log.info("%d pictures drawn in %.0f s", len(pictures.frames), time.perf_counter() - start)
     stages = [dataclasses.replace(s, steps=getattr(arguments, f"{s.name}_steps")) for s in STAGES]
