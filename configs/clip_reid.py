@@ -104,6 +104,7 @@ TABLE: dict[str, Any] = {
     "augment.infrared_mix": [True, False, True, True],
     # Test clips.
     "embedding": ("last", "projected"),
+    "embedding_neck": "before",  # or "after" the batch norms, a switch of the released code
     "evaluation.rule": ["packed", "chunk_first", "chunk_first", "linspace"],
     "evaluation.frames": [6, 8, 6, 10],
     "evaluation.pool": "after",

@@ -426,6 +426,25 @@ def embedded(method, variables, batch):
     return jit(lambda v, b: method.embed(v, None, b))(variables, batch)["feature"]
 
 
+def test_features_behind_the_necks_are_batch_normalised():
+    """By PyTorch's batch norm of each part; rows that only fill the batch don't matter."""
+    method, plain = make_method("tf_clip", embedding_neck="after"), make_method("tf_clip")
+    variables, batch = random_variables(method), make_batch()
+    variables["batch_stats"] = jax.tree.map(lambda x: jnp.abs(x) + 0.1, variables["batch_stats"])  # a variance is > 0
+    before = np.split(np.array(embedded(plain, variables, batch)), [16, 24], axis=1)  # 16 + 8 + 16 channels
+    after = embedded(method, variables, batch)
+    wanted = []
+    for name, part in zip(("last", "projected", "temporal"), before, strict=True):
+        stats = variables["batch_stats"][f"necks_{name}"]["norm"]
+        scale = np.array(variables["params"][f"necks_{name}"]["norm"]["scale"])
+        arrays = (part, np.array(stats["mean"]), np.array(stats["var"]), scale)
+        wanted.append(torch.nn.functional.batch_norm(*map(torch.from_numpy, arrays)))
+    np.testing.assert_allclose(after, np.concatenate(wanted, axis=1), atol=1e-4)
+    assert np.abs(after - np.concatenate(before, axis=1)).max() > 1e-2
+    fewer = embedded(method, variables, batch.replace(valid=jnp.arange(CLIPS) < 5))
+    np.testing.assert_allclose(fewer[:5], after[:5], atol=1e-5)
+
+
 @pytest.mark.parametrize("member", ["vsla_clip", "tf_clip"])
 def test_the_order_of_frames_and_padding_change_nothing(member):
     method = make_method(member)
@@ -490,5 +509,9 @@ def test_bank_of_text_follows_the_prompts():
 def test_unknown_values_are_named():
     with pytest.raises(ValueError, match="bank='text' is neither"):
         make_method("clip_reid", bank="text")
+    with pytest.raises(ValueError, match="embedding_neck='both' is neither"):
+        make_method("clip_reid", embedding_neck="both")
+    with pytest.raises(ValueError, match="'penultimate', which has no neck"):
+        make_method("clip_reid", embedding_neck="after", embedding=("penultimate", "last"))
     with pytest.raises(ValueError, match="column 'weather' is not one of camera_index"):
         make_method("clip_reid", **{"sie.columns": ("weather",)})
