@@ -81,7 +81,7 @@ TABLE: dict[str, Any] = {
     "batch.sampler": ["balanced", "groups", "balanced", "balanced"],
     "batch.identities": [24, 16, 16, 16],
     "batch.clips": 4,
-    "batch.frames": 1,
+    "batch.frames": [2, 1, 1, 1],
     "batch.piece": 0,  # frames of the pieces that longer training tracklets are cut into (LS-VID: 48), 0 = whole
     "epochs": [16, 60, 60, 60],
     "optimiser.kind": "adam",
@@ -100,11 +100,15 @@ TABLE: dict[str, Any] = {
     "augment.crop": [3, 10, 10, 10],
     "augment.flip": 0.5,
     "augment.erase": [0.2, 0.5, 0.5, 0.5],
-    "augment.channel_exchange": [0.5, 0.0, 0.5, 0.5],
+    "augment.channel_exchange": [0.7, 0.0, 0.5, 0.5],
     "augment.infrared_mix": [True, False, True, True],
+    # On `walkers` as configs/hitpro.py: a fabric's brightness differs between visible and infrared light.
+    "augment.contrast": [0.2, 0.0, 0.0, 0.0],
+    "augment.gamma": [0.3, 0.0, 0.0, 0.0],
+    "augment.negative": [0.3, 0.0, 0.0, 0.0],
     # Test clips.
     "embedding": ("last", "projected"),
-    "embedding_neck": "before",  # or "after" the batch norms, a switch of the released code
+    "embedding_neck": ["after", "before", "before", "before"],  # the batch norms: a switch of the released code
     "evaluation.rule": ["packed", "chunk_first", "chunk_first", "linspace"],
     "evaluation.frames": [6, 8, 6, 10],
     "evaluation.pool": "after",
