@@ -244,6 +244,11 @@ class LSMRLNetwork(nn.Module):
             found["pair"] = masked_mean(u.reshape(h.shape), mask)
         return found
 
+    def normed(self, f: jax.Array, r: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array]:
+        """f and r as the batch norms of their necks leave them, with running statistics."""
+        f = self.necks["last"].norm(f, batch.valid, use_running_average=True)
+        return f, self.necks["sequence"].norm(r, batch.valid, use_running_average=True)
+
 
 class LSMRLMemory(flax.struct.PyTreeNode):
     text_bank: jax.Array  # f32[C, E], Z of the parameters after the last epoch: test clips need no text tower
@@ -265,6 +270,8 @@ class LSMRL(Method):
             raise ValueError(f"backbone.name={backbone.name!r} has no joint space with a text tower; take a CLIP")
         if config.evaluation.rule == "packed":
             raise ValueError("evaluation.rule='packed' leaves clips unfilled, and this tower mixes a clip's frames")
+        if config.embedding_neck not in ("before", "after"):
+            raise ValueError(f"embedding_neck={config.embedding_neck!r} is neither 'before' nor 'after'")
         missing = {VISIBLE, INFRARED} - set(np.unique(info.table.modality).tolist())
         if missing:
             raise ValueError(f"{info.name}: training needs visible and infrared tracklets of the same people")
@@ -383,11 +390,13 @@ class LSMRL(Method):
         return total, (metrics, changed["batch_stats"], memory)  # pyright: ignore[reportReturnType]
 
     def embed(self, variables: Variables, memory: LSMRLMemory, batch: Batch) -> dict[str, jax.Array]:
-        """ "feature": f and r of the tracklet alone, both of unit length, side by side; the same function for both
-        modalities (section 7). "tower": f."""
+        """ "feature": f and r of the tracklet alone, before or after their batch norms (`config.embedding_neck`), both
+        of unit length, side by side; the same function for both modalities (section 7). "tower": f."""
         found: Any = self.network.apply(variables, batch, memory.text_bank, False, method="encode")
-        parts = [unit_rows(found["last"]), unit_rows(found["solo"])]
-        return {"tower": found["last"], "feature": jnp.concatenate(parts, axis=-1)}
+        parts: Any = found["last"], found["solo"]
+        if self.config.embedding_neck == "after":
+            parts = self.network.apply(variables, *parts, batch, method="normed")
+        return {"tower": found["last"], "feature": jnp.concatenate([unit_rows(x) for x in parts], axis=-1)}
 
 
 def _mean(values: jax.Array, valid: jax.Array) -> jax.Array:
