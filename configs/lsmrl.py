@@ -107,8 +107,10 @@ TABLE: dict[str, Any] = {
     "augment.erase": [0.2, 0.5, 0.5],
     "augment.channel_exchange": 0.5,
     "augment.infrared_mix": True,
-    # Test clips: one of six frames.
-    "evaluation.rule": ["chunk_first", "chunk_first", "linspace"],
+    # Test features before or after the batch norms of their necks.
+    "embedding_neck": ["after", "before", "before"],
+    # Test clips: one of six frames; on `walkers` as many as show all frames.
+    "evaluation.rule": ["dense", "chunk_first", "linspace"],
     "evaluation.frames": 6,
     "evaluation.pool": "after",
     "evaluation.flip": False,

@@ -18,6 +18,7 @@ TABLE: dict[str, Any] = {
     "stage1.parts": [2, 1, 1, 1],
     "stage1.frames": [2, 8, 6, 6],
     "adapters.width": [32, 256, 256, 256],
+    "weights.bank": 1.0,
     "weights.image_to_text": 1.0,
     "weights.text_to_image": 1.0,
     "triplet.metric": "cosine",

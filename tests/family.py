@@ -81,14 +81,16 @@ def make_batch(seed=0):
 
 
 def filled(init, *args, seed=1, scale=0.4):
-    """Variables of the shapes that `init(key, *args)` makes, nothing at its special starting value; not compiled."""
+    """Variables of the shapes that `init(key, *args)` makes, nothing at its special starting value, variances
+    positive; not compiled."""
     rng = np.random.default_rng(seed)
 
     def leaf(path, shape):
         one = 1.0 if path[-1].key in ("scale", "var") else 0.0
         # Wide inputs get small weights, so that activations stay of order one.
         size = scale / max(1, int(np.prod(shape.shape[:-1]))) ** 0.5
-        return jnp.asarray(one + size * rng.normal(size=shape.shape), jnp.float32)
+        value = one + size * rng.normal(size=shape.shape)
+        return jnp.asarray(np.abs(value) + 0.1 if path[-1].key == "var" else value, jnp.float32)
 
     return jax.tree_util.tree_map_with_path(leaf, jax.eval_shape(init, jax.random.key(0), *args))
 

@@ -386,7 +386,7 @@ def test_contrast_with_proxies():
 
 def test_a_bank_that_follows_training():
     """CLIMB-ReID's memory: made of the tower as it is, contrasted as it was before the batch, moved by the batch."""
-    method = make_method("clip_reid", bank="ema_memory")
+    method = make_method("clip_reid", bank="ema_memory", embedding_neck="before")
     (stage,) = method.stages()
     assert (stage.extraction.every, stage.extraction.rule) == (1, "dense")
     variables, batch = random_variables(method), make_batch()
@@ -555,7 +555,8 @@ def test_the_bank_s_part_in_the_loss():
 
 
 def test_the_total_is_the_contract_s_sum():
-    method = make_method("tf_clip", **{"ssp.depth": 1, "weights.identity": 0.25, "weights.triplet": 1.0})
+    weights = {"weights.identity": 0.25, "weights.triplet": 1.0, "weights.bank": 1.0}
+    method = make_method("tf_clip", **{"ssp.depth": 1, **weights})
     variables, memory = random_variables(method), memory_of(method)
     total, (parts, _, _) = jit(loss_of(method, main_stage(method)))(
         variables["params"], variables["batch_stats"], memory, make_batch()
@@ -567,6 +568,24 @@ def test_the_total_is_the_contract_s_sum():
 
 def embedded(method, variables, batch):
     return jit(lambda v, b: method.embed(v, None, b))(variables, batch)["feature"]
+
+
+def test_features_behind_the_necks_are_batch_normalised():
+    """By PyTorch's batch norm of each part; rows that only fill the batch don't matter."""
+    method, plain = (make_method("tf_clip", embedding_neck=place) for place in ("after", "before"))
+    variables, batch = random_variables(method), make_batch()
+    before = np.split(np.array(embedded(plain, variables, batch)), [16, 24], axis=1)  # 16 + 8 + 16 channels
+    after = embedded(method, variables, batch)
+    wanted = []
+    for name, part in zip(("last", "projected", "temporal"), before, strict=True):
+        stats = variables["batch_stats"][f"necks_{name}"]["norm"]
+        scale = np.array(variables["params"][f"necks_{name}"]["norm"]["scale"])
+        arrays = (part, np.array(stats["mean"]), np.array(stats["var"]), scale)
+        wanted.append(torch.nn.functional.batch_norm(*map(torch.from_numpy, arrays)))
+    np.testing.assert_allclose(after, np.concatenate(wanted, axis=1), atol=1e-4)
+    assert np.abs(after - np.concatenate(before, axis=1)).max() > 1e-2
+    fewer = embedded(method, variables, batch.replace(valid=jnp.arange(CLIPS) < 5))
+    np.testing.assert_allclose(fewer[:5], after[:5], atol=1e-5)
 
 
 @pytest.mark.parametrize("member", ["vsla_clip", "tf_clip"])
@@ -633,5 +652,9 @@ def test_bank_of_text_follows_the_prompts():
 def test_unknown_values_are_named():
     with pytest.raises(ValueError, match="bank='text' is not one of prompt, image_memory, ema_memory"):
         make_method("clip_reid", bank="text")
+    with pytest.raises(ValueError, match="embedding_neck='both' is neither"):
+        make_method("clip_reid", embedding_neck="both")
+    with pytest.raises(ValueError, match="'penultimate', which has no neck"):
+        make_method("clip_reid", embedding_neck="after", embedding=("penultimate", "last"))
     with pytest.raises(ValueError, match="column 'weather' is not one of camera_index"):
         make_method("clip_reid", **{"sie.columns": ("weather",)})

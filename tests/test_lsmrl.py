@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
 from family import CLIPS, FRAMES, PEOPLE, jit, largest, make_batch, make_method, random_variables
 
 from jaxreid.backbones.clip import vision_config
@@ -305,7 +306,7 @@ def test_sd_by_hand(mode, tokens):
 
 def test_test_features_may_pass_cmi_by():
     """`cmi_test="skip"` scores f and h, which CMI's weights do not reach."""
-    method = method_with(cmi_test="skip")
+    method = method_with(cmi_test="skip", embedding_neck="before")
     variables, batch = random_variables(method), make_batch()
     bank = jnp.asarray(np.random.default_rng(5).normal(size=(PEOPLE, 8)), jnp.float32)
     other = {**variables, "params": {**variables["params"]}}
@@ -646,6 +647,23 @@ def test_words_learn_through_the_text_loss_alone():
     assert not [path for path in family.paths(trained) if path.startswith(("text/tower", "image_tower/patch_emb"))]
 
 
+@pytest.mark.parametrize("place", ["before", "after"])
+def test_the_embedding(place):
+    """f and r, behind their necks by PyTorch's batch norm, each of unit length, side by side."""
+    method = method_with(embedding_neck=place)
+    variables, batch = random_variables(method), make_batch()
+    bank = jnp.asarray(np.random.default_rng(5).normal(size=(PEOPLE, 8)), jnp.float32)
+    found, wanted = encoded(method, variables, batch, bank), []
+    for name, neck in (("last", "necks_last"), ("solo", "necks_sequence")):
+        part, stats = torch.from_numpy(np.array(found[name])), variables["batch_stats"][neck]["norm"]
+        arrays = (stats["mean"], stats["var"], *(variables["params"][neck]["norm"][key] for key in ("scale", "bias")))
+        if place == "after":
+            part = torch.nn.functional.batch_norm(part, *(torch.from_numpy(np.array(x)) for x in arrays))
+        wanted.append(torch.nn.functional.normalize(part))
+    feature = jit(lambda v, b: method.embed(v, lsmrl.LSMRLMemory(bank), b))(variables, batch)["feature"]
+    np.testing.assert_allclose(feature, torch.cat(wanted, 1), atol=1e-4)
+
+
 def test_a_few_people_are_learnt():
     """Eight clips of four people: every clip's nearest one across modalities shows the same person."""
     method = method_with(**{"batch.identities": 4, "batch.clips": 1, "optimiser.rate": 1e-3})
@@ -705,6 +723,8 @@ def test_what_cannot_be_is_named():
         method_with(two_stage=True, use_text=False)
     with pytest.raises(ValueError, match="'packed' leaves clips unfilled"):
         method_with(**{"evaluation.rule": "packed"})
+    with pytest.raises(ValueError, match="embedding_neck='both' is not one of before, after"):
+        method_with(embedding_neck="both")
     info = family.make_info()
     table = type(info.table)(**{**vars(info.table), "modality": np.zeros(CLIPS, np.int32)})
     with pytest.raises(ValueError, match="visible and infrared tracklets"):

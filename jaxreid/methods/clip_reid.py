@@ -167,6 +167,12 @@ class ClipReIDNetwork(nn.Module):
             logits["frames"] = self.necks["temporal"].classifier(frames)
         return logits
 
+    def normed(self, found: dict[str, jax.Array], batch: Batch) -> dict[str, jax.Array]:
+        """Clip features by name as the batch norms of the necks leave them, with their running statistics."""
+        return {
+            name: neck.norm(found[name], batch.valid, use_running_average=True) for name, neck in self.necks.items()
+        }
+
     def bank_logits(self, found: dict[str, jax.Array], bank: jax.Array, batch: Batch, train: bool) -> jax.Array:
         """Dot products of "projected" with the rows of the bank [C, E], f32[B, C]; neither is normalised."""
         v, precision = found["projected"], jax.lax.Precision.HIGHEST
@@ -204,6 +210,10 @@ class ClipReID(Method):
         )
         if config.bank not in BANKS:
             raise ValueError(f"bank={config.bank!r} is not one of {', '.join(BANKS)}")
+        if config.embedding_neck not in ("before", "after"):
+            raise ValueError(f"embedding_neck={config.embedding_neck!r} is neither 'before' nor 'after'")
+        if config.embedding_neck == "after" and "penultimate" in config.embedding:
+            raise ValueError("embedding has 'penultimate', which has no neck: take embedding_neck='before'")
         self.image, self.text = image, None
         self.moves_bank = config.bank == "ema_memory"
         if config.bank == "prompt":
@@ -370,10 +380,13 @@ class ClipReID(Method):
         return losses, changed["batch_stats"], memory
 
     def embed(self, variables: Variables, memory: BankMemory, batch: Batch) -> dict[str, jax.Array]:
-        """ "feature": the parts of `config.embedding` side by side, before their batch norms; the longer part weighs
-        more. "tower": the class token alone."""
+        """ "feature": the parts of `config.embedding` side by side, before or after their batch norms as
+        `config.embedding_neck` says; the longer part weighs more. "tower": the class token alone."""
         found: Any = self.network.apply(variables, batch, self.rows(batch), False, method="encode")
-        parts = [found[name] for name in self.config.embedding]
+        of: Any = found
+        if self.config.embedding_neck == "after":
+            of = self.network.apply(variables, found, batch, method="normed")
+        parts = [of[name] for name in self.config.embedding]
         return {"tower": found["last"], "feature": jnp.concatenate(parts, axis=-1)}
 
 

@@ -65,6 +65,7 @@ from jaxreid.optimisers import parameter_groups
 
 # What a config can choose by name.
 SWITCHES = {
+    "embedding_neck": ("before", "after"),
     "sd_mode": ("attend", "append"),
     "sd_tokens": ("cls", "all"),
     "cmi_test": ("solo", "skip"),
@@ -221,6 +222,11 @@ class LSMRLNetwork(nn.Module):
             u = self.interaction(h.reshape(clips // 2, 2 * length, -1), mask.reshape(clips // 2, -1))
             found["pair"] = masked_mean(u.reshape(h.shape), mask)
         return found
+
+    def normed(self, f: jax.Array, r: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array]:
+        """f and r as the batch norms of their necks leave them, with running statistics."""
+        f = self.necks["last"].norm(f, batch.valid, use_running_average=True)
+        return f, self.necks["sequence"].norm(r, batch.valid, use_running_average=True)
 
 
 class LSMRLMemory(flax.struct.PyTreeNode):
@@ -406,11 +412,14 @@ class LSMRL(Method):
         return losses, changed["batch_stats"]
 
     def embed(self, variables: Variables, memory: LSMRLMemory, batch: Batch) -> dict[str, jax.Array]:
-        """ "feature": f and r of the tracklet alone, or with `cmi_test="skip"` f and h, both of unit length, side by
-        side; the same function for both modalities (section 7). "tower": f."""
+        """ "feature": f and r of the tracklet alone, or with `cmi_test="skip"` f and h, before or after their batch
+        norms (`config.embedding_neck`), both of unit length, side by side; the same function for both modalities
+        (section 7). "tower": f."""
         found: Any = self.network.apply(variables, batch, memory.text_bank, False, method="encode")
-        parts = [unit_rows(found["last"]), unit_rows(found["solo" if self.config.cmi_test == "solo" else "diffused"])]
-        return {"tower": found["last"], "feature": jnp.concatenate(parts, axis=-1)}
+        parts: Any = found["last"], found["solo" if self.config.cmi_test == "solo" else "diffused"]
+        if self.config.embedding_neck == "after":
+            parts = self.network.apply(variables, *parts, batch, method="normed")
+        return {"tower": found["last"], "feature": jnp.concatenate([unit_rows(x) for x in parts], axis=-1)}
 
 
 def _mean(values: jax.Array, valid: jax.Array) -> jax.Array:
