@@ -30,6 +30,7 @@ def get_config(preset: str = "walkers") -> ml_collections.ConfigDict:
     config.schedule = ml_collections.ConfigDict({"kind": "cosine", "warmup_epochs": 1.0})
     config.augment = ml_collections.ConfigDict(
         {"crop": 3, "flip": 0.5, "erase": 0.2, "channel_exchange": 0.5, "infrared_mix": True}
+        | {"contrast": 0.0, "gamma": 0.0, "negative": 0.0}
     )
     config.evaluation.update({"rule": "packed", "frames": 6, "pool": "after", "flip": False, "distance": "cosine"})
     return config
