@@ -1,4 +1,4 @@
-"""Values that every run has, and where config files are found."""
+"""Values that every run has, which of them do not make it another run, and where config files are found."""
 
 from __future__ import annotations
 
@@ -11,6 +11,13 @@ import ml_collections
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 HALF = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
+
+# How a run is carried out, not what it is: may change from one resumption to the next. Another mesh adds up in another
+# order, and another program rounds elsewhere, so that results then agree to rounding only.
+EXECUTION = (
+    *("mesh", "loading.threads", "loading.workers", "loading.prefetch", "loading.cache", "keep_checkpoints"),
+    *("backbone.remat", "backbone.scan"),
+)
 
 
 def base_config(method: str, preset: str) -> Any:

@@ -20,6 +20,7 @@ from ml_collections import ConfigDict
 
 from jaxreid import parallel
 from jaxreid.augment import UNCHANGED, Augmentation, Pixels
+from jaxreid.config import EXECUTION
 from jaxreid.data.batch import Batch
 from jaxreid.data.build import DataSetError
 from jaxreid.data.dataset import Dataset, open_dataset, plan_dataset
@@ -29,12 +30,6 @@ from jaxreid.dataset_info import INFO, dataset_info, read_info, save_info
 from jaxreid.extract import Extractor
 from jaxreid.methods.method import DatasetInfo, Method, find_method
 
-# How a run is carried out, not what it is: may change from one resumption to the next. Another mesh adds up in another
-# order, and another program rounds elsewhere, so that results then agree to rounding only.
-EXECUTION = (
-    *("mesh", "loading.threads", "loading.workers", "loading.prefetch", "loading.cache", "keep_checkpoints"),
-    *("backbone.remat", "backbone.scan"),
-)
 PRECISIONS = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 

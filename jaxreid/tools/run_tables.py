@@ -22,15 +22,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from jaxreid.config import EXECUTION
 from jaxreid.report import page
 
 # Settings that change neither training nor scores, up to rounding: speed, devices, logs, and the name of a preset,
 # whose values stand in the config themselves.
-IGNORED = (
-    "seed", "preset", "mesh", "loading.threads", "loading.workers", "loading.prefetch", "loading.cache",
-    "extraction_batch", "log_every", "evaluate_every", "evaluate_start",
-    "keep_checkpoints", "backbone.remat", "backbone.scan",
-)  # fmt: skip
+IGNORED = ("seed", "preset", *EXECUTION, "extraction_batch", "log_every", "evaluate_every", "evaluate_start")
 OF_COLUMNS = ("dataset",)  # what a column says already
 LABELS = "identity labels"
 REQUIRED = (
