@@ -160,20 +160,19 @@ def check_features(query: Any, gallery: Any, distance: Distance) -> None:
 
 
 def _check_parts(query: Any, gallery: Any) -> None:
-    shapes = [
-        tuple(np.shape(leaf) for leaf in parts) if isinstance(parts, Parts) else None for parts in (query, gallery)
-    ]
-    for shape in shapes:
-        if (
-            shape is None
-            or len(shape[0]) != 3
-            or shape[1] != shape[0][:2]
-            or shape[0][1:] != (shapes[0] or shape)[0][1:]
-        ):
-            raise ValueError(
-                f"distance 'parts' needs Parts of features [N, P, D] and visibility [N, P], with one P and D for both; "
-                f"got {shapes[0] or type(query).__name__} and {shapes[1] or type(gallery).__name__}"
-            )
+    def is_whole(side: Any) -> bool:
+        return (
+            isinstance(side, Parts) and np.ndim(side.features) == 3 and side.visibility.shape == side.features.shape[:2]
+        )
+
+    if not (is_whole(query) and is_whole(gallery) and query.features.shape[1:] == gallery.features.shape[1:]):
+        one, other = (
+            tuple(map(np.shape, side)) if isinstance(side, Parts) else type(side).__name__ for side in (query, gallery)
+        )
+        raise ValueError(
+            f"distance 'parts' needs Parts of features [N, P, D] and visibility [N, P], with one P and D for both; got "
+            f"{one} and {other}"
+        )
     for what, parts in (("query", query), ("gallery", gallery)):
         visibility, length = np.asarray(parts.visibility), np.abs(np.asarray(parts.features, np.float32)).max(axis=2)
         bad = ~((visibility >= 0) & (visibility <= 1)) | ~np.isfinite(length) | ((length == 0) & (visibility > 0))
