@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from jaxreid.data.batch import Batch
 from jaxreid.data.schema import INFRARED
+from jaxreid.errors import UserError
 
 GREY = (0.2989, 0.5870, 0.1140)
 
@@ -58,7 +59,7 @@ class Augmentation:
     def __post_init__(self):
         object.__setattr__(self, "per_frame", tuple(self.per_frame))
         if set(self.per_frame) - set(PER_FRAME):
-            raise ValueError(f"augment.per_frame={self.per_frame} can name {', '.join(PER_FRAME)} only")
+            raise UserError(f"augment.per_frame={self.per_frame} can name {', '.join(PER_FRAME)} only")
 
 
 UNCHANGED = Augmentation()

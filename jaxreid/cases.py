@@ -9,6 +9,7 @@ import numpy as np
 from jaxreid import retrieval
 from jaxreid.data.schema import INFRARED, VISIBLE
 from jaxreid.data.split import Split, join, modality_name
+from jaxreid.errors import UserError
 from jaxreid.retrieval.protocols import Protocol, check, explain_no_match, has_match
 
 
@@ -46,15 +47,15 @@ class Case:
         """Refuses what cannot be scored.
 
         Raises:
-          ValueError: the message names the rule, and what to do.
+          UserError: the message names the rule, and what to do.
         """
         query, gallery = self.query.columns(), self.gallery.columns()
         try:
             check(query, gallery, self.protocol)
             if not has_match(query, gallery, self.protocol):
-                raise ValueError(f"protocol {self.protocol.key!r}: {explain_no_match(query, gallery, self.protocol)}")
+                raise UserError(f"protocol {self.protocol.key!r}: {explain_no_match(query, gallery, self.protocol)}")
         except ValueError as error:
-            raise ValueError(f"{self.direction}: {error} (--config.dataset.protocols chooses)") from error
+            raise UserError(f"{self.direction}: {error} (--config.dataset.protocols chooses)") from error
 
 
 def cases(protocol: Protocol, query: Split, gallery: Split, name: str = "") -> tuple[Case, ...]:
@@ -65,7 +66,7 @@ def cases(protocol: Protocol, query: Split, gallery: Split, name: str = "") -> t
     never a query.
 
     Raises:
-      ValueError: the protocol is cross-modality and a modality is missing.
+      UserError: the protocol is cross-modality and a modality is missing.
     """
     # Of every tracklet that takes part: once, whatever the number of directions.
     everything = [np.array(split.labels.names) for split in (query, gallery)]
@@ -92,7 +93,7 @@ def cases(protocol: Protocol, query: Split, gallery: Split, name: str = "") -> t
         for split in (first, second):
             if np.any(split.table.modality == code):
                 return split, split.table.modality == code
-        raise ValueError(
+        raise UserError(
             f"{first.directory}: the protocol compares visible with infrared, but no test tracklet is "
             f"{modality_name(code)}; choose another with --config.dataset.protocols"
         )

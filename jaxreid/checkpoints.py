@@ -20,12 +20,13 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
+from jaxreid.errors import UserError
 from jaxreid.parallel import barrier, to_host, with_shardings
 
 STATE, META, SCORE, DIGESTS = "state", "meta", "score", "digests"
 
 
-class DamagedCheckpoint(ValueError):
+class DamagedCheckpoint(UserError):
     """A checkpoint that cannot be read; the message names it and the reason."""
 
 
@@ -202,7 +203,7 @@ def newest_whole(checkpoints: Checkpoints, restore: Any) -> Any:
     Damaged ones that are newer are set aside with a warning: training the epochs between again gives the same state.
 
     Raises:
-      ValueError: every checkpoint is damaged (nothing is moved then).
+      UserError: every checkpoint is damaged (nothing is moved then).
     """
     damaged: list[DamagedCheckpoint] = []
     numbers = checkpoints.numbers()
@@ -217,7 +218,7 @@ def newest_whole(checkpoints: Checkpoints, restore: Any) -> Any:
             warnings.warn(f"{error}\ngoing on from checkpoint {number}; it was moved to {aside}", stacklevel=2)
         return restored
     if damaged:
-        raise ValueError(
+        raise UserError(
             f"{damaged[0]}\nno earlier checkpoint is whole; delete {checkpoints.directory} to train from the start, "
             "or choose another --workdir"
         )

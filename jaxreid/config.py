@@ -9,6 +9,8 @@ from typing import Any
 
 import ml_collections
 
+from jaxreid.errors import UserError
+
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 HALF = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
 
@@ -72,7 +74,7 @@ def preset_config(method: str, preset: str, presets: tuple[str, ...], table: dic
     """The config of a preset, the first of `presets` where none is named; `table` as for `fill`.
 
     Raises:
-      ValueError: there is no such preset.
+      UserError: there is no such preset.
     """
     preset = preset or presets[0]
     if preset not in presets:
@@ -80,8 +82,8 @@ def preset_config(method: str, preset: str, presets: tuple[str, ...], table: dic
     return fill(base_config(method, preset), table, presets.index(preset))
 
 
-def unknown_preset(preset: str, known: tuple[str, ...]) -> ValueError:
-    return ValueError(f"unknown preset {preset!r}; this config has {', '.join(known)}")
+def unknown_preset(preset: str, known: tuple[str, ...]) -> UserError:
+    return UserError(f"unknown preset {preset!r}; this config has {', '.join(known)}")
 
 
 def sibling(file: str, name: str) -> ModuleType:
@@ -98,7 +100,7 @@ def find_config(name: str) -> str:
     """`--config` value → path of an existing file, preset kept: a path, or the name of a packaged config.
 
     Raises:
-      ValueError: there is no such file.
+      UserError: there is no such file.
     """
     path, separator, preset = name.partition(":")
     here = Path(__file__).parent
@@ -108,6 +110,4 @@ def find_config(name: str) -> str:
             return f"{candidate}{separator}{preset}"
     folders = (here / "configs", here.parent / "configs")
     known = sorted({file.stem for folder in folders for file in folder.glob("*.py")})
-    raise ValueError(
-        f"--config={name}: there is no such file, and no packaged config of that name ({', '.join(known)})"
-    )
+    raise UserError(f"--config={name}: there is no such file, and no packaged config of that name ({', '.join(known)})")

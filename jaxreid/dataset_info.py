@@ -13,6 +13,7 @@ import numpy as np
 from jaxreid.data.dataset import Dataset
 from jaxreid.data.sidecars import Sidecar
 from jaxreid.data.split import Labels, TrackletTable
+from jaxreid.errors import UserError
 from jaxreid.methods.method import DatasetInfo, Method
 
 INFO = "dataset_info.npz"
@@ -22,14 +23,14 @@ def dataset_info(dataset: Dataset, method: type[Method], frame_size: tuple[int, 
     """The tables of the training split, with labels and captions only where the method declares that it uses them.
 
     Raises:
-      ValueError: the method needs labels or captions that the data set does not have.
+      UserError: the method needs labels or captions that the data set does not have.
     """
     info = DatasetInfo(dataset.name, dataset.train.table, dataset.cameras, frame_size)
     labels = dataset.train.labels
     if method.uses_identity:
         if labels.identity.max() < 0:
             name = method.__module__.rpartition(".")[2]
-            raise ValueError(f"{name} learns from identity labels, and {dataset.name} has none in training")
+            raise UserError(f"{name} learns from identity labels, and {dataset.name} has none in training")
         info = dataclasses.replace(info, num_identities=int(labels.identity.max()) + 1, labels=labels)
     if method.uses_captions:
         captions = Sidecar.open(dataset.directory, "captions")

@@ -19,6 +19,7 @@ import numpy as np
 
 from jaxreid.data.loose import ArrayReader, loose_split
 from jaxreid.data.split import UNKNOWN, FrameReader, Split
+from jaxreid.errors import UserError
 from jaxreid.extract import Extractor, tracklet_features
 from jaxreid.run import open_model
 from jaxreid.steps import variables_of
@@ -39,7 +40,7 @@ class Embedder:
       epochs: how many were done when the checkpoint was written.
 
     Raises:
-      ValueError: the workdir holds no run or no checkpoint.
+      UserError: the workdir holds no run or no checkpoint.
     """
 
     def __init__(self, workdir: str | Path, data_dir: Path | None = None, batch_size: int | None = None) -> None:
@@ -66,7 +67,7 @@ class Embedder:
           camera: number in the training data set, for networks that know their cameras.
 
         Raises:
-          ValueError: not frames, an unknown modality, or a camera that was not in training.
+          UserError: not frames, an unknown modality, or a camera that was not in training.
         """
         single = isinstance(frames, np.ndarray) and frames.ndim == 4
         tracklets = [frames] if single else list(frames)
@@ -74,14 +75,12 @@ class Embedder:
             if not len(tracklet) or any(
                 getattr(x, "dtype", None) != np.uint8 or x.ndim != 3 or x.shape[2] != 3 for x in tracklet
             ):
-                raise ValueError(f"tracklet {number} is not u8[T, H, W, 3] with at least one frame")
+                raise UserError(f"tracklet {number} is not u8[T, H, W, 3] with at least one frame")
         index = UNKNOWN
         if camera is not None:
             known = np.flatnonzero(self.info.cameras == camera)
             if not len(known):
-                raise ValueError(
-                    f"camera {camera} was not in training; known: {', '.join(map(str, self.info.cameras))}"
-                )
+                raise UserError(f"camera {camera} was not in training; known: {', '.join(map(str, self.info.cameras))}")
             index = int(known[0])
         split = loose_split([len(tracklet) for tracklet in tracklets], modality, index)
         found = self.embed_split(split, ArrayReader(tracklets))
@@ -92,7 +91,7 @@ class Embedder:
     ) -> np.ndarray:
         """Unit features f32[N, D] of the tracklets `rows` of a split (all where not given).
 
-        A frame that cannot be decoded raises a ValueError that names it.
+        A frame that cannot be decoded raises a UserError that names it.
         """
         found = tracklet_features(self._extractor, *self._state, split, self._rule, self._loading, reader, rows)
         return found["feature"]

@@ -11,10 +11,12 @@ import numpy as np
 from jaxreid import retrieval
 from jaxreid.cases import Case, cases
 from jaxreid.compiled import Compiled
+from jaxreid.errors import UserError
 from jaxreid.extract import tracklet_features, unit_rows
+from jaxreid.files import write_json
 from jaxreid.report import run_report
 from jaxreid.retrieval.protocols import resolve
-from jaxreid.run import Run, abstract_batch, write_json
+from jaxreid.run import Run, abstract_batch
 
 CMC_LENGTH = 20
 
@@ -31,7 +33,7 @@ class Evaluator:
         self.run = run
         self.options = run.method.evaluation()
         if self.options.reranking not in ("", "k_reciprocal"):
-            raise ValueError(f"evaluation.reranking={self.options.reranking!r} is neither '' nor 'k_reciprocal'")
+            raise UserError(f"evaluation.reranking={self.options.reranking!r} is neither '' nor 'k_reciprocal'")
         tests = run.dataset.tests
         protocols = tuple(resolve(key) for key in run.dataset.protocols)
         known = max(split.labels.pid.max() for split in run.dataset.test_splits) >= 0

@@ -18,6 +18,7 @@ from jaxreid.data.batch import Batch
 from jaxreid.data.clips import ClipPlan
 from jaxreid.data.loader import LoaderOptions, batches
 from jaxreid.data.split import FrameReader, Split
+from jaxreid.errors import UserError
 from jaxreid.methods.method import Evaluation, Features
 
 
@@ -127,7 +128,7 @@ def pool_tracklets(features: Features, count: int, pool: str) -> dict[str, np.nd
       pool: "after" averages a tracklet's normalised clip features, "before" the raw ones.
     """
     if pool not in ("before", "after"):
-        raise ValueError(f"evaluation.pool={pool!r} is neither 'before' nor 'after'")
+        raise UserError(f"evaluation.pool={pool!r} is neither 'before' nor 'after'")
     pooled = {}
     host = parallel.to_host((features.arrays, features.tracklet, features.valid))
     arrays, tracklet, valid = host

@@ -14,6 +14,8 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from jaxreid.config import find_config
+from jaxreid.errors import INTERRUPTED, TRACEBACK_VARIABLE, USER_ERROR, UserError, told
+from jaxreid.files import expand
 from jaxreid.huge_pages import ask_for_huge_pages
 
 
@@ -56,25 +58,26 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unknown arguments: {' '.join(argv[1:])}")
     config = CONFIG.value
-    workdir = Path(WORKDIR.value or f"runs/{config.method}-{config.preset}")
-    data_dir = Path(DATA_DIR.value) if DATA_DIR.value else None
     try:
+        workdir = expand(WORKDIR.value or f"runs/{config.method}-{config.preset}")
+        data_dir = expand(DATA_DIR.value) if DATA_DIR.value else None
         _run(config, workdir, data_dir)
-    except (ValueError, FileNotFoundError) as error:
+    except KeyboardInterrupt:
+        _leave("\ninterrupted; the same line again goes on from the last checkpoint", INTERRUPTED)
+    except Exception as error:
         # What a user can mend is told in a sentence; a traceback is for what nobody foresaw.
-        if os.environ.get("JAXREID_TRACEBACK"):
-            raise
-        _leave(f"error: {error}\n(JAXREID_TRACEBACK=1 shows where)")
-    except Exception:
-        _leave(traceback.format_exc())
+        sentence = None if os.environ.get(TRACEBACK_VARIABLE) else told(error)
+        if sentence is None:
+            _leave(traceback.format_exc(), 1)
+        _leave(f"error: {sentence}\n({TRACEBACK_VARIABLE}=1 shows where)", USER_ERROR)
 
 
-def _leave(message: str) -> NoReturn:
+def _leave(message: str, status: int) -> NoReturn:
     """Ends with an error; one of several processes at once, because the others wait for it or it for them."""
     print(message, file=sys.stderr, flush=True)
     if COORDINATOR.value:
-        os._exit(1)
-    sys.exit(1)
+        os._exit(status)
+    sys.exit(status)
 
 
 def _run(config: Any, workdir: Path, data_dir: Path | None) -> None:
@@ -90,7 +93,7 @@ def _run(config: Any, workdir: Path, data_dir: Path | None) -> None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     cache_compilations()
     mode, report = MODE.value, workdir / "report" / "index.html"
-    compare = Path(COMPARE.value) if COMPARE.value else None
+    compare = expand(COMPARE.value) if COMPARE.value else None
     if mode != "dry_run":
         with parallel.main_first("workdir"):
             claim_workdir(workdir, config.to_dict())
@@ -192,10 +195,15 @@ def _parse_flags(argv: list[str]) -> list[str]:
         return flags.FLAGS(argv)
     except AttributeError as error:
         words = str(error.args[0].args[0] if error.args and isinstance(error.args[0], KeyError) else error)
-        sys.exit("error: the config has no key " + words.replace("\n", ". "))
+        _refuse("the config has no key " + words.replace("\n", ". "))
     except flags.Error as error:
         # The last line of what the config file raised says it all.
-        sys.exit(f"error: {str(error).strip().splitlines()[-1]}")
+        _refuse(str(error).strip().splitlines()[-1])
+
+
+def _refuse(sentence: str) -> NoReturn:
+    print(f"error: {sentence}", file=sys.stderr)
+    sys.exit(USER_ERROR)
 
 
 def run_main() -> None:
@@ -203,8 +211,8 @@ def run_main() -> None:
     flags.mark_flag_as_required("config")
     try:
         argv = _resolve_config_flag(sys.argv)
-    except ValueError as error:
-        sys.exit(f"error: {error}")
+    except UserError as error:
+        _refuse(str(error))
     app.run(main, argv=argv, flags_parser=_parse_flags)
 
 

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxreid.errors import UserError
 from jaxreid.methods.method import Group, Optimiser, Progress, Schedule
 from jaxreid.parallel import flatten_paths
 
@@ -17,12 +18,12 @@ def find_group(path: str, groups: tuple[Group, ...]) -> Group:
     """The first group whose pattern is found in the path.
 
     Raises:
-      ValueError: none matches.
+      UserError: none matches.
     """
     for group in groups:
         if re.search(group.pattern, path):
             return group
-    raise ValueError(f"no optimiser group matches parameter {path!r}; the last group is usually '.*'")
+    raise UserError(f"no optimiser group matches parameter {path!r}; the last group is usually '.*'")
 
 
 def encoder_groups(options: Any) -> tuple[Group, ...]:
@@ -79,7 +80,7 @@ def schedule_factor(schedule: Schedule, epochs: int, progress: Progress) -> jax.
     """f32[], what the learning rates are multiplied with at `progress`.
 
     Raises:
-      ValueError: an unknown kind of schedule.
+      UserError: an unknown kind of schedule.
     """
     warmup = schedule.warmup_epochs
     epoch = progress.epoch if schedule.offset is None else jnp.floor(progress.epoch) + schedule.offset
@@ -92,7 +93,7 @@ def schedule_factor(schedule: Schedule, epochs: int, progress: Progress) -> jax.
     elif schedule.kind == "constant":
         factor = jnp.float32(1.0)
     else:
-        raise ValueError(f"schedule {schedule.kind!r} is not one of steps, cosine, constant")
+        raise UserError(f"schedule {schedule.kind!r} is not one of steps, cosine, constant")
     ramp = schedule.warmup_start + (1 - schedule.warmup_start) * epoch / max(warmup, 1e-6)
     return jnp.where(epoch < warmup, ramp, factor).astype(jnp.float32)
 
@@ -101,7 +102,7 @@ def transformation(optimiser: Optimiser) -> optax.GradientTransformation:
     """Gradient → direction, without the learning rate.
 
     Raises:
-      ValueError: an unknown kind of optimiser.
+      UserError: an unknown kind of optimiser.
     """
     groups = optimiser.groups
 
@@ -116,7 +117,7 @@ def transformation(optimiser: Optimiser) -> optax.GradientTransformation:
         return optax.chain(clip, weight_decay, adam)
     if optimiser.kind == "adamw":
         return optax.chain(clip, adam, weight_decay)
-    raise ValueError(f"optimiser {optimiser.kind!r} is not one of adam, adamw")
+    raise UserError(f"optimiser {optimiser.kind!r} is not one of adam, adamw")
 
 
 def descend(params: Any, directions: Any, optimiser: Optimiser, factor: jax.Array, least_rate: float = 0.0) -> Any:

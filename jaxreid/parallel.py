@@ -15,6 +15,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxreid.data.batch import Batch
+from jaxreid.errors import UserError
 
 AXES = ("data", "fsdp")
 SPLIT_ABOVE = 2**18  # elements; smaller arrays are cheaper to copy than to gather
@@ -31,10 +32,10 @@ def start_processes(coordinator: str, count: int | None, index: int | None, time
       timeout: seconds after which a process that is not heard of counts as dead, which ends the others.
 
     Raises:
-      ValueError: values are missing or do not fit, or the others were not met.
+      UserError: values are missing or do not fit, or the others were not met.
     """
     if coordinator != "auto" and (count is None or index is None or not 0 <= index < count):
-        raise ValueError(
+        raise UserError(
             f"--coordinator={coordinator} needs --num_processes and --process_id in 0…num_processes − 1, not "
             f"{count} and {index}"
         )
@@ -48,7 +49,7 @@ def start_processes(coordinator: str, count: int | None, index: int | None, time
             shutdown_timeout_seconds=timeout,
         )
     except RuntimeError as error:
-        raise ValueError(f"process {index} of {count} did not meet the others at {coordinator}: {error}") from error
+        raise UserError(f"process {index} of {count} did not meet the others at {coordinator}: {error}") from error
 
 
 def barrier(name: str) -> None:
@@ -73,19 +74,19 @@ def make_mesh(fsdp: int = 1, devices: int = 0) -> Mesh:
     """A (data, fsdp) mesh over the first `devices` devices (0 = all).
 
     Raises:
-      ValueError: there are fewer devices, a process would be left without any, or their number is not a multiple of
+      UserError: there are fewer devices, a process would be left without any, or their number is not a multiple of
         `fsdp`; the message names the sizes that fit.
     """
     found = jax.devices()
     if devices > len(found):
-        raise ValueError(f"mesh.devices={devices}, but there are {len(found)}")
+        raise UserError(f"mesh.devices={devices}, but there are {len(found)}")
     found = found[: devices or None]
     count = len(found)
     if len({device.process_index for device in found}) < jax.process_count():
-        raise ValueError(f"mesh.devices={devices} leaves some of the {jax.process_count()} processes without a device")
+        raise UserError(f"mesh.devices={devices} leaves some of the {jax.process_count()} processes without a device")
     if fsdp < 1 or count % fsdp:
         fit = [size for size in range(1, count + 1) if count % size == 0]
-        raise ValueError(f"mesh.fsdp={fsdp} does not divide {count} devices; sizes that fit: {fit}")
+        raise UserError(f"mesh.fsdp={fsdp} does not divide {count} devices; sizes that fit: {fit}")
     # Mesh() rather than make_mesh(): its axes are Auto, on which sharding constraints are hints that XLA completes.
     return Mesh(np.array(found).reshape(count // fsdp, fsdp), AXES)
 
@@ -105,7 +106,7 @@ def constrain(x: Any, placement: str) -> Any:
     Does nothing where no mesh is set, so that methods run unchanged outside of a training run.
     """
     if placement not in ("rows", "replicated"):
-        raise ValueError(f"placement {placement!r} is neither 'rows' nor 'replicated'")
+        raise UserError(f"placement {placement!r} is neither 'rows' nor 'replicated'")
     if jax.sharding.get_abstract_mesh().empty:
         return x
     spec = P(AXES) if placement == "rows" else P()

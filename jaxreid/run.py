@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import os
 import time
 from collections import defaultdict
 from collections.abc import Iterator
@@ -27,7 +26,9 @@ from jaxreid.data.dataset import Dataset, open_dataset, plan_dataset
 from jaxreid.data.loader import LoaderOptions
 from jaxreid.data.split import FrameReader, Split
 from jaxreid.dataset_info import INFO, dataset_info, read_info, save_info
+from jaxreid.errors import UserError
 from jaxreid.extract import Extractor
+from jaxreid.files import write_json
 from jaxreid.methods.method import DatasetInfo, Method, find_method
 
 PRECISIONS = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -104,10 +105,10 @@ def make_model(config: Any, workdir: Path, mesh: Mesh, info: DatasetInfo) -> Mod
     """The method of a config, told what `info` says of its data set.
 
     Raises:
-      ValueError: a config value that does not fit the data or the library.
+      UserError: a config value that does not fit the data or the library.
     """
     if config.precision not in PRECISIONS:
-        raise ValueError(f"config.precision={config.precision!r}; one of {', '.join(PRECISIONS)}")
+        raise UserError(f"config.precision={config.precision!r}; one of {', '.join(PRECISIONS)}")
     return Model(
         config=config,
         workdir=Path(workdir),
@@ -124,11 +125,11 @@ def open_model(workdir: Path, data_dir: Path | None = None) -> Model:
     The data set is needed only where the workdir does not hold what the method was told of it.
 
     Raises:
-      ValueError: there is no run.
+      UserError: there is no run.
     """
     path = workdir / "config.json"
     if not path.exists():
-        raise ValueError(f"{workdir} holds no run: {path} is missing")
+        raise UserError(f"{workdir} holds no run: {path} is missing")
     config: Any = ConfigDict(json.loads(path.read_text()))
     info = read_info(workdir) or dataset_info(
         open_dataset(config.dataset, data_dir),
@@ -144,7 +145,7 @@ def start_run(config: Any, workdir: Path, data_dir: Path | None, *, dry: bool = 
     A dry run of a data set that is not there is planned on its published size.
 
     Raises:
-      ValueError: a config value that does not fit the devices, the data or the library.
+      UserError: a config value that does not fit the devices, the data or the library.
     """
     start = time.perf_counter()
     try:
@@ -162,7 +163,7 @@ def start_run(config: Any, workdir: Path, data_dir: Path | None, *, dry: bool = 
     run = Run(**vars(make_model(config, workdir, mesh, info)), dataset=dataset)
     for size in (config.extraction_batch, *(s.sampler.batch_size(info.columns) for s in run.method.stages())):
         if size % mesh.size:
-            raise ValueError(f"a batch of {size} clips does not divide over {mesh.size} devices")
+            raise UserError(f"a batch of {size} clips does not divide over {mesh.size} devices")
     run.phases["data set"] = opened
     return run
 
@@ -196,18 +197,11 @@ def abstract_batch(run: Model, clips: int, frames: int) -> Batch:
     )
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Writes aside and renames, so that a file that is there is whole."""
-    aside = path.with_name(path.name + ".part")
-    aside.write_text(json.dumps(value, indent=2) + "\n")
-    os.replace(aside, path)
-
-
 def claim_workdir(workdir: Path, config: dict[str, Any]) -> None:
     """Makes the workdir, or checks that the run in it has the same config but for `EXECUTION`.
 
     Raises:
-      ValueError: the workdir cannot be written, or holds a run of another config; the message names the difference.
+      UserError: the workdir cannot be written, or holds a run of another config; the message names the difference.
     """
     path = workdir / "config.json"
     try:
@@ -216,7 +210,7 @@ def claim_workdir(workdir: Path, config: dict[str, Any]) -> None:
             write_json(path, config)
             return
     except OSError as error:
-        raise ValueError(f"workdir {workdir} cannot be written: {error}; choose another with --workdir") from error
+        raise UserError(f"workdir {workdir} cannot be written: {error}; choose another with --workdir") from error
     saved = json.loads(path.read_text())
     found = list(differences(saved, json.loads(json.dumps(config))))
     changes = [
@@ -226,7 +220,7 @@ def claim_workdir(workdir: Path, config: dict[str, Any]) -> None:
         print(f"unlike when {workdir} was begun: {change}", flush=True)
     if changes:
         listing = "\n  ".join(changes)
-        raise ValueError(
+        raise UserError(
             f"workdir {workdir} holds a run of another config:\n  {listing}\n"
             "choose another --workdir, or delete this one"
         )
@@ -238,14 +232,14 @@ def claim_dataset(run: Run) -> None:
     What its method was told of it is kept as well, so that `jaxreid.load` needs no data set.
 
     Raises:
-      ValueError: it is another one; the message names the difference.
+      UserError: it is another one; the message names the difference.
     """
     path, fingerprint = run.workdir / "dataset.json", run.dataset.fingerprint()
     if not path.exists():
         write_json(path, fingerprint)
     changes = list(differences(json.loads(path.read_text()), fingerprint))
     if changes:
-        raise ValueError(f"workdir {run.workdir} was trained on another data set:\n  " + "\n  ".join(changes))
+        raise UserError(f"workdir {run.workdir} was trained on another data set:\n  " + "\n  ".join(changes))
     if run.is_main and not (run.workdir / INFO).exists():
         save_info(run.workdir, run.method.info)
 

@@ -21,6 +21,7 @@ from jaxreid.checkpoints import Checkpoints, DamagedCheckpoint, newest_whole
 from jaxreid.compiled import Compiled, compile_together
 from jaxreid.data.batch import Batch
 from jaxreid.data.loader import batches
+from jaxreid.errors import UserError
 from jaxreid.evaluate import Evaluator, headline
 from jaxreid.methods.method import Features, Progress, Stage, Variables
 from jaxreid.metric_writer import MetricWriter
@@ -110,7 +111,7 @@ def train(run: Run, evaluator: Evaluator) -> tuple[TrainState, Any]:
     """
     config = run.config
     if config.keep_best and not (config.evaluate_every and evaluator.scored):
-        raise ValueError("config.keep_best needs scores: set config.evaluate_every, on a data set that can be scored")
+        raise UserError("config.keep_best needs scores: set config.evaluate_every, on a data set that can be scored")
     checkpoints = Checkpoints(run.workdir, config.keep_checkpoints, config.keep_best)
     stages = run.method.stages()
     with run.phase("start-up"):
@@ -206,7 +207,7 @@ def _frozen_again(run: Model, checkpoints: Checkpoints, number: int, damage: Dam
     other from the last checkpoint of the stage before.
 
     Raises:
-      ValueError: that checkpoint is not there or damaged, or what was made is not what the digests say.
+      UserError: that checkpoint is not there or damaged, or what was made is not what the digests say.
     """
     stages = run.method.stages()
     stage, before = stages[number], sum(stage.epochs for stage in stages[:number])
@@ -218,13 +219,13 @@ def _frozen_again(run: Model, checkpoints: Checkpoints, number: int, damage: Dam
             state, frozen, _ = _restore(run, checkpoints, before)
         except DamagedCheckpoint as error:
             cause = f"they hold what stage {stages[number - 1].name!r} trained; its last checkpoint is needed: {error}"
-            raise ValueError(f"{damage}\n{cause}\n{way_out}") from error
+            raise UserError(f"{damage}\n{cause}\n{way_out}") from error
     _, frozen = _enter(run, stage, state, frozen)
     try:
         checkpoints.compare_frozen(stage.name, frozen)
     except DamagedCheckpoint as error:
         cause = f"they were made again, but are not known to be the same: {error}"
-        raise ValueError(f"{damage}\n{cause}\n{way_out}") from error
+        raise UserError(f"{damage}\n{cause}\n{way_out}") from error
     return frozen
 
 
@@ -235,14 +236,14 @@ def restore_judged(run: Model) -> tuple[TrainState, Any, int, int]:
       (state, frozen parameters, epochs until this state, epochs trained).
 
     Raises:
-      ValueError: there is none, or it is damaged; an older one is never taken for it.
+      UserError: there is none, or it is damaged; an older one is never taken for it.
     """
     checkpoints = Checkpoints(run.workdir)
     try:
         latest = checkpoints.latest()
         number = (checkpoints.best() if run.config.get("keep_best") else None) or latest
         if number is None or latest is None:
-            raise ValueError(f"{checkpoints.directory} holds no complete checkpoint: train first, or name a workdir")
+            raise UserError(f"{checkpoints.directory} holds no complete checkpoint: train first, or name a workdir")
         try:
             state, frozen, _ = _restore(run, checkpoints, number)
         except DamagedCheckpoint as error:
@@ -253,7 +254,7 @@ def restore_judged(run: Model) -> tuple[TrainState, Any, int, int]:
                 if earlier
                 else f"no earlier checkpoint is there: train again in another --workdir, or delete {run.workdir}"
             )
-            raise ValueError(f"{error}\n{hint}") from error
+            raise UserError(f"{error}\n{hint}") from error
         return state, frozen, number, latest
     finally:
         checkpoints.close()

@@ -11,6 +11,7 @@ from jaxreid.data.building import listed
 from jaxreid.data.building.listed import Listing
 from jaxreid.data.building.tree import Tree
 from jaxreid.data.building.two_cameras import TwoCameras
+from jaxreid.errors import UserError
 
 from . import FOLDS
 from .published import COUNTS, PEOPLE
@@ -67,7 +68,7 @@ def _read_splits(path: Path, fold: int, errors: list[str]) -> tuple[list[str], l
         halves = [(split["train"], split["test"]) for split in splits]
         named = [name for train, test in halves for name in (*train, *test)]
         if not all(isinstance(name, str) and _PERSON.fullmatch(name) for name in named):
-            raise ValueError("it names somebody not like person_0001")
+            raise UserError("it names somebody not like person_0001")
     except (ValueError, TypeError, KeyError) as error:
         errors.append(f"{path}: is not a JSON list of splits with 'train' and 'test' ({error!r})")
         return [], []

@@ -10,6 +10,8 @@ import argparse
 import cv2
 import numpy as np
 
+from jaxreid.errors import command
+
 from .world import CONFIGS, World
 
 
@@ -36,6 +38,7 @@ def contact_sheet(config: str, persons: int, zoom: int, frames: tuple[int, ...] 
     return sheet
 
 
+@command()
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("path")

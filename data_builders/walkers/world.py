@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from jaxreid.errors import UserError
+
 from .camera import CAPTURE_POINTS, Camera, draw_aerial_camera, draw_camera
 from .caption import describe
 from .person import COLOURS, Person, Wardrobe, draw_outfit, draw_person, in_kit, in_other_clothes
@@ -144,7 +146,7 @@ class World:
 
     def __init__(self, config: WorldConfig):
         if min(len(set(config.wardrobe.colours)), len(set(config.wardrobe.reflectances))) < 2:
-            raise ValueError(f"world {config.name!r}: the wardrobe needs two colours and two reflectances of clothes")
+            raise UserError(f"world {config.name!r}: the wardrobe needs two colours and two reflectances of clothes")
         self.config = config
 
     def _rng(self, *stream: int) -> np.random.Generator:
@@ -208,7 +210,7 @@ class World:
         first = self.config.train_identities + 1
         ranges = {"train": range(1, first), "test": range(first, first + self.config.test_identities)}
         if split not in ranges:
-            raise ValueError(f"world {self.config.name!r} has splits {sorted(ranges)}, not {split!r}")
+            raise UserError(f"world {self.config.name!r} has splits {sorted(ranges)}, not {split!r}")
         return ranges[split]
 
     def specs(self, split: str) -> list[TrackletSpec]:

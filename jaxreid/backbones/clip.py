@@ -25,6 +25,6 @@ def vision_config(
 
     `image_size` (height, width) in pixels, None for the native size; `stride` in pixels, None for the patch
     size (12 is CLIP-ReID's overlapping variant of ViT-B/16); `changes` are any other fields of `ViTConfig`.
-    Raises ValueError on an unknown name.
+    Raises UserError on an unknown name.
     """
     return named_config(VISION_TOWERS, "CLIP image tower", name, image_size, stride, **changes)

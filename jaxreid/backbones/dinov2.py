@@ -10,6 +10,7 @@ import dataclasses
 from typing import Any
 
 from jaxreid.backbones.vit import ViTConfig, named_config
+from jaxreid.errors import UserError
 
 
 def _tower(width: int, depth: int, registers: int, activation: str, gated_mlp: bool) -> ViTConfig:
@@ -50,9 +51,9 @@ def dinov2_config(name: str, image_size: tuple[int, int] | None = None, **change
     """The configuration of a tower of `TOWERS` or `SMALL`.
 
     `image_size` (height, width) in pixels, None for that of pre-training; `changes` are any other fields of
-    `ViTConfig`. Raises ValueError on an unknown name, and on sides that are no multiples of a patch: DINOv2 takes none.
+    `ViTConfig`. Raises UserError on an unknown name, and on sides that are no multiples of a patch: DINOv2 takes none.
     """
     config = named_config(TOWERS | SMALL, "DINOv2 tower", name, image_size, **changes)
     if any(side % config.patch for side in config.image_size):
-        raise ValueError(f"DINOv2 {name}: image_size {config.image_size} is not in multiples of {config.patch}")
+        raise UserError(f"DINOv2 {name}: image_size {config.image_size} is not in multiples of {config.patch}")
     return config

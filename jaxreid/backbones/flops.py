@@ -19,12 +19,13 @@ from jax.interpreters import partial_eval
 from jaxreid.backbones.resnet import ResNet, ResNetConfig
 from jaxreid.backbones.text import TextConfig, TextTower
 from jaxreid.backbones.vit import ViT, ViTConfig
+from jaxreid.errors import UserError
 
 
 def count(function: Callable[..., Any], *args: Any) -> int:
     """Operations of `function(*args)`; arguments may be shapes (`jax.ShapeDtypeStruct`), nothing is computed.
 
-    What the function computes and does not return counts nothing. Raises ValueError at a loop of unknown length.
+    What the function computes and does not return counts nothing. Raises UserError at a loop of unknown length.
     """
     jaxpr = jax.jit(function).trace(*args).jaxpr.jaxpr
     return _count(partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))[0])
@@ -48,7 +49,7 @@ def _operations(equation: core.JaxprEqn) -> int:
         zeros = math.prod(params["lhs_dilation"])
         return 2 * output.size * (math.prod(kernel) // outputs) // zeros
     if name == "while" and any(_count(inner) for inner in _inner(params)):
-        raise ValueError("flops.count: matrix products in a while loop, whose length is not known")
+        raise UserError("flops.count: matrix products in a while loop, whose length is not known")
     if name == "cond":
         return max(_count(branch) for branch in _inner(params))
     return params.get("length", 1) * sum(_count(inner) for inner in _inner(params))

@@ -21,6 +21,7 @@ from jaxreid.backbones.dinov2 import dinov2_config
 from jaxreid.backbones.imagenet import imagenet_config
 from jaxreid.backbones.resnet import ResNet, ResNetConfig
 from jaxreid.backbones.vit import ViT, ViTConfig
+from jaxreid.errors import UserError
 
 EncoderConfig = ViTConfig | ResNetConfig
 
@@ -43,20 +44,18 @@ def encoder_config(
     patches do not overlap.
 
     Raises:
-      ValueError: an unknown name, a size that the tower does not take, or `scan` or a stride for a ResNet.
+      UserError: an unknown name, a size that the tower does not take, or `scan` or a stride for a ResNet.
     """
     dtype: Any = jnp.dtype(precision)
     if name in RESNETS:
         if scan:
-            raise ValueError(
-                f"backbone.scan: {name} has no equal blocks to loop over; set --config.backbone.scan=False"
-            )
+            raise UserError(f"backbone.scan: {name} has no equal blocks to loop over; set --config.backbone.scan=False")
         if stride:
-            raise ValueError(f"backbone.stride={stride}, but {name!r} has no patches; set it to 0")
+            raise UserError(f"backbone.stride={stride}, but {name!r} has no patches; set it to 0")
         return dataclasses.replace(RESNETS[name], dtype=dtype, remat=remat)
     family, tower = name.split(":", 1) if ":" in name else ("", name)
     if family not in FAMILIES:
-        raise ValueError(
+        raise UserError(
             f"backbone.name {name!r}: unknown family {family!r}; known: {', '.join(filter(None, FAMILIES))}"
         )
     return FAMILIES[family](tower, image_size, stride=stride or None, dtype=dtype, remat=remat, scan=scan)
@@ -68,11 +67,11 @@ def joint_config(
     """As `encoder_config`, for methods that need the tower's joint space with text.
 
     Raises:
-      ValueError: the network has none.
+      UserError: the network has none.
     """
     image = encoder_config(name, image_size, precision, remat, scan, stride)
     if not isinstance(image, ViTConfig) or image.projection is None:
-        raise ValueError(f"backbone.name={name!r} has no joint space with a text tower; take a CLIP")
+        raise UserError(f"backbone.name={name!r} has no joint space with a text tower; take a CLIP")
     return image
 
 

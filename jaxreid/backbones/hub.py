@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from jaxreid.backbones.tensors import FOLDER_CONFIGS, FOLDER_FILES, INDEX, CheckpointError, read_json
+from jaxreid.errors import MissingFileError, UserError
 
 log = logging.getLogger(__name__)
 
@@ -83,14 +84,14 @@ def located(name: str | os.PathLike) -> Iterator[Path]:
         resource = importlib.resources.files("jaxreid.backbones") / "weights" / f"{text}.safetensors"
         with importlib.resources.as_file(resource) as path:
             if not path.exists():
-                raise FileNotFoundError(f"the packaged tower {text} is not installed: {path} is missing")
+                raise MissingFileError(f"the packaged tower {text} is not installed: {path} is missing")
             yield path
     elif Path(text).exists():
         yield Path(text)
     elif text in PUBLISHED:
         yield _put_there(text)
     else:
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"no weights at {text}, which is no known name either. Weights are a file or folder on this machine, "
             f"{HUB}ORG/REPO, or one of {', '.join((*PACKAGED, *PUBLISHED))}"
         )
@@ -110,7 +111,7 @@ def _put_there(name: str) -> Path:
     if not path.exists():
         begins = "is" if len(published.sha256) == 64 else "begins with"
         digest = f", whose SHA-256 {begins} {published.sha256}," if published.sha256 else ""
-        raise FileNotFoundError(f"the weights {name} are not on this machine: fetch {published.url}{digest} to {path}")
+        raise MissingFileError(f"the weights {name} are not on this machine: fetch {published.url}{digest} to {path}")
     check_sha256(path, published.sha256, published.url)
     return path
 
@@ -137,7 +138,7 @@ def _fetched(name: str) -> Path:
 
     match = re.fullmatch(r"hf:(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?", name)
     if match is None:
-        raise ValueError(f"{name!r} is not of the form hf:ORG/REPO or hf:ORG/REPO@revision")
+        raise UserError(f"{name!r} is not of the form hf:ORG/REPO or hf:ORG/REPO@revision")
     repo, revision = match["repo"], match["revision"]
     url = f"{constants.ENDPOINT}/{repo}"
     try:
@@ -147,9 +148,9 @@ def _fetched(name: str) -> Path:
             f"{url} is gated: accept its terms there, then log in on this machine (hf auth login) or set HF_TOKEN"
         ) from error
     except errors.RevisionNotFoundError as error:
-        raise FileNotFoundError(f"{url} has no revision {revision}") from error
+        raise MissingFileError(f"{url} has no revision {revision}") from error
     except errors.RepositoryNotFoundError as error:
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"there is no repository {url}, or it is private: check the name, or log in (hf auth login)"
         ) from error
     except CheckpointError:
@@ -157,11 +158,11 @@ def _fetched(name: str) -> Path:
     except Exception as error:  # each major version of huggingface_hub has the errors of another HTTP library
         cached = _cached(repo, revision)
         if cached is None:
-            raise FileNotFoundError(_how_to_get(repo, revision, error)) from error
+            raise MissingFileError(_how_to_get(repo, revision, error)) from error
         log.info("%s is out of reach (%s: %s); taking the copy in %s", url, type(error).__name__, error, cached)
         return cached
     if folder is None:
-        raise FileNotFoundError(f"{url} holds none of {', '.join(FOLDER_FILES)}")
+        raise MissingFileError(f"{url} holds none of {', '.join(FOLDER_FILES)}")
     return folder
 
 

@@ -18,6 +18,7 @@ from jaxreid.backbones.resnet import STEMS, ResNetConfig
 from jaxreid.backbones.text import TextConfig
 from jaxreid.backbones.transformer import TransformerConfig
 from jaxreid.backbones.vit import ViTConfig
+from jaxreid.errors import UserError
 
 T = TypeVar("T")
 
@@ -88,7 +89,7 @@ def zeros(key: str, shape: tuple[int, ...]) -> Entry:
 
     def read(x: np.ndarray, count: int) -> Iterable[np.ndarray]:
         if x.any():
-            raise ValueError(f"{key} is not zero")
+            raise UserError(f"{key} is not zero")
         return ()
 
     return Entry(key, (), Arrangement(read, lambda: np.zeros(shape, np.float32)))

@@ -20,6 +20,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxreid.errors import UserError
 from jaxreid.layers.batch_norm import MaskedBatchNorm
 
 Array = jax.Array
@@ -47,9 +48,9 @@ class ResNetConfig:
     def __post_init__(self):
         object.__setattr__(self, "depths", tuple(self.depths))
         if self.last_stride not in (1, 2):
-            raise ValueError(f"ResNetConfig: last_stride {self.last_stride}; 1 or 2")
+            raise UserError(f"ResNetConfig: last_stride {self.last_stride}; 1 or 2")
         if not 0 <= self.stems <= len(STEMS):
-            raise ValueError(f"ResNetConfig: {self.stems} stems; 0, 1 or {len(STEMS)}")
+            raise UserError(f"ResNetConfig: {self.stems} stems; 0, 1 or {len(STEMS)}")
 
     @property
     def channels(self) -> int:
@@ -160,11 +161,11 @@ class ResNet(nn.Module):
     ) -> Array:
         """Frames [N, H, W, 3] → maps [N, H/4, W/4, width], each by its modality's stem."""
         if not self.stems:
-            raise ValueError("ResNet: this trunk has no stem (ResNetConfig.stems is 0); call run_layers on maps")
+            raise UserError("ResNet: this trunk has no stem (ResNetConfig.stems is 0); call run_layers on maps")
         if len(self.stems) == 1:
             return self.stems[0](frames, mask, train)
         if modality is None:
-            raise ValueError("ResNet: two stems, but no modality [N] that says which frame goes through which")
+            raise UserError("ResNet: two stems, but no modality [N] that says which frame goes through which")
         # Both see all frames, so that shapes never change (2 % of the work); each takes its statistics from its own.
         mask = jnp.ones(frames.shape[0], bool) if mask is None else mask
         first = modality == 0

@@ -14,6 +14,7 @@ import safetensors
 import safetensors.numpy
 
 from jaxreid.backbones import torch_files
+from jaxreid.errors import MissingFileError, UserError
 
 Tensors = dict[str, np.ndarray]
 
@@ -34,7 +35,7 @@ INDEX = ".index.json"
 TORCH = (".bin", ".pt", ".pth", ".ckpt", ".pth.tar")
 
 
-class CheckpointError(ValueError):
+class CheckpointError(UserError):
     """A weights file that can't be read, or does not hold the network that was asked for."""
 
 
@@ -51,7 +52,7 @@ def read_tensors(path: str | os.PathLike) -> Tensors:
 def weights_file(path: Path) -> Path:
     """The file that holds the weights of a folder, or the file itself; its name says that it can be read."""
     if not path.exists():
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"no weights at {path}: give a safetensors or PyTorch file or a Hugging Face folder on this machine"
         )
     if path.is_dir():
@@ -59,7 +60,7 @@ def weights_file(path: Path) -> Path:
             if (path / name).exists():
                 return path / name
         found = ", ".join(sorted(p.name for p in path.iterdir())) or "nothing"
-        raise FileNotFoundError(f"{path} holds none of {', '.join(FOLDER_FILES)} (it holds: {found})")
+        raise MissingFileError(f"{path} holds none of {', '.join(FOLDER_FILES)} (it holds: {found})")
     if path.name.endswith((SAFETENSORS, INDEX, *TORCH)):
         return path
     raise CheckpointError(f"{path}: a file of weights ends in one of {', '.join((SAFETENSORS, INDEX, *TORCH))}")
@@ -122,7 +123,7 @@ def _read_shards(index: Path) -> Tensors:
     shards = sorted(set(weight_map.values()))
     absent = [name for name in shards if not (index.parent / name).exists()]
     if absent:
-        raise FileNotFoundError(f"{index} names shards that are not in its folder: {', '.join(absent)}")
+        raise MissingFileError(f"{index} names shards that are not in its folder: {', '.join(absent)}")
     tensors: Tensors = {}
     for name in shards:
         tensors |= _read_file(index.parent / name)

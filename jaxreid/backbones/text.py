@@ -23,6 +23,7 @@ import jax.numpy as jnp
 from jaxreid.backbones.tokenizer import Tokenizer, load_tokenizer
 from jaxreid.backbones.transformer import Hooks, LayerNorm, Tower, TransformerConfig, causal_attend
 from jaxreid.backbones.word_table import WordTokenizer, walkers_words
+from jaxreid.errors import UserError
 
 Array = jax.Array
 
@@ -57,7 +58,7 @@ def load_text_tokenizer(name: str, source: str | os.PathLike | None = None) -> T
 def text_config(name: str, **changes: Any) -> TextConfig:
     """The text tower that belongs to a CLIP image tower of that name, with other fields where given."""
     if name not in TEXT_TOWERS:
-        raise ValueError(f"no CLIP text tower is called {name!r}; known: {', '.join(TEXT_TOWERS)}")
+        raise UserError(f"no CLIP text tower is called {name!r}; known: {', '.join(TEXT_TOWERS)}")
     return dataclasses.replace(TEXT_TOWERS[name], **changes)
 
 
@@ -102,12 +103,12 @@ class TextTower(Tower):
         """Embeddings [N, L, D] without positions and the end tokens' positions i32[N] → float32 arrays.
 
         `tokens` [N, L, D] after the final norm, and `projected` [N, E], the row at the end token in the joint space,
-        not normalised; and "taps" as in `ViT`. Raises ValueError where L is more than the context.
+        not normalised; and "taps" as in `ViT`. Raises UserError where L is more than the context.
         """
         c = self.config
         length = embeddings.shape[1]
         if embeddings.ndim != 3 or embeddings.shape[2] != c.width or length > c.context:
-            raise ValueError(
+            raise UserError(
                 f"TextTower: embeddings of shape {embeddings.shape}; this tower takes [N, up to {c.context}, {c.width}]"
             )
         x = (embeddings + self.position_embedding[:length]).astype(c.dtype)

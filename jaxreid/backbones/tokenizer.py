@@ -23,6 +23,7 @@ import regex
 
 from jaxreid.backbones import hub
 from jaxreid.backbones.tensors import CheckpointError, read_json
+from jaxreid.errors import MissingFileError, UserError
 
 START, END, WORD_END = "<|startoftext|>", "<|endoftext|>", "</w>"
 
@@ -83,7 +84,7 @@ class Tokenizer:
     def __call__(self, texts: str | Sequence[str], *, context: int = 77, truncate: bool = False) -> np.ndarray:
         """Rows of ids, i32[N, context]: start, the text, end, zeros.
 
-        The end is the largest id of a row, which is where `TextTower` looks for it. Raises ValueError on a text that
+        The end is the largest id of a row, which is where `TextTower` looks for it. Raises UserError on a text that
         is longer than a row, unless `truncate` is set: then it ends with the end token at the last place.
         """
         texts = [texts] if isinstance(texts, str) else texts
@@ -92,7 +93,7 @@ class Tokenizer:
             ids = [self.start, *self.encode(text), self.end]
             if len(ids) > context:
                 if not truncate:
-                    raise ValueError(
+                    raise UserError(
                         f"a text of {len(ids)} tokens with its start and end, where {context} fit: {text[:60]!r}…; "
                         "shorten it, or pass truncate=True"
                     )
@@ -162,7 +163,7 @@ def load_tokenizer(source: str | os.PathLike | None = None) -> Tokenizer:
             if (Path(folder) / VOCABULARY_FILE).exists():
                 return _from_openai(Path(folder) / VOCABULARY_FILE)
     searched = "" if source is None else f" beside {source} (vocab.json and merges.txt, or {VOCABULARY_FILE})"
-    raise FileNotFoundError(
+    raise MissingFileError(
         f"no vocabulary of CLIP{searched}, and open_clip is not installed. Install that without what it needs itself "
         f"(pip install --no-deps open_clip_torch), or fetch {VOCABULARY_URL} and give its path"
     )

@@ -22,6 +22,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxreid.errors import UserError
+
 Array = jax.Array
 
 
@@ -67,9 +69,9 @@ class TransformerConfig:
 
     def __post_init__(self):
         if self.width % self.heads:
-            raise ValueError(f"{type(self).__name__}: width {self.width} is not a multiple of heads {self.heads}")
+            raise UserError(f"{type(self).__name__}: width {self.width} is not a multiple of heads {self.heads}")
         if self.activation not in ACTIVATIONS:
-            raise ValueError(
+            raise UserError(
                 f"{type(self).__name__}: activation {self.activation!r}; one of {', '.join(sorted(ACTIVATIONS))}"
             )
 
@@ -329,15 +331,15 @@ class Tower(nn.Module):
         """
         c = self.config
         if not 0 <= start <= stop <= c.depth:
-            raise ValueError(f"{type(self).__name__}.run_blocks: blocks {start}:{stop} of a tower of {c.depth}")
+            raise UserError(f"{type(self).__name__}.run_blocks: blocks {start}:{stop} of a tower of {c.depth}")
         wanted = [tap + c.depth if tap < 0 else tap for tap in taps]
         if not all(start <= tap < stop for tap in wanted):
-            raise ValueError(f"{type(self).__name__}: taps {tuple(taps)} are not all among blocks {start}:{stop}")
+            raise UserError(f"{type(self).__name__}: taps {tuple(taps)} are not all among blocks {start}:{stop}")
         prompted = 0 if hooks.prompts is None else len(hooks.prompts)
         unknown = {*hooks.attention, *hooks.normed, *(self.adapters.blocks or ()), *range(prompted)} - {*range(c.depth)}
         if unknown:
             what = f"hooks, prompts or adapters for blocks {sorted(unknown)}"
-            raise ValueError(f"{type(self).__name__}: {what} of a tower of {c.depth}")
+            raise UserError(f"{type(self).__name__}: {what} of a tower of {c.depth}")
         key = self.make_rng("drop_path") if train and c.drop_path else None
         rates = np.linspace(0.0, c.drop_path, c.depth, dtype=np.float32)
 

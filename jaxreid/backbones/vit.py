@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxreid.backbones.transformer import Hooks, LayerNorm, Tower, TransformerConfig, fan_in
+from jaxreid.errors import UserError
 
 Array = jax.Array
 
@@ -47,11 +48,11 @@ class ViTConfig(TransformerConfig):
         super().__post_init__()
         object.__setattr__(self, "image_size", tuple(self.image_size))
         if self.position_init not in ("sincos", "normal"):
-            raise ValueError(f"ViTConfig: position_init {self.position_init!r}; 'sincos' or 'normal'")
+            raise UserError(f"ViTConfig: position_init {self.position_init!r}; 'sincos' or 'normal'")
         if self.position_init == "sincos" and self.width % 4:
-            raise ValueError(f"ViTConfig: width {self.width} must be a multiple of 4 for sin-cos positions")
+            raise UserError(f"ViTConfig: width {self.width} must be a multiple of 4 for sin-cos positions")
         if min(self.image_size) < self.patch:
-            raise ValueError(f"ViTConfig: image_size {self.image_size} is smaller than one patch ({self.patch})")
+            raise UserError(f"ViTConfig: image_size {self.image_size} is smaller than one patch ({self.patch})")
 
     @property
     def patch_stride(self) -> int:
@@ -107,10 +108,10 @@ def named_config(
 ) -> ViTConfig:
     """The tower of that name, with another input size, stride (pixels; None: the patch size) or other fields.
 
-    Raises ValueError on an unknown name; `kind` says in it what is named, "CLIP image tower".
+    Raises UserError on an unknown name; `kind` says in it what is named, "CLIP image tower".
     """
     if name not in towers:
-        raise ValueError(f"no {kind} is called {name!r}; known: {', '.join(towers)}")
+        raise UserError(f"no {kind} is called {name!r}; known: {', '.join(towers)}")
     native = towers[name]
     return dataclasses.replace(native, image_size=image_size or native.image_size, stride=stride, **changes)
 
@@ -203,7 +204,7 @@ class ViT(Tower):
         c = self.config
         if frames.ndim != 4 or frames.shape[1:] != (*c.image_size, 3):
             height, width = c.image_size
-            raise ValueError(
+            raise UserError(
                 f"ViT: frames of shape {frames.shape}, but this tower takes [N, {height}, {width}, 3]; "
                 "resize the frames, or build the tower (and load its weights) with their image_size"
             )
@@ -242,5 +243,5 @@ class ViT(Tower):
     def project(self, tokens: Array) -> Array:
         """Normed tokens [..., D] → joint space [..., E], float32 (the ReID forks project all tokens)."""
         if self.config.projection is None:
-            raise ValueError("ViT.project: this tower has no projection (ViTConfig.projection is None)")
+            raise UserError("ViT.project: this tower has no projection (ViTConfig.projection is None)")
         return self.projection(tokens)

@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from jaxreid.backbones.tokenizer import WORDS, Tokenizer, clean
+from jaxreid.errors import UserError
 
 PADDING, START, END = 0, 49_406, 49_407  # CLIP's ids
 
@@ -45,12 +46,12 @@ class WordTokenizer:
         """The rows of a text, without start and end.
 
         Raises:
-          ValueError: it has a word that the tower was not trained with.
+          UserError: it has a word that the tower was not trained with.
         """
         words = WORDS.findall(clean(text))
         unknown = sorted({word for word in words if word not in self.words})
         if unknown:
-            raise ValueError(
+            raise UserError(
                 f"the words {', '.join(unknown)} are not among the {len(self.words)} that this text tower knows "
                 f"({text[:60]!r}); a tower with CLIP's whole vocabulary takes any text"
             )
@@ -60,14 +61,14 @@ class WordTokenizer:
         """Rows of the token table, i32[N, context]: start, the text, end, zeros.
 
         Raises:
-          ValueError: a text is longer than `context`, or has an unknown word.
+          UserError: a text is longer than `context`, or has an unknown word.
         """
         texts = [texts] if isinstance(texts, str) else texts
         rows = np.zeros((len(texts), context), np.int32)
         for row, text in zip(rows, texts, strict=True):
             ids = [self.start, *self.encode(text), self.end]
             if len(ids) > context:
-                raise ValueError(f"a text of {len(ids)} tokens with its start and end, where {context} fit: {text!r}")
+                raise UserError(f"a text of {len(ids)} tokens with its start and end, where {context} fit: {text!r}")
             row[: len(ids)] = ids
         return rows
 

@@ -31,6 +31,7 @@ from jaxreid.data.loader import LoaderOptions, batches
 from jaxreid.data.pieces import plan_epoch
 from jaxreid.data.samplers import Columns, Sampler, ShuffleSampler
 from jaxreid.data.split import Split
+from jaxreid.errors import MissingPackageError, UserError
 
 # ------------------------------------------------------------------------------------------------- towers: the format
 
@@ -45,7 +46,7 @@ def _split_heads(stored: tuple[int, ...], ours: tuple[int, ...]) -> Arrangement:
 
     def read(x: np.ndarray, count: int) -> Iterable[np.ndarray]:
         if x.shape != stored:
-            raise ValueError(f"{x.shape} instead of {stored}")
+            raise UserError(f"{x.shape} instead of {stored}")
         return (x.reshape(ours),)
 
     return Arrangement(read, lambda x: x.reshape(stored))
@@ -176,13 +177,13 @@ def tower(config: ViTConfig | TextConfig) -> Any:
 
 
 def clip(image: ViTConfig, text: TextConfig) -> Any:
-    """scenic's `CLIP` of two towers. Raises ValueError where their joint dimensions differ, ImportError without
+    """scenic's `CLIP` of two towers. Raises UserError where their joint dimensions differ, ImportError without
     scenic."""
     layers = _layers()
     for config in (image, text):
         _layout(config)
     if image.projection != text.projection:
-        raise ValueError(f"a CLIP of joint dimensions {image.projection} and {text.projection}")
+        raise UserError(f"a CLIP of joint dimensions {image.projection} and {text.projection}")
     return layers.CLIP(
         vocab_size=text.vocabulary,
         embed_dim=text.projection,
@@ -200,7 +201,7 @@ def _layers() -> Any:
     try:
         from scenic.projects.baselines.clip import layers
     except ImportError as error:
-        raise ImportError(
+        raise MissingPackageError(
             "scenic.projects.baselines.clip can't be imported. Clone https://github.com/google-research/scenic and put "
             "the checkout on PYTHONPATH; `pip install scenic` installs another project of that name"
         ) from error
@@ -268,13 +269,13 @@ def get_dataset(
     seed, the same on any number of hosts; `rng` is not used, tf.data's service neither.
 
     Raises:
-      ValueError: the sampler makes batches of another size, or a batch does not divide over the shards.
+      UserError: the sampler makes batches of another size, or a batch does not divide over the shards.
       TypeError: an unknown field of `dataset_configs`.
     """
     del rng, dataset_service_address
     for size in (batch_size, eval_batch_size):
         if size % num_shards:
-            raise ValueError(f"a batch of {size} clips does not divide over {num_shards} shards")
+            raise UserError(f"a batch of {size} clips does not divide over {num_shards} shards")
     options = DatasetOptions(**dict(dataset_configs or {}))
     dataset = open_dataset(options, Path(options.data_dir) if options.data_dir else None)
     columns = Columns.of(dataset.train.table, dataset.train.labels)
@@ -282,7 +283,7 @@ def get_dataset(
     sampler = options.sampler or ShuffleSampler(batch_size * processes)
     if sampler.batch_size(columns) != batch_size * processes:
         made = f"{sampler} makes batches of {sampler.batch_size(columns)} clips"
-        raise ValueError(f"{made}, config.batch_size is {batch_size * processes}")
+        raise UserError(f"{made}, config.batch_size is {batch_size * processes}")
 
     dtype = jnp.dtype(dtype_str)
     reading = _Reading(options, num_shards, dtype)

@@ -29,6 +29,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from jaxreid.errors import UserError, command
+
 try:
     import fcntl
 except ImportError:  # not a POSIX system
@@ -38,7 +40,7 @@ DATA_DIR_VARIABLE = "JAXREID_DATA_DIR"
 _LOG = logging.getLogger(__name__)
 
 
-class DataSetError(ValueError):
+class DataSetError(UserError):
     """A data set cannot be found, read or built; the message says what, where and what to do."""
 
 
@@ -314,6 +316,7 @@ def option(text: str) -> tuple[str, Any]:
         return name, value
 
 
+@command()
 def main(arguments: list[str] | None = None) -> int:
     """The command line; returns the exit status."""
     parser = argparse.ArgumentParser(
@@ -343,11 +346,7 @@ def main(arguments: list[str] | None = None) -> int:
     if parsed.beam or parsed.beam_options:
         beam = [word for word in (parsed.beam_options or "").split(",") if word]
     logging.basicConfig(format="%(levelname)s: %(message)s")
-    try:
-        prepared = build(parsed.name, data_dir=parsed.data_dir, source=parsed.source, beam=beam, **dict(parsed.option))
-    except DataSetError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    prepared = build(parsed.name, data_dir=parsed.data_dir, source=parsed.source, beam=beam, **dict(parsed.option))
     counts = read_metadata(prepared).get("counts", {})
     for split, tracklets in split_counts(prepared).items():
         details = [f"{value} {key}" for key, value in counts.get(split, {}).items() if key != "tracklets"]

@@ -10,6 +10,8 @@ import dataclasses
 
 import numpy as np
 
+from jaxreid.errors import UserError
+
 RULES = ("chunk_first", "floor_first", "linspace", "dense", "packed", "recombine", "windows")
 
 
@@ -121,10 +123,10 @@ def plan_parts(
     otherwise the first frames of chunks. `stride` is that of `strided`.
 
     Raises:
-      ValueError: an unknown rule.
+      UserError: an unknown rule.
     """
     if rule not in TRAINING_CLIPS:
-        raise ValueError(f"clip rule {rule!r} is not one of {', '.join(TRAINING_CLIPS)}")
+        raise UserError(f"clip rule {rule!r} is not one of {', '.join(TRAINING_CLIPS)}")
     start, count = part_bounds(length[tracklet], part, parts)
     if rng is None:
         index = chunk(count, frames)
@@ -155,7 +157,7 @@ def plan_tracklets(length: np.ndarray, *, rule: str, frames: int, stride: int = 
     that start every T / 2 frames as long as frames follow after them, at least one (TF-CLIP's iLIDS-VID).
 
     Raises:
-      ValueError: an unknown rule.
+      UserError: an unknown rule.
     """
     rows = np.arange(len(length))
     if rule in SINGLE_CLIP:
@@ -184,5 +186,5 @@ def plan_tracklets(length: np.ndarray, *, rule: str, frames: int, stride: int = 
         index = np.minimum((part * stride)[:, None] + np.arange(frames), length[tracklet][:, None] - 1)
         mask = np.ones(index.shape, bool)
     else:
-        raise ValueError(f"clip rule {rule!r} is not one of {', '.join(RULES)}")
+        raise UserError(f"clip rule {rule!r} is not one of {', '.join(RULES)}")
     return ClipPlan(tracklet.astype(np.int32), part.astype(np.int32), index.astype(np.int32), mask)

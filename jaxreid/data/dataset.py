@@ -14,6 +14,7 @@ from jaxreid.data import build
 from jaxreid.data.planned import planned_split, published
 from jaxreid.data.schema import INFRARED, VISIBLE
 from jaxreid.data.split import Split, modality_name, open_split, split_names
+from jaxreid.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +105,7 @@ def pair_splits(known: Sequence[str], query: str, gallery: str, words: Mapping[s
     """(name, query split, gallery split) of every case; `words` are a data set's own names for its cases.
 
     Raises:
-      ValueError: a case has queries but no gallery.
+      UserError: a case has queries but no gallery.
     """
     if query in known and gallery in known:
         return [("", query, gallery)]
@@ -117,7 +118,7 @@ def pair_splits(known: Sequence[str], query: str, gallery: str, words: Mapping[s
         ranked = gallery if gallery in known else gallery + case
         for split in (query + case, ranked):
             if split not in known:
-                raise ValueError(f"there is no split {split!r}; the data set has {', '.join(known)}")
+                raise UserError(f"there is no split {split!r}; the data set has {', '.join(known)}")
         name = case.removeprefix("_")
         pairs.append((words.get(name, name), query + case, ranked))
     return pairs

@@ -17,6 +17,7 @@ import numpy as np
 from jaxreid.data.batch import Batch
 from jaxreid.data.clips import ClipPlan
 from jaxreid.data.split import UNKNOWN, FrameReader, Split
+from jaxreid.errors import UserError
 
 cv2.setNumThreads(0)  # grain's threads and workers are the parallelism
 
@@ -129,13 +130,13 @@ def batches(
       process_index, process_count: which share of every batch this process delivers.
 
     Raises:
-      ValueError: a frame cannot be decoded, or the batch does not divide over the processes.
+      UserError: a frame cannot be decoded, or the batch does not divide over the processes.
     """
     import grain
 
     _parse_flags_for_grain()
     if batch_size % process_count:
-        raise ValueError(f"a batch of {batch_size} clips does not divide over {process_count} processes")
+        raise UserError(f"a batch of {batch_size} clips does not divide over {process_count} processes")
     plan = plan.padded(batch_size)
     share = batch_size // process_count
     assemble = _Assemble(split, plan, uses_identity)

@@ -11,6 +11,7 @@ import numpy as np
 
 from jaxreid.data.schema import MODALITIES
 from jaxreid.data.split import UNKNOWN, FrameReader, Labels, Split, TrackletTable
+from jaxreid.errors import UserError
 
 
 def loose_split(
@@ -28,16 +29,16 @@ def loose_split(
       names: of the tracklets; numbers where not given.
 
     Raises:
-      ValueError: there is no tracklet, or an unknown modality.
+      UserError: there is no tracklet, or an unknown modality.
     """
     count = len(lengths)
     if not count:
-        raise ValueError("no tracklet given")
+        raise UserError("no tracklet given")
     words = [modality] * count if isinstance(modality, str) else list(modality)
     if wrong := sorted(set(words) - set(MODALITIES)):
-        raise ValueError(f"unknown modality {', '.join(map(repr, wrong))}; one of {', '.join(MODALITIES)}")
+        raise UserError(f"unknown modality {', '.join(map(repr, wrong))}; one of {', '.join(MODALITIES)}")
     if len(words) != count:
-        raise ValueError(f"{count} tracklets and {len(words)} modalities; one for each, or one for all")
+        raise UserError(f"{count} tracklets and {len(words)} modalities; one for each, or one for all")
     unknown = np.full(count, UNKNOWN, np.int32)
     table = TrackletTable(
         length=np.asarray(lengths, np.int32),
@@ -76,5 +77,5 @@ class FileReader(FrameReader):
             path = self.paths[row][index]
             image = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR_RGB) if path.stat().st_size else None
             if image is None:
-                raise ValueError(f"{path} cannot be decoded as a picture; mend it or take it away")
+                raise UserError(f"{path} cannot be decoded as a picture; mend it or take it away")
             yield image

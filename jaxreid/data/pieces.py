@@ -14,6 +14,7 @@ import numpy as np
 from jaxreid.data.clips import ClipPlan, plan_parts
 from jaxreid.data.samplers import Columns, Sampler
 from jaxreid.data.split import UNKNOWN
+from jaxreid.errors import UserError
 
 
 class Pieces(NamedTuple):
@@ -62,10 +63,10 @@ def plan_epoch(
       piece: frames of the pieces that longer tracklets are cut into; 0 = they stay whole.
 
     Raises:
-      ValueError: the sampler cannot fill a batch, or is to divide pieces into parts once more.
+      UserError: the sampler cannot fill a batch, or is to divide pieces into parts once more.
     """
     if piece and sampler.parts > 1:
-        raise ValueError(
+        raise UserError(
             f"tracklets are cut into pieces of {piece} frames, and the sampler would divide each into {sampler.parts} "
             "parts, which extraction does not know: set one of the two to its default"
         )

@@ -24,6 +24,7 @@ import numpy as np
 
 from jaxreid.data.schema import INFRARED, VISIBLE
 from jaxreid.data.split import UNKNOWN, Labels, TrackletTable
+from jaxreid.errors import UserError
 
 Draw = tuple[np.ndarray, np.ndarray]  # (tracklet, part), each i64[steps, batch]
 
@@ -82,7 +83,7 @@ def _by_label(labels: np.ndarray) -> dict[int, np.ndarray]:
 
 def _enough(groups: dict[int, np.ndarray], needed: int, what: str, field: str) -> None:
     if len(groups) < needed:
-        raise ValueError(f"the split has {len(groups)} {what}, a batch needs {needed}: lower {field}")
+        raise UserError(f"the split has {len(groups)} {what}, a batch needs {needed}: lower {field}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,12 +98,12 @@ class ShuffleSampler:
         return self.clips
 
     def draw(self, labels: np.ndarray, columns: Columns, rng: np.random.Generator) -> Draw:
-        """Raises ValueError where there are fewer tracklets than a batch needs."""
+        """Raises UserError where there are fewer tracklets than a batch needs."""
         del columns
         rows = rng.permutation(np.flatnonzero(labels >= 0))
         steps = len(rows) // self.clips
         if not steps:
-            raise ValueError(f"the split has {len(rows)} labelled tracklets, a batch needs {self.clips}")
+            raise UserError(f"the split has {len(rows)} labelled tracklets, a batch needs {self.clips}")
         tracklet = rows[: steps * self.clips].reshape(steps, self.clips)
         return tracklet, rng.integers(0, self.parts, tracklet.shape)
 
@@ -127,13 +128,13 @@ class SlotSampler:
         return len(np.unique(getattr(columns, self.balance))) * self.slots * self.clips
 
     def draw(self, labels: np.ndarray, columns: Columns, rng: np.random.Generator) -> Draw:
-        """Raises ValueError where a modality has no tracklet that may be drawn."""
+        """Raises UserError where a modality has no tracklet that may be drawn."""
         column = getattr(columns, self.balance)
         codes = np.unique(column)
         groups = [_rows_by_label(labels, column == code) for code in codes]
         if not all(groups):
             empty = codes[[not group for group in groups]][0]
-            raise ValueError(
+            raise UserError(
                 f"{self.balance} {empty} of the training split has no slot to draw from: all its "
                 f"{np.sum(column == empty)} tracklets are labelled -1 (noise, if labels are clusters)"
             )
@@ -166,7 +167,7 @@ class IdentitySampler:
         return self.identities * self.clips
 
     def draw(self, labels: np.ndarray, columns: Columns, rng: np.random.Generator) -> Draw:
-        """Raises ValueError where there are fewer identities than a batch needs."""
+        """Raises UserError where there are fewer identities than a batch needs."""
         column, groups = getattr(columns, self.balance), _by_label(labels)
         _enough(groups, self.identities, "identities", "batch.identities")
         size = self.identities * self.clips
@@ -204,7 +205,7 @@ class RandomIdentitySampler:
         return self.identities * self.clips
 
     def draw(self, labels: np.ndarray, columns: Columns, rng: np.random.Generator) -> Draw:
-        """Raises ValueError where there are fewer identities than a batch needs."""
+        """Raises UserError where there are fewer identities than a batch needs."""
         del columns
         members = _by_label(labels)
         _enough(members, self.identities, "identities", "batch.identities")
@@ -245,7 +246,7 @@ class PairSampler:
         return 2 * self.identities * self.pairs
 
     def draw(self, labels: np.ndarray, columns: Columns, rng: np.random.Generator) -> Draw:
-        """Raises ValueError where fewer identities than a batch needs have both sides (of one moment)."""
+        """Raises UserError where fewer identities than a batch needs have both sides (of one moment)."""
         column = getattr(columns, self.balance)
         labels = np.where(columns.pair >= 0, labels, UNKNOWN) if self.aligned else labels
         first, second = (_rows_by_label(labels, column == code) for code in self.sides)
@@ -314,7 +315,7 @@ class CameraSampler:
         return self.cameras * self.clips
 
     def draw(self, labels: np.ndarray, columns: Columns, rng: np.random.Generator) -> Draw:
-        """Raises ValueError where there are fewer cameras than a batch needs."""
+        """Raises UserError where there are fewer cameras than a batch needs."""
         groups = _by_label(np.where(labels >= 0, columns.camera_index, UNKNOWN))
         _enough(groups, self.cameras, "cameras", "batch.cameras")
         size = self.cameras * self.clips
@@ -346,7 +347,7 @@ class ClusterSampler:
         return self.clusters * self.clips
 
     def draw(self, labels: np.ndarray, columns: Columns, rng: np.random.Generator) -> Draw:
-        """Raises ValueError where there is no cluster."""
+        """Raises UserError where there is no cluster."""
         groups = _by_label(labels)
         _enough(groups, 1, "clusters", "the threshold of clustering")
         values = np.array(list(groups))

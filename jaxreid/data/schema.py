@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from jaxreid.errors import UserError
+
 MODALITIES = ("rgb", "ir", "fake_ir", "skeleton", "depth")
 PLATFORMS = ("unknown", "ground", "cctv", "wearable", "uav")
 ROLES = ("train", "train_aux", "val", "query", "gallery")
@@ -109,12 +111,12 @@ def record(**values: Any) -> dict[str, Any]:
     `frame_index` and `num_frames_source` default to a tracklet that was not thinned.
 
     Raises:
-      ValueError: a required feature is missing or a name is not of the schema.
+      UserError: a required feature is missing or a name is not of the schema.
     """
     missing = [name for name in REQUIRED if name not in values]
     unknown = sorted(set(values) - set(SENTINELS) - set(REQUIRED))
     if missing or unknown:
-        raise ValueError(
+        raise UserError(
             f"tracklet record {values.get('tracklet_id', '?')!r}: missing features {missing}, "
             f"unknown features {unknown}; the schema is jaxreid/data/schema.py"
         )

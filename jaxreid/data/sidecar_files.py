@@ -18,6 +18,7 @@ import numpy as np
 
 from jaxreid.data.build import DataSetError
 from jaxreid.data.building import listed
+from jaxreid.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,16 +46,16 @@ class FrameFormat:
         content = json.loads(path.read_bytes())
         if self.key is not None:
             if not isinstance(content, dict) or self.key not in content:
-                raise ValueError(f"has no key {self.key!r}")
+                raise UserError(f"has no key {self.key!r}")
             content = content[self.key]
         try:
             values = np.asarray(content, np.float32)
         except TypeError as error:
-            raise ValueError(str(error)) from error
+            raise UserError(str(error)) from error
         if values.shape != self.shape:
-            raise ValueError(f"holds {list(values.shape)} numbers, not {list(self.shape)}")
+            raise UserError(f"holds {list(values.shape)} numbers, not {list(self.shape)}")
         if not np.isfinite(values).all():
-            raise ValueError("holds numbers that are not finite")
+            raise UserError("holds numbers that are not finite")
         return values
 
 

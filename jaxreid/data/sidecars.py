@@ -28,6 +28,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from jaxreid.errors import UserError
+
 FORMAT = 1
 
 
@@ -69,7 +71,7 @@ class SidecarWriter:
         self.kind = kind
         self._final = sidecar_dir(prepared_dir, kind)
         if self._final.exists() and not overwrite:
-            raise FileExistsError(f"{self._final} exists; pass overwrite=True to make the {kind} anew")
+            raise UserError(f"{self._final} exists; pass overwrite=True to make the {kind} anew")
         self._meta = dict(meta or {})
         self._meta.setdefault("command", _default_command(kind, prepared_dir))
         self._part = self._final.with_name(f"{kind}.incomplete-{uuid.uuid4().hex[:8]}")
@@ -92,16 +94,16 @@ class SidecarWriter:
         All entries share dtype and shape of a frame's value; rows that `mask` excludes are stored as zeros.
 
         Raises:
-          ValueError: the tracklet was added before, or lengths, shape or dtype do not agree.
+          UserError: the tracklet was added before, or lengths, shape or dtype do not agree.
         """
         if self._text is not None:
-            raise ValueError(f"sidecar {self.kind}: {tracklet_id} has values, earlier entries have texts")
+            raise UserError(f"sidecar {self.kind}: {tracklet_id} has values, earlier entries have texts")
         values = np.asarray(values)
         count = len(values)
         index = np.arange(count, dtype=np.int32) if frame_index is None else np.asarray(frame_index, np.int32)
         mask = np.ones(count, bool) if mask is None else np.asarray(mask, bool)
         if index.shape != (count,) or mask.shape != (count,) or np.any(np.diff(index) <= 0):
-            raise ValueError(
+            raise UserError(
                 f"sidecar {self.kind}: {tracklet_id} has {count} values, frame_index {index.shape} (must ascend) "
                 f"and mask {mask.shape}"
             )
@@ -113,7 +115,7 @@ class SidecarWriter:
             }
         stored = self._arrays["values"]
         if values.dtype != stored.dtype or values.shape[1:] != stored.shape:
-            raise ValueError(
+            raise UserError(
                 f"sidecar {self.kind}: {tracklet_id} has {values.dtype}{list(values.shape[1:])} per frame, "
                 f"earlier entries {stored.dtype}{list(stored.shape)}"
             )
@@ -127,10 +129,10 @@ class SidecarWriter:
         """Adds a tracklet's text or texts.
 
         Raises:
-          ValueError: the tracklet was added before, or earlier entries have values.
+          UserError: the tracklet was added before, or earlier entries have values.
         """
         if self._arrays:
-            raise ValueError(f"sidecar {self.kind}: {tracklet_id} has texts, earlier entries have values")
+            raise UserError(f"sidecar {self.kind}: {tracklet_id} has texts, earlier entries have values")
         self._name(tracklet_id)
         if self._text is None:
             self._text = (self._part / "texts.jsonl").open("wb")
@@ -144,7 +146,7 @@ class SidecarWriter:
     def _name(self, tracklet_id: str) -> None:
         if tracklet_id in self._seen or not tracklet_id or "\n" in tracklet_id:
             problem = "was added before" if tracklet_id in self._seen else "is empty or has a line break"
-            raise ValueError(f"sidecar {self.kind}: tracklet id {tracklet_id!r} {problem}")
+            raise UserError(f"sidecar {self.kind}: tracklet id {tracklet_id!r} {problem}")
         self._seen.add(tracklet_id)
         self._tracklets.append(tracklet_id)
 
@@ -253,7 +255,7 @@ class Sidecar:
         else:
             lengths = {}
         if len(set(lengths.values())) > 1:
-            raise ValueError(f"{directory}: files disagree on the number of rows: {lengths}; make the sidecar anew")
+            raise UserError(f"{directory}: files disagree on the number of rows: {lengths}; make the sidecar anew")
 
     @classmethod
     def open(cls, prepared_dir: str | os.PathLike[str], kind: str) -> Sidecar:
@@ -261,7 +263,7 @@ class Sidecar:
 
         Raises:
           MissingSidecar: there is none.
-          ValueError: its files are of another format or disagree.
+          UserError: its files are of another format or disagree.
         """
         directory = sidecar_dir(prepared_dir, kind)
         if not (directory / "meta.json").is_file():
@@ -276,7 +278,7 @@ class Sidecar:
     def _read(cls, directory: Path) -> Sidecar:
         meta = json.loads((directory / "meta.json").read_text(encoding="utf-8"))
         if meta.get("format") != FORMAT:
-            raise ValueError(f"{directory}: sidecar format {meta.get('format')}, this library reads {FORMAT}")
+            raise UserError(f"{directory}: sidecar format {meta.get('format')}, this library reads {FORMAT}")
         return cls(directory, meta)
 
     def __reduce__(self) -> tuple:
@@ -297,11 +299,11 @@ class Sidecar:
 
         Raises:
           MissingSidecar: the tracklet, or one of the frames, has no entry.
-          ValueError: the kind is one of texts.
+          UserError: the kind is one of texts.
         """
         row = self._find(tracklet_id)
         if self.is_text:
-            raise ValueError(f"the {self.kind} sidecar {self.directory} holds texts, not arrays: use texts()")
+            raise UserError(f"the {self.kind} sidecar {self.directory} holds texts, not arrays: use texts()")
         start, stop = int(self._offsets[row]), int(self._offsets[row + 1])
         known, wanted = self._frame_index[start:stop], np.asarray(frame_index, np.int64)
         position = np.searchsorted(known, wanted)
@@ -323,7 +325,7 @@ class Sidecar:
         """
         row = self._find(tracklet_id)
         if not self.is_text:
-            raise ValueError(f"the {self.kind} sidecar {self.directory} holds arrays, not texts: use read()")
+            raise UserError(f"the {self.kind} sidecar {self.directory} holds arrays, not texts: use read()")
         return json.loads(self._texts[row])
 
     def _find(self, tracklet_id: str) -> int:
@@ -341,7 +343,7 @@ class _GrowingArray:
 
     def __init__(self, path: Path, dtype: np.dtype, shape: tuple[int, ...]):
         if dtype.hasobject:
-            raise ValueError(f"{path.stem}: arrays of Python objects cannot be stored in a sidecar")
+            raise UserError(f"{path.stem}: arrays of Python objects cannot be stored in a sidecar")
         self.dtype, self.shape, self._rows = dtype, shape, 0
         self._file = path.open("wb")
         self._write_header()

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from jaxreid.data import schema
+from jaxreid.errors import UserError
 
 UNKNOWN = -1
 INDEX_VERSION = 2  # of the columns below; a file of another one is made anew
@@ -139,7 +140,7 @@ class FrameReader:
         if frames is None:
             frames = _frames_of(self._raw[int(self.record[row])])
             if not frames and len(self._source[int(self.record[row])]["joints3d"]):
-                raise ValueError(
+                raise UserError(
                     f"{self.directory} split {self.split!r}: tracklet {self.names[row]!r} has no pictures: this data "
                     "set is one of skeletons (`joints` reads them), choose a method that needs nothing else"
                 )
@@ -160,7 +161,7 @@ class FrameReader:
         """Frames of one tracklet one by one, u8[H, W, 3] in RGB order. The record is read once, no other frame decoded.
 
         Raises:
-          ValueError: a frame cannot be decoded; the message names the tracklet and the frame.
+          UserError: a frame cannot be decoded; the message names the tracklet and the frame.
         """
         import cv2  # here, because what describes a split is also used where no picture is read
 
@@ -168,7 +169,7 @@ class FrameReader:
         for index in indices:
             image = cv2.imdecode(np.frombuffer(encoded[index], np.uint8), cv2.IMREAD_COLOR_RGB)
             if image is None:
-                raise ValueError(
+                raise UserError(
                     f"{self.directory} split {self.split!r}: frame {index} of tracklet {self.names[row]!r} cannot be "
                     f"decoded ({len(encoded[index])} bytes); build the data set again from intact files"
                 )
@@ -232,15 +233,15 @@ def open_split(directory: Path, name: str, cameras: np.ndarray | None = None) ->
       cameras: sorted camera numbers of the training camera table; the split's own where not given.
 
     Raises:
-      ValueError: the data set has no such split, or it is empty.
+      UserError: the data set has no such split, or it is empty.
     """
     directory = Path(directory)
     known = split_names(directory)
     if name not in known:
-        raise ValueError(f"{directory}: no split {name!r}; it has {', '.join(known)}")
+        raise UserError(f"{directory}: no split {name!r}; it has {', '.join(known)}")
     rows = _index(directory, name)
     if not len(rows["names"]):
-        raise ValueError(f"{directory}: split {name!r} holds no tracklet")
+        raise UserError(f"{directory}: split {name!r} holds no tracklet")
     cameras = np.unique(rows["camera"]) if cameras is None else cameras
     index = np.searchsorted(cameras, rows["camera"])
     found = cameras[np.minimum(index, len(cameras) - 1)] == rows["camera"]

@@ -9,19 +9,20 @@ import jax.numpy as jnp
 
 from jaxreid.data.batch import Batch
 from jaxreid.data.schema import MODALITIES, PLATFORMS
+from jaxreid.errors import UserError
 
 
 def condition_rows(columns: Sequence[str], cameras: int) -> int:
     """How many rows a table over these columns of a batch has; `cameras` of the training split.
 
     Raises:
-      ValueError: an unknown column.
+      UserError: an unknown column.
     """
     rows = 1
     for column in columns:
         sizes = {"camera_index": cameras, "platform": len(PLATFORMS), "modality": len(MODALITIES)}
         if column not in sizes:
-            raise ValueError(f"column {column!r} is not one of {', '.join(sizes)}")
+            raise UserError(f"column {column!r} is not one of {', '.join(sizes)}")
         rows *= sizes[column]
     return rows
 

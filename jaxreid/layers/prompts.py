@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxreid.backbones.text import TextConfig, TextTower
+from jaxreid.errors import UserError
 from jaxreid.parallel import constrain
 
 Array = jax.Array
@@ -69,14 +70,14 @@ class PromptTemplate:
           context: length to fill up to with zeros; None cuts after the end token.
 
         Raises:
-          ValueError: the text has not that many X in a row.
+          UserError: the text has not that many X in a row.
         """
         ids = tokenizer(text)[0].tolist()
         end = ids.index(max(ids))
         places = [place for place, token in enumerate(ids) if token == tokenizer("X")[0][1]]
         count = own + sum(shared)
         if not places or places != list(range(places[0], places[0] + count)):
-            raise ValueError(f"prompt.template={text!r} needs {count} X in a row: n_ctx and shared_ctx say so")
+            raise UserError(f"prompt.template={text!r} needs {count} X in a row: n_ctx and shared_ctx say so")
         ids = ids[: end + 1] + [0] * ((context or 0) - end - 1)
         return cls(tuple(ids), places[0], own, *shared)
 

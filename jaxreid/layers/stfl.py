@@ -13,6 +13,7 @@ import numpy as np
 
 from jaxreid.backbones.transformer import Attend, Change, Hooks, attend
 from jaxreid.backbones.vit import ViTConfig
+from jaxreid.errors import UserError
 
 Array = jax.Array
 
@@ -30,7 +31,7 @@ def grouped_attention(frames: int, heads: int, mode: str) -> Attend:
     own position.
 
     Raises:
-      ValueError: an unknown mode.
+      UserError: an unknown mode.
     """
 
     def shifted(x: Array) -> Array:
@@ -53,7 +54,7 @@ def grouped_attention(frames: int, heads: int, mode: str) -> Attend:
         return jnp.concatenate([over_time, attend(*(x[:, :, 2 * heads :] for x in (q, k, v)))], axis=2)
 
     if mode not in ("shift", "tube"):
-        raise ValueError(f"grouped_mode={mode!r} is neither 'shift' nor 'tube'")
+        raise UserError(f"grouped_mode={mode!r} is neither 'shift' nor 'tube'")
     return shift if mode == "shift" else tube
 
 
@@ -106,13 +107,13 @@ def stfl_hooks(image: ViTConfig, split: tuple[int, int, int], grouped_mode: str,
     or "channel"s shift in the last.
 
     Raises:
-      ValueError: the split is not that of the tower, or a mode is unknown.
+      UserError: the split is not that of the tower, or a mode is unknown.
     """
     basic, grouped, shifted = split
     if sum(split) != image.depth:
-        raise ValueError(f"stfl_split={split} for a tower of {image.depth} blocks")
+        raise UserError(f"stfl_split={split} for a tower of {image.depth} blocks")
     if tps_mode not in ("patch", "channel"):
-        raise ValueError(f"tps_mode={tps_mode!r} is neither 'patch' nor 'channel'")
+        raise UserError(f"tps_mode={tps_mode!r} is neither 'patch' nor 'channel'")
     heads = max(1, image.heads // 6)  # 2 of 12 in each direction
     by_group = dict.fromkeys(range(basic, basic + grouped), grouped_attention(frames, heads, grouped_mode))
     last = range(basic + grouped, basic + grouped + shifted)

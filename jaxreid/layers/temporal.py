@@ -6,6 +6,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxreid.errors import UserError
+
 Array = jax.Array
 
 
@@ -36,7 +38,7 @@ class TemporalAggregation(nn.Module):
         """features [B, T, D], mask bool[B, T] → f32[B, D]; masked frames have no influence, 0 without a valid one."""
         dim = features.shape[-1]
         if dim % self.reduction:
-            raise ValueError(f"TemporalAggregation: width {dim} is not a multiple of reduction {self.reduction}")
+            raise UserError(f"TemporalAggregation: width {dim} is not a multiple of reduction {self.reduction}")
         features = jnp.where(mask[..., None], features.astype(jnp.float32), 0.0)
         kernel = self.param("conv_kernel", nn.initializers.zeros, (3, dim))
         bias = self.param("conv_bias", nn.initializers.zeros, (dim,))

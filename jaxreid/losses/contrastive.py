@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 import jax
 import jax.numpy as jnp
 
+from jaxreid.errors import UserError
 from jaxreid.parallel import constrain_columns
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ def hierarchical_losses(
       Everything is finite, 0 where nothing counts.
     """
     if scope not in ("camera", "joint"):
-        raise ValueError(f"hierarchical_losses: scope is {scope!r}, must be 'camera' or 'joint'")
+        raise UserError(f"hierarchical_losses: scope is {scope!r}, must be 'camera' or 'joint'")
     memory = jax.lax.stop_gradient(memory)
     row = jnp.maximum(slot, 0)
     known = valid & (slot >= 0) & memory.valid[row]
@@ -127,7 +128,7 @@ def hierarchical_losses(
         }
     else:
         if cross_feature is None:
-            raise ValueError("hierarchical_losses: the joint scope needs association.cross_representation's features")
+            raise UserError("hierarchical_losses: the joint scope needs association.cross_representation's features")
         values = {"intra": camera_cross_entropy(logits, own[:, None], memory)[:, 0]}
         is_own = own[:, None] == jnp.arange(memory.capacity)
         same_modality = memory.modality[row][:, None] == memory.modality

@@ -6,6 +6,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from jaxreid.errors import UserError
 from jaxreid.losses.identity import cross_entropy
 from jaxreid.losses.triplet import pairwise_distance
 
@@ -105,5 +106,5 @@ def modality_confusion(
     elif mode == "third":
         confusion = cross_entropy(blind, jnp.full_like(modality, 2), valid)
     else:
-        raise ValueError(f"mod_gen={mode!r} is neither 'uniform' nor 'third'")
+        raise UserError(f"mod_gen={mode!r} is neither 'uniform' nor 'third'")
     return confusion, cross_entropy(stop(features) @ kernel + bias, modality, valid)

@@ -8,6 +8,8 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
+from jaxreid.errors import UserError
+
 Array = jax.Array
 
 
@@ -27,7 +29,7 @@ def pairwise_distance(features: Array, metric: Literal["euclidean", "cosine"] = 
     if metric == "euclidean":
         product = jnp.matmul(features, features.T, precision=jax.lax.Precision.HIGHEST)
         return jnp.sqrt(jnp.maximum(square[:, None] + square - 2.0 * product, 1e-12))
-    raise ValueError(f"pairwise_distance: metric is {metric!r}, must be 'euclidean' or 'cosine'")
+    raise UserError(f"pairwise_distance: metric is {metric!r}, must be 'euclidean' or 'cosine'")
 
 
 def batch_hard(distance: Array, label: Array, valid: Array) -> tuple[Array, Array, Array]:

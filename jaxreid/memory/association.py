@@ -16,6 +16,7 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxreid.errors import UserError
 from jaxreid.memory.prototypes import PrototypeMemory, unit_rows
 
 Array = jax.Array
@@ -74,12 +75,12 @@ class AssociationConfig:
         }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
-                raise ValueError(f"AssociationConfig.{name} is {getattr(self, name)!r}, must be one of {allowed}")
+                raise UserError(f"AssociationConfig.{name} is {getattr(self, name)!r}, must be one of {allowed}")
         for name in ("candidates_per_camera", "within_positives", "cross_positives", "num_look_alikes", "block"):
             if getattr(self, name) < 1:
-                raise ValueError(f"AssociationConfig.{name} is {getattr(self, name)}, must be at least 1")
+                raise UserError(f"AssociationConfig.{name} is {getattr(self, name)}, must be at least 1")
         if self.weight_temperature <= 0:
-            raise ValueError(f"AssociationConfig.weight_temperature is {self.weight_temperature}, must be positive")
+            raise UserError(f"AssociationConfig.weight_temperature is {self.weight_temperature}, must be positive")
 
 
 class Positives(NamedTuple):
@@ -306,12 +307,12 @@ def associate(memory: PrototypeMemory, kappa: float | Array, config: Association
       config: static.
 
     Raises:
-      ValueError: the memory's lists have other widths than the config's.
+      UserError: the memory's lists have other widths than the config's.
     """
     widths = (memory.within_index.shape[1], memory.cross_index.shape[1], memory.look_alike_index.shape[1])
     wanted = (config.within_positives, config.cross_positives, config.num_look_alikes)
     if widths != wanted:
-        raise ValueError(
+        raise UserError(
             f"prototype memory has lists of widths (within, cross, look-alikes) {widths}, the association config "
             f"asks for {wanted}; make the memory with the config's numbers"
         )

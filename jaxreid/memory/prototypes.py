@@ -13,6 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from jaxreid.errors import UserError
+
 Array = jax.Array
 
 
@@ -87,22 +89,22 @@ def empty_memory(
       within_positives, cross_positives, look_alikes: widths P1, P2 and Q of the lists.
 
     Raises:
-      ValueError: a camera key outside 0…C−1, a negative modality, or more slots than the capacity.
+      UserError: a camera key outside 0…C−1, a negative modality, or more slots than the capacity.
     """
     slot_camera = np.asarray(slot_camera, np.int32)
     camera_modality = np.asarray(camera_modality, np.int32)
     slots = len(slot_camera)
     capacity = slots if capacity is None else capacity
     if slots > capacity:
-        raise ValueError(f"prototype memory: {slots} slots do not fit a capacity of {capacity}; raise the capacity")
+        raise UserError(f"prototype memory: {slots} slots do not fit a capacity of {capacity}; raise the capacity")
     unknown = np.flatnonzero((slot_camera < 0) | (slot_camera >= len(camera_modality)))
     if unknown.size:
-        raise ValueError(
+        raise UserError(
             f"prototype memory: slot {unknown[0]} has camera key {slot_camera[unknown[0]]}, but only "
             f"0…{len(camera_modality) - 1} are in camera_modality ({unknown.size} such slots)"
         )
     if camera_modality.size and camera_modality.min() < 0:
-        raise ValueError(f"prototype memory: camera_modality holds a negative modality: {camera_modality.tolist()}")
+        raise UserError(f"prototype memory: camera_modality holds a negative modality: {camera_modality.tolist()}")
 
     camera = np.full(capacity, -1, np.int32)
     modality = np.full(capacity, -1, np.int32)

@@ -31,6 +31,7 @@ from jaxreid.backbones.transformer import Adapters, Hooks
 from jaxreid.backbones.vit import ViT, ViTConfig
 from jaxreid.data.batch import Batch
 from jaxreid.data.samplers import IdentitySampler, RandomIdentitySampler
+from jaxreid.errors import UserError
 from jaxreid.layers.adapters import TemporalAdapter, TokenAdapter
 from jaxreid.layers.batch_norm import MaskedBatchNorm, Neck
 from jaxreid.layers.conditions import condition, condition_rows
@@ -209,11 +210,11 @@ class ClipReID(Method):
             backbone.name, info.frame_size, config.precision, backbone.remat, backbone.scan, backbone.stride
         )
         if config.bank not in BANKS:
-            raise ValueError(f"bank={config.bank!r} is not one of {', '.join(BANKS)}")
+            raise UserError(f"bank={config.bank!r} is not one of {', '.join(BANKS)}")
         if config.embedding_neck not in ("before", "after"):
-            raise ValueError(f"embedding_neck={config.embedding_neck!r} is neither 'before' nor 'after'")
+            raise UserError(f"embedding_neck={config.embedding_neck!r} is neither 'before' nor 'after'")
         if config.embedding_neck == "after" and "penultimate" in config.embedding:
-            raise ValueError("embedding has 'penultimate', which has no neck: take embedding_neck='before'")
+            raise UserError("embedding has 'penultimate', which has no neck: take embedding_neck='before'")
         self.image, self.text = image, None
         self.moves_bank = config.bank == "ema_memory"
         if config.bank == "prompt":

@@ -29,6 +29,7 @@ from jaxreid.backbones.frame_encoder import encoder_config, feature_width
 from jaxreid.data.batch import Batch
 from jaxreid.data.samplers import SlotSampler
 from jaxreid.data.split import Labels, modality_name
+from jaxreid.errors import UserError
 from jaxreid.losses.cluster import hard_negative_contrast, slot_contrast
 from jaxreid.memory import clusters
 from jaxreid.memory.clusters import ClusterMemory
@@ -66,12 +67,12 @@ class ClusterContrast(Method):
         self.group = camera_group[self.camera]  # the modality group of every tracklet
         self.modalities = tuple(int(code) for code in np.unique(info.table.modality))
         if config.memory not in MEMORIES or config.cross_modality not in CROSS_MODALITY:
-            raise ValueError(
+            raise UserError(
                 f"memory={config.memory!r} must be one of {MEMORIES}, "
                 f"cross_modality={config.cross_modality!r} one of {CROSS_MODALITY}"
             )
         if config.cross_modality != "none" and (config.memory != "cluster" or len(self.modalities) != 2):
-            raise ValueError(
+            raise UserError(
                 f"cross_modality={config.cross_modality!r} matches clusters of two modalities: it needs "
                 f"memory='cluster' and training tracklets of both, not memory={config.memory!r} and "
                 f"{', '.join(map(modality_name, self.modalities))} tracklets"

@@ -27,6 +27,7 @@ from jaxreid.backbones.frame_encoder import EncoderConfig, encode_frames, encode
 from jaxreid.data.batch import Batch
 from jaxreid.data.samplers import SlotSampler
 from jaxreid.data.split import Labels, modality_name
+from jaxreid.errors import UserError
 from jaxreid.layers.batch_norm import MaskedBatchNorm
 from jaxreid.layers.temporal import TemporalAggregation, masked_mean
 from jaxreid.losses.contrastive import hierarchical_losses
@@ -100,7 +101,7 @@ class HiTPro(Method):
         if config.levels.cross_weight and len(self.modalities) == 1 and config.require_both_modalities:
             seen = modality_name(self.modalities[0])
             other = "infrared" if seen == "visible" else "visible"
-            raise ValueError(
+            raise UserError(
                 f"{info.name}: every training tracklet is {seen}, and this run is cross-modality. Add {other} "
                 "tracklets, or set --config.require_both_modalities=False to train the within-modality levels only"
             )
@@ -113,14 +114,14 @@ class HiTPro(Method):
         if unit == "camera_track":
             unknown = int(np.sum(table.recording < 0))
             if unknown:
-                raise ValueError(
+                raise UserError(
                     f"prototypes.unit='camera_track' joins the pieces of one recording, but {unknown} tracklets of "
                     f"{self.info.name} name no recording; use prototypes.unit='tracklet'"
                 )
             keys = np.stack([self.camera, table.recording], 1)
             groups, slot = np.unique(keys, axis=0, return_inverse=True)
             return slot.reshape(-1).astype(np.int32), groups[:, 0].astype(np.int32)
-        raise ValueError(f"prototypes.unit={unit!r} is neither 'tracklet' nor 'camera_track'")
+        raise UserError(f"prototypes.unit={unit!r} is neither 'tracklet' nor 'camera_track'")
 
     # --- the run ------------------------------------------------------------------------------------------------
 

@@ -33,6 +33,7 @@ from jaxreid.backbones.vit import ViT, ViTConfig
 from jaxreid.data.batch import Batch
 from jaxreid.data.samplers import PairSampler
 from jaxreid.data.schema import INFRARED, VISIBLE
+from jaxreid.errors import UserError
 from jaxreid.layers.batch_norm import Neck
 from jaxreid.layers.cross_attention import ContextBlock
 from jaxreid.layers.prompts import PromptedText, PromptTemplate
@@ -249,15 +250,15 @@ class LSMRL(Method):
             backbone.name, info.frame_size, config.precision, backbone.remat, backbone.scan, backbone.stride
         )
         if config.evaluation.rule == "packed":
-            raise ValueError("evaluation.rule='packed' leaves clips unfilled, and this tower mixes a clip's frames")
+            raise UserError("evaluation.rule='packed' leaves clips unfilled, and this tower mixes a clip's frames")
         for name, known in SWITCHES.items():
             if config[name] not in known:
-                raise ValueError(f"{name}={config[name]!r} is not one of {', '.join(known)}")
+                raise UserError(f"{name}={config[name]!r} is not one of {', '.join(known)}")
         if config.two_stage and not config.use_text:
-            raise ValueError("two_stage=True learns words that use_text=False does not use; set one of them otherwise")
+            raise UserError("two_stage=True learns words that use_text=False does not use; set one of them otherwise")
         missing = {VISIBLE, INFRARED} - set(np.unique(info.table.modality).tolist())
         if missing:
-            raise ValueError(f"{info.name}: training needs visible and infrared tracklets of the same people")
+            raise UserError(f"{info.name}: training needs visible and infrared tracklets of the same people")
         text = text_config(backbone.name, dtype=image.dtype, remat=backbone.remat, scan=backbone.scan)
         self.image, self.text = image, text
         tokenizer = load_text_tokenizer(backbone.name, config.text.tokenizer or None)

@@ -24,6 +24,7 @@ from jaxreid.data.clips import ClipPlan, plan_all_parts, plan_tracklets
 from jaxreid.data.pieces import plan_epoch
 from jaxreid.data.samplers import Columns, Sampler
 from jaxreid.data.split import Labels, TrackletTable
+from jaxreid.errors import UserError
 from jaxreid.layers.batch_norm import calibrate_norm
 
 Variables = Any  # nested dicts {"params": …, "batch_stats": …}
@@ -315,12 +316,12 @@ def find_method(name: str) -> type[Method]:
     """The method class of `jaxreid/methods/<name>.py`.
 
     Raises:
-      ValueError: there is no such module.
+      UserError: there is no such module.
     """
     try:
         module = importlib.import_module(f"jaxreid.methods.{name}")
     except ModuleNotFoundError as error:
         if error.name != f"jaxreid.methods.{name}":
             raise
-        raise ValueError(f"config.method={name!r}: there is no jaxreid/methods/{name}.py") from None
+        raise UserError(f"config.method={name!r}: there is no jaxreid/methods/{name}.py") from None
     return module.METHOD

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from jaxreid.errors import UserError
 from jaxreid.metric_writer import read_metrics
 from jaxreid.report.page import Earlier, Record, flatten
 from jaxreid.report.words import ranked_direction
@@ -41,7 +42,7 @@ def read_earlier(
         old_data = _read(workdir / "dataset.json") if (workdir / "dataset.json").exists() else {}
         scores = before.get("scores")
         if not isinstance(scores, list) or not all(isinstance(r, dict) and "direction" in r for r in scores):
-            raise ValueError(
+            raise UserError(
                 f"{workdir / 'results.json'} is of an older format, without a list of scores; write it again by "
                 f"running that run's line with --mode=evaluate"
             )
@@ -71,16 +72,16 @@ def _read(path: Path) -> dict[str, Any]:
     """A JSON object.
 
     Raises:
-      ValueError: there is no file, or it holds something else.
+      UserError: there is no file, or it holds something else.
     """
     try:
         found = json.loads(path.read_text())
     except FileNotFoundError as error:
-        raise ValueError(f"{path} does not exist: is it the workdir of a run that was scored?") from error
+        raise UserError(f"{path} does not exist: is it the workdir of a run that was scored?") from error
     except (OSError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
+        raise UserError(f"{path} cannot be read: {error}") from error
     if not isinstance(found, dict):
-        raise ValueError(f"{path} holds a {type(found).__name__}, not an object")
+        raise UserError(f"{path} holds a {type(found).__name__}, not an object")
     return found
 
 

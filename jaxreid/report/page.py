@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from jaxreid.errors import UserError
 from jaxreid.report.words import ranked_direction, spoken
 
 if TYPE_CHECKING:
@@ -394,9 +395,9 @@ def data_uri(picture: bytes) -> str:
     """JPEG or PNG bytes as a `data:` address.
 
     Raises:
-      ValueError: the bytes are neither.
+      UserError: the bytes are neither.
     """
     for magic, kind in ((b"\xff\xd8\xff", "jpeg"), (b"\x89PNG", "png")):
         if picture.startswith(magic):
             return f"data:image/{kind};base64,{base64.b64encode(picture).decode('ascii')}"
-    raise ValueError(f"a report's picture must be JPEG or PNG; it begins with {picture[:4]!r}")
+    raise UserError(f"a report's picture must be JPEG or PNG; it begins with {picture[:4]!r}")

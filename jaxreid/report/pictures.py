@@ -5,6 +5,8 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+from jaxreid.errors import UserError
+
 SIDE, BYTES = 160, 6_000  # what a page shows, on a screen of fine dots; what a JPEG of that size takes
 THUMBNAIL = 128
 QUALITY = 80
@@ -18,11 +20,11 @@ def shrunk(encoded: bytes, side: int = SIDE, most: int = BYTES) -> bytes:
       most: bytes from which on encoding again is tried; kept as it is if that saves nothing.
 
     Raises:
-      ValueError: the picture cannot be decoded.
+      UserError: the picture cannot be decoded.
     """
     image = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR)
     if image is None:
-        raise ValueError(f"a picture of the report cannot be decoded; it begins with {encoded[:4]!r}")
+        raise UserError(f"a picture of the report cannot be decoded; it begins with {encoded[:4]!r}")
     longer = max(image.shape[:2])
     if longer <= side and len(encoded) <= most:
         return encoded

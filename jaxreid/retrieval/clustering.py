@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxreid.errors import UserError
 from jaxreid.retrieval import k_reciprocal
 from jaxreid.retrieval.distances import l2_normalise
 from jaxreid.retrieval.neighbours import map_rows, nearest_neighbours, top_k
@@ -77,24 +78,24 @@ def jaccard_neighbours(
       width: entries per row of the encoding before the expansion (three times as many after it).
 
     Raises:
-      ValueError: features that are not finite or zero, `eps` out of range, or a row of the encoding that does not fit
+      UserError: features that are not finite or zero, `eps` out of range, or a row of the encoding that does not fit
         `width`.
     """
     if not 0 < eps < 1:
-        raise ValueError(f"jaccard_neighbours: eps={eps} is not between 0 and 1, where Jaccard distances lie")
+        raise UserError(f"jaccard_neighbours: eps={eps} is not between 0 and 1, where Jaccard distances lie")
     graph = jaccard_graph(_checked(features), eps, k1, k2, capacity, width)
     if lost := int(graph.lost):
-        raise ValueError(f"jaccard_neighbours: a row has {lost} entries more than width={width} holds; raise width")
+        raise UserError(f"jaccard_neighbours: a row has {lost} entries more than width={width} holds; raise width")
     return graph
 
 
 def _checked(features: Array) -> np.ndarray:
     host = np.asarray(features, np.float32)
     if host.ndim != 2 or not len(host):
-        raise ValueError(f"features must be [N, D] with at least one row, got {host.shape}")
+        raise UserError(f"features must be [N, D] with at least one row, got {host.shape}")
     broken = np.flatnonzero(~(np.isfinite(host).all(1) & host.any(1)))
     if len(broken):
-        raise ValueError(f"{len(broken)} features are zero or not finite, the first of them row {broken[0]}")
+        raise UserError(f"{len(broken)} features are zero or not finite, the first of them row {broken[0]}")
     return host
 
 
@@ -157,7 +158,7 @@ def cluster(
     Lists that turn out too short are made again with more room.
 
     Raises:
-      ValueError: features that are not finite or zero.
+      UserError: features that are not finite or zero.
     """
     features, width = _checked(features), 128
     while True:
@@ -226,7 +227,7 @@ def auction_assignment(benefit: Array, rounds: int = 8) -> jax.Array:
     """
     rows, columns = benefit.shape
     if rows > columns:
-        raise ValueError(f"auction_assignment: {rows} rows for {columns} columns; transpose the benefits")
+        raise UserError(f"auction_assignment: {rows} rows for {columns} columns; transpose the benefits")
     # Rows without benefits make it square: prices that an earlier round left then belong to columns that have an owner.
     benefit = jnp.concatenate([benefit, jnp.zeros((columns - rows, columns), benefit.dtype)])
     spread = jnp.maximum(benefit.max() - benefit.min(), 1e-6)

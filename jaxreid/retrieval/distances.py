@@ -13,6 +13,8 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from jaxreid.errors import UserError
+
 Array = Any  # NumPy or jax
 Distance = str | Callable[[Any, Any], Array]  # a key of DISTANCES, or (query rows, gallery) -> f32[rows, G]
 
@@ -112,12 +114,12 @@ def resolve(distance: Distance) -> Callable[[Any, Any], Array]:
     """The function that a distance's name stands for; a function is returned as it is.
 
     Raises:
-      ValueError: the name is not a key of `DISTANCES`.
+      UserError: the name is not a key of `DISTANCES`.
     """
     if callable(distance):
         return distance
     if distance not in DISTANCES:
-        raise ValueError(f"unknown distance {distance!r}; known: {', '.join(DISTANCES)}, or a function")
+        raise UserError(f"unknown distance {distance!r}; known: {', '.join(DISTANCES)}, or a function")
     return DISTANCES[distance]
 
 
@@ -125,11 +127,11 @@ def num_rows(features: Any, what: str) -> int:
     """The row count that all arrays of a features pytree share.
 
     Raises:
-      ValueError: there is no row, or the arrays disagree.
+      UserError: there is no row, or the arrays disagree.
     """
     counts = {leaf.shape[0] for leaf in jax.tree.leaves(features)}
     if len(counts) != 1 or 0 in counts:
-        raise ValueError(f"{what}: need one row count above zero, got {sorted(counts)}")
+        raise UserError(f"{what}: need one row count above zero, got {sorted(counts)}")
     return counts.pop()
 
 
@@ -137,7 +139,7 @@ def check_features(query: Any, gallery: Any, distance: Distance) -> None:
     """Refuses features that a named distance is not defined for; a function knows its own features.
 
     Raises:
-      ValueError: not matrices (`Parts` for "parts"), widths differ, a row is not finite, or (cosine) a row is zero;
+      UserError: not matrices (`Parts` for "parts"), widths differ, a row is not finite, or (cosine) a row is zero;
         a visibility beyond [0, 1], a visible part that is zero.
     """
     if callable(distance):
@@ -148,7 +150,7 @@ def check_features(query: Any, gallery: Any, distance: Distance) -> None:
         return
     if getattr(query, "ndim", 0) != 2 or getattr(gallery, "ndim", 0) != 2 or query.shape[1] != gallery.shape[1]:
         shapes = [getattr(features, "shape", type(features).__name__) for features in (query, gallery)]
-        raise ValueError(
+        raise UserError(
             f"query features {shapes[0]} and gallery features {shapes[1]} are not two matrices of one width"
         )
     for what, features in (("query", query), ("gallery", gallery)):
@@ -156,7 +158,7 @@ def check_features(query: Any, gallery: Any, distance: Distance) -> None:
         broken = np.flatnonzero(~np.isfinite(length) | ((length == 0) & (distance == "cosine")))
         if len(broken):
             kind = "NaN or infinite" if not np.isfinite(length[broken[0]]) else "zero, which has no cosine"
-            raise ValueError(f"{len(broken)} of {len(length)} {what} features are bad; row {broken[0]} is {kind}")
+            raise UserError(f"{len(broken)} of {len(length)} {what} features are bad; row {broken[0]} is {kind}")
 
 
 def _check_parts(query: Any, gallery: Any) -> None:
@@ -169,7 +171,7 @@ def _check_parts(query: Any, gallery: Any) -> None:
         one, other = (
             tuple(map(np.shape, side)) if isinstance(side, Parts) else type(side).__name__ for side in (query, gallery)
         )
-        raise ValueError(
+        raise UserError(
             f"distance 'parts' needs Parts of features [N, P, D] and visibility [N, P], with one P and D for both; got "
             f"{one} and {other}"
         )
@@ -178,7 +180,7 @@ def _check_parts(query: Any, gallery: Any) -> None:
         bad = ~((visibility >= 0) & (visibility <= 1)) | ~np.isfinite(length) | ((length == 0) & (visibility > 0))
         if bad.any():
             row, part = np.argwhere(bad)[0]
-            raise ValueError(
+            raise UserError(
                 f"{bad.any(axis=1).sum()} of {len(bad)} {what} rows have bad parts; part {part} of row {row} has "
                 f"visibility {visibility[row, part]} and a largest entry of {length[row, part]}: visibilities lie in "
                 "[0, 1], features are finite, and those of visible parts are not zero"
@@ -201,7 +203,7 @@ def block_rows(block: int | None, num_gallery: int) -> int:
         wanted = 1 << (21 if jax.default_backend() == "cpu" else 24)
         return int(np.clip(wanted // num_gallery // 32 * 32, 32, 1024))
     if block < 1:
-        raise ValueError(f"block must be at least 1 query row, got {block}")
+        raise UserError(f"block must be at least 1 query row, got {block}")
     return block
 
 

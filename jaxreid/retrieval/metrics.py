@@ -19,6 +19,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from jaxreid.errors import UserError
 from jaxreid.retrieval import distances as distances_lib
 from jaxreid.retrieval import protocols
 from jaxreid.retrieval.distances import Array, Distance
@@ -98,7 +99,7 @@ def score(
         positions are those of one device.
 
     Raises:
-      ValueError: the protocol cannot be applied (`protocols.check`), features and rows differ in number, features
+      UserError: the protocol cannot be applied (`protocols.check`), features and rows differ in number, features
         are not finite, zero (cosine) or of different widths, a distance is NaN, or no query has a match.
     """
     protocol = protocols.resolve(protocol)
@@ -108,7 +109,7 @@ def score(
         ("gallery", gallery_features, gallery_rows),
     ):
         if distances_lib.num_rows(features, f"{what} features") != len(rows):
-            raise ValueError(f"{distances_lib.num_rows(features, what)} {what} features but {len(rows)} {what} rows")
+            raise UserError(f"{distances_lib.num_rows(features, what)} {what} features but {len(rows)} {what} rows")
     distances_lib.check_features(query_features, gallery_features, distance)
     kept, kept_gallery = protocol.kept(query_rows), protocol.kept(gallery_rows)
     query_features = jax.tree.map(lambda x: x[kept], query_features)
@@ -132,7 +133,7 @@ def score_distances(
     protocol = protocols.resolve(protocol)
     protocols.check(query_rows, gallery_rows, protocol)
     if distances.shape != (len(query_rows), len(gallery_rows)):
-        raise ValueError(
+        raise UserError(
             f"distances are {distances.shape}, but there are {len(query_rows)} query rows and "
             f"{len(gallery_rows)} gallery rows"
         )
@@ -149,11 +150,11 @@ def pooled(parts: Sequence[Scores]) -> Scores:
     `gallery` is the sum of the cases' galleries.
 
     Raises:
-      ValueError: the cases were scored under different protocols.
+      UserError: the cases were scored under different protocols.
     """
     keys = {part.protocol for part in parts}
     if len(keys) != 1:
-        raise ValueError(f"scores of different protocols are not pooled: {', '.join(sorted(keys))}")
+        raise UserError(f"scores of different protocols are not pooled: {', '.join(sorted(keys))}")
     queries = np.array([part.queries for part in parts])
     unmatched = np.array([part.unmatched for part in parts])
     asked = queries + (unmatched if protocols.resolve(parts[0].protocol).count_unmatched else 0)
@@ -201,7 +202,7 @@ def _score_blocks(
     mesh: Mesh | None = None,
 ) -> Scores:
     if ties not in ("stable", "pessimistic"):
-        raise ValueError(f"unknown order of ties {ties!r}; known: stable, pessimistic")
+        raise UserError(f"unknown order of ties {ties!r}; known: stable, pessimistic")
     capacity = _match_capacity(query.identity, gallery.identity)
     gallery_columns: Any = None
     precisions, penalties, first = [], [], []
@@ -218,7 +219,7 @@ def _score_blocks(
         found = _positions(mesh, capacity, ties, protocol.precision == "tied")(distances, positive, junk)
         found = {name: np.asarray(values)[: len(rows)] for name, values in found.items()}
         if found["undefined"].any():
-            raise ValueError(
+            raise UserError(
                 f"protocol {protocol.key!r}: query row {rows[found['undefined'].argmax()]} has NaN distances; "
                 f"its features, or a gallery row's, are not finite"
             )
@@ -232,7 +233,7 @@ def _score_blocks(
     queries = int(valid.sum())
     if not queries:
         reason = protocols.explain_no_match(query, gallery, protocol)
-        raise ValueError(f"protocol {protocol.key!r}: {reason}")
+        raise UserError(f"protocol {protocol.key!r}: {reason}")
     asked = len(query) if protocol.count_unmatched else queries
     precision, penalty = np.concatenate(precisions), np.concatenate(penalties)
     return Scores(
@@ -364,7 +365,7 @@ def average_precision(positions: np.ndarray, rule: str = "standard", tied: np.nd
     elif rule == "tied" and tied is not None:
         at = tied.astype(np.float64)
     elif rule != "standard":
-        raise ValueError(f"unknown average precision {rule!r}; known: standard, trapezoid, tied (needs `tied`)")
+        raise UserError(f"unknown average precision {rule!r}; known: standard, trapezoid, tied (needs `tied`)")
     return np.sum(at * exists, axis=1) / np.maximum(exists.sum(axis=1), 1)
 
 
@@ -394,7 +395,7 @@ def nearest(
     """
     num_gallery = distances_lib.num_rows(gallery_features, "gallery features")
     if k < 1:
-        raise ValueError(f"k must be at least 1, got {k}")
+        raise UserError(f"k must be at least 1, got {k}")
     distances_lib.check_features(query_features, gallery_features, distance)
     k, block = min(k, num_gallery), distances_lib.block_rows(block, num_gallery)
     indices, values = [], []
@@ -404,7 +405,7 @@ def nearest(
             excluded[: len(rows)] = exclude(rows)
         found, index = jax.device_get(_nearest_block(distances, excluded, k))
         if np.isnan(found[: len(rows)]).any():
-            raise ValueError(f"query rows {rows[0]} to {rows[-1]} have NaN distances: features are not finite")
+            raise UserError(f"query rows {rows[0]} to {rows[-1]} have NaN distances: features are not finite")
         indices.append(index[: len(rows)])
         values.append(found[: len(rows)])
     return np.concatenate(indices), np.concatenate(values)
@@ -440,7 +441,7 @@ def result_record(
     """
     key = protocols.resolve(protocol).key
     if key != scores.protocol:
-        raise ValueError(f"scores are of protocol {scores.protocol!r}, the record says {key!r}")
+        raise UserError(f"scores are of protocol {scores.protocol!r}, the record says {key!r}")
     return {
         "mAP": scores.mAP,
         "mINP": scores.mINP,

@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from jaxreid.errors import UserError
+
 Array = Any  # NumPy or jax
 UNKNOWN = -1
 MODALITY_WORDS = ("visible", "infrared")  # of codes 0 and 1, as in jaxreid.data.schema
@@ -24,7 +26,7 @@ class Rows:
     """What is known about N features, as host arrays i32[N]; −1 is unknown, a column left out is all unknown.
 
     Raises:
-      ValueError: a column is not a vector of integers, or the columns' lengths differ.
+      UserError: a column is not a vector of integers, or the columns' lengths differ.
     """
 
     identity: np.ndarray
@@ -42,14 +44,14 @@ class Rows:
                 values = np.full(len(self.identity), UNKNOWN)
             values = np.asarray(values)
             if values.ndim != 1 or len(values) != len(self.identity):
-                raise ValueError(
+                raise UserError(
                     f"Rows.{field.name} has shape {values.shape}; one value per feature is needed, as in "
                     f"identity ({len(self.identity)})"
                 )
             if len(values) and not np.issubdtype(values.dtype, np.integer):
-                raise ValueError(f"Rows.{field.name} holds {values.dtype}; integers are needed")
+                raise UserError(f"Rows.{field.name} holds {values.dtype}; integers are needed")
             if len(values) and (values.max() > np.iinfo(np.int32).max or values.min() < np.iinfo(np.int32).min):
-                raise ValueError(f"Rows.{field.name} does not fit int32: number its values from 0")
+                raise UserError(f"Rows.{field.name} does not fit int32: number its values from 0")
             object.__setattr__(self, field.name, values.astype(np.int32))
 
     def __len__(self) -> int:
@@ -203,12 +205,12 @@ def resolve(protocol: str | Protocol) -> Protocol:
     """The protocol of a key; a `Protocol` is returned as it is.
 
     Raises:
-      ValueError: there is no such key.
+      UserError: there is no such key.
     """
     if isinstance(protocol, Protocol):
         return protocol
     if protocol not in PROTOCOLS:
-        raise ValueError(f"unknown protocol {protocol!r}; known: {', '.join(PROTOCOLS)}")
+        raise UserError(f"unknown protocol {protocol!r}; known: {', '.join(PROTOCOLS)}")
     return PROTOCOLS[protocol]
 
 
@@ -216,18 +218,18 @@ def check(query: Rows, gallery: Rows, protocol: Protocol) -> None:
     """Refuses rows that the protocol cannot be applied to; `whole_batches` is taken into account.
 
     Raises:
-      ValueError: nothing to score, a column that decides over a match is unknown, or modalities are mixed.
+      UserError: nothing to score, a column that decides over a match is unknown, or modalities are mixed.
     """
     name = f"protocol {protocol.key!r}"
     if not protocol.scored:
-        raise ValueError(f"{name} is not scored: use `nearest` to look at ranked lists")
+        raise UserError(f"{name} is not scored: use `nearest` to look at ranked lists")
     query, gallery = query[protocol.kept(query)], gallery[protocol.kept(gallery)]
     if not len(query) or not len(gallery):
-        raise ValueError(f"{name}: {len(query)} queries and {len(gallery)} gallery rows; both are needed")
+        raise UserError(f"{name}: {len(query)} queries and {len(gallery)} gallery rows; both are needed")
     if protocol.other_modality:
         shared = set(query.modality.tolist()) & set(gallery.modality.tolist()) - {UNKNOWN}
         if shared:
-            raise ValueError(
+            raise UserError(
                 f"{name}: query and gallery share modality codes {sorted(shared)}; score one direction at a "
                 f"time, with a gallery of the other modality"
             )
@@ -238,7 +240,7 @@ def check(query: Rows, gallery: Rows, protocol: Protocol) -> None:
         for side, rows in (("query", query), ("gallery", gallery)):
             unknown = np.flatnonzero((getattr(rows, column) == UNKNOWN) & np.isin(rows.identity, common))
             if len(unknown):
-                raise ValueError(
+                raise UserError(
                     f"{name} needs the {column} of every row, but {len(unknown)} of {len(rows)} {side} rows "
                     f"have none (first: row {unknown[0]}); give it, or choose a protocol that does not ask it"
                 )

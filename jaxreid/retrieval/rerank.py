@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxreid.errors import UserError
 from jaxreid.retrieval import distances as distances_lib
 from jaxreid.retrieval import k_reciprocal
 from jaxreid.retrieval.distances import l2_normalise
@@ -43,7 +44,7 @@ class KReciprocal:
       width: entries of an encoding's row that room is made for at first.
 
     Raises:
-      ValueError: features are not finite, differ in width, or an argument is out of range.
+      UserError: features are not finite, differ in width, or an argument is out of range.
     """
 
     def __init__(
@@ -58,11 +59,11 @@ class KReciprocal:
     ) -> None:
         query, gallery = _matrix(query, "query"), _matrix(gallery, "gallery")
         if query.shape[1] != gallery.shape[1]:
-            raise ValueError(f"query features are {query.shape[1]} wide, gallery features {gallery.shape[1]}")
+            raise UserError(f"query features are {query.shape[1]} wide, gallery features {gallery.shape[1]}")
         if k1 < 1 or k2 < 1 or not 0 <= lambda_ <= 1:
-            raise ValueError(f"k1={k1} and k2={k2} must be at least 1, lambda={lambda_} between 0 and 1")
+            raise UserError(f"k1={k1} and k2={k2} must be at least 1, lambda={lambda_} between 0 and 1")
         if distance not in ("cosine", "euclidean"):
-            raise ValueError(f"unknown distance {distance!r}; known: cosine, euclidean")
+            raise UserError(f"unknown distance {distance!r}; known: cosine, euclidean")
         self.queries, self.lambda_ = len(query), lambda_
         features = jnp.concatenate([query, gallery])
         self.features = l2_normalise(features) if distance == "cosine" else features
@@ -91,10 +92,10 @@ class KReciprocal:
 def _matrix(features: Array, what: str) -> jax.Array:
     host = np.asarray(features, np.float32)
     if host.ndim != 2 or not len(host):
-        raise ValueError(f"{what} features must be [rows, D] with at least one row, got {host.shape}")
+        raise UserError(f"{what} features must be [rows, D] with at least one row, got {host.shape}")
     broken = np.flatnonzero(~np.isfinite(host).all(axis=1))
     if len(broken):
-        raise ValueError(f"{len(broken)} {what} features are not finite, the first of them row {broken[0]}")
+        raise UserError(f"{len(broken)} {what} features are not finite, the first of them row {broken[0]}")
     return jnp.asarray(host)
 
 

@@ -27,6 +27,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from jaxreid.errors import MissingFileError, MissingPackageError, UserError
 from jaxreid.retrieval.neighbours import block_of, map_rows, top_k
 
 Array = Any
@@ -48,15 +49,15 @@ def unit_rows(features: Array, what: str) -> np.ndarray:
     """Rows of length one, f32[N, D].
 
     Raises:
-      ValueError: not a matrix, or a row is zero or not finite.
+      UserError: not a matrix, or a row is zero or not finite.
     """
     features = np.asarray(features, np.float32)
     if features.ndim != 2:
-        raise ValueError(f"{what} must be [rows, width], got {features.shape}")
+        raise UserError(f"{what} must be [rows, width], got {features.shape}")
     length = np.linalg.norm(features, axis=1, keepdims=True)
     broken = np.flatnonzero(~(np.isfinite(length) & (length > 0)))
     if len(broken):
-        raise ValueError(f"{len(broken)} rows of the {what} are zero or not finite, the first of them row {broken[0]}")
+        raise UserError(f"{len(broken)} rows of the {what} are zero or not finite, the first of them row {broken[0]}")
     return features / length
 
 
@@ -75,17 +76,17 @@ class Gallery:
 
     Raises:
       FileNotFoundError: there is no gallery.
-      ValueError: a part is not what gallery.json says.
+      UserError: a part is not what gallery.json says.
     """
 
     def __init__(self, directory: str | Path) -> None:
         self.directory = Path(directory)
         path = self.directory / MANIFEST
         if not path.exists():
-            raise FileNotFoundError(f"{self.directory} holds no gallery ({MANIFEST} is missing)")
+            raise MissingFileError(f"{self.directory} holds no gallery ({MANIFEST} is missing)")
         manifest = json.loads(path.read_text())
         if manifest.get("format") != FORMAT:
-            raise ValueError(f"{path}: format {manifest.get('format')!r}, this version reads {FORMAT}")
+            raise UserError(f"{path}: format {manifest.get('format')!r}, this version reads {FORMAT}")
         self.width: int = manifest["width"]
         self.model: dict[str, Any] | None = manifest.get("model")
         self.parts = [self._open(part["name"], part["rows"]) for part in manifest["parts"]]
@@ -97,9 +98,9 @@ class Gallery:
         try:
             part = np.load(path, mmap_mode="r")
         except (OSError, ValueError) as error:
-            raise ValueError(f"{path} cannot be read: {error}") from error
+            raise UserError(f"{path} cannot be read: {error}") from error
         if part.shape != (rows, self.width):
-            raise ValueError(f"{path} is {part.shape}, {MANIFEST} says {(rows, self.width)}")
+            raise UserError(f"{path} is {part.shape}, {MANIFEST} says {(rows, self.width)}")
         return part
 
     def __len__(self) -> int:
@@ -109,7 +110,7 @@ class Gallery:
         """Rows start…stop − 1, f32[n, D]; a view of the file where they lie in one part."""
         start, stop, step = rows.indices(len(self))
         if step != 1:
-            raise ValueError("a gallery is read by slices of consecutive rows")
+            raise UserError("a gallery is read by slices of consecutive rows")
         pieces = [
             part[max(start - first, 0) : max(stop - first, 0)]
             for part, first in zip(self.parts, self.starts[:-1], strict=True)
@@ -131,7 +132,7 @@ class Gallery:
         lines = [(self.directory / f"{name}.jsonl").read_text().splitlines() for name in self.names]
         for name, part, found in zip(self.names, self.parts, lines, strict=True):
             if len(found) != len(part):
-                raise ValueError(f"{self.directory / name}.jsonl has {len(found)} lines for {len(part)} rows")
+                raise UserError(f"{self.directory / name}.jsonl has {len(found)} lines for {len(part)} rows")
         return lines
 
     def _line(self, row: int) -> tuple[str, dict[str, Any]]:
@@ -169,15 +170,15 @@ class Gallery:
         """Refuses features that another model makes.
 
         Raises:
-          ValueError: the gallery is another model's, or does not say whose; the message names both.
+          UserError: the gallery is another model's, or does not say whose; the message names both.
         """
         if self.model is None:
-            raise ValueError(f"the gallery {self.directory} does not say which model filled it")
+            raise UserError(f"the gallery {self.directory} does not say which model filled it")
         if self.model["digest"] != model["digest"]:
             here, there = (
                 ", ".join(f"{key} {str(value)[:200]}" for key, value in known.items()) for known in (model, self.model)
             )
-            raise ValueError(
+            raise UserError(
                 f"the gallery {self.directory} was filled by another model, and features of two are not comparable:\n"
                 f"  gallery: {there}\n  now:     {here}"
             )
@@ -216,18 +217,18 @@ def add_to_gallery(
       The gallery with the new rows at its end.
 
     Raises:
-      ValueError: a row is zero or not finite, has another width or model than the gallery's, or metadata or pictures
+      UserError: a row is zero or not finite, has another width or model than the gallery's, or metadata or pictures
         do not fit.
     """
     features = unit_rows(features, "features")
     if not len(features) or len(metadata) != len(features):
-        raise ValueError(f"{len(features)} features and {len(metadata)} metadata; one for each, and at least one")
+        raise UserError(f"{len(features)} features and {len(metadata)} metadata; one for each, and at least one")
     for row, known in enumerate(metadata):
         if missing := {"source", "time", "camera"} - set(known):
-            raise ValueError(f"metadata of row {row} lack {', '.join(sorted(missing))}")
+            raise UserError(f"metadata of row {row} lack {', '.join(sorted(missing))}")
     if pictures is not None:
         if len(pictures) != len(features):
-            raise ValueError(f"{len(features)} features and {len(pictures)} pictures; one for each, or none at all")
+            raise UserError(f"{len(features)} features and {len(pictures)} pictures; one for each, or none at all")
         bounds = np.cumsum([0, *map(len, pictures)]).tolist()
         metadata = [
             {**known, PICTURE: place} for known, place in zip(metadata, itertools.pairwise(bounds), strict=True)
@@ -248,7 +249,7 @@ def add_to_gallery(
                 existing.check_model(model)
             manifest = json.loads(path.read_text())
         if manifest["width"] != features.shape[1]:
-            raise ValueError(f"features are {features.shape[1]} wide, the gallery {directory} {manifest['width']}")
+            raise UserError(f"features are {features.shape[1]} wide, the gallery {directory} {manifest['width']}")
         name = f"{len(manifest['parts']):06d}"
         with _aside(directory / f"{name}.npy") as file:
             np.save(file, features)
@@ -289,7 +290,7 @@ def search_gallery(
       allowed: bool[G], gallery rows that may be found; all where not given.
 
     Raises:
-      ValueError: an empty gallery, another width, queries that are zero or not finite, `allowed` of another
+      UserError: an empty gallery, another width, queries that are zero or not finite, `allowed` of another
         length, or k below 1.
     """
     queries = unit_rows(queries, "queries")
@@ -297,11 +298,11 @@ def search_gallery(
     allowed = _allowed(allowed, count)
     width = gallery.width if isinstance(gallery, Gallery) else gallery.shape[1]
     if not count or not len(queries):
-        raise ValueError(f"{len(queries)} queries and {count} gallery rows; both are needed")
+        raise UserError(f"{len(queries)} queries and {count} gallery rows; both are needed")
     if width != queries.shape[1]:
-        raise ValueError(f"queries are {queries.shape[1]} wide, the gallery {width}")
+        raise UserError(f"queries are {queries.shape[1]} wide, the gallery {width}")
     if k < 1:
-        raise ValueError(f"k must be at least 1, got {k}")
+        raise UserError(f"k must be at least 1, got {k}")
     mesh = Mesh(np.array(devices if devices is not None else jax.devices()), ("rows",))
     fits = CHUNK_BYTES * (1 if mesh.devices.flat[0].platform == "cpu" else 16) // (4 * width) * mesh.size
     size = -(-min(chunk or fits, count) // mesh.size) * mesh.size
@@ -322,7 +323,7 @@ def search_gallery(
 def _allowed(allowed: np.ndarray | None, count: int) -> np.ndarray:
     allowed = np.ones(count, bool) if allowed is None else np.asarray(allowed, bool)
     if allowed.shape != (count,):
-        raise ValueError(f"allowed is {allowed.shape}, the gallery has {count} rows")
+        raise UserError(f"allowed is {allowed.shape}, the gallery has {count} rows")
     return allowed
 
 
@@ -363,7 +364,7 @@ def _faiss() -> Any:
     try:
         import faiss  # pyright: ignore[reportMissingImports]
     except ImportError as error:
-        raise ImportError("an index needs FAISS: pip install 'jaxreid[search]'") from error
+        raise MissingPackageError("an index needs FAISS: pip install 'jaxreid[search]'") from error
     return faiss
 
 
@@ -380,13 +381,11 @@ def build_index(gallery: Gallery, lists: int | None = None, codes: int = 64, tra
 
     Raises:
       ImportError: FAISS is not installed.
-      ValueError: the gallery is empty, or `codes` does not divide its width.
+      UserError: the gallery is empty, or `codes` does not divide its width.
     """
     faiss = _faiss()
     if not len(gallery) or gallery.width % codes:
-        raise ValueError(
-            f"an index needs rows ({len(gallery)}) and codes={codes} that divide the width {gallery.width}"
-        )
+        raise UserError(f"an index needs rows ({len(gallery)}) and codes={codes} that divide the width {gallery.width}")
     lists = lists or max(1, min(int(4 * np.sqrt(len(gallery))), len(gallery) // 39))
     bits = int(np.clip(np.log2(max(len(gallery) // 39, 2)), 1, 8))  # FAISS asks for 39 rows of a centroid
     quantiser = faiss.IndexFlatIP(gallery.width)
@@ -419,15 +418,15 @@ def search_index(
       allowed: bool[G], as for `search_gallery`; others take up proposals.
 
     Raises:
-      ImportError: FAISS is not installed. FileNotFoundError: there is no index. ValueError: see `search_gallery`.
+      ImportError: FAISS is not installed. FileNotFoundError: there is no index. UserError: see `search_gallery`.
     """
     faiss = _faiss()
     path = gallery.directory / INDEX
     if not path.exists():
-        raise FileNotFoundError(f"{path} is missing: make it with build_index")
+        raise MissingFileError(f"{path} is missing: make it with build_index")
     queries = unit_rows(queries, "queries")
     if queries.shape[1] != gallery.width:
-        raise ValueError(f"queries are {queries.shape[1]} wide, the gallery {gallery.width}")
+        raise UserError(f"queries are {queries.shape[1]} wide, the gallery {gallery.width}")
     index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP)
     index.nprobe = probes
     _, proposed = index.search(queries, min(k * candidates, index.ntotal))

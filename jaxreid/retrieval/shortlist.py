@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxreid.errors import UserError
 from jaxreid.retrieval import distances as distances_lib
 from jaxreid.retrieval.distances import cosine_distance
 from jaxreid.retrieval.neighbours import top_k
@@ -35,13 +36,13 @@ class Shortlist:
       size: rows of a shortlist; the whole gallery where it has fewer.
 
     Raises:
-      ValueError: features are not finite, zero, or differ in width; size below 1; scores of another shape.
+      UserError: features are not finite, zero, or differ in width; size below 1; scores of another shape.
     """
 
     def __init__(self, query: Array, gallery: Array, pair_score: PairScore, size: int = 100) -> None:
         distances_lib.check_features(query, gallery, "cosine")
         if size < 1:
-            raise ValueError(f"a shortlist needs at least 1 row, got size={size}")
+            raise UserError(f"a shortlist needs at least 1 row, got size={size}")
         self.query, self.gallery = jnp.asarray(query), jnp.asarray(gallery)
         self.pair_score, self.size = pair_score, min(size, len(gallery))
 
@@ -50,7 +51,7 @@ class Shortlist:
         distance, index = _shortlists(self.query[rows], self.gallery, self.size)
         scores = jnp.asarray(self.pair_score(rows, np.asarray(index)))
         if scores.shape != index.shape:
-            raise ValueError(f"the pair score gave {scores.shape} for shortlists {index.shape}")
+            raise UserError(f"the pair score gave {scores.shape} for shortlists {index.shape}")
         return _in_front(distance, index, scores)[:, jnp.asarray(gallery)]
 
 

@@ -19,6 +19,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from jaxreid.errors import command
+from jaxreid.files import expand
 from jaxreid.report import page
 from jaxreid.tools.folds import mean_over_folds
 from jaxreid.tools.run_tables import (
@@ -27,7 +29,6 @@ from jaxreid.tools.run_tables import (
     NOT_SET,
     SEPARABLE,
     Case,
-    CompareError,
     Comparison,
     Difference,
     RunResult,
@@ -435,7 +436,7 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("workdirs", nargs="+", metavar="WORKDIR",
         help="a run, or a folder with runs in it; NAME=WORKDIR calls its row NAME")  # fmt: skip
-    add("--out", type=Path, default=Path("runs/compare"), metavar="DIR", help="default %(default)s")
+    add("--out", type=expand, default=Path("runs/compare"), metavar="DIR", help="default %(default)s")
     add("--metrics", nargs="+", default=["mAP", "rank-1"], metavar="METRIC",
         help="mAP, mINP, rank-1, rank-5, rank-10, rank-20; default mAP rank-1")  # fmt: skip
     add("--by", nargs="+", default=[], metavar="KEY",
@@ -446,16 +447,13 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+@command()
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status (0 done, 2 not done: the reason is on stderr)."""
     options = _parser().parse_args(arguments)
-    try:
-        prepare = mean_over_folds if options.folds else None
-        comparison = compare(options.workdirs, options.metrics, options.by, options.baseline, options.controls, prepare)
-        path = write(comparison, options.out)
-    except (CompareError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    prepare = mean_over_folds if options.folds else None
+    comparison = compare(options.workdirs, options.metrics, options.by, options.baseline, options.controls, prepare)
+    path = write(comparison, options.out)
     print(markdown(comparison), end="")
     # Not part of the table, which may be on its way into a file.
     print(f"page: {path}", file=sys.stderr)

@@ -8,6 +8,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from jaxreid.errors import MissingPackageError, UserError
+
 # u8[H, W, 3] in OpenCV's BGR order -> boxes f32[N, 4] (x, y, width, height in pixels), scores f32[N].
 Detector = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
@@ -27,7 +29,7 @@ def make_detector(name: str, *, upscale: float = 1.5, min_score: float | None = 
         (a probability).
 
     Raises:
-      ValueError: no such detector, or its model cannot be had (the message says what to do).
+      UserError: no such detector, or its model cannot be had (the message says what to do).
       ImportError: the packages of an optional detector are missing.
     """
     if name == "hog":
@@ -35,7 +37,7 @@ def make_detector(name: str, *, upscale: float = 1.5, min_score: float | None = 
     kind, _, model = name.partition(":")
     if kind == "hf" and model:
         return huggingface_detector(model, 0.5 if min_score is None else min_score)
-    raise ValueError(f"--detector {name!r} is unknown; use `hog`, or `hf:` and a model id or folder")
+    raise UserError(f"--detector {name!r} is unknown; use `hog`, or `hf:` and a model id or folder")
 
 
 def hog_detector(upscale: float = 1.5, min_score: float = 0.0) -> Detector:
@@ -45,7 +47,7 @@ def hog_detector(upscale: float = 1.5, min_score: float = 0.0) -> Detector:
     people 90 pixels tall, an upscale of 1.5 finds 87 % of them, 2.0 92 %, 1.0 fewer than half.
     """
     if not hasattr(cv2, "HOGDescriptor"):
-        raise ImportError(
+        raise MissingPackageError(
             f"OpenCV {cv2.__version__} has no HOG people detector (5.0 dropped it): "
             'pip install "opencv-python-headless>=4.11,<5", or use --detector hf:MODEL'
         )
@@ -80,13 +82,13 @@ def huggingface_detector(model: str, min_score: float = 0.5) -> Detector:
 
     Raises:
       ImportError: torch or transformers is missing.
-      ValueError: the model cannot be loaded, or none of its classes is people.
+      UserError: the model cannot be loaded, or none of its classes is people.
     """
     try:
         import torch
         from transformers import AutoImageProcessor, AutoModelForObjectDetection
     except ImportError as error:
-        raise ImportError(
+        raise MissingPackageError(
             f"--detector hf:{model} needs PyTorch and transformers ({error}): pip install 'jaxreid[tools]', "
             "or use --detector hog"
         ) from error
@@ -94,14 +96,14 @@ def huggingface_detector(model: str, min_score: float = 0.5) -> Detector:
         processor = AutoImageProcessor.from_pretrained(model)
         network = AutoModelForObjectDetection.from_pretrained(model)
     except ImportError as error:
-        raise ImportError(f"--detector hf:{model} needs one more package: {error}") from error
+        raise MissingPackageError(f"--detector hf:{model} needs one more package: {error}") from error
     except (OSError, ValueError) as error:
         what = (
             f"the folder {model} holds no object detector that transformers can load"
             if Path(model).is_dir()
             else f"{model} is neither a folder here nor a model that could be downloaded"
         )
-        raise ValueError(
+        raise UserError(
             f"--detector hf:{model}: {what}. Without a network, fetch it elsewhere "
             "(`hf download MODEL --local-dir FOLDER`), copy the folder and give --detector hf:FOLDER; "
             f"it must hold config.json, preprocessor_config.json and the weights.\n  {error}"
@@ -109,7 +111,7 @@ def huggingface_detector(model: str, min_score: float = 0.5) -> Detector:
     names = {int(number): str(name) for number, name in network.config.id2label.items()}
     people = [number for number, name in names.items() if name.lower() in PERSON_LABELS]
     if not people:
-        raise ValueError(
+        raise UserError(
             f"--detector hf:{model}: no class is called {' or '.join(PERSON_LABELS)}; "
             f"the model knows {', '.join(sorted(names.values())[:20])}"
         )

@@ -25,6 +25,8 @@ import jaxreid
 from jaxreid.compiled import cache_compilations
 from jaxreid.data.schema import MODALITIES
 from jaxreid.embedder import Embedder
+from jaxreid.errors import UserError, command
+from jaxreid.files import expand
 from jaxreid.retrieval import Gallery, add_to_gallery
 from jaxreid.retrieval.search import MANIFEST
 from jaxreid.tools.sources import Source, open_source
@@ -39,7 +41,7 @@ def fill(directory: Path, source: Source, embedder: Embedder, show_progress: boo
     What was added before an interruption stays, whole.
 
     Raises:
-      ValueError: the gallery is another model's, a frame cannot be decoded, a tracklet is in the gallery with another
+      UserError: the gallery is another model's, a frame cannot be decoded, a tracklet is in the gallery with another
         number of frames, or another process adds tracklets of this source at the moment.
     """
     with _alone(directory, source):
@@ -57,7 +59,7 @@ def _alone(directory: Path, source: Source) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ValueError(f"another process is adding tracklets of {source.name} to {directory}") from None
+            raise UserError(f"another process is adding tracklets of {source.name} to {directory}") from None
         yield
 
 
@@ -66,7 +68,7 @@ def _fill(directory: Path, source: Source, embedder: Embedder, show_progress: bo
     names, lengths = source.split.labels.names, source.split.table.length
     changed = [name for name, length in zip(names, lengths, strict=True) if known.get(name, length) != length]
     if changed:
-        raise ValueError(
+        raise UserError(
             f"{len(changed)} tracklets of {source.name} are in {directory} with another number of frames, the first of "
             f"them {changed[0]}: fill a new gallery, or give the changed tracklets other names"
         )
@@ -93,36 +95,30 @@ def _known(directory: Path, source: Source, embedder: Embedder) -> dict[str, int
     return {known["tracklet"]: known["frames"] for known in map(gallery.metadata, own)}
 
 
+@command("what was added stays, and the same line goes on behind it")
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line; returns the exit status (0 done, 1 not done: the reason is on stderr)."""
+    """Runs the command line; returns the exit status (0 done, 2 not done: the reason is on stderr)."""
     parser = argparse.ArgumentParser(
         prog="python -m jaxreid.tools.embed", description="Fill a gallery with the features of tracklets."
     )
     add = parser.add_argument
     add("sources", metavar="SOURCE", nargs="+",
         help="a folder <camera>/<tracklet>/*.jpg, a video, or a data set's NAME[/CONFIG]")  # fmt: skip
-    add("--checkpoint", type=Path, required=True, metavar="WORKDIR", help="of a trained run; its newest checkpoint")
-    add("--gallery", type=Path, required=True, metavar="DIR", help="made where there is none, else added to")
+    add("--checkpoint", type=expand, required=True, metavar="WORKDIR", help="of a trained run; its newest checkpoint")
+    add("--gallery", type=expand, required=True, metavar="DIR", help="made where there is none, else added to")
     add("--split", default="gallery", help="of a data set (default %(default)s)")
     add("--modality", default="rgb", choices=MODALITIES[:2], help="of videos (default %(default)s)")
-    add("--data_dir", type=Path, help="where built data sets live")
+    add("--data_dir", type=expand, help="where built data sets live")
     add("--batch", type=int, help="clips in a step; the run's own where not given")
     options = parser.parse_args(arguments)
     cache_compilations()
-    try:
-        embedder = jaxreid.load(options.checkpoint, options.data_dir, options.batch)
-        for text in options.sources:
-            crops = options.gallery / CROPS
-            source = open_source(text, options.split, options.modality, options.data_dir, crops, embedder.info)
-            added, there = fill(options.gallery, source, embedder)
-            print(f"{source.name}: {added} tracklets added" + (f", {there} were there already" if there else ""))
-        print(f"{len(Gallery(options.gallery))} tracklets in {options.gallery}")
-    except (ValueError, ImportError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("\nstopped; what was added stays, and the same line goes on behind it", file=sys.stderr)
-        return 130
+    embedder = jaxreid.load(options.checkpoint, options.data_dir, options.batch)
+    for text in options.sources:
+        crops = options.gallery / CROPS
+        source = open_source(text, options.split, options.modality, options.data_dir, crops, embedder.info)
+        added, there = fill(options.gallery, source, embedder)
+        print(f"{source.name}: {added} tracklets added" + (f", {there} were there already" if there else ""))
+    print(f"{len(Gallery(options.gallery))} tracklets in {options.gallery}")
     return 0
 
 

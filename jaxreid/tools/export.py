@@ -16,6 +16,8 @@ import jax
 
 from jaxreid.backbones.pretrained import save_params
 from jaxreid.backbones.resnet import ResNetConfig
+from jaxreid.errors import UserError, command
+from jaxreid.files import expand
 from jaxreid.run import open_model
 from jaxreid.steps import variables_of
 from jaxreid.train import restore_judged
@@ -25,7 +27,7 @@ def export(workdir: Path, out: Path, data_dir: Path | None = None) -> list[str]:
     """Writes the backbones of a workdir's newest checkpoint to `out`; returns their places among the parameters.
 
     Raises:
-      ValueError: the workdir holds no checkpoint, or a backbone that has no such format.
+      UserError: the workdir holds no checkpoint, or a backbone that has no such format.
     """
     run = open_model(workdir, data_dir)
     state, frozen, *_ = restore_judged(run)
@@ -33,29 +35,26 @@ def export(workdir: Path, out: Path, data_dir: Path | None = None) -> list[str]:
     towers = []
     for backbone in run.method.backbones():
         if isinstance(backbone.config, ResNetConfig):
-            raise ValueError(f"{'/'.join(backbone.path)} is a ResNet, which is not written in this format")
+            raise UserError(f"{'/'.join(backbone.path)} is a ResNet, which is not written in this format")
         tree = params
         for key in backbone.path:
             tree = tree[key]
         towers.append((tree, backbone.config))
     if not towers:
-        raise ValueError(f"the method {run.config.method} names no backbones")
+        raise UserError(f"the method {run.config.method} names no backbones")
     scale = params.get("logit_scale")
     save_params(out, *towers, logit_scale=None if scale is None else float(scale))
     return ["/".join(backbone.path) for backbone in run.method.backbones()]
 
 
+@command()
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--workdir", type=Path, required=True, help="of a run with a checkpoint")
-    parser.add_argument("--out", type=Path, required=True, help="safetensors file to write")
-    parser.add_argument("--data_dir", type=Path, help="where built data sets live")
+    parser.add_argument("--workdir", type=expand, required=True, help="of a run with a checkpoint")
+    parser.add_argument("--out", type=expand, required=True, help="safetensors file to write")
+    parser.add_argument("--data_dir", type=expand, help="where built data sets live")
     arguments = parser.parse_args()
-    try:
-        places = export(arguments.workdir, arguments.out, arguments.data_dir)
-    except (ValueError, FileNotFoundError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    places = export(arguments.workdir, arguments.out, arguments.data_dir)
     print(f"{', '.join(places)}: {arguments.out} ({arguments.out.stat().st_size:,} bytes)")
     return 0
 

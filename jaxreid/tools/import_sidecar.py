@@ -25,6 +25,8 @@ from jaxreid.data.building.listed import shorten
 from jaxreid.data.sidecar_files import FRAME_FORMATS, FrameFiles, FrameFormat, read_captions
 from jaxreid.data.sidecars import SidecarWriter, sidecar_dir
 from jaxreid.data.split import split_names
+from jaxreid.errors import command
+from jaxreid.files import expand
 
 KINDS = (*FRAME_FORMATS, "captions")
 
@@ -153,31 +155,25 @@ def _tracklets(directory: Path) -> Iterator[dict[str, Any]]:
                 yield record
 
 
+@command()
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line; returns the exit status (0 done, 1 not done: the reason is on stderr)."""
+    """Runs the command line; returns the exit status (0 done, 2 not done: the reason is on stderr)."""
     parser = argparse.ArgumentParser(
         prog="python -m jaxreid.tools.import_sidecar",
         description="Make a sidecar of a built data set from the files of other codes.",
     )
     parser.add_argument("kind", choices=KINDS, help="what the files hold")
     parser.add_argument("--dataset", required=True, metavar="NAME[/CONFIG]", help="a built set, or its directory")
-    parser.add_argument("--source", required=True, type=Path, help="folder of a file per frame, or file of captions")
+    parser.add_argument("--source", required=True, type=expand, help="folder of a file per frame, or file of captions")
     parser.add_argument("--data_dir", help="where prepared sets live")
     parser.add_argument("--overwrite", action="store_true", help="replace a sidecar of this kind")
     options = parser.parse_args(arguments)
-    try:
-        prepared = Path(options.dataset)
-        if (prepared / "dataset_info.json").is_file():
-            name = json.loads((prepared / "dataset_info.json").read_text())["name"]
-        else:
-            name, prepared = options.dataset.split("/")[0], build(options.dataset, data_dir=options.data_dir)
-        report = import_sidecar(options.kind, prepared, name, options.source, options.overwrite)
-    except FileExistsError:
-        print(f"error: there are {options.kind} already; --overwrite replaces them", file=sys.stderr)
-        return 1
-    except DataSetError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    prepared = Path(options.dataset)
+    if (prepared / "dataset_info.json").is_file():
+        name = json.loads((prepared / "dataset_info.json").read_text())["name"]
+    else:
+        name, prepared = options.dataset.split("/")[0], build(options.dataset, data_dir=options.data_dir)
+    report = import_sidecar(options.kind, prepared, name, options.source, options.overwrite)
     print("\n".join(report.lines()))
     print(sidecar_dir(prepared, options.kind))
     return 0

@@ -35,13 +35,15 @@ from tqdm import tqdm
 
 from jaxreid.data.building.captioned_folders import tracklet_name
 from jaxreid.data.building.listed import DEFAULT_MAX_EXCLUDED, natural_key, shorten
+from jaxreid.errors import UserError, command
+from jaxreid.files import expand
 from jaxreid.tools import tracklets
 from jaxreid.tools.tracklets import JPEG_QUALITY
 
 PEDESTRIAN = 1  # the class of people in all of these data sets
 
 
-class MotError(ValueError):
+class MotError(UserError):
     """The tracklets cannot be made; the message says where and what to do."""
 
 
@@ -301,6 +303,7 @@ def _crops(
                 yield cut.folder, f"{frame:06d}.jpg", pixels
 
 
+@command()
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status (0 done, 2 not done: the reason is on stderr)."""
     parser = argparse.ArgumentParser(
@@ -309,9 +312,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     default = Settings()
     add = parser.add_argument
-    add("--train", nargs="+", type=Path, required=True, metavar="DIR", help="directories with training sequences")
-    add("--test", nargs="+", type=Path, required=True, metavar="DIR", help="directories with test sequences")
-    add("--out", type=Path, required=True, metavar="DIR", help="folder to make")
+    add("--train", nargs="+", type=expand, required=True, metavar="DIR", help="directories with training sequences")
+    add("--test", nargs="+", type=expand, required=True, metavar="DIR", help="directories with test sequences")
+    add("--out", type=expand, required=True, metavar="DIR", help="folder to make")
     add("--segments", type=int, default=default.segments, metavar="N",
         help="windows of time per sequence, which act as cameras (default %(default)s)")  # fmt: skip
     add("--max-gap", type=float, default=default.max_gap, metavar="S",
@@ -322,12 +325,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--max-excluded", type=float, default=DEFAULT_MAX_EXCLUDED, metavar="SHARE",
         help="largest share of images that may be unusable (default %(default)s)")  # fmt: skip
     options = parser.parse_args(arguments)
-    try:
-        settings = Settings(**{field.name: getattr(options, field.name) for field in dataclasses.fields(Settings)})
-        run = make_tracklets(options.train, options.test, options.out, settings, options.max_excluded)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    settings = Settings(**{field.name: getattr(options, field.name) for field in dataclasses.fields(Settings)})
+    run = make_tracklets(options.train, options.test, options.out, settings, options.max_excluded)
     if run["excluded_images"]:
         print(f"{len(run['excluded_images'])} images cannot be used:\n{shorten(run['excluded_images'])}")
     for split, counts in run["counts"].items():

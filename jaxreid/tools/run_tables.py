@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxreid.config import EXECUTION
+from jaxreid.errors import UserError
 from jaxreid.report import page
 
 # Settings that change neither training nor scores, up to rounding: speed, devices, logs, and the name of a preset,
@@ -41,7 +42,7 @@ NOT_SET = "not set"
 BEFORE = "before training: "
 
 
-class CompareError(ValueError):
+class CompareError(UserError):
     """The runs cannot be compared as asked; the message says why and what to do."""
 
 

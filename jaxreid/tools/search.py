@@ -24,6 +24,8 @@ import numpy as np
 import jaxreid
 from jaxreid.compiled import cache_compilations
 from jaxreid.data.schema import MODALITIES
+from jaxreid.errors import UserError, command
+from jaxreid.files import expand
 from jaxreid.report import page
 from jaxreid.report.page import RankedList, Tracklet
 from jaxreid.retrieval import Gallery, build_index, search_gallery, search_index
@@ -75,7 +77,7 @@ def named_queries(gallery: Gallery, name: str) -> list[Query]:
     """The tracklet of this name in the gallery.
 
     Raises:
-      ValueError: there is none, or several sources have one; SOURCE/NAME tells them apart.
+      UserError: there is none, or several sources have one; SOURCE/NAME tells them apart.
     """
     pairs = zip(gallery.columns["source"], gallery.columns["tracklet"], strict=True)
     found = [
@@ -84,13 +86,13 @@ def named_queries(gallery: Gallery, name: str) -> list[Query]:
         if tracklet is not None and name in (tracklet, f"{source}/{tracklet}")
     ]
     if not found:
-        raise ValueError(
+        raise UserError(
             f"{name} is no file, no folder and no tracklet of the gallery {gallery.directory} (the first is called "
             f"{gallery.metadata(0).get('tracklet')})"
         )
     if len(found) > 1:
         places = ", ".join("{source}/{tracklet}".format_map(gallery.metadata(row)) for row in found[:5])
-        raise ValueError(f"{len(found)} tracklets of the gallery are called {name}; say which: {places}")
+        raise UserError(f"{len(found)} tracklets of the gallery are called {name}; say which: {places}")
     (row,) = found
     picture, camera = gallery.picture(row), gallery.columns["camera"][row]
     return [Query(name, gallery[row : row + 1][0], (picture,) if picture else (), str(camera), row)]
@@ -100,10 +102,10 @@ def file_queries(gallery: Gallery, path: Path, checkpoint: Path | None, modality
     """Every tracklet of a picture, a folder or a video, embedded by the run that filled the gallery.
 
     Raises:
-      ValueError: another run than that; or the files cannot be read.
+      UserError: another run than that; or the files cannot be read.
     """
     if gallery.model is None:
-        raise ValueError(f"the gallery {gallery.directory} does not say which run filled it: only its own tracklets "
+        raise UserError(f"the gallery {gallery.directory} does not say which run filled it: only its own tracklets "
                          "can be looked for")  # fmt: skip
     embedder = jaxreid.load(checkpoint or gallery.model["workdir"], batch_size=QUERY_BATCH)
     gallery.check_model(embedder.identity)
@@ -134,14 +136,14 @@ def search(
       options: `function` (`search_gallery` or `search_index`) and its own.
 
     Raises:
-      ValueError: a camera that the gallery does not have.
+      UserError: a camera that the gallery does not have.
     """
     function = options.pop("function", search_gallery)
     cameras = np.array(gallery.columns["camera"], str)
     for query in queries:
         names = [query.camera if name == OWN else name for name in exclude]
         if wrong := [name for name in names if name not in cameras]:
-            raise ValueError(
+            raise UserError(
                 f"--exclude_camera: no tracklet of the gallery is of camera {', '.join(map(repr, wrong))}; it has "
                 f"{', '.join(np.unique(cameras)[:20])}"
             )
@@ -190,13 +192,14 @@ def render(
     )
 
 
+@command()
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line; returns the exit status (0 done, 1 not done: the reason is on stderr)."""
+    """Runs the command line; returns the exit status (0 done, 2 not done: the reason is on stderr)."""
     parser = argparse.ArgumentParser(
         prog="python -m jaxreid.tools.search", description="Look for somebody in a gallery."
     )
     add = parser.add_argument
-    add("--gallery", type=Path, required=True, metavar="DIR", help="filled by jaxreid.tools.embed")
+    add("--gallery", type=expand, required=True, metavar="DIR", help="filled by jaxreid.tools.embed")
     add(
         "--query",
         required=True,
@@ -205,42 +208,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--top", type=int, default=10, metavar="K", help="results of a query (default %(default)s)")
     add("--exclude_camera", action="append", default=[], metavar="CAMERA",
         help="leave out its tracklets (may be repeated); 'own' is the query's own camera")  # fmt: skip
-    add("--checkpoint", type=Path, metavar="WORKDIR", help="of the run that filled the gallery, if it was moved")
+    add("--checkpoint", type=expand, metavar="WORKDIR", help="of the run that filled the gallery, if it was moved")
     add("--modality", default="rgb", choices=MODALITIES[:2], help="of the query's pictures (default %(default)s)")
     add("--approximate", action="store_true", help="faster on a TPU, recall 0.95 or more; exact elsewhere")
     add("--index", action="store_true", help="through a FAISS index, for galleries larger than memory; made if missing")
     add("--probes", type=int, default=16, help="of the index: cells that are looked at (default %(default)s)")
     add("--candidates", type=int, default=8, help="of the index: proposals, times K (default %(default)s)")
-    add("--out", type=Path, help="the page; runs/search/QUERY.html where not given")
+    add("--out", type=expand, help="the page; runs/search/QUERY.html where not given")
     options = parser.parse_args(arguments)
     cache_compilations()
-    try:
-        gallery, path = Gallery(options.gallery), Path(options.query)
-        if path.exists():
-            queries = file_queries(gallery, path, options.checkpoint, options.modality)
-        else:
-            queries = named_queries(gallery, options.query)
-        how: dict[str, Any] = {"k": options.top, "approximate": options.approximate}
-        if options.index:
-            if not (gallery.directory / INDEX).exists():
-                build_index(gallery, codes=math.gcd(CODES, gallery.width))
-            how = {
-                "k": options.top,
-                "probes": options.probes,
-                "candidates": options.candidates,
-                "function": search_index,
-            }
-        found = []
-        for query, hits in zip(queries, search(gallery, queries, options.exclude_camera, **how), strict=True):
-            print(f"{query.name}\n{table(hits)}\n")
-            found.append(hits)
-        name = path.resolve().name if path.exists() else options.query
-        out = options.out or Path("runs/search") / (re.sub(r"[^\w.-]+", "-", name).strip("-.") + ".html")
-        out.parent.mkdir(parents=True, exist_ok=True)
-        print(page.write_page(out, render(gallery, name, queries, found, options.exclude_camera)))
-    except (ValueError, ImportError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    gallery, path = Gallery(options.gallery), Path(options.query)
+    if path.exists():
+        queries = file_queries(gallery, path, options.checkpoint, options.modality)
+    else:
+        queries = named_queries(gallery, options.query)
+    how: dict[str, Any] = {"k": options.top, "approximate": options.approximate}
+    if options.index:
+        if not (gallery.directory / INDEX).exists():
+            build_index(gallery, codes=math.gcd(CODES, gallery.width))
+        how = {
+            "k": options.top,
+            "probes": options.probes,
+            "candidates": options.candidates,
+            "function": search_index,
+        }
+    found = []
+    for query, hits in zip(queries, search(gallery, queries, options.exclude_camera, **how), strict=True):
+        print(f"{query.name}\n{table(hits)}\n")
+        found.append(hits)
+    name = path.resolve().name if path.exists() else options.query
+    out = options.out or Path("runs/search") / (re.sub(r"[^\w.-]+", "-", name).strip("-.") + ".html")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    print(page.write_page(out, render(gallery, name, queries, found, options.exclude_camera)))
     return 0
 
 

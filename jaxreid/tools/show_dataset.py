@@ -21,6 +21,8 @@ import numpy as np
 from jaxreid.data import build, schema
 from jaxreid.data.sidecars import sidecar_kinds
 from jaxreid.data.split import FrameReader, Split, modality_name, open_split, split_names
+from jaxreid.errors import command
+from jaxreid.files import expand
 from jaxreid.report import page
 from jaxreid.report.data_figures import data_table, length_histograms
 from jaxreid.report.page import Tracklet
@@ -164,8 +166,9 @@ def _short(value: Any, most: int = 300) -> str:
     return text if len(text) <= most else f"{text[:most]} …"
 
 
+@command()
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line; returns the exit status (0 done, 1 not done: the reason is on stderr)."""
+    """Runs the command line; returns the exit status (0 done, 2 not done: the reason is on stderr)."""
     parser = argparse.ArgumentParser(
         prog="python -m jaxreid.tools.show_dataset", description="Show what a data set holds on a page."
     )
@@ -174,20 +177,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--data_dir", help="where prepared sets live, as for jaxreid.data.build")
     add("--source", help="directory with the raw data, for a set that is not prepared yet")
     add("--option", metavar="NAME=VALUE", action="append", default=[], type=build.option, help="of the builder")
-    add("--out", type=Path, help="the page; runs/datasets/NAME-CONFIG.html where not given")
+    add("--out", type=expand, help="the page; runs/datasets/NAME-CONFIG.html where not given")
     add("--persons", type=int, default=PERSONS, help="of each split (default %(default)s)")
     add("--tracklets", type=int, default=TRACKLETS, help="of each person, at most (default %(default)s)")
     options = parser.parse_args(arguments)
-    try:
-        directory = build.build(options.name, data_dir=options.data_dir, source=options.source, **dict(options.option))
-        config = directory.parent  # options and defaults decide it, too
-        out = options.out or Path("runs/datasets") / f"{config.parent.name}-{config.name}.html"
-        out.parent.mkdir(parents=True, exist_ok=True)
-        name = f"{config.parent.name}/{config.name}"
-        page.write_page(out, render(directory, name, options.persons, options.tracklets))
-    except (build.DataSetError, OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    directory = build.build(options.name, data_dir=options.data_dir, source=options.source, **dict(options.option))
+    config = directory.parent  # options and defaults decide it, too
+    out = options.out or Path("runs/datasets") / f"{config.parent.name}-{config.name}.html"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    name = f"{config.parent.name}/{config.name}"
+    page.write_page(out, render(directory, name, options.persons, options.tracklets))
     print(out)
     return 0
 

@@ -16,6 +16,7 @@ from jaxreid.data import build
 from jaxreid.data.loose import FileReader, loose_split
 from jaxreid.data.schema import MODALITIES
 from jaxreid.data.split import UNKNOWN, FrameReader, Split, open_split
+from jaxreid.errors import UserError
 from jaxreid.methods.method import DatasetInfo
 from jaxreid.report.pictures import thumbnail
 from jaxreid.tools.tracklets import make_tracklets
@@ -64,7 +65,7 @@ def open_source(text: str, split: str, modality: str, data_dir: Path | None, cro
       info: the data set that the network knows the cameras of.
 
     Raises:
-      ValueError: it is none of these, or cannot be read; the message says what to do.
+      UserError: it is none of these, or cannot be read; the message says what to do.
     """
     path = Path(text)
     if path.is_dir():
@@ -73,7 +74,7 @@ def open_source(text: str, split: str, modality: str, data_dir: Path | None, cro
         return video_source(path, crops, modality)
     if text.partition("/")[0] in build.builder_names():
         return dataset_source(text, split, data_dir, info)
-    raise ValueError(f"{text} is no file, no folder and no data set; data sets are {', '.join(build.builder_names())}")
+    raise UserError(f"{text} is no file, no folder and no data set; data sets are {', '.join(build.builder_names())}")
 
 
 def dataset_source(name: str, split: str, data_dir: Path | None, info: DatasetInfo) -> Source:

@@ -23,7 +23,6 @@ import importlib.util
 import logging
 import time
 from collections.abc import Hashable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -36,6 +35,8 @@ import optax.contrib
 from jaxreid.backbones.frame_encoder import encoder_config
 from jaxreid.backbones.pretrained import save_params
 from jaxreid.backbones.vit import ViT, ViTConfig
+from jaxreid.errors import MissingPackageError, command
+from jaxreid.files import expand
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +79,7 @@ def walkers_module(module: str) -> Any:
     for package in ("data_builders", "jaxreid.data_builders"):
         if importlib.util.find_spec(package):
             return importlib.import_module(f"{package}.walkers.{module}")
-    raise ImportError("the walkers builder is neither in the repository nor in the installed package")
+    raise MissingPackageError("the walkers builder is neither in the repository nor in the installed package")
 
 
 def draw_pictures(identities: int, config: ViTConfig = TOWER, seed: int = SEED) -> Pictures:
@@ -240,9 +241,10 @@ def train(reader: Reader, params: Any, pictures: Pictures, stage: Stage, seed: i
     return params
 
 
+@command()
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True, help="safetensors file to write")
+    parser.add_argument("--out", type=expand, required=True, help="safetensors file to write")
     parser.add_argument("--tower", default="walkers_vit_tiny", help="a name of jaxreid.backbones.frame_encoder")
     parser.add_argument("--identities", type=int, default=2500)
     parser.add_argument("--seed", type=int, default=0, help="of the training; the people's seed is fixed")

@@ -34,6 +34,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from jaxreid.errors import UserError, command
 from jaxreid.tools.detectors import Detector, make_detector
 from jaxreid.tools.linking import Linker
 from jaxreid.tools.motion import MotionModel
@@ -51,7 +52,7 @@ STATE = ".state"  # inside DIR.partial: what is finished
 JPEG_QUALITY = 95
 
 
-class TrackletError(ValueError):
+class TrackletError(UserError):
     """The tracklets cannot be made; the message says where and what to do."""
 
 
@@ -630,26 +631,20 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+@command("run the same line again to go on behind the last finished video")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status (0 done, 2 not done: the reason is on stderr)."""
     options = _parser().parse_args(arguments)
-    try:
-        fields = [field.name for field in dataclasses.fields(Settings)]
-        run = make_tracklets(
-            options.videos,
-            options.out,
-            Settings(**{name: getattr(options, name) for name in fields}),
-            modality=_modality(options.modality),
-            windows=options.windows,
-            overwrite=options.overwrite,
-            keep_broken=options.keep_broken,
-        )
-    except (ValueError, ImportError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\nstopped; run the same line again to go on behind the last finished video", file=sys.stderr)
-        return 130
+    fields = [field.name for field in dataclasses.fields(Settings)]
+    run = make_tracklets(
+        options.videos,
+        options.out,
+        Settings(**{name: getattr(options, name) for name in fields}),
+        modality=_modality(options.modality),
+        windows=options.windows,
+        overwrite=options.overwrite,
+        keep_broken=options.keep_broken,
+    )
     print(summary(run, os.path.relpath(options.out) if not os.path.isabs(options.out) else options.out))
     return 0
 

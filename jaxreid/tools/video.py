@@ -10,11 +10,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from jaxreid.errors import UserError
+
 # These containers list their frames, so that their frame count is exact; others are asked for duration × rate.
 EXACT_COUNT = (".avi", ".mp4", ".mov", ".m4v")
 
 
-class VideoError(ValueError):
+class VideoError(UserError):
     """A video that cannot be used; the message says which, why and what to do."""
 
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 
 from jaxreid.backbones.tokenizer import load_tokenizer
 from jaxreid.backbones.word_table import WordTokenizer
+from jaxreid.errors import command
+from jaxreid.files import expand
 from jaxreid.tools.starting_tower import walkers_module
 
 # What methods put before, behind and between the words that they learn.
@@ -35,9 +36,10 @@ def caption_words() -> list[str]:
     return [*values, *scene.PLACES, grammar]
 
 
+@command()
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
+    parser.add_argument("--out", type=expand, required=True, help="JSON file to write")
     arguments = parser.parse_args()
     table = WordTokenizer.of_texts([*caption_words(), *PROMPTS], load_tokenizer())
     lines = ",\n".join(f"  {json.dumps(word)}: {json.dumps(ids)}" for word, ids in table.words.items())

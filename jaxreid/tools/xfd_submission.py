@@ -24,6 +24,8 @@ import numpy as np
 
 from jaxreid import retrieval
 from jaxreid.cases import Case, cases
+from jaxreid.errors import UserError, command
+from jaxreid.files import expand
 from jaxreid.retrieval import metrics
 from jaxreid.retrieval.distances import Distance
 from jaxreid.retrieval.metrics import Scores
@@ -35,7 +37,7 @@ TRACKLET = re.compile(r"(?P<pid>\d+)\D.*")
 RANKS = (1, 5, 10, 20)
 
 
-class SubmissionError(ValueError):
+class SubmissionError(UserError):
     """A submission cannot be written, read or scored; the message says which row, and why."""
 
 
@@ -191,6 +193,7 @@ def rank_run(workdir: Path, data_dir: Path | None) -> Iterator[Ranking]:
     return rankings(pairs, arrays, evaluator.options.distance)
 
 
+@command()
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status (0 done, 2 not done: the reason is on stderr)."""
     parser = argparse.ArgumentParser(
@@ -198,22 +201,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     commands = parser.add_subparsers(dest="command", required=True)
     making = commands.add_parser("write", help="rank the test tracklets with a trained run")
-    making.add_argument("workdir", type=Path, help="of a run on a data set with the three cases")
-    making.add_argument("csv", type=Path, help="file to write")
-    making.add_argument("--data_dir", type=Path, help="where prepared sets live, as for jaxreid.data.build")
+    making.add_argument("workdir", type=expand, help="of a run on a data set with the three cases")
+    making.add_argument("csv", type=expand, help="file to write")
+    making.add_argument("--data_dir", type=expand, help="where prepared sets live, as for jaxreid.data.build")
     scoring = commands.add_parser("score", help="score a file by the names in it")
-    scoring.add_argument("csv", type=Path, help="file to read")
+    scoring.add_argument("csv", type=expand, help="file to read")
     options = parser.parse_args(arguments)
-    try:
-        if options.command == "write":
-            print(write(options.csv, rank_run(options.workdir, options.data_dir)))
-            return 0
-        for name, scores in score(read(options.csv)).items():
-            ranks = "  ".join(f"rank-{k} {value:.2f}" for k, value in scores.rank.items())
-            print(f"{name:<26}  mAP {scores.mAP:.2f}  {ranks}  queries {scores.queries}, unmatched {scores.unmatched}")
-    except (SubmissionError, OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    if options.command == "write":
+        print(write(options.csv, rank_run(options.workdir, options.data_dir)))
+        return 0
+    for name, scores in score(read(options.csv)).items():
+        ranks = "  ".join(f"rank-{k} {value:.2f}" for k, value in scores.rank.items())
+        print(f"{name:<26}  mAP {scores.mAP:.2f}  {ranks}  queries {scores.queries}, unmatched {scores.unmatched}")
     return 0
 
 

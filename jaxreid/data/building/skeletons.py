@@ -19,6 +19,7 @@ import numpy as np
 from jaxreid.data.build import DataSetError, progress
 from jaxreid.data.building import listed
 from jaxreid.data.building.listed import DEFAULT_MAX_EXCLUDED, UNCHECKED, ExcludedFrames, Listing, Tracklet, choose
+from jaxreid.errors import UserError
 
 CLIP_FRAMES = 6  # of all published results
 WHOLE = "sequences"  # the configuration whose records are not cut into clips
@@ -42,21 +43,21 @@ class SkeletonRows:
         """The joints f32[J, 3] of a frame, None if one of them is not tracked.
 
         Raises:
-          ValueError: the text is no such frame; says why.
+          UserError: the text is no such frame; says why.
         """
         lines = text.splitlines()
         if len(lines) < self.joints or (self.exact and len(lines) > self.joints):
-            raise ValueError(f"has {len(lines)} lines, not {self.joints}")
+            raise UserError(f"has {len(lines)} lines, not {self.joints}")
         cells = [line.split(",") for line in lines[: self.joints]]
         least = 7 if self.tracked else 4
         short = next((number for number, row in enumerate(cells, 1) if len(row) < least), None)
         if short is not None:
-            raise ValueError(f"line {short} has {len(cells[short - 1])} fields, at least {least} are needed")
+            raise UserError(f"line {short} has {len(cells[short - 1])} fields, at least {least} are needed")
         if self.tracked and any(float(row[6]) == 0 for row in cells):
             return None
         joints = np.array([[float(cell) for cell in row[1:4]] for row in cells], np.float32)
         if not np.isfinite(joints).all():
-            raise ValueError("holds coordinates that are not finite")
+            raise UserError("holds coordinates that are not finite")
         return joints
 
 
@@ -232,9 +233,9 @@ def list_clips(
                 content.update(printed.encode())
                 try:
                     if printed != file:
-                        raise ValueError("its name is no UTF-8")
+                        raise UserError("its name is no UTF-8")
                     if isinstance(data, OSError):
-                        raise ValueError(data.strerror)
+                        raise UserError(data.strerror)
                     content.update(data)
                     joints = rows.parse(data.decode())
                 except ValueError as error:  # also of text that is no UTF-8

@@ -1,0 +1,88 @@
+"""Whole files: written aside and renamed, read with the name of what is damaged, locked while a process holds them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import filelock
+
+from jaxreid.errors import UserError
+
+
+def expand(path: str | os.PathLike[str]) -> Path:
+    """A path as a user typed it, `~` expanded. Raises UserError where no home directory is known."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise UserError(f"{path}: {error} Set HOME, or give the path without ~") from error
+
+
+@contextlib.contextmanager
+def written_aside(path: Path) -> Iterator[Path]:
+    """A path beside `path` to write to; renamed to `path` at the end, deleted after an exception."""
+    aside = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        yield aside
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes UTF-8 so that a file that is there is whole."""
+    with written_aside(path) as aside:
+        aside.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes JSON so that a file that is there is whole."""
+    write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def read_json(path: Path, remedy: str) -> Any:
+    """What a JSON file holds.
+
+    Raises:
+      UserError: it is empty, cut or no JSON; the message names the file and the remedy.
+    """
+    content = path.read_bytes()
+    try:
+        return json.loads(content)
+    except ValueError as error:
+        damage = "is empty" if not content.strip() else f"is damaged ({error})"
+        raise UserError(f"{path} {damage}: {remedy}") from error
+
+
+@contextlib.contextmanager
+def held(path: Path, wait: float = 0) -> Iterator[None]:
+    """Holds the lock file `path`, whose folder is there, until the end of the block; the kernel gives it back when a
+    process dies. While waiting is allowed (`wait` seconds, −1 for ever) others are waited for.
+
+    Raises:
+      Held: another process holds it; `holder` says which.
+    """
+    lock, note = filelock.FileLock(path), path.with_name(path.name + ".holder")
+    try:
+        lock.acquire(timeout=wait)
+    except filelock.Timeout as error:
+        raise Held(note.read_text().strip() if note.exists() else "another process") from error
+    try:
+        note.write_text(f"process {os.getpid()} on {socket.gethostname()}")
+        yield
+    finally:
+        note.unlink(missing_ok=True)
+        lock.release()
+
+
+class Held(Exception):
+    """A lock is held by another process, named by `holder`."""
+
+    def __init__(self, holder: str) -> None:
+        super().__init__(holder)
+        self.holder = holder
