@@ -20,8 +20,9 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
+from jaxreid import processes
 from jaxreid.errors import UserError
-from jaxreid.parallel import barrier, to_host, with_shardings
+from jaxreid.parallel import with_shardings
 
 STATE, META, SCORE, DIGESTS = "state", "meta", "score", "digests"
 
@@ -37,11 +38,9 @@ def digests(tree: Any) -> dict[str, int]:
     Every process sums what it holds on the host, where nothing has to be compiled for the shapes.
     """
     leaves = jax.tree_util.tree_leaves_with_path(tree)
-    sums = np.array([_sum(jnp.asarray(leaf)) for _, leaf in leaves], np.uint32)
-    if jax.process_count() > 1:
-        sums = to_host(sums)
-        sums = sums.reshape(jax.process_count(), -1).sum(axis=0, dtype=np.uint32)
-    return {jax.tree_util.keystr(path): int(value) for (path, _), value in zip(leaves, sums, strict=True)}
+    sums = np.array(processes.gather([_sum(jnp.asarray(leaf)) for _, leaf in leaves]), np.uint32)
+    total = sums.sum(axis=0, dtype=np.uint32)
+    return {jax.tree_util.keystr(path): int(value) for (path, _), value in zip(leaves, total, strict=True)}
 
 
 def _sum(x: jax.Array) -> int:
@@ -86,6 +85,7 @@ class Checkpoints:
             enable_async_checkpointing=True,
         )
         self._manager = ocp.CheckpointManager(self.directory / "epochs", options=options)
+        processes.same("list of checkpoints", {str(self.directory): str(self.numbers())})
 
     def numbers(self) -> list[int]:
         """The complete checkpoints, newest first."""
@@ -108,22 +108,21 @@ class Checkpoints:
 
     def meta(self, number: int) -> dict[str, Any]:
         """What `save` was told of a checkpoint. Raises DamagedCheckpoint."""
-        return self._restore(number, META, ocp.args.JsonRestore())
+        return self._read(number, META, ocp.JsonCheckpointHandler(), ocp.args.JsonRestore())
 
     def restore(self, number: int, like: Any, shardings: Any) -> Any:
         """The state of a checkpoint, with the shapes of `like`, placed by `shardings`. Raises DamagedCheckpoint."""
-        state = self._restore(number, STATE, ocp.args.StandardRestore(with_shardings(like, shardings)))
+        arguments = ocp.args.StandardRestore(with_shardings(like, shardings))
+        state = self._read(number, STATE, ocp.StandardCheckpointHandler(), arguments)
         saved = self.meta(number).get(DIGESTS)
         if saved is None:
             raise DamagedCheckpoint(f"checkpoint {self.path(number)} has no digests: an earlier version wrote it")
         _compare(state, saved, f"checkpoint {self.path(number)}")
         return state
 
-    def _restore(self, number: int, item: str, arguments: Any) -> Any:
-        try:
-            return self._manager.restore(number, args=ocp.args.Composite(**{item: arguments}))[item]
-        except Exception as error:  # orbax and tensorstore have no type for it
-            raise DamagedCheckpoint(f"checkpoint {self.path(number)} cannot be read: {_first_line(error)}") from error
+    def _read(self, number: int, item: str, handler: Any, arguments: Any) -> Any:
+        what = f"checkpoint {self.path(number)}"
+        return _read(self.path(number) / item, handler, arguments, what)
 
     def path(self, number: int) -> Path:
         return self.directory / "epochs" / str(number)
@@ -138,11 +137,11 @@ class Checkpoints:
         aside = self.directory / "damaged" / name
         while aside.exists():
             aside = aside.with_name(aside.name + "_")
-        barrier(f"a name for {path}")
-        if jax.process_index() == 0 and path.exists():
-            aside.parent.mkdir(exist_ok=True)
-            path.rename(aside)
-        barrier(f"{path} set aside")
+        aside = Path(processes.gather(str(aside))[0])  # each may have looked at another time
+        with processes.together():
+            if jax.process_index() == 0 and path.exists():
+                aside.parent.mkdir(exist_ok=True)
+                path.rename(aside)
         return aside
 
     def frozen_path(self, stage: str) -> Path:
@@ -151,14 +150,15 @@ class Checkpoints:
     def save_frozen(self, stage: str, tree: Any) -> None:
         """Weights that a stage does not train; written once."""
         path = self.frozen_path(stage)
-        if not jax.tree.leaves(tree) or path.exists():
+        if not jax.tree.leaves(tree) or processes.of_main(path.exists):
             return
         found = digests(tree)
-        if jax.process_index() == 0:  # first, so that weights that are there have their digests beside them
-            path.parent.mkdir(parents=True, exist_ok=True)
-            part = path.with_suffix(".json.part")
-            part.write_text(json.dumps(found))
-            os.replace(part, path.with_suffix(".json"))
+        with processes.together():
+            if jax.process_index() == 0:  # first, so that weights that are there have their digests beside them
+                path.parent.mkdir(parents=True, exist_ok=True)
+                part = path.with_suffix(".json.part")
+                part.write_text(json.dumps(found))
+                os.replace(part, path.with_suffix(".json"))
         with ocp.StandardCheckpointer() as checkpointer:
             checkpointer.save(path, tree)
 
@@ -167,21 +167,19 @@ class Checkpoints:
         if not jax.tree.leaves(like):
             return like
         what = f"frozen weights {self.frozen_path(stage)}"
-        try:
-            with ocp.StandardCheckpointer() as checkpointer:
-                found = checkpointer.restore(self.frozen_path(stage), with_shardings(like, shardings))
-        except Exception as error:  # see _restore
-            raise DamagedCheckpoint(f"{what} cannot be read: {_first_line(error)}") from error
+        arguments = ocp.args.StandardRestore(with_shardings(like, shardings))
+        found = _read(self.frozen_path(stage), ocp.StandardCheckpointHandler(), arguments, what)
         self.compare_frozen(stage, found)
         return found
 
     def compare_frozen(self, stage: str, tree: Any) -> None:
         """Raises DamagedCheckpoint where these are not the weights that `save_frozen` was given for a stage."""
         path = self.frozen_path(stage).with_suffix(".json")
-        try:
-            saved = json.loads(path.read_text())
-        except (OSError, ValueError) as error:
-            raise DamagedCheckpoint(f"digests {path} cannot be read: {_first_line(error)}") from error
+        with processes.together(DamagedCheckpoint):
+            try:
+                saved = json.loads(path.read_text())
+            except (OSError, ValueError) as error:
+                raise DamagedCheckpoint(f"digests {path} cannot be read: {_first_line(error)}") from error
         _compare(tree, saved, f"frozen weights {self.frozen_path(stage)}")
 
     def replace_frozen(self, stage: str, tree: Any) -> Path:
@@ -225,12 +223,23 @@ def newest_whole(checkpoints: Checkpoints, restore: Any) -> Any:
     return None
 
 
+def _read(path: Path, handler: Any, arguments: Any, what: str) -> Any:
+    """What was saved at a path; damaged for all processes where it is for one of them, which may be the only one to
+    read a part. Without orbax's manager, which lets the others wait for it."""
+    with processes.together(DamagedCheckpoint):
+        try:
+            return handler.restore(path, args=arguments)
+        except Exception as error:  # orbax and tensorstore have no type for it
+            raise DamagedCheckpoint(f"{what} cannot be read: {_first_line(error)}") from error
+
+
 def _compare(tree: Any, saved: dict[str, int], what: str) -> None:
     found = digests(tree)
     changed = sorted(path for path in found.keys() | saved.keys() if found.get(path) != saved.get(path))
-    if changed:
-        more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
-        raise DamagedCheckpoint(f"{what}: {changed[0]}{more} is not what was saved; bits have changed")
+    with processes.together(DamagedCheckpoint):
+        if changed:
+            more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
+            raise DamagedCheckpoint(f"{what}: {changed[0]}{more} is not what was saved; bits have changed")
 
 
 def _score(metrics: dict[str, float]) -> float:

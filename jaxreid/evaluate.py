@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxreid import retrieval
+from jaxreid import parallel, processes, retrieval
 from jaxreid.cases import Case, cases
 from jaxreid.compiled import Compiled
 from jaxreid.errors import UserError
@@ -83,7 +83,7 @@ class Evaluator:
             )
             return {"direction": direction, **record}, scores
 
-        mesh = self.run.mesh.local_mesh  # every process ranks all queries on its own devices
+        mesh = parallel.local_mesh(self.run.mesh)  # every process ranks all queries on its own devices
         mesh = mesh if mesh.size > 1 else None
         for case in self.cases:
             query, gallery = case.query, case.gallery
@@ -124,7 +124,7 @@ class Evaluator:
         the test cameras, so the last is for diagnosis only).
         """
         path = self.run.workdir / "start.json"
-        if not self.scored or path.exists():
+        if not self.scored or processes.of_main(path.exists):
             return
         features = self.features(variables, memory)
         calibrates = self.run.method.stages()[0].calibrate
@@ -147,8 +147,9 @@ class Evaluator:
             figures = "  ".join(f"{case_name(record, self.cases)} mAP {record['mAP']:.1f}" for record in records)
             print(f"before training, {label}: {figures}", flush=True)
             found += records
-        if self.run.is_main:
-            write_json(path, found)
+        with processes.together():
+            if self.run.is_main:
+                write_json(path, found)
 
     def _centred(self, features: dict[str, np.ndarray], column: str) -> dict[str, np.ndarray]:
         """Features with the mean of all test tracklets of the same modality (or camera) taken out."""
@@ -199,13 +200,14 @@ class Evaluator:
         results["notes"] = list(run.method.notes())
         results["compilations"] = {name: step.count for name, step in run.compiled.items() if step.count}
         results["seconds"] = self._seconds(epochs_done)
-        if run.is_main:
-            # Scores are kept whatever becomes of the report.
-            write_json(run.workdir / "results.json", results)
-            with run.phase("report"):
-                run_report.write(run, self.cases, self.options.distance, features, quality, results, compare)
-            results["seconds"] = self._seconds(epochs_done)
-            write_json(run.workdir / "results.json", results)
+        with processes.together():  # a process that leaves earlier would count as lost
+            if run.is_main:
+                # Scores are kept whatever becomes of the report.
+                write_json(run.workdir / "results.json", results)
+                with run.phase("report"):
+                    run_report.write(run, self.cases, self.options.distance, features, quality, results, compare)
+                results["seconds"] = self._seconds(epochs_done)
+                write_json(run.workdir / "results.json", results)
         return results
 
     def _seconds(self, epochs_done: int) -> dict[str, float]:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxreid import parallel
+from jaxreid import parallel, processes
 from jaxreid.augment import UNCHANGED, Augmentation, Pixels
 from jaxreid.compiled import Compiled
 from jaxreid.data.batch import Batch
@@ -38,14 +38,16 @@ class Extractor:
         augmentation: Augmentation = UNCHANGED,
         seed: int = 0,
     ) -> None:
-        def extract_step(variables: Any, memory: Any, batch: Batch) -> dict[str, jax.Array]:
+        def extract_step(variables: Any, memory: Any, batch: Batch) -> Features:
             rng = jax.random.fold_in(jax.random.PRNGKey(seed), batch.tracklet[0])
             batch = pixels(batch.without_identity(), jax.random.fold_in(rng, batch.part[0]), augmentation)
             found = function(variables, memory, batch)
             if flip:
                 mirrored = function(variables, memory, batch.replace(frames=batch.frames[:, :, :, ::-1]))
                 found = jax.tree.map(lambda a, b: 0.5 * (a + b), found, mirrored)
-            return jax.tree.map(lambda x: x.astype(jnp.float32), found)
+            arrays = jax.tree.map(lambda x: x.astype(jnp.float32), found)
+            # Whose features these are comes from the batch that they were made of, never from a place in the plan.
+            return Features(arrays=arrays, tracklet=batch.tracklet, part=batch.part, valid=batch.valid)
 
         self.mesh, self.batch_size = mesh, batch_size
         self.step = Compiled(extract_step, out_shardings=parallel.rows(mesh))
@@ -60,24 +62,37 @@ class Extractor:
         reader: FrameReader | None = None,
         progress: Callable[[Iterator[Batch]], Iterator[Batch]] = iter,
     ) -> Features:
-        """Features of every clip of the plan, in its order, padded to whole batches."""
-        loader = batches(
-            split,
-            plan,
-            self.batch_size,
-            options,
-            uses_identity=False,
-            reader=reader,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-        )
-        found = [self.step(variables, memory, parallel.to_global(b, self.mesh)) for b in progress(loader)]
-        padded, rows = plan.padded(self.batch_size), parallel.rows(self.mesh)
-        table = {"tracklet": padded.tracklet, "part": padded.part, "valid": padded.tracklet >= 0}
-        return Features(
-            arrays=jax.tree.map(lambda *parts: jnp.concatenate(parts), *found),
-            **{name: parallel.place(values, rows) for name, values in table.items()},
-        )
+        """Features of every clip of the plan, padded to whole batches, with the tracklet and part of each.
+
+        Raises:
+          UserError: a frame cannot be decoded, on every process if it is one of several.
+        """
+
+        def read(plan: ClipPlan) -> Iterator[Batch]:
+            return batches(
+                split,
+                plan,
+                self.batch_size,
+                options,
+                uses_identity=False,
+                reader=reader,
+                process_index=jax.process_index(),
+                process_count=jax.process_count(),
+            )
+
+        found: list[Features] = []
+        failure = None
+        try:
+            for batch in progress(read(plan)):
+                found.append(self.step(variables, memory, parallel.to_global(batch, self.mesh)))
+        except UserError as error:
+            failure = error
+            # The others' steps may wait for this process: it takes part, with nothing to read, until they are through.
+            rest = plan.unread(len(found) * self.batch_size) if jax.process_count() > 1 else None
+            for batch in read(rest) if rest else ():
+                self.step(variables, memory, parallel.to_global(batch, self.mesh))
+        processes.agree(failure)
+        return jax.tree.map(lambda *parts: jnp.concatenate(parts), *found)
 
     def abstract_features(self, clips: int, *arguments: Any) -> Features:
         """Shapes, types and placement of what a call over a plan of this many clips returns; `arguments` of `step`."""
@@ -86,13 +101,7 @@ class Extractor:
         def row(leaf: Any) -> jax.ShapeDtypeStruct:
             return jax.ShapeDtypeStruct((count, *leaf.shape[1:]), leaf.dtype, sharding=rows)
 
-        number = jax.ShapeDtypeStruct((count,), jnp.int32, sharding=rows)
-        return Features(
-            arrays=jax.tree.map(row, self.step.result_shapes(*arguments)),
-            tracklet=number,  # pyright: ignore[reportArgumentType]
-            part=number,  # pyright: ignore[reportArgumentType]
-            valid=jax.ShapeDtypeStruct((count,), bool, sharding=rows),  # pyright: ignore[reportArgumentType]
-        )
+        return jax.tree.map(row, self.step.result_shapes(*arguments))
 
 
 def tracklet_features(
@@ -111,20 +120,20 @@ def tracklet_features(
       extractor: of `method.embed`.
       rows: i64[N], the tracklets that are wanted, in this order; all where not given.
     """
-    rows = np.arange(len(split)) if rows is None else rows
-    plan = rule.plan(split.table.length[rows])
-    of_split = dataclasses.replace(plan, tracklet=rows[plan.tracklet].astype(np.int32))
+    wanted, place = np.unique(np.arange(len(split)) if rows is None else rows, return_inverse=True)
+    plan = rule.plan(split.table.length[wanted])
+    of_split = dataclasses.replace(plan, tracklet=wanted[plan.tracklet].astype(np.int32))
     clips = extractor(variables, memory, split, of_split, options, reader)
-    place = parallel.place(plan.padded(extractor.batch_size).tracklet, parallel.rows(extractor.mesh))
-    return pool_tracklets(clips.replace(tracklet=place), len(rows), rule.pool)
+    pooled = pool_tracklets(clips, wanted, rule.pool)
+    return {name: found[place] for name, found in pooled.items()}
 
 
-def pool_tracklets(features: Features, count: int, pool: str) -> dict[str, np.ndarray]:
-    """Clip features → one unit row per tracklet, f32[count, D] by name, on the host.
+def pool_tracklets(features: Features, wanted: np.ndarray, pool: str) -> dict[str, np.ndarray]:
+    """Clip features → one unit row per tracklet, f32[N, D] by name, on the host.
 
     Args:
-      features: from an `Extractor`.
-      count: tracklets in the split.
+      features: from an `Extractor`, of these tracklets and no other.
+      wanted: i64[N], sorted rows of the split.
       pool: "after" averages a tracklet's normalised clip features, "before" the raw ones.
     """
     if pool not in ("before", "after"):
@@ -132,10 +141,11 @@ def pool_tracklets(features: Features, count: int, pool: str) -> dict[str, np.nd
     pooled = {}
     host = parallel.to_host((features.arrays, features.tracklet, features.valid))
     arrays, tracklet, valid = host
+    place = np.searchsorted(wanted, tracklet[valid])
     for name, rows in arrays.items():
         rows = unit_rows(rows) if pool == "after" else rows
-        total = np.zeros((count, rows.shape[1]), np.float32)
-        np.add.at(total, tracklet[valid], rows[valid])
+        total = np.zeros((len(wanted), rows.shape[1]), np.float32)
+        np.add.at(total, place, rows[valid])
         pooled[name] = unit_rows(total)
     return pooled
 

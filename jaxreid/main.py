@@ -73,33 +73,36 @@ def main(argv: list[str]) -> None:
 
 
 def _leave(message: str, status: int) -> NoReturn:
-    """Ends with an error; one of several processes at once, because the others wait for it or it for them."""
+    """Ends with an error."""
     print(message, file=sys.stderr, flush=True)
     if COORDINATOR.value:
-        os._exit(status)
+        from jaxreid import processes
+
+        processes.leave(status)
     sys.exit(status)
 
 
 def _run(config: Any, workdir: Path, data_dir: Path | None) -> None:
     import jax
 
-    from jaxreid import parallel
+    from jaxreid import processes
     from jaxreid.compiled import cache_compilations
     from jaxreid.run import claim_dataset, claim_workdir, start_run
 
     if COORDINATOR.value:
-        parallel.start_processes(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value, HEARTBEAT_TIMEOUT.value)
+        processes.start(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value, HEARTBEAT_TIMEOUT.value)
         if jax.process_index():  # process 0 speaks for all
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        processes.same("command line", {"mode": MODE.value, "config": config.to_dict()})
     cache_compilations()
     mode, report = MODE.value, workdir / "report" / "index.html"
     compare = expand(COMPARE.value) if COMPARE.value else None
     if mode != "dry_run":
-        with parallel.main_first("workdir"):
+        with processes.main_first():
             claim_workdir(workdir, config.to_dict())
-        finished = _finished(workdir)
+        finished = processes.of_main(lambda: _finished(workdir))
         if mode == "train" and finished:
-            if not compare and report.exists():
+            if not compare and processes.of_main(report.exists):
                 print(f"{workdir} holds a finished run:")
                 print_results(finished)
                 print(f"report: {report}")
@@ -114,7 +117,7 @@ def _run(config: Any, workdir: Path, data_dir: Path | None) -> None:
 
         dry_run(run)
         return
-    with parallel.main_first("data set of the workdir"):
+    with processes.main_first():
         claim_dataset(run)
 
     from jaxreid import train
@@ -127,7 +130,6 @@ def _run(config: Any, workdir: Path, data_dir: Path | None) -> None:
     if mode != "train" or config.keep_best:
         state, frozen, epoch, done = train.restore_judged(run)
     results = evaluator.final(train.variables_of(state, frozen), state.memory, epoch, compare, done)
-    parallel.barrier("results")  # a process that leaves earlier would count as lost
     print_results(results)
     seconds = "  ".join(f"{name} {value:.1f}" for name, value in run.phases.items())
     print(f"seconds: {seconds}  all {time.perf_counter() - STARTED:.1f}")

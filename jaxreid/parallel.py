@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -23,72 +22,46 @@ SPLIT_ABOVE = 2**18  # elements; smaller arrays are cheaper to copy than to gath
 jax.tree_util.register_dataclass(Batch, [f.name for f in dataclasses.fields(Batch)], [])
 
 
-def start_processes(coordinator: str, count: int | None, index: int | None, timeout: int) -> None:
-    """Joins this process to a run of several; before anything else is asked of jax.
-
-    Args:
-      coordinator: HOST:PORT of process 0; "auto" where jax finds out everything itself (Slurm, Open MPI, TPU slices).
-      count, index: processes of the run, and which this one is.
-      timeout: seconds after which a process that is not heard of counts as dead, which ends the others.
-
-    Raises:
-      UserError: values are missing or do not fit, or the others were not met.
-    """
-    if coordinator != "auto" and (count is None or index is None or not 0 <= index < count):
-        raise UserError(
-            f"--coordinator={coordinator} needs --num_processes and --process_id in 0…num_processes − 1, not "
-            f"{count} and {index}"
-        )
-    jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    try:
-        jax.distributed.initialize(
-            None if coordinator == "auto" else coordinator,
-            count,
-            index,
-            heartbeat_timeout_seconds=timeout,
-            shutdown_timeout_seconds=timeout,
-        )
-    except RuntimeError as error:
-        raise UserError(f"process {index} of {count} did not meet the others at {coordinator}: {error}") from error
-
-
-def barrier(name: str) -> None:
-    """Waits until every process of the run has come here; nothing where there is one."""
-    if jax.process_count() > 1:
-        from jax.experimental import multihost_utils
-
-        multihost_utils.sync_global_devices(name)
-
-
-@contextlib.contextmanager
-def main_first(name: str) -> Iterator[None]:
-    """What process 0 has to have done before the others do the same: writing what they will find."""
-    if jax.process_index() > 0:
-        barrier(name)
-    yield
-    if jax.process_index() == 0:
-        barrier(name)
-
-
 def make_mesh(fsdp: int = 1, devices: int = 0) -> Mesh:
-    """A (data, fsdp) mesh over the first `devices` devices (0 = all).
+    """A (data, fsdp) mesh over `devices` devices (0 = all), as many of every process, process by process.
 
     Raises:
-      UserError: there are fewer devices, a process would be left without any, or their number is not a multiple of
-        `fsdp`; the message names the sizes that fit.
+      UserError: there are fewer devices, processes have different numbers of them or would get different numbers, or
+        the number is not a multiple of `fsdp`; the message names the sizes that fit.
     """
-    found = jax.devices()
-    if devices > len(found):
-        raise UserError(f"mesh.devices={devices}, but there are {len(found)}")
-    found = found[: devices or None]
+    found = by_process(jax.devices(), jax.process_count(), devices)
     count = len(found)
-    if len({device.process_index for device in found}) < jax.process_count():
-        raise UserError(f"mesh.devices={devices} leaves some of the {jax.process_count()} processes without a device")
     if fsdp < 1 or count % fsdp:
         fit = [size for size in range(1, count + 1) if count % size == 0]
         raise UserError(f"mesh.fsdp={fsdp} does not divide {count} devices; sizes that fit: {fit}")
     # Mesh() rather than make_mesh(): its axes are Auto, on which sharding constraints are hints that XLA completes.
     return Mesh(np.array(found).reshape(count // fsdp, fsdp), AXES)
+
+
+def by_process(found: Sequence[Any], processes: int, count: int = 0) -> list[Any]:
+    """`count` devices (0 = all), the first of each process in the order of their ids, those of process 0 first: a batch
+    then lies in the order of its rows, and every process holds as many of them as it reads.
+
+    Raises:
+      UserError: as `make_mesh`.
+    """
+    if count > len(found):
+        raise UserError(f"mesh.devices={count}, but there are {len(found)}")
+    own: list[list[Any]] = [[] for _ in range(processes)]
+    for device in sorted(found, key=lambda device: device.id):
+        own[device.process_index].append(device)
+    numbers = [len(devices) for devices in own]
+    if len(set(numbers)) > 1:
+        listing = ", ".join(f"process {index} has {number}" for index, number in enumerate(numbers))
+        raise UserError(f"every process needs the same number of devices, but {listing}: let each see as many")
+    if count % processes:
+        raise UserError(f"mesh.devices={count} does not divide over {processes} processes: give a multiple of them")
+    return [device for devices in own for device in devices[: count // processes or None]]
+
+
+def local_mesh(mesh: Mesh) -> Mesh:
+    """This process's devices of a mesh in a row, whatever rectangle they are a part of."""
+    return Mesh(np.array(mesh.local_devices), ("rows",))
 
 
 def rows(mesh: Mesh) -> NamedSharding:

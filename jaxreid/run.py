@@ -17,7 +17,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from jaxreid import parallel
+from jaxreid import parallel, processes
 from jaxreid.augment import UNCHANGED, Augmentation, Pixels
 from jaxreid.config import EXECUTION
 from jaxreid.data.batch import Batch
@@ -149,7 +149,7 @@ def start_run(config: Any, workdir: Path, data_dir: Path | None, *, dry: bool = 
     """
     start = time.perf_counter()
     try:
-        with parallel.main_first("data set"):
+        with processes.main_first(DataSetError):
             dataset = open_dataset(config.dataset, data_dir)
     except DataSetError as error:
         planned = plan_dataset(config.dataset) if dry else None
@@ -158,9 +158,12 @@ def start_run(config: Any, workdir: Path, data_dir: Path | None, *, dry: bool = 
         dataset = planned
         print(f"planned on the published size, because the data set is not there: {str(error).splitlines()[0]}")
     opened = time.perf_counter() - start
+    processes.same("data set", dataset.fingerprint())
     mesh = parallel.make_mesh(config.mesh.fsdp, config.mesh.devices)
-    info = dataset_info(dataset, find_method(config.method), (config.frames.height, config.frames.width))
-    run = Run(**vars(make_model(config, workdir, mesh, info)), dataset=dataset)
+    with processes.together():  # a method may read a vocabulary
+        info = dataset_info(dataset, find_method(config.method), (config.frames.height, config.frames.width))
+        model = make_model(config, workdir, mesh, info)
+    run = Run(**vars(model), dataset=dataset)
     for size in (config.extraction_batch, *(s.sampler.batch_size(info.columns) for s in run.method.stages())):
         if size % mesh.size:
             raise UserError(f"a batch of {size} clips does not divide over {mesh.size} devices")
@@ -207,6 +210,8 @@ def claim_workdir(workdir: Path, config: dict[str, Any]) -> None:
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         if not path.exists():
+            if jax.process_index():  # process 0 has made it
+                raise UserError(f"{path} is not there, which process 0 has written: name a --workdir that all can see")
             write_json(path, config)
             return
     except OSError as error:

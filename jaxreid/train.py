@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 import warnings
+import zlib
 from typing import Any
 
 import jax
@@ -15,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from jaxreid import optimisers, parallel
+from jaxreid import optimisers, parallel, processes
 from jaxreid.backbones import pretrained
 from jaxreid.checkpoints import Checkpoints, DamagedCheckpoint, newest_whole
 from jaxreid.compiled import Compiled, compile_together
@@ -36,11 +37,15 @@ from jaxreid.steps import TrainState, groups, init_train_state, make_train_step,
 def init_variables(run: Model) -> Variables:
     """Parameters and batch statistics at the start: random, then pretrained weights where the method names some."""
     rng, batch = jax.random.PRNGKey(run.config.seed), example_batch(run)
-    sources = [
-        (backbone.path, pretrained.load_variables(backbone.name, backbone.config))
-        for backbone in run.method.backbones()
-        if backbone.name
-    ]
+    with processes.together():
+        sources = [
+            (backbone.path, pretrained.load_variables(backbone.name, backbone.config))
+            for backbone in run.method.backbones()
+            if backbone.name
+        ]
+    if jax.process_count() > 1:
+        checksums = {"/".join(path): _checksums(weights) for path, weights in sources}
+        processes.same("file of pretrained weights", checksums)
 
     def random_part(rng: jax.Array, batch: Batch) -> Variables:
         variables = run.method.init(rng, batch)
@@ -60,6 +65,10 @@ def init_variables(run: Model) -> Variables:
             place, _ = _at(shardings[collection], path)
             tree[name] = optimisers.merge(tree[name], _placed(loaded, place[name]))
     return variables
+
+
+def _checksums(weights: Any) -> Any:
+    return jax.tree.map(lambda leaf: zlib.crc32(leaf.tobytes()), weights)
 
 
 def _without(tree: Any, other: Any) -> Any:
@@ -118,7 +127,8 @@ def train(run: Run, evaluator: Evaluator) -> tuple[TrainState, Any]:
         restored = newest_whole(checkpoints, lambda number: (number, *_restore(run, checkpoints, number, mend=True)))
     state: Any
     latest, state, frozen, meta = restored or (0, None, None, {"stage": 0, "epoch": 0, "step": 0})
-    writer = MetricWriter(run.workdir, latest, meta["step"], run.is_main)
+    with processes.together():
+        writer = MetricWriter(run.workdir, latest, meta["step"], run.is_main)
     bar = tqdm(unit=" frames", unit_scale=True, disable=None if run.is_main else True, dynamic_ncols=True)
     run_epoch = sum(stage.epochs for stage in stages[: meta["stage"]])
     try:
@@ -175,7 +185,9 @@ def train(run: Run, evaluator: Evaluator) -> tuple[TrainState, Any]:
 def _enter(run: Model, stage: Stage, state: TrainState | None, frozen: Any) -> tuple[TrainState, Any]:
     """State at the border of a stage: what trains changes, the rest is carried over."""
     if state is None:
-        variables, memory = init_variables(run), run.method.init_memory()
+        variables = init_variables(run)
+        with processes.together():  # a method may read a vocabulary
+            memory = run.method.init_memory()
         step, rng = np.int32(0), jax.random.PRNGKey(run.config.seed + 1)
     else:
         variables, memory, step, rng = variables_of(state, frozen), state.memory, state.step, state.rng
@@ -191,7 +203,8 @@ def _restore(
     had to be made again are written in place of the damaged ones."""
     meta = checkpoints.meta(number)
     stage = run.method.stages()[meta["stage"]]
-    state, frozen = abstract_train_state(run, stage)
+    with processes.together():  # as _enter
+        state, frozen = abstract_train_state(run, stage)
     state = checkpoints.restore(number, state, parallel.state_sharding(state, run.mesh))
     try:
         frozen = checkpoints.restore_frozen(stage.name, frozen, parallel.state_sharding(frozen, run.mesh))
@@ -241,7 +254,8 @@ def restore_judged(run: Model) -> tuple[TrainState, Any, int, int]:
     checkpoints = Checkpoints(run.workdir)
     try:
         latest = checkpoints.latest()
-        number = (checkpoints.best() if run.config.get("keep_best") else None) or latest
+        best = processes.of_main(checkpoints.best) if run.config.get("keep_best") else None
+        number = best or latest
         if number is None or latest is None:
             raise UserError(f"{checkpoints.directory} holds no complete checkpoint: train first, or name a workdir")
         try:

@@ -266,7 +266,7 @@ def test_stage_1_on_augmented_frames():
     def extracted(seed=0, first=0, **options):
         mesh, options = parallel.make_mesh(), Augmentation(**options)
         extractor = Extractor(lambda v, m, b: {"x": b.frames}, pixels, mesh, CLIPS, False, options, seed)
-        return np.asarray(extractor.step({}, {}, batch.replace(tracklet=batch.tracklet + first))["x"])
+        return np.asarray(extractor.step({}, {}, batch.replace(tracklet=batch.tracklet + first)).arrays["x"])
 
     np.testing.assert_array_equal(extracted(flip=1.0), extracted()[:, :, :, ::-1])
     draws = [extracted(flip=0.5), extracted(flip=0.5), extracted(flip=0.5, seed=1), extracted(flip=0.5, first=8)]

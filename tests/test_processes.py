@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from benchmarks.kill_resume import LINE, kill, kill_when, written
-from jaxreid import parallel
+from jaxreid import processes
 
 ROOT = Path(__file__).parent.parent
 # Four addends may be summed in another order than on one process: see test_mesh.py about Adam's ε.
@@ -89,4 +89,4 @@ def test_processes_give_the_results_of_one(count, tmp_path, data_dir, tiny):
 @pytest.mark.parametrize(("count", "index"), [(None, None), (2, None), (2, 2), (2, -1)])
 def test_processes_that_do_not_know_their_number_are_told(count, index):
     with pytest.raises(ValueError, match=f"needs --num_processes and --process_id .* not {count} and {index}"):
-        parallel.start_processes("localhost:1", count, index, HEARTBEAT)
+        processes.start("localhost:1", count, index, HEARTBEAT)

@@ -38,6 +38,15 @@ class ClipPlan:
             np.pad(self.mask, (*fill, (0, 0))),
         )
 
+    def unread(self, start: int) -> ClipPlan:
+        """The rows from `start` on with nothing to read, as those that fill a batch."""
+        return ClipPlan(
+            np.full_like(self.tracklet[start:], -1),
+            self.part[start:],
+            self.frames[start:],
+            np.zeros_like(self.mask[start:]),
+        )
+
 
 def part_bounds(length: np.ndarray, part: np.ndarray, parts: int) -> tuple[np.ndarray, np.ndarray]:
     """First frame and frame count (at least one) of temporal part s of S: [⌊s·n/S⌋, ⌊(s+1)·n/S⌋)."""

@@ -56,7 +56,7 @@ from jaxreid.methods.method import (
     Update,
     Variables,
 )
-from jaxreid.methods.prompt_learning import feature_rows, prompt_losses, prompt_stage
+from jaxreid.methods.prompt_learning import feature_rows, kept_features, prompt_losses, prompt_stage
 from jaxreid.optimisers import parameter_groups
 from jaxreid.parallel import constrain
 
@@ -312,13 +312,14 @@ class ClipReID(Method):
         if features is None:
             bank: Any = self.network.apply(variables, self.config.prompt.multiple, method="text_bank")
             return memory.replace(bank=bank)
-        found = features.arrays["projected"]
         if memory.features is not None:
-            return memory.replace(features=found[: len(memory.features)])
+            return memory.replace(features=kept_features(features, memory.features, self.config.stage1.parts))
         assert self.info.labels is not None
         identity = jnp.asarray(self.info.labels.identity)
         build = build_proxies if self.moves_bank else image_memory
-        bank = build(found, features.tracklet, features.valid, identity, self.info.num_identities)
+        bank = build(
+            features.arrays["projected"], features.tracklet, features.valid, identity, self.info.num_identities
+        )
         return memory.replace(bank=bank)
 
     # --- the losses ---------------------------------------------------------------------------------------------

@@ -61,7 +61,7 @@ from jaxreid.methods.method import (
     Update,
     Variables,
 )
-from jaxreid.methods.prompt_learning import feature_rows, prompt_losses, prompt_stage
+from jaxreid.methods.prompt_learning import feature_rows, kept_features, prompt_losses, prompt_stage
 from jaxreid.optimisers import parameter_groups
 
 # What a config can choose by name.
@@ -333,7 +333,7 @@ class LSMRL(Method):
         """The text bank of the parameters as they are now; or what the words will learn from."""
         if features is not None:
             assert memory.features is not None
-            return memory.replace(features=features.arrays["projected"][: len(memory.features)])
+            return memory.replace(features=kept_features(features, memory.features, self.config.stage1.parts))
         bank: Any = self.network.apply(variables, self.config.prompt.multiple, method="bank")
         return memory.replace(text_bank=bank)
 

@@ -16,7 +16,7 @@ from jaxreid.augment import UNCHANGED, Augmentation
 from jaxreid.data.batch import Batch
 from jaxreid.data.samplers import PassSampler
 from jaxreid.losses.image_text import supervised_contrastive
-from jaxreid.methods.method import Extraction, Group, Optimiser, Schedule, Stage, Update
+from jaxreid.methods.method import Extraction, Features, Group, Optimiser, Schedule, Stage, Update
 
 
 def prompt_stage(options: Any, augment: Augmentation) -> Stage:
@@ -38,9 +38,15 @@ def prompt_stage(options: Any, augment: Augmentation) -> Stage:
     )
 
 
-def feature_rows(batch: Batch, parts: int) -> jax.Array:
-    """Where the features of a batch's (tracklet, part) stand in the extraction's, i32[B]."""
+def feature_rows(batch: Batch | Features, parts: int) -> jax.Array:
+    """Where the features of (tracklet, part) are kept, i32[B]."""
     return jnp.maximum(batch.tracklet, 0) * parts + batch.part
+
+
+def kept_features(features: Features, like: jax.Array, parts: int) -> jax.Array:
+    """Features "projected" of all (tracklet, part) in the rows that `feature_rows` says, f32[N·parts, E] as `like`."""
+    rows = jnp.where(features.valid, feature_rows(features, parts), len(like))  # padding goes nowhere
+    return jnp.zeros_like(like).at[rows].set(features.arrays["projected"], mode="drop")
 
 
 def prompt_losses(features: jax.Array, sentences: jax.Array, batch: Batch) -> dict[str, tuple[float, jax.Array]]:
