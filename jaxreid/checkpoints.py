@@ -108,21 +108,18 @@ class Checkpoints:
 
     def meta(self, number: int) -> dict[str, Any]:
         """What `save` was told of a checkpoint. Raises DamagedCheckpoint."""
-        return self._read(number, META, ocp.JsonCheckpointHandler(), ocp.args.JsonRestore())
+        path = self.path(number)
+        return _read(path / META, ocp.JsonCheckpointHandler(), ocp.args.JsonRestore(), f"checkpoint {path}")
 
     def restore(self, number: int, like: Any, shardings: Any) -> Any:
         """The state of a checkpoint, with the shapes of `like`, placed by `shardings`. Raises DamagedCheckpoint."""
-        arguments = ocp.args.StandardRestore(with_shardings(like, shardings))
-        state = self._read(number, STATE, ocp.StandardCheckpointHandler(), arguments)
+        path, arguments = self.path(number), ocp.args.StandardRestore(with_shardings(like, shardings))
+        state = _read(path / STATE, ocp.StandardCheckpointHandler(), arguments, f"checkpoint {path}")
         saved = self.meta(number).get(DIGESTS)
         if saved is None:
-            raise DamagedCheckpoint(f"checkpoint {self.path(number)} has no digests: an earlier version wrote it")
-        _compare(state, saved, f"checkpoint {self.path(number)}")
+            raise DamagedCheckpoint(f"checkpoint {path} has no digests: an earlier version wrote it")
+        _compare(state, saved, f"checkpoint {path}")
         return state
-
-    def _read(self, number: int, item: str, handler: Any, arguments: Any) -> Any:
-        what = f"checkpoint {self.path(number)}"
-        return _read(self.path(number) / item, handler, arguments, what)
 
     def path(self, number: int) -> Path:
         return self.directory / "epochs" / str(number)

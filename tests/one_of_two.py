@@ -18,6 +18,7 @@ from jax.sharding import PartitionSpec as P
 
 from jaxreid import parallel, processes
 from jaxreid.augment import Pixels
+from jaxreid.backbones import pretrained
 from jaxreid.checkpoints import Checkpoints, newest_whole
 from jaxreid.data.dataset import open_dataset
 from jaxreid.data.loader import LoaderOptions
@@ -131,6 +132,10 @@ def main(index, port, data_dir, folder):
     weights = [dataclasses.replace(backbone, name=str(folder / "missing.safetensors")) if index else backbone]
     with mock.patch.object(run.method, "backbones", lambda: weights):
         mine["weights"] = outcome(lambda: init_variables(run))
+
+    load = pretrained.load_variables
+    with mock.patch.object(pretrained, "load_variables", lambda *of: jax.tree.map(lambda x: x + index, load(*of))):
+        mine["other weights"] = outcome(lambda: init_variables(run))
 
     # --- a workdir that one process does not see
     def claim():

@@ -14,7 +14,7 @@ from test_processes import free_port
 
 from jaxreid import parallel
 from jaxreid.data.dataset import open_dataset
-from jaxreid.errors import UserError
+from jaxreid.errors import USER_ERROR, UserError
 
 ROOT = Path(__file__).parent.parent
 
@@ -52,6 +52,7 @@ def found(folder):
         ("data set", ["process 1 of 2", "nothing.txt"]),
         ("other data", ["process 1 of 2", "data set", "tracklets/"]),
         ("weights", ["process 1 of 2", "missing.safetensors"]),
+        ("other weights", ["process 1 of 2", "pretrained weights", "params/"]),
         ("workdir", ["process 1 of 2", "workdir-1", "--workdir"]),
         ("config", ["process 1 of 2", "config/seed: 1 → 2"]),
         ("numbers", ["process 1 of 2", "newest/checkpoints: [2] → [1]"]),
@@ -110,6 +111,24 @@ def test_features_stay_with_their_tracklets_whatever_the_order_of_devices(folder
     np.testing.assert_allclose(one_of_two.features(drawn, split), expected, atol=1e-5)
     rows = np.array([4, 0, 4, 2])  # in any order, and more than once
     np.testing.assert_allclose(one_of_two.features(drawn, split, rows=rows), expected[rows], atol=1e-5)
+
+
+@pytest.mark.extended
+@pytest.mark.parametrize("failing", [0, 1])
+def test_the_command_line_ends_on_all_processes_with_the_same_sentence(failing, tmp_path, data_dir, tiny):
+    (tmp_path / "nothing.txt").touch()
+    started, port = [], free_port()
+    for index in range(2):
+        line = ["--config=baseline", "--config.dataset.config=tiny", "--mode=dry_run", f"--workdir={tmp_path / 'run'}"]
+        line += [f"--data_dir={tmp_path / 'nothing.txt' if index == failing else data_dir}"]
+        line += [f"--coordinator=localhost:{port}", "--num_processes=2", f"--process_id={index}"]
+        environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "1", "JAX_PLATFORMS": "cpu"}
+        command = [sys.executable, "-m", "jaxreid.main", *line]
+        started.append(subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, env=environment))
+    for process in started:
+        _, told = process.communicate(timeout=300)
+        assert process.returncode == USER_ERROR
+        assert f"error: process {failing} of 2:" in told and "nothing.txt" in told and "--data_dir" in told
 
 
 def devices(*processes):
