@@ -18,7 +18,7 @@ HALF = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
 # order, and another program rounds elsewhere, so that results then agree to rounding only.
 EXECUTION = (
     *("mesh", "loading.threads", "loading.workers", "loading.prefetch", "loading.cache", "keep_checkpoints"),
-    *("backbone.remat", "backbone.scan"),
+    *("backbone.remat", "backbone.scan", "dataset.sixteen_bit"),
 )
 
 
@@ -40,6 +40,7 @@ def base_config(method: str, preset: str) -> Any:
     config.dataset.name = "walkers"
     config.dataset.config = ""
     config.dataset.path = ""  # folder of the original data, for data sets that are not drawn
+    config.dataset.sixteen_bit = "scale"  # 16-bit pictures to 8 bits, by the range of their tracklet; or "refuse"
     config.dataset.train = "train"
     config.dataset.query = "query"
     config.dataset.gallery = "gallery"

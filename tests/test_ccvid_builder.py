@@ -182,7 +182,7 @@ def test_folders_that_are_missing_or_empty(tree, tmp_path, caplog):
         f"{tree}/session1/010_12: is missing",
         f"{tree}/session2/101_02: holds no frame (*.jpg, *.jpeg, *.png)",
     ]
-    assert "1 files are not images and are left out, e.g." in caplog.text and "Thumbs.db" in caplog.text
+    assert "1 files or folders are not images and are left out, e.g." in caplog.text and "Thumbs.db" in caplog.text
 
 
 def test_damaged_frames_and_names_that_are_not_utf8(tree, tmp_path):
@@ -228,7 +228,7 @@ def test_lists_that_share_what_they_should_not(tree):
 
 
 def test_neither_prepared_nor_a_source(tree, tmp_path, capsys):
-    assert main(["ccvid", "--data_dir", str(tmp_path)]) == 1
+    assert main(["ccvid", "--data_dir", str(tmp_path)]) == 2
     message = capsys.readouterr().err
     for part in ("ccvid: is not prepared yet, and there is no source", "Simple-CCReID", "CC BY-NC-SA 4.0",
                  "DIR/session1/001_01/00001.jpg", "python -m jaxreid.data.build ccvid --source DIR"):  # fmt: skip

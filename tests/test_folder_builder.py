@@ -13,6 +13,7 @@ import tensorflow_datasets as tfds
 from jaxreid.data import schema
 from jaxreid.data.build import DataSetError, build, builder_class, read_metadata
 from jaxreid.data.building import images
+from jaxreid.data.building.listed import natural_key
 
 builder_class("folder")
 _builder = builder_class("folder").__module__.rsplit(".", 1)[0]
@@ -232,7 +233,7 @@ def test_files_that_are_no_images_are_named(tree, tmp_path, caplog):
     (tree / "a" / "t1" / "Thumbs.db").write_bytes(b"x")
     (tree / "a" / "t1" / ".DS_Store").write_bytes(b"x")  # hidden files are everywhere and say nothing
     _, splits = prepared(tree, tmp_path)
-    assert f"{tree}/a/t1: 1 files are not images and are left out, e.g. Thumbs.db" in caplog.text
+    assert f"{tree}/a/t1: 1 files or folders are not images and are left out, e.g. Thumbs.db" in caplog.text
     assert splits["train"][0]["num_frames_source"] == 3
 
 
@@ -321,4 +322,4 @@ def test_damaged_png_chunk_is_found():
 
 def test_natural_order():
     names = ["f10.jpg", "f9.jpg", "a.jpg", "10.jpg", "2.jpg", "f09.jpg"]
-    assert sorted(names, key=listing.natural_key) == ["2.jpg", "10.jpg", "a.jpg", "f09.jpg", "f9.jpg", "f10.jpg"]
+    assert sorted(names, key=natural_key) == ["2.jpg", "10.jpg", "a.jpg", "f09.jpg", "f9.jpg", "f10.jpg"]

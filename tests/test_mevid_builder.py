@@ -12,7 +12,7 @@ from builder_trees import edit, ends, error, frame_names, ids, picture, prepare
 
 from jaxreid.data import schema
 from jaxreid.data.build import DataSetError, build, builder_class, main, read_metadata
-from jaxreid.data.building.images import image_size
+from jaxreid.data.pictures import image_size
 from jaxreid.data.planned import published as planned
 
 _builder = builder_class("mevid").__module__.rsplit(".", 1)[0]
@@ -326,7 +326,7 @@ print(json.dumps([str(path), heavy]))
 
 
 def test_neither_prepared_nor_a_source(tmp_path, capsys):
-    assert main(["mevid", "--data_dir", str(tmp_path)]) == 1
+    assert main(["mevid", "--data_dir", str(tmp_path)]) == 2
     message = capsys.readouterr().err
     for part in ("mevid: is not prepared yet, and there is no source", "mevadata.org", "CC BY 4.0", "DIR/bbox_test/",
                  "python -m jaxreid.data.build mevid --source DIR"):  # fmt: skip

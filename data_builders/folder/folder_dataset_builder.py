@@ -13,9 +13,11 @@ from typing import Any, cast
 import tensorflow_datasets as tfds
 
 from jaxreid.data import schema
-from jaxreid.data.build import DataSetError, progress
+from jaxreid.data.build import SCALE, DataSetError, progress
 from jaxreid.data.building.images import read_image
 from jaxreid.data.building.listed import DEFAULT_MAX_EXCLUDED, ExcludedFrames
+from jaxreid.data.building.sixteen_bit import SixteenBit, Span, eight_bits
+from jaxreid.data.pictures import is_sixteen_bit
 
 from . import VERSION
 from .listing import TABLE, Folder, Tracklet, list_folder
@@ -32,13 +34,14 @@ class FolderConfig(tfds.core.BuilderConfig):
 
 
 class Builder(tfds.core.GeneratorBasedBuilder):
-    """Tracklets of a folder; bytes are kept as they are, after each frame was seen to be whole.
+    """Tracklets of a folder; bytes are kept as they are, but of 16-bit pictures, after each frame was seen to be whole.
 
     Without identities in the table (or without a table) every tracklet is in `train`, and again in `query` and
     `gallery`, for a report of nearest tracklets that nobody scores (protocol "none").
     """
 
     VERSION = tfds.core.Version(VERSION)
+    sixteen_bit: str = SCALE  # what is done with 16-bit pictures; `jaxreid.data.build.build` sets it
     MANUAL_DOWNLOAD_INSTRUCTIONS = "Put the pictures under MANUAL_DIR as <camera>/<tracklet>/*.jpg."
 
     @classmethod
@@ -65,12 +68,13 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             folder, limit = list_folder(None, Path(dl_manager.manual_dir)), DEFAULT_MAX_EXCLUDED
         for warning in folder.warnings:
             _LOG.warning("%s", warning)
-        tracklets, excluded = _check_frames(folder, limit)
+        tracklets, excluded, deep, spans = _check_frames(folder, limit, self.sixteen_bit)
         splits = _splits(tracklets)
         numbers = {camera: number for number, camera in enumerate(sorted({t.camera for t in tracklets}), start=1)}
         identities = _identity_numbers({t.identity for t in tracklets if t.identity})
         train_pids = sorted({identities[t.identity] for t in splits.get("train", ()) if t.identity})
         protocol, remarks = _protocol(splits)
+        remarks += deep.remarks()
         for remark in remarks:
             _LOG.warning("%s", remark)
         cast(dict, self.info.metadata).update(
@@ -86,11 +90,12 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             warnings=[*folder.warnings, *remarks],
             licence="as the pictures' owner says",
             source=str(folder.path),
+            **deep.metadata(),
         )
         if folder.has_table:  # kept for its further columns, such as times
             shutil.copyfile(folder.path / TABLE, self.data_path / TABLE)
         return {
-            name: self._generate_examples(name, members, folder, excluded, numbers, identities, train_pids)
+            name: self._generate_examples(name, members, folder, excluded, spans, numbers, identities, train_pids)
             for name, members in splits.items()
         }
 
@@ -100,6 +105,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         tracklets: list[Tracklet],
         folder: Folder,
         excluded: ExcludedFrames,
+        spans: dict[str, Span],
         numbers: dict[str, int],
         identities: dict[str, int],
         train_pids: list[int],
@@ -108,11 +114,12 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         for key, tracklet in enumerate(progress(tracklets, split)):
             paths = tracklet.paths
             kept = excluded.usable(paths)
+            frames = [(folder.path / paths[index]).read_bytes() for index in kept]
             pid = identities.get(tracklet.identity, -1)
             yield (
                 key,
                 schema.record(
-                    frames=[(folder.path / paths[index]).read_bytes() for index in kept],
+                    frames=eight_bits(frames, spans.get(tracklet.tracklet_id)),
                     frame_names=[paths[index] for index in kept],
                     frame_index=kept,
                     num_frames_source=len(paths),
@@ -129,22 +136,33 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             )
 
 
-def _check_frames(folder: Folder, limit: float) -> tuple[list[Tracklet], ExcludedFrames]:
-    """The tracklets that keep a frame, and the frames that are unreadable.
+def _check_frames(
+    folder: Folder, limit: float, sixteen_bit: str
+) -> tuple[list[Tracklet], ExcludedFrames, SixteenBit, dict[str, Span]]:
+    """The tracklets that keep a frame, the unreadable frames, and those of 16 bits with their ranges by tracklet.
 
     Raises:
       DataSetError: more than `limit` of all frames are unreadable, or all frames of all tracklets of a split.
+      UserError: there are 16-bit pictures, and `sixteen_bit` refuses them.
     """
     paths = [path for tracklet in folder.tracklets for path in tracklet.paths]
-    excluded = ExcludedFrames("folder", folder.path, len(paths), limit)
+    excluded = ExcludedFrames("folder", folder.path, len(paths) + len(folder.faults), limit)
 
-    def fault(path: str) -> str | None:
-        return read_image(folder.path / path)[1]
+    def look(path: str) -> tuple[str | None, bool]:
+        data, fault = read_image(folder.path / path)
+        return fault, is_sixteen_bit(data)
 
     with concurrent.futures.ThreadPoolExecutor() as pool:  # reading and decoding run outside Python's lock
-        faults = list(progress(pool.map(fault, paths), "checking frames", len(paths), "frames"))
-    excluded.add((path, fault) for path, fault in zip(paths, faults, strict=True) if fault)
+        found = list(progress(pool.map(look, paths), "checking frames", len(paths), "frames"))
+    unusable = [(path, fault) for path, (fault, _) in zip(paths, found, strict=True) if fault]
+    excluded.add([*folder.faults, *unusable])
     excluded.warn()
+    many_bits = {path for path, (fault, is_deep) in zip(paths, found, strict=True) if is_deep and not fault}
+    deep, spans = SixteenBit(), {}
+    for tracklet in folder.tracklets if many_bits else ():
+        mine = [folder.path / path for path in tracklet.paths if path in many_bits]
+        if span := deep.measure({str(path): path.read_bytes() for path in mine}, sixteen_bit):
+            spans[tracklet.tracklet_id] = span
     kept = []
     for tracklet in folder.tracklets:
         if excluded.usable(tracklet.paths):
@@ -155,7 +173,7 @@ def _check_frames(folder: Folder, limit: float) -> tuple[list[Tracklet], Exclude
     if lost:
         where = f"the splits {sorted(lost)}" if lost != {""} else "the folder"
         raise DataSetError(f"folder: no readable frame is left in {where} of {folder.path}:\n{excluded.named()}")
-    return kept, excluded
+    return kept, excluded, deep, spans
 
 
 def _splits(tracklets: list[Tracklet]) -> dict[str, list[Tracklet]]:
@@ -169,9 +187,11 @@ def _splits(tracklets: list[Tracklet]) -> dict[str, list[Tracklet]]:
 
 
 def _identity_numbers(names: set[str]) -> dict[str, int]:
-    """The dataset's own numbers where all identities are numbers, else their rank."""
-    if all(name.isascii() and name.isdigit() for name in names) and len({int(name) for name in names}) == len(names):
-        return {name: int(name) for name in sorted(names, key=int)}
+    """The dataset's own numbers where all identities are numbers that a record can hold, else their rank."""
+    if all(name.isascii() and name.isdigit() for name in names):
+        numbers = {int(name) for name in names}
+        if len(numbers) == len(names) and max(numbers, default=0) <= schema.LARGEST_NUMBER:
+            return {name: int(name) for name in sorted(names, key=int)}
     return {name: rank for rank, name in enumerate(sorted(names), start=1)}
 
 

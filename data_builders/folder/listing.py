@@ -5,16 +5,16 @@ from __future__ import annotations
 import csv
 import dataclasses
 import hashlib
-import os
 import re
 from collections import Counter
 from pathlib import Path
 
 from jaxreid.data.build import DataSetError
-from jaxreid.data.building.listed import natural_key, shorten
+from jaxreid.data.building.contents import is_image, list_frames, scan, twins_error
+from jaxreid.data.building.listed import shorten
+from jaxreid.data.names import known, nfc, printable
 
 TABLE = "tracklets.csv"
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 MODALITIES = ("rgb", "ir")
 SPLITS = ("train", "train_aux", "val", "query", "gallery")
 REQUIRED_COLUMNS = ("camera", "tracklet", "identity", "modality", "split")
@@ -22,15 +22,17 @@ REQUIRED_COLUMNS = ("camera", "tracklet", "identity", "modality", "split")
 
 @dataclasses.dataclass(frozen=True)
 class Tracklet:
-    """One tracklet folder and its row of the table; "" is unknown."""
+    """One tracklet folder and its row of the table; "" is unknown. Names are in composed Unicode form."""
 
     camera: str
     name: str
+    folder: str  # as it is on the disk, <camera>/<name>
     frames: tuple[str, ...]  # file names in the order of their numbers
     identity: str = ""
     modality: str = "rgb"
     split: str = ""
     recording: str = ""
+    start_time: float | None = None  # seconds
 
     @property
     def tracklet_id(self) -> str:
@@ -39,28 +41,33 @@ class Tracklet:
     @property
     def paths(self) -> list[str]:
         """The frames' paths relative to the folder."""
-        return [f"{self.camera}/{self.name}/{frame}" for frame in self.frames]
+        return [f"{self.folder}/{frame}" for frame in self.frames]
 
 
 @dataclasses.dataclass(frozen=True)
 class Folder:
-    """A listed folder: its tracklets sorted by camera and name, and the name that its built form gets."""
+    """A listed folder: its tracklets sorted by camera and name, and the name that its built form gets.
+
+    `faults` are frames that cannot be used, and links to nothing where a camera, a tracklet or a frame should be.
+    """
 
     path: Path
     name: str
     tracklets: tuple[Tracklet, ...]
     has_table: bool
     warnings: tuple[str, ...]
+    faults: tuple[tuple[str, str], ...]
 
 
 def list_folder(config: str | None, source: Path | None) -> Folder:
     """Lists `source`/<camera>/<tracklet>/*.jpg|jpeg|png and reads `source`/tracklets.csv where there is one.
 
-    The name carries a fingerprint of the paths, sizes and times of the frames and of the table.
+    The name carries a fingerprint of the paths, sizes and times of the frames, of what is wrong with others, and of the
+    table.
 
     Raises:
-      DataSetError: no such folder, a folder of another layout, an empty tracklet, or a table that does not fit it;
-        the message lists every place.
+      DataSetError: no such folder, a folder of another layout, an empty tracklet, two pictures of one name in one, or a
+        table that does not fit the folder; the message lists every place.
     """
     if config is not None:
         raise DataSetError(f"folder: takes no configuration, got {config!r}; give the directory with --source")
@@ -68,33 +75,12 @@ def list_folder(config: str | None, source: Path | None) -> Folder:
         raise DataSetError("folder: which directory? Give it with --source DIR, holding <camera>/<tracklet>/*.jpg")
     if not source.is_dir():
         raise DataSetError(f"folder: {source} is not a directory")
-    digest = hashlib.sha256()
-    errors: list[str] = []
-    warnings: list[str] = []
-    found: dict[tuple[str, str], Tracklet] = {}
-    for camera in _subdirectories(source):
-        loose = [entry.name for entry in _files(camera) if _is_image(entry.name)]
-        if loose:
-            errors.append(f"{camera.path}: images lie in the camera's folder, e.g. {loose[0]}; put each tracklet's "
-                          "into a folder of its own")  # fmt: skip
-        for tracklet in _subdirectories(camera):
-            images = [entry for entry in _files(tracklet) if _is_image(entry.name)]
-            others = [entry.name for entry in _files(tracklet) if not _is_image(entry.name)]
-            if others:
-                warnings.append(
-                    f"{tracklet.path}: {len(others)} files are not images and are left out, e.g. {others[0]}"
-                )
-            if not images:
-                errors.append(f"{tracklet.path}: holds no image (*.jpg, *.jpeg, *.png); remove the folder or fill it")
-            for entry in images:
-                status = entry.stat()
-                digest.update(
-                    f"{camera.name}/{tracklet.name}/{entry.name}\n{status.st_size} {status.st_mtime_ns}\n".encode()
-                )
-            frames = tuple(sorted((entry.name for entry in images), key=natural_key))
-            found[camera.name, tracklet.name] = Tracklet(camera.name, tracklet.name, frames)
-    if not found:
-        raise DataSetError(f"folder: {source} holds no tracklets; expected {source}/<camera>/<tracklet>/*.jpg")
+    reader = _Reader(source)
+    found, errors, warnings, digest = reader.read(), reader.errors, reader.warnings, reader.digest
+    digest.update("".join(f"{path} {fault}\n" for path, fault in reader.faults).encode())
+    if not found and not errors:
+        lost = "".join(f"\n  {source / path}: {fault}" for path, fault in reader.faults)
+        raise DataSetError(f"folder: {source} holds no tracklets; expected {source}/<camera>/<tracklet>/*.jpg{lost}")
     table = source / TABLE
     if table.is_file():
         digest.update(table.read_bytes())
@@ -106,7 +92,67 @@ def list_folder(config: str | None, source: Path | None) -> Folder:
     warnings += [f"camera {camera} has one tracklet only" for camera, count in per_camera.items() if count == 1]
     name = f"{re.sub(r'[^A-Za-z0-9_-]+', '_', source.name) or 'root'}-{digest.hexdigest()[:12]}"
     tracklets = tuple(sorted(found.values(), key=lambda tracklet: tracklet.tracklet_id))
-    return Folder(source, name, tracklets, table.is_file(), tuple(warnings))
+    return Folder(source, name, tracklets, table.is_file(), tuple(warnings), tuple(reader.faults))
+
+
+class _Reader:
+    """Reads the folders below `source`, and gathers what is to be said of them."""
+
+    def __init__(self, source: Path) -> None:
+        self.source = source
+        self.digest = hashlib.sha256()
+        self.errors: list[str] = []
+        self.warnings: list[str] = []
+        self.faults: list[tuple[str, str]] = []
+
+    def read(self) -> dict[tuple[str, str], Tracklet]:
+        """The tracklets by camera and name."""
+        found: dict[tuple[str, str], Tracklet] = {}
+        for camera in self._folders(""):
+            for name in self._folders(f"{camera}/"):
+                tracklet = self._tracklet(camera, name)
+                other = found.setdefault((tracklet.camera, tracklet.name), tracklet)
+                if other is not tracklet:
+                    self.errors.append(
+                        f"{self.source}: two folders are called {other.tracklet_id}, in two Unicode forms; rename one"
+                    )
+        return found
+
+    def _folders(self, directory: str) -> list[str]:
+        """Names of the folders in the source or, with "camera/", in a camera's folder."""
+        entries = scan(self.source / directory)
+        place = self.source / directory
+        loose = [printable(name) for name in entries.files if is_image(name)]
+        others = [printable(name) for name in entries.files if not is_image(name)]
+        if loose:
+            self.errors.append(f"{place}: images lie in {'the camera' if directory else 'the source'}'s folder, e.g. "
+                               f"{loose[0]}; put each tracklet's into a folder of its own")  # fmt: skip
+        if directory and others:
+            self.warnings.append(_left_out(place, others))
+        self.errors += [f"{place / name}: {fault}; rename it" for name, fault in entries.unreadable]
+        self.faults += [(f"{directory}{name}", fault) for name, fault in entries.broken]
+        return entries.folders
+
+    def _tracklet(self, camera: str, name: str) -> Tracklet:
+        folder = f"{camera}/{name}"
+        place = self.source / folder
+        there = list_frames(place)
+        if there.others:
+            self.warnings.append(_left_out(place, there.others))
+        if there.twins:
+            self.errors.append(twins_error(place, there.twins))
+        if not there.images:
+            why = f" that can be used ({' '.join(there.faults[0])})" if there.faults else ""
+            self.errors.append(f"{place}: holds no image{why} (*.jpg, *.jpeg, *.png); remove the folder or fill it")
+        self.faults += [(f"{folder}/{frame}", fault) for frame, fault in there.faults]
+        for frame in sorted(there.images):
+            status = (place / frame).stat()
+            self.digest.update(f"{folder}/{frame}\n{status.st_size} {status.st_mtime_ns}\n".encode())
+        return Tracklet(nfc(camera), nfc(name), folder, tuple(there.images))
+
+
+def _left_out(place: Path, names: list[str]) -> str:
+    return f"{place}: {len(names)} files or folders are not images and are left out, e.g. {names[0]}"
 
 
 def _apply_table(
@@ -128,9 +174,11 @@ def _apply_table(
     described = dict(found)
     for line, row in enumerate(rows, start=2):
         where = f"{table}, row {line}"
-        values = {column: (row.get(column) or "").strip() for column in [*REQUIRED_COLUMNS, "recording"]}
-        camera, tracklet, identity, modality, split, recording = values.values()
+        camera, tracklet = (nfc((row[column] or "").strip()) for column in ("camera", "tracklet"))
         key = (camera, tracklet)
+        identity, modality, split, recording = (
+            known(row.get(column)) for column in ("identity", "modality", "split", "recording")
+        )
         modality = modality.lower() or "rgb"
         if None in row:
             errors.append(f"{where}: has more cells than there are columns; quote cells that hold commas")
@@ -144,13 +192,15 @@ def _apply_table(
             errors.append(f"{where}: unknown modality {modality!r}; write one of {', '.join(MODALITIES)}")
         if split and split not in SPLITS:
             errors.append(f"{where}: unknown split {split!r}; write one of {', '.join(SPLITS)}, or leave all empty")
-        errors += [f"{where}: {problem}" for problem in _time_problems(row)]
+        start, problems = _times(row)
+        errors += [f"{where}: {problem}" for problem in problems]
         described[key] = dataclasses.replace(
             found[key],
-            identity="" if identity == "-1" else identity,
+            identity=identity,
             modality=modality,
             split=split,
             recording=recording,
+            start_time=start,
         )
     unplaced = [f"{camera}/{name}" for camera, name in found if (camera, name) not in placed]
     if unplaced:
@@ -161,17 +211,18 @@ def _apply_table(
     return described, errors + _split_problems(table, list(described.values()))
 
 
-def _time_problems(row: dict[str, str]) -> list[str]:
+def _times(row: dict[str, str]) -> tuple[float | None, list[str]]:
+    """When a tracklet starts, and what is wrong with its times."""
     times = []
     for column in ("start_time", "end_time"):
-        text = (row.get(column) or "").strip()
+        text = known(row.get(column))
         try:
             times.append(float(text) if text else None)
         except ValueError:
-            return [f"{column} {text!r} is not a number of seconds"]
+            return None, [f"{column} {text!r} is not a number of seconds"]
     start, end = times
     backwards = start is not None and end is not None and end < start
-    return [f"end_time {end} is before start_time {start}"] if backwards else []
+    return start, [f"end_time {end} is before start_time {start}"] if backwards else []
 
 
 def _split_problems(table: Path, tracklets: list[Tracklet]) -> list[str]:
@@ -199,23 +250,3 @@ def _split_problems(table: Path, tracklets: list[Tracklet]) -> list[str]:
             f"{', '.join(nameless[:3])}; fill in all (to be scored) or none"
         )
     return errors
-
-
-def _is_image(name: str) -> bool:
-    return name.lower().endswith(IMAGE_SUFFIXES)
-
-
-def _entries(directory: Path | os.DirEntry[str]) -> list[os.DirEntry[str]]:
-    try:
-        with os.scandir(directory) as entries:
-            return sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda e: e.name)
-    except OSError as error:
-        raise DataSetError(f"folder: cannot read {os.fspath(directory)}: {error.strerror}") from error
-
-
-def _subdirectories(directory: Path | os.DirEntry[str]) -> list[os.DirEntry[str]]:
-    return [entry for entry in _entries(directory) if entry.is_dir()]
-
-
-def _files(directory: os.DirEntry[str]) -> list[os.DirEntry[str]]:
-    return [entry for entry in _entries(directory) if entry.is_file()]

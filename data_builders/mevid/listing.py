@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from jaxreid.data.building import listed
-from jaxreid.data.building.images import image_size
 from jaxreid.data.building.listed import Listing, Tracklet
 from jaxreid.data.building.outfits import number_outfits, outfit_differences
+from jaxreid.data.pictures import image_size
 
 from .published import GALLERY_CAMERAS, PUBLISHED, QUERY_CAMERAS
 

@@ -29,6 +29,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from jaxreid.data.names import is_utf8, printable
 from jaxreid.errors import UserError, command
 
 try:
@@ -37,6 +38,7 @@ except ImportError:  # not a POSIX system
     fcntl = None
 
 DATA_DIR_VARIABLE = "JAXREID_DATA_DIR"
+SCALE, REFUSE = SIXTEEN_BIT = ("scale", "refuse")  # what is done with 16-bit pictures
 _LOG = logging.getLogger(__name__)
 
 
@@ -109,6 +111,7 @@ def build(
     data_dir: str | os.PathLike[str] | None = None,
     source: str | os.PathLike[str] | None = None,
     beam: Sequence[str] | None = None,
+    sixteen_bit: str = SCALE,
     **options: Any,
 ) -> Path:
     """Prepares a data set if it is not there yet.
@@ -123,6 +126,7 @@ def build(
       source: directory with the raw data, for sets that have any.
       beam: build through Apache Beam (`jaxreid.data.building.beam_build`) with these pipeline options, e.g.
         ["runner=FlinkRunner"]; None is without.
+      sixteen_bit: "scale" makes 8-bit pictures of those of 16, by the range of their tracklet; "refuse" takes none.
       **options: further settings of the builder.
 
     Returns:
@@ -131,7 +135,10 @@ def build(
     Raises:
       DataSetError: unknown name, configuration or option; the raw data are not as expected; a prepared directory
         lacks files.
+      UserError: there are 16-bit pictures, which were to be refused.
     """
+    if sixteen_bit not in SIXTEEN_BIT:
+        raise DataSetError(f"sixteen_bit={sixteen_bit!r}; it is one of {', '.join(SIXTEEN_BIT)}")
     if config is None and "/" in name:
         name, config = name.split("/", 1)
     root = Path(data_dir if data_dir is not None else default_data_dir()).expanduser().absolute()
@@ -149,7 +156,9 @@ def build(
         prepared = Path(builder.data_dir)
     wanted = folder.fingerprint() if hasattr(folder, "fingerprint") else None
     if _is_current(prepared, wanted):
-        return prepared
+        return _checked(prepared, sixteen_bit)
+    if raw is not None and not is_utf8(raw):
+        raise DataSetError(f"{name}: the path {printable(raw)} is not UTF-8, and records name it; rename the folder")
     try:
         builder = builder or _open_builder(name, config, root, raw, options)
     except DataSetError as error:
@@ -159,7 +168,7 @@ def build(
         raise DataSetError(f"{error}\nPrepared in {root / name}: {', '.join(others)}") from error
     with _lock(prepared) as locked:
         if _is_current(prepared, wanted):  # another process built it while this one waited
-            return prepared
+            return _checked(prepared, sixteen_bit)
         if prepared.exists():
             _LOG.warning("%s was drawn by another version of its builder: building it anew", prepared)
             prepared.rename(prepared.with_name(f"incomplete.replaced_{prepared.name}"))
@@ -173,7 +182,7 @@ def build(
                 "did the raw data change just now? Run again"
             )
         try:
-            _prepare(builder, raw, beam)
+            _prepare(builder, raw, beam, sixteen_bit)
         except OSError:
             if locked or not _is_current(prepared, wanted):  # else another process was first to give it its name
                 raise
@@ -209,9 +218,10 @@ def unfinished_directory(prepared: Path) -> Path:
     return prepared.with_name(f"unfinished.{prepared.name}")
 
 
-def _prepare(builder: Any, source: Path | None, beam: Sequence[str] | None) -> None:
+def _prepare(builder: Any, source: Path | None, beam: Sequence[str] | None, sixteen_bit: str) -> None:
     import tensorflow_datasets as tfds
 
+    builder.sixteen_bit = sixteen_bit  # decides whether a build succeeds, not what it holds: no builder's own option
     beam_options = None
     if beam is not None:
         from jaxreid.data.building import beam_build
@@ -262,6 +272,16 @@ def _is_current(prepared: Path, fingerprint: str | None) -> bool:
             "(or `tfds build` with --file_format=array_record)"
         )
     return fingerprint is None or read_metadata(prepared).get("fingerprint") == fingerprint
+
+
+def _checked(prepared: Path, sixteen_bit: str) -> Path:
+    """A set that is there. Raises UserError where it was made of 16-bit pictures and these are refused."""
+    found = read_metadata(prepared).get("sixteen_bit") if sixteen_bit == REFUSE else None
+    if found:
+        raise DataSetError(
+            f"{prepared} was made of 16-bit pictures, and sixteen_bit={REFUSE} takes none: {found['remark']}"
+        )
+    return prepared
 
 
 def _missing_files(prepared: Path) -> list[str]:
@@ -335,6 +355,12 @@ def main(arguments: list[str] | None = None) -> int:
         type=option,
         help="a further setting of the builder (repeatable), e.g. max_excluded=0.1 for folder",
     )
+    parser.add_argument(
+        "--sixteen_bit",
+        choices=SIXTEEN_BIT,
+        default=SCALE,
+        help="16-bit pictures: make 8 bits of them, by the range of their tracklet, or take none (default %(default)s)",
+    )
     parser.add_argument("--beam", action="store_true", help="build through Apache Beam, for sets with raw data by hand")
     parser.add_argument(
         "--beam_options",
@@ -346,7 +372,8 @@ def main(arguments: list[str] | None = None) -> int:
     if parsed.beam or parsed.beam_options:
         beam = [word for word in (parsed.beam_options or "").split(",") if word]
     logging.basicConfig(format="%(levelname)s: %(message)s")
-    prepared = build(parsed.name, data_dir=parsed.data_dir, source=parsed.source, beam=beam, **dict(parsed.option))
+    options = {"sixteen_bit": parsed.sixteen_bit, **dict(parsed.option)}
+    prepared = build(parsed.name, data_dir=parsed.data_dir, source=parsed.source, beam=beam, **options)
     counts = read_metadata(prepared).get("counts", {})
     for split, tracklets in split_counts(prepared).items():
         details = [f"{value} {key}" for key, value in counts.get(split, {}).items() if key != "tracklets"]

@@ -68,10 +68,17 @@ def open_dataset(options: Any, data_dir: Path | None) -> Dataset:
     `query`, that name stands for all of them.
 
     Args:
-      options: `config.dataset`: name, config, path (source folder), train/query/gallery split names, protocols.
+      options: `config.dataset`: name, config, path (source folder), sixteen_bit, train/query/gallery split names,
+        protocols.
       data_dir: where built data sets live.
     """
-    directory = build.build(options.name, options.config or None, data_dir=data_dir, source=options.path or None)
+    directory = build.build(
+        options.name,
+        options.config or None,
+        data_dir=data_dir,
+        source=options.path or None,
+        sixteen_bit=getattr(options, "sixteen_bit", build.SCALE),  # earlier runs have no such key
+    )
     train = open_split(directory, options.train)
     cameras = np.unique(train.table.camera)
     facts = build.read_metadata(directory)

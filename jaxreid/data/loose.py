@@ -6,9 +6,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
+from jaxreid.data.build import SCALE
+from jaxreid.data.names import printable
 from jaxreid.data.schema import MODALITIES
 from jaxreid.data.split import UNKNOWN, FrameReader, Labels, Split, TrackletTable
 from jaxreid.errors import UserError
@@ -62,20 +63,42 @@ class ArrayReader(FrameReader):
         self.tracklets = tracklets
 
     def decode_each(self, row: int, indices: Iterable[int]) -> Iterator[np.ndarray]:
-        return (self.tracklets[row][index] for index in indices)
+        for index in indices:
+            image = self.tracklets[row][index]
+            if not image.size:
+                raise UserError(f"frame {index} of tracklet {row} has no pixels: its shape is {image.shape}")
+            yield image
 
 
 class FileReader(FrameReader):
-    """Picture files: the paths of every tracklet's frames. Only what is asked for is read."""
+    """Picture files: the paths of every tracklet's frames. Only what is asked for is read.
 
-    def __init__(self, paths: Sequence[Sequence[Path]]) -> None:
+    Args:
+      paths: of the frames of every tracklet.
+      sixteen_bit: what is done with 16-bit pictures, one of `jaxreid.data.build.SIXTEEN_BIT`.
+    """
+
+    REMEDY = "mend it or take it away"
+
+    def __init__(self, paths: Sequence[Sequence[Path]], sixteen_bit: str = SCALE) -> None:
         super().__init__(Path(), "loose", np.arange(len(paths)), (), cache=False)
+        self.paths, self.sixteen_bit = paths, sixteen_bit
+
+    def encoded(self, row: int) -> Sequence[bytes]:
+        return _Files(self.paths[row])
+
+    def place(self, row: int, index: int) -> str:
+        return printable(self.paths[row][index])
+
+
+class _Files(Sequence[bytes]):
+    """The contents of files, each read when it is asked for."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
         self.paths = paths
 
-    def decode_each(self, row: int, indices: Iterable[int]) -> Iterator[np.ndarray]:
-        for index in indices:
-            path = self.paths[row][index]
-            image = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR_RGB) if path.stat().st_size else None
-            if image is None:
-                raise UserError(f"{path} cannot be decoded as a picture; mend it or take it away")
-            yield image
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.paths[index].read_bytes()

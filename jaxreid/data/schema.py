@@ -17,6 +17,7 @@ PLATFORMS = ("unknown", "ground", "cctv", "wearable", "uav")
 ROLES = ("train", "train_aux", "val", "query", "gallery")
 VISIBLE, INFRARED = MODALITIES.index("rgb"), MODALITIES.index("ir")
 NUM_ATTRIBUTES = 24
+LARGEST_NUMBER = 2**31 - 1  # that a record holds
 ATTRIBUTE_NOT_PROVIDED, ATTRIBUTE_UNKNOWN = -2, -1
 
 # Values of a feature that the data set knows nothing of; `frames`, `tracklet_id`, `pid` and `role` have none.
@@ -50,6 +51,7 @@ SENTINELS: dict[str, Any] = {
     "source": "",
 }
 REQUIRED = ("frames", "tracklet_id", "pid", "role")
+_NUMBERS = ("pid", *(name for name, value in SENTINELS.items() if type(value) is int))
 
 
 def role_of(split: str) -> str:
@@ -111,7 +113,7 @@ def record(**values: Any) -> dict[str, Any]:
     `frame_index` and `num_frames_source` default to a tracklet that was not thinned.
 
     Raises:
-      UserError: a required feature is missing or a name is not of the schema.
+      UserError: a required feature is missing, a name is not of the schema, or a number does not fit 32 bits.
     """
     missing = [name for name in REQUIRED if name not in values]
     unknown = sorted(set(values) - set(SENTINELS) - set(REQUIRED))
@@ -126,4 +128,10 @@ def record(**values: Any) -> dict[str, Any]:
         complete["frame_index"] = list(range(count))
     if "num_frames_source" not in values:
         complete["num_frames_source"] = count
+    for name in _NUMBERS:
+        if abs(complete[name]) > LARGEST_NUMBER:
+            raise UserError(
+                f"tracklet {complete['tracklet_id']}: {name} {complete[name]} is beyond {LARGEST_NUMBER}, the largest "
+                "number that a record holds; number anew"
+            )
     return complete

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import json
+import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -16,10 +18,14 @@ from typing import Any
 
 import numpy as np
 
-from jaxreid.data import schema
+from jaxreid.data import pictures, schema
+from jaxreid.data.build import SCALE
+from jaxreid.data.names import printable
 from jaxreid.errors import UserError
+from jaxreid.files import written_aside
 
 UNKNOWN = -1
+_LOG = logging.getLogger(__name__)
 INDEX_VERSION = 2  # of the columns below; a file of another one is made anew
 
 
@@ -112,6 +118,9 @@ def join(splits: Sequence[Split]) -> Split:
 class FrameReader:
     """Encoded frames of a tracklet by its row; pickles into loader processes, opens the files on first use."""
 
+    REMEDY = "build the data set again from intact files"
+    sixteen_bit = SCALE  # what is done with 16-bit pictures
+
     def __init__(self, directory: Path, split: str, record: np.ndarray, names: Sequence[str], cache: bool) -> None:
         self.directory, self.split, self.record, self.names, self.cache = (
             directory,
@@ -121,6 +130,8 @@ class FrameReader:
             cache,
         )
         self._known: dict[int, list[bytes]] = {}
+        self._spans: dict[int, tuple[int, int]] = {}
+        self._told = False
 
     def __getstate__(self) -> dict[str, Any]:
         state = {k: v for k, v in self.__dict__.items() if k not in ("_source", "_raw")}
@@ -134,8 +145,8 @@ class FrameReader:
     def _raw(self) -> Any:
         return _open_source(self.directory, self.split, raw=True)
 
-    def encoded(self, row: int) -> list[bytes]:
-        """The original bytes of every frame of tracklet `row`."""
+    def encoded(self, row: int) -> Sequence[bytes]:
+        """The encoded bytes of every frame of tracklet `row`."""
         frames = self._known.get(row)
         if frames is None:
             frames = _frames_of(self._raw[int(self.record[row])])
@@ -163,17 +174,32 @@ class FrameReader:
         Raises:
           UserError: a frame cannot be decoded; the message names the tracklet and the frame.
         """
-        import cv2  # here, because what describes a split is also used where no picture is read
-
         encoded = self.encoded(row)
         for index in indices:
-            image = cv2.imdecode(np.frombuffer(encoded[index], np.uint8), cv2.IMREAD_COLOR_RGB)
-            if image is None:
-                raise UserError(
-                    f"{self.directory} split {self.split!r}: frame {index} of tracklet {self.names[row]!r} cannot be "
-                    f"decoded ({len(encoded[index])} bytes); build the data set again from intact files"
-                )
-            yield image
+            stored = self._load(encoded, row, index)
+            yield pictures.to_rgb(stored, self._span(encoded, row, index) if stored.dtype == np.uint16 else None)
+
+    def place(self, row: int, index: int) -> str:
+        """Which frame that is, for messages."""
+        return f"{self.directory} split {self.split!r}: frame {index} of tracklet {self.names[row]!r}"
+
+    def _load(self, encoded: Sequence[bytes], row: int, index: int) -> np.ndarray:
+        try:
+            return pictures.load(encoded[index])
+        except pictures.PictureError as error:
+            raise UserError(f"{self.place(row, index)}: {error}; {self.REMEDY}") from error
+
+    def _span(self, encoded: Sequence[bytes], row: int, index: int) -> tuple[int, int]:
+        """The values of a tracklet's 16-bit frames that become 0 and 255; read once, and told for the first one."""
+        if row not in self._spans:
+            told, self._told = self._told, True
+            stored = (self._load(encoded, row, each) for each in range(len(encoded)))
+            span = pictures.value_range(frame for frame in stored if frame.dtype == np.uint16)
+            remark = pictures.sixteen_bit_remark(self.place(row, index), span, self.sixteen_bit)
+            if not told:
+                _LOG.warning("%s", remark)
+            self._spans[row] = span
+        return self._spans[row]
 
 
 class JoinedReader(FrameReader):
@@ -187,7 +213,7 @@ class JoinedReader(FrameReader):
         self.readers = readers
         self.starts = np.cumsum([0, *(len(reader.record) for reader in readers)])
 
-    def encoded(self, row: int) -> list[bytes]:
+    def encoded(self, row: int) -> Sequence[bytes]:
         reader, row = self._part(row)
         return reader.encoded(row)
 
@@ -276,18 +302,34 @@ def _codes(names: np.ndarray) -> np.ndarray:
 
 
 def _index(directory: Path, split: str) -> dict[str, np.ndarray]:
-    """The split's tables, from the file beside the records; one pass over the records makes it the first time."""
-    path = directory / "index" / f"{split}.npz"
-    if path.exists():
-        with np.load(path) as file:
-            if file.get("version") == INDEX_VERSION:
-                return dict(file)
+    """The split's tables, from the file beside the records; one pass over the records makes it the first time.
+
+    Where that place is read-only, the file lies in the user's cache; where there is none either, in memory.
+    """
+    places = [directory / "index" / f"{split}.npz", _cache_of(directory) / f"{split}.npz"]
+    for path in places:
+        if path.exists():
+            with np.load(path) as file:
+                if file.get("version") == INDEX_VERSION:
+                    return dict(file)
     rows = _read_index(_open_source(directory, split))
-    path.parent.mkdir(exist_ok=True)
-    aside = path.with_name(f"{path.name}.{os.getpid()}.npz")
-    np.savez(aside, **rows, version=np.array(INDEX_VERSION))  # pyright: ignore[reportArgumentType]
-    os.replace(aside, path)
+    for path in places:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with written_aside(path) as aside, aside.open("wb") as file:
+                np.savez(file, **rows, version=np.array(INDEX_VERSION))  # pyright: ignore[reportArgumentType]
+            break
+        except OSError as error:
+            _LOG.warning("no index can be kept as %s (%s)", path, error.strerror)
     return rows
+
+
+def _cache_of(directory: Path) -> Path:
+    """Where a user keeps what belongs into a prepared set that only others can write to."""
+    status = (directory / "dataset_info.json").stat()  # of another build under this path it is another file
+    key = f"{printable(directory.resolve())} {status.st_size} {status.st_mtime_ns}"
+    cache = Path(os.environ.get("XDG_CACHE_HOME", os.path.expanduser("~/.cache")))
+    return cache / "jaxreid" / "index" / hashlib.sha256(key.encode()).hexdigest()[:16]
 
 
 # Column → feature of the record, for those that are one number.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+from jaxreid.data.pictures import PictureError, load, to_rgb
 from jaxreid.errors import UserError
 
 SIDE, BYTES = 160, 6_000  # what a page shows, on a screen of fine dots; what a JPEG of that size takes
@@ -22,22 +23,20 @@ def shrunk(encoded: bytes, side: int = SIDE, most: int = BYTES) -> bytes:
     Raises:
       UserError: the picture cannot be decoded.
     """
-    image = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR)
-    if image is None:
-        raise UserError(f"a picture of the report cannot be decoded; it begins with {encoded[:4]!r}")
+    try:
+        image = to_rgb(load(encoded))
+    except PictureError as error:
+        raise UserError(f"a picture of the report: {error}; it begins with {encoded[:4]!r}") from error
     longer = max(image.shape[:2])
     if longer <= side and len(encoded) <= most:
         return encoded
-    smaller = _jpeg(image, side)
+    smaller = thumbnail(image, side)
     return smaller if longer > side or len(smaller) < len(encoded) else encoded
 
 
 def thumbnail(frame: np.ndarray, side: int = THUMBNAIL) -> bytes:
     """A JPEG of a frame u8[H, W, 3] in RGB order, its longer side at most `side` pixels: 2 to 4 kB for a person."""
-    return _jpeg(frame[..., ::-1], side)
-
-
-def _jpeg(image: np.ndarray, side: int) -> bytes:
+    image = frame[..., ::-1]
     longer = max(image.shape[:2])
     if longer > side:
         size = tuple(max(1, round(n * side / longer)) for n in image.shape[1::-1])

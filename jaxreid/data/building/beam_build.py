@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import logging
 import os
@@ -29,6 +30,7 @@ from jaxreid.data import schema
 from jaxreid.data.build import DataSetError, unfinished_directory
 from jaxreid.data.building.listed import ExcludedFrames, Listing, Tracklet
 from jaxreid.data.building.listed_builder import ListedBuilder, Recorder, shards_of
+from jaxreid.data.building.sixteen_bit import SixteenBit
 
 _LOG = logging.getLogger(__name__)
 
@@ -48,7 +50,7 @@ class _Plan:
         """The same for two plans of the same records."""
         recorder = self.recorder
         parts = (self.split, self.tracklets, self.unusable, recorder.source, recorder.labels, recorder.description)
-        return hashlib.sha256(repr((*parts, self.file_format)).encode()).hexdigest()
+        return hashlib.sha256(repr((*parts, recorder.sixteen_bit, self.file_format)).encode()).hexdigest()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +99,14 @@ def pipeline_options(builder: Any, flags: Sequence[str]) -> Any:
     return PipelineOptions([f"--{flag.removeprefix('--')}" for flag in flags])
 
 
-def write(builder: ListedBuilder, recorder: Recorder, listing: Listing, excluded: ExcludedFrames, options: Any) -> None:
+def write(
+    builder: ListedBuilder,
+    recorder: Recorder,
+    listing: Listing,
+    excluded: ExcludedFrames,
+    deep: SixteenBit,
+    options: Any,
+) -> None:
     """Writes every split of a listing into `builder.data_dir` and notes them in `builder.info`.
 
     Args:
@@ -105,6 +114,7 @@ def write(builder: ListedBuilder, recorder: Recorder, listing: Listing, excluded
       recorder: makes its records.
       listing: its tracklets.
       excluded: frames that cannot be used; those that the workers find are added.
+      deep: takes account of frames of 16 bits.
       options: Beam's `PipelineOptions`.
 
     Raises:
@@ -139,6 +149,8 @@ def write(builder: ListedBuilder, recorder: Recorder, listing: Listing, excluded
         _run(builder.name, pending, options)
     reports = {split: [json.loads(shard.report.read_text()) for shard in members] for split, members in shards.items()}
     excluded.add((path, fault) for found in reports.values() for report in found for path, fault in report["faults"])
+    for report in itertools.chain.from_iterable(reports.values()):
+        deep.add(SixteenBit(**report["sixteen_bit"]))
     for members in present.values():
         for tracklet in members:
             recorder.keeps_frames(tracklet, excluded)
@@ -154,13 +166,14 @@ def write_shard(stem: str) -> None:
     paths = sum(len(tracklet.frames) for tracklet in plan.tracklets)
     excluded = ExcludedFrames(plan.recorder.name, plan.recorder.source, paths, limit=1.0)
     excluded.add(plan.unusable.items())
+    deep = SixteenBit()
     count = 0
 
     def serialized() -> Iterator[tuple[int, bytes]]:
         nonlocal count
         features = schema.features()
         serializer = example_serializer.ExampleSerializer(features.get_serialized_info())
-        for key, record in plan.recorder.records(plan.split, plan.tracklets, excluded):
+        for key, record in plan.recorder.records(plan.split, plan.tracklets, excluded, deep):
             yield key, serializer.serialize_example(features.encode_example(record))
             count += 1
 
@@ -170,7 +183,8 @@ def write_shard(stem: str) -> None:
         size = aside.stat().st_size
         os.replace(aside, shard.records)
         found = [(path, fault) for path, fault in excluded.faults.items() if path not in plan.unusable]
-        aside.write_text(json.dumps({"plan": digest, "records": count, "bytes": size, "faults": found}))
+        report = {"plan": digest, "records": count, "bytes": size, "faults": found}
+        aside.write_text(json.dumps({**report, "sixteen_bit": dataclasses.asdict(deep)}))
         os.replace(aside, shard.report)
     finally:
         aside.unlink(missing_ok=True)

@@ -9,13 +9,11 @@ import os
 import re
 import zlib
 
-import cv2
-import numpy as np
+from jaxreid.data import pictures
+from jaxreid.data.pictures import JPEG_SIGNATURE, PNG_SIGNATURE, PictureError
 
 # In entropy-coded data, FF is followed by 00 (a stuffed byte), FF (padding) or D0…D7 (a restart); else a marker begins.
 _NEXT_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
-_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # SOF0 … SOF15; the three are other segments
 
 
 def read_image(path: str | os.PathLike[str]) -> tuple[bytes, str | None]:
@@ -32,27 +30,18 @@ def image_fault(data: bytes) -> str | None:
     """What is wrong with an encoded image, or None; reads its structure to the end and decodes it."""
     if not data:
         return "empty file"
-    if data.startswith(b"\xff\xd8"):
+    if data.startswith(JPEG_SIGNATURE):
         fault = _jpeg_fault(data)
-    elif data.startswith(_PNG_SIGNATURE):
+    elif data.startswith(PNG_SIGNATURE):
         fault = _png_fault(data)
     else:
         return f"neither JPEG nor PNG (begins with {data[:4].hex()})"
-    if fault is None and cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) is None:
-        fault = "cannot be decoded"
+    if fault is None:
+        try:
+            pictures.load(data)
+        except PictureError as error:
+            fault = str(error)
     return fault
-
-
-def image_size(data: bytes) -> tuple[int, int]:
-    """Height and width of a whole JPEG or PNG (see `image_fault`) as its header says; nothing is decoded."""
-    if data.startswith(_PNG_SIGNATURE):
-        return int.from_bytes(data[20:24], "big"), int.from_bytes(data[16:20], "big")
-    position = 2
-    while data[position + 1] not in _JPEG_FRAMES:
-        padding = data[position + 1] == 0xFF
-        position += 1 if padding else 2 + int.from_bytes(data[position + 2 : position + 4], "big")
-    height, width = data[position + 5 : position + 7], data[position + 7 : position + 9]
-    return int.from_bytes(height, "big"), int.from_bytes(width, "big")
 
 
 def _jpeg_fault(data: bytes) -> str | None:
@@ -85,7 +74,7 @@ def _jpeg_fault(data: bytes) -> str | None:
 
 def _png_fault(data: bytes) -> str | None:
     """Walks the chunks to IEND and checks their sums (PNG specification, section 5)."""
-    position = len(_PNG_SIGNATURE)
+    position = len(PNG_SIGNATURE)
     while position + 12 <= len(data):
         length = int.from_bytes(data[position : position + 4], "big")
         body = data[position + 4 : position + 8 + length]

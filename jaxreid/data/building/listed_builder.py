@@ -18,10 +18,11 @@ from typing import Any, ClassVar, cast
 import tensorflow_datasets as tfds
 
 from jaxreid.data import schema
-from jaxreid.data.build import DataSetError, progress
+from jaxreid.data.build import SCALE, DataSetError, progress
 from jaxreid.data.building import listed
 from jaxreid.data.building.images import read_image
 from jaxreid.data.building.listed import DEFAULT_MAX_EXCLUDED, ExcludedFrames, Listing, Tracklet
+from jaxreid.data.building.sixteen_bit import SixteenBit, eight_bits
 
 FRAMES_PER_SHARD = 8192  # about 100 MB
 ReadFrame = Callable[[Path], tuple[bytes, str | None]]  # the bytes of a file, and what is wrong with them
@@ -53,6 +54,7 @@ class ListedBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
     READ_FRAME: ClassVar[ReadFrame] = staticmethod(read_image)
     SEE_FRAMES: ClassVar[SeeFrames | None] = None
     CONFIG: ClassVar[type[ListedConfig]] = ListedConfig
+    sixteen_bit: str = SCALE  # what is done with 16-bit pictures; `jaxreid.data.build.build` sets it
     SETTINGS: ClassVar[Callable[..., dict[str, Any]]]  # the builder folder's: fields of a CONFIG by name and options
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -136,8 +138,7 @@ class ListedBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         unusable = [*listing.faults, *listed.missing_frames(source, tracklets, len(tracklets))]
         excluded.add(unusable, hint=self.EXPECTED)
         remarks = [*listing.warnings, *listed.identity_remarks(listing.splits, self.CLOSED_SET)]
-        for remark in remarks:
-            _LOG.warning("%s", remark)
+        _warn(remarks)
         recorder = Recorder(
             name=self.name,
             source=source,
@@ -146,16 +147,19 @@ class ListedBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
             strict=config.strict_counts,
             read_frame=type(self).READ_FRAME,
             see_frames=type(self).SEE_FRAMES,
+            sixteen_bit=self.sixteen_bit,
         )
+        deep = SixteenBit()
         if download_config is not None and download_config.beam_options is not None:
             from jaxreid.data.building import beam_build
 
-            beam_build.write(self, recorder, listing, excluded, download_config.beam_options)
+            beam_build.write(self, recorder, listing, excluded, deep, download_config.beam_options)
         else:
-            self._work = recorder, listing, excluded
+            self._work = recorder, listing, excluded, deep
             super()._download_and_prepare(dl_manager, download_config)
             del self._work  # builders are pickled
         excluded.warn()
+        _warn(deep.remarks())
         counts = {split: listed.counts(members, excluded) for split, members in listing.splits.items()}
         lost = [split for split, numbers in counts.items() if not numbers["tracklets"]]
         if lost:
@@ -167,10 +171,11 @@ class ListedBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
             counts=counts,
             differences=listing.differences,
             excluded_frames=excluded.metadata(),
-            warnings=remarks,
+            warnings=[*remarks, *deep.remarks()],
             licence=self.LICENCE,
             source=str(source),
             lists=listing.digest,
+            **deep.metadata(),
             **listing.facts,
         )
 
@@ -191,12 +196,12 @@ class ListedBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
             raise DataSetError(f"{self.name}: the lists in {source} leave no tracklet in {', '.join(empty)}")
 
     def _shard_iterators_per_split(self, dl_manager: tfds.download.DownloadManager) -> dict[str, list[Any]]:
-        recorder, listing, excluded = self._work
+        recorder, listing, excluded, deep = self._work
         shards = {}
         for split, members in listing.splits.items():
             present = [tracklet for tracklet in members if recorder.keeps_frames(tracklet, excluded)]
             sizes = [len(shard) for shard in shards_of(present)]
-            records = recorder.records(split, progress(present, split), excluded)
+            records = recorder.records(split, progress(present, split), excluded, deep)
             # The last shard takes what is left, so that the generator ends and its progress bar with it.
             shards[split] = [functools.partial(itertools.islice, records, size) for size in [*sizes[:-1], None]]
         return shards
@@ -218,11 +223,15 @@ class Recorder:
     strict: bool  # a tracklet without a whole frame is an error
     read_frame: ReadFrame = read_image
     see_frames: SeeFrames | None = None
+    sixteen_bit: str = SCALE
 
     def records(
-        self, split: str, tracklets: Iterable[Tracklet], excluded: ExcludedFrames
+        self, split: str, tracklets: Iterable[Tracklet], excluded: ExcludedFrames, deep: SixteenBit
     ) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Key and record of every tracklet that keeps a frame, in order; unusable frames are added to `excluded`."""
+        """Key and record of every tracklet that keeps a frame, in order.
+
+        Unusable frames are added to `excluded`, those of 16 bits to `deep`.
+        """
         with concurrent.futures.ThreadPoolExecutor() as pool:  # reading and decoding run outside Python's lock
             for key, tracklet in enumerate(tracklets):
                 paths = tracklet.paths
@@ -234,9 +243,12 @@ class Recorder:
                 if not self.keeps_frames(tracklet, excluded):
                     continue
                 kept = {index: data for index, (data, fault) in zip(there, images, strict=True) if not fault}
+                frames = list(kept.values())
+                named = {str(self.source / paths[index]): data for index, data in kept.items()}
+                frames = eight_bits(frames, deep.measure(named, self.sixteen_bit))
                 index_in_source = tracklet.frame_index or range(len(paths))
                 values = dict(
-                    frames=list(kept.values()),
+                    frames=frames,
                     frame_names=[tracklet.frames[index] for index in kept],
                     frame_index=[index_in_source[index] for index in kept],
                     num_frames_source=tracklet.source_frames or len(paths),
@@ -252,7 +264,7 @@ class Recorder:
                     role=schema.role_of(split),
                     source=self.description,
                 )
-                seen = self.see_frames(list(kept.values())) if self.see_frames else {}
+                seen = self.see_frames(frames) if self.see_frames else {}
                 yield key, schema.record(**{**values, **tracklet.features, **seen})
 
     def keeps_frames(self, tracklet: Tracklet, excluded: ExcludedFrames) -> bool:
@@ -271,6 +283,11 @@ class Recorder:
             )
         _LOG.warning("tracklet %s has no frame left and is left out", tracklet.tracklet_id)
         return False
+
+
+def _warn(remarks: Iterable[str]) -> None:
+    for remark in remarks:
+        _LOG.warning("%s", remark)
 
 
 def _train_pids(listing: Listing) -> list[int]:

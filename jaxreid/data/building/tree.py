@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from jaxreid.data.build import DataSetError, progress
-from jaxreid.data.building.listed import natural_key
-
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+from jaxreid.data.building.contents import is_image, list_frames, scan, twins_error
+from jaxreid.data.names import printable
+from jaxreid.data.schema import LARGEST_NUMBER
 
 
 class Tree:
@@ -19,8 +18,8 @@ class Tree:
     Attributes:
       errors: folders that are not what they should be.
       missing: tracklet folders that give no frame, each with the reason.
-      faults: frames that cannot be used because of their names: path and fault.
-      others: files that are no images.
+      faults: frames that cannot be used, because of their names or because they are links to nothing: path and fault.
+      others: files and folders that are no images.
     """
 
     def __init__(self, name: str, source: Path) -> None:
@@ -40,7 +39,7 @@ class Tree:
     def warnings(self) -> list[str]:
         """What was left out without being missed."""
         count = len(self.others)
-        return [f"{count} files are not images and are left out, e.g. {self.others[0]}"] if count else []
+        return [f"{count} files or folders are not images and are left out, e.g. {self.others[0]}"] if count else []
 
     def require(self, directories: Iterable[str], expected: str) -> None:
         """Refuses a source that lacks a directory.
@@ -55,11 +54,14 @@ class Tree:
     def identities(self, directory: str) -> list[tuple[int, str]]:
         """Identities and the names of their folders in a directory, in the order of their numbers."""
         found = []
-        for folder in self._entries(directory, folders=True):
-            if folder.isascii() and folder.isdigit():
-                found.append((int(folder), folder))
+        for folder in self._folders(directory):
+            place = self.source / directory / folder
+            if not (folder.isascii() and folder.isdigit()):
+                self.errors.append(f"{place}: is not named by an identity, a whole number")
+            elif int(folder) > LARGEST_NUMBER:
+                self.errors.append(f"{place}: identities go up to {LARGEST_NUMBER}; number the people anew")
             else:
-                self.errors.append(f"{self.source / directory / folder}: is not named by an identity, a whole number")
+                found.append((int(folder), folder))
         return sorted(found)
 
     def tracklets(self, directory: str) -> Iterator[tuple[int, str, list[str]]]:
@@ -67,10 +69,7 @@ class Tree:
         people = self.identities(directory)
         for pid, person in progress(people, f"listing {directory}", unit="identities"):
             home = f"{directory}/{person}"
-            loose = [name for name in self._entries(home, folders=False) if _is_image(name)]
-            if loose:
-                self.errors.append(f"{self.source / home}: images lie beside its tracklet folders, e.g. {loose[0]}")
-            for tracklet in self._entries(home, folders=True):
+            for tracklet in self._folders(home):
                 frames = self.frames(f"{home}/{tracklet}")
                 if frames:
                     yield pid, f"{home}/{tracklet}", frames
@@ -80,40 +79,23 @@ class Tree:
         if not (self.source / folder).is_dir():
             self.missing.append(f"{self.source / folder}: is missing")
             return []
-        images = []
-        for name in self._entries(folder, folders=False):
-            if not _is_image(name):
-                self.others.append(f"{self.source / folder / name}")
-            elif name != _printable(name):
-                self.faults.append((f"{folder}/{_printable(name)}", "has a name that is not UTF-8"))
-            else:
-                images.append(name)
-        images.sort(key=natural_key)
-        self._content.update("\n".join([folder, *images, ""]).encode())
-        if not images:
+        found = list_frames(self.source / folder)
+        self.faults += [(f"{folder}/{name}", fault) for name, fault in found.faults]
+        self.others += [f"{self.source / folder / name}" for name in found.others]
+        if found.twins:
+            self.errors.append(twins_error(self.source / folder, found.twins))
+        self._content.update("\n".join([folder, *found.images, ""]).encode())
+        if not found.images:
             self.missing.append(f"{self.source / folder}: holds no frame (*.jpg, *.jpeg, *.png)")
-        return images
+        return found.images
 
-    def _entries(self, directory: str, folders: bool) -> list[str]:
-        """Names of the folders or of the files in a directory, sorted; hidden ones are left out."""
-        try:
-            with os.scandir(self.source / directory) as entries:
-                found = [entry.name for entry in entries if entry.name[0] != "." and entry.is_dir() == folders]
-        except OSError as error:
-            raise DataSetError(
-                f"{self.name}: cannot read {self.source / directory}: {error.strerror or error}"
-            ) from error
-        if folders:
-            for name in [name for name in found if name != _printable(name)]:
-                found.remove(name)
-                self.errors.append(f"{self.source / directory / _printable(name)}: has a name that is not UTF-8")
-        return sorted(found)
-
-
-def _is_image(name: str) -> bool:
-    return name.lower().endswith(IMAGE_SUFFIXES)
-
-
-def _printable(name: str) -> str:
-    """A name with the bytes that are not UTF-8 as escapes."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
+    def _folders(self, directory: str) -> list[str]:
+        """Names of the folders in a directory; what else is there is noted."""
+        found = scan(self.source / directory)
+        self.faults += [(f"{directory}/{name}", fault) for name, fault in found.broken]
+        self.errors += [f"{self.source / directory / name}: {fault}" for name, fault in found.unreadable]
+        self.others += [f"{self.source / directory / printable(name)}" for name in found.files if not is_image(name)]
+        loose = [printable(name) for name in found.files if is_image(name)]
+        if loose:
+            self.errors.append(f"{self.source / directory}: images lie beside its folders, e.g. {loose[0]}")
+        return found.folders
