@@ -88,6 +88,13 @@ def test_bipartite_matching_costs_least_in_both_rounds(ones, others):
     np.testing.assert_array_equal(found[1], expected[1])
 
 
+def test_matching_ends_with_features_that_are_not_finite():
+    features = jnp.full((12, 5), jnp.nan)
+    slots = jnp.arange(12)
+    one, other = jax.jit(clusters.bipartite_matching)(features, slots < 7, features, slots < 4)
+    assert (one >= 0).sum() >= 4 and (other >= 0).sum() == 4
+
+
 def test_matched_slots_are_pulled_together():
     memory = clusters.empty_memory(4, 2).replace(
         feature=jnp.array([[1.0, 0], [0, 1], [0, 1], [1, 0]]),

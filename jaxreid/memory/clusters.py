@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from jaxreid.memory.prototypes import build_prototypes, unit_rows
-from jaxreid.retrieval.clustering import auction_assignment
+from jaxreid.retrieval.clustering import inverse, linear_assignment
 from jaxreid.retrieval.neighbours import block_of, map_rows
 
 Array = jax.Array
@@ -137,12 +137,6 @@ def greedy_matching(value: Array) -> Array:
     return jax.lax.while_loop(lambda state: state[2], step, start)[1].astype(jnp.int32)
 
 
-def inverse(partner: Array, size: int) -> Array:
-    """The partners of the other side, i32[size], of one-to-one partners i32[R]; −1 is none on both."""
-    numbers = jnp.arange(len(partner), dtype=jnp.int32)
-    return jnp.full(size, -1, jnp.int32).at[jnp.where(partner >= 0, partner, size)].set(numbers, mode="drop")
-
-
 def bipartite_matching(one: Array, one_valid: Array, other: Array, other_valid: Array) -> tuple[Array, Array]:
     """Partners i32[C] of either side by the least total exp(−cosine), those left over matched in a second round.
 
@@ -153,17 +147,11 @@ def bipartite_matching(one: Array, one_valid: Array, other: Array, other_valid: 
     Args:
       one, other: f32[C, D], unit rows, zero where not valid.
     """
-    cost = jnp.exp(-jnp.matmul(one, other.T, precision=jax.lax.Precision.HIGHEST))  # at most e
+    cost = jnp.exp(-jnp.matmul(one, other.T, precision=jax.lax.Precision.HIGHEST))
 
     def match(rows: Array, columns: Array) -> tuple[Array, Array]:
-        # The rows of the smaller side bid, so that there is a column for each: one that is not valid, dearer than any
-        # pair, is never the best. Rows that are not valid take what is left.
-        swap = rows.sum() > columns.sum()
-        bids, rows, columns = (jnp.where(swap, a, b) for a, b in ((cost.T, cost), (columns, rows), (rows, columns)))
-        found = auction_assignment(jnp.where(rows[:, None], jnp.where(columns, -bids, -3.0), 0.0))
-        forward = jnp.where(rows & columns[found], found, -1)
-        backward = inverse(forward, len(found))
-        return jnp.where(swap, backward, forward), jnp.where(swap, forward, backward)
+        forward = linear_assignment(cost, rows, columns)
+        return forward, inverse(forward, len(columns))
 
     first = match(one_valid, other_valid)
     left = one_valid & (first[0] < 0), other_valid & (first[1] < 0)  # of one side at most

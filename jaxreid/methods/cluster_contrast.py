@@ -180,7 +180,7 @@ class ClusterContrast(Method):
         else:
             slots = [slice(0, size), slice(start, start + size)]
             sides = [side for rows in slots for side in (memory.feature[rows], memory.valid[rows])]
-            partner, backward = clusters.bipartite_matching(*sides)
+            partner, backward = clusters.bipartite_matching(*constrain(sides, "replicated"))
         both = memory.partner.at[:size].set(jnp.where(partner >= 0, partner + start, -1))
         memory = memory.replace(partner=both.at[start : start + size].set(backward))
         return clusters.pull_together(memory, 0.1, 0) if self.config.cross_modality == "adca" else memory

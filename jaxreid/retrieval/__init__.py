@@ -4,13 +4,13 @@ Each protocol's rules with their sources are in `protocols.PROTOCOLS` and docs/r
 """
 
 from jaxreid.retrieval.clustering import (
-    auction_assignment,
     cluster,
     cluster_quality,
     connected_components,
     dbscan,
     jaccard_graph,
     jaccard_neighbours,
+    linear_assignment,
     spherical_k_means,
 )
 from jaxreid.retrieval.distances import (
@@ -46,7 +46,6 @@ __all__ = [
     "Shortlist",
     "add_to_gallery",
     "alpha_query_expansion",
-    "auction_assignment",
     "build_index",
     "cluster",
     "cluster_quality",
@@ -60,6 +59,7 @@ __all__ = [
     "k_reciprocal_blocks",
     "k_reciprocal_distances",
     "l2_normalise",
+    "linear_assignment",
     "nearest",
     "nearest_neighbours",
     "part_distance",

@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
+from optax.assignment import hungarian_algorithm
 
 from jaxreid.errors import UserError
 from jaxreid.retrieval import k_reciprocal
@@ -21,6 +23,7 @@ from jaxreid.retrieval.neighbours import map_rows, nearest_neighbours, top_k
 Array = Any
 NOISE = -1
 FEW = 32
+LARGEST_COST = 1e30  # sums of larger ones overflow, and a search among infinite ones would not end
 
 
 class SparseGraph(NamedTuple):
@@ -215,49 +218,59 @@ def spherical_k_means(features: Array, rng: jax.Array, clusters: int, iterations
 # ------------------------------------------------------------------------------------------------- assignment
 
 
-@functools.partial(jax.jit, static_argnames="rounds")
-def auction_assignment(benefit: Array, rounds: int = 8) -> jax.Array:
-    """One-to-one assignment of rows to columns with the largest total benefit: i32[R], R ≤ C columns.
+def linear_assignment(cost: Array, rows: Array | None = None, columns: Array | None = None) -> jax.Array:
+    """The column of each row, i32[R], in one-to-one pairs of the least total cost; −1 for rows without one.
 
-    Bertsekas' auction with ε-scaling: within R·ε of the best total, where ε ends at the range of the benefits times
-    4^(1 − `rounds`)/(R + 1); exact where benefits differ by more. All unassigned rows bid at once.
+    There are as many pairs as rows or columns take part, whichever are fewer. By `optax.assignment`, on the device: a
+    callback to the host can starve the collectives of several CPU devices and needs a CPU backend beside others.
 
     Args:
-      benefit: f32[R, C], finite, no more rows than columns.
+      cost: [R, C], taken as f32.
+      rows: bool[R], columns: bool[C], those that take part; all where not given.
+
+    Raises:
+      UserError: a cost of rows and columns that take part is NaN or beyond ±1e30. Inside of jit, where nothing can be
+        raised, such a pair counts as the dearest.
     """
-    rows, columns = benefit.shape
-    if rows > columns:
-        raise UserError(f"auction_assignment: {rows} rows for {columns} columns; transpose the benefits")
-    # Rows without benefits make it square: prices that an earlier round left then belong to columns that have an owner.
-    benefit = jnp.concatenate([benefit, jnp.zeros((columns - rows, columns), benefit.dtype)])
-    spread = jnp.maximum(benefit.max() - benefit.min(), 1e-6)
-    numbers = jnp.arange(columns)
+    rows = jnp.ones(cost.shape[0], bool) if rows is None else rows
+    columns = jnp.ones(cost.shape[1], bool) if columns is None else columns
+    if not any(isinstance(value, Tracer) for value in (cost, rows, columns)):
+        broken = np.argwhere(~(np.abs(cost) <= LARGEST_COST) & np.asarray(rows)[:, None] & np.asarray(columns))
+        if len(broken):
+            raise UserError(
+                f"linear_assignment: {len(broken)} costs are NaN or beyond ±{LARGEST_COST:g}, the first of them in row "
+                f"{broken[0][0]}, column {broken[0][1]}"
+            )
+    return _assigned(jnp.asarray(cost, jnp.float32), jnp.asarray(rows), jnp.asarray(columns))
 
-    def bid(state: tuple[jax.Array, jax.Array, jax.Array], eps: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        prices, owner, owned = state  # owner of each column, column of each row; −1 is none
-        value = benefit - prices
-        best, place = jax.lax.top_k(value, min(2, columns))
-        wanted = place[:, 0]
-        offer = jnp.where(owned < 0, prices[wanted] + best[:, 0] - best[:, -1] + eps, -jnp.inf)
-        highest = jnp.full(columns, -jnp.inf).at[wanted].max(offer)
-        wins = (offer == highest[wanted]) & (owned < 0)
-        # Of equal offers the first row's counts.
-        winner = jnp.full(columns, columns).at[jnp.where(wins, wanted, columns)].min(numbers, mode="drop")
-        sold = winner < columns
-        outbid = jnp.where(sold & (owner >= 0), owner, columns)
-        owned = owned.at[outbid].set(-1, mode="drop")
-        owned = owned.at[jnp.where(sold, winner, columns)].set(numbers, mode="drop")
-        return jnp.where(sold, highest, prices), jnp.where(sold, winner, owner), owned
 
-    def auction(prices: jax.Array, eps: jax.Array) -> tuple[jax.Array, jax.Array]:
-        nobody = jnp.full(columns, -1)
-        start = (prices, nobody, nobody)
-        prices, _, owned = jax.lax.while_loop(lambda s: jnp.any(s[2] < 0), lambda s: bid(s, eps), start)
-        return prices, owned
+@jax.jit
+def _assigned(cost: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
+    usable = jnp.abs(cost) <= LARGEST_COST
+    cost = jnp.where(usable, cost, jnp.max(cost, where=usable, initial=0.0))
+    # The side of which fewer take part searches, so that everyone finds somebody.
+    return jax.lax.cond(
+        rows.sum() > columns.sum(),
+        lambda: inverse(_search(cost.T, columns, rows), len(rows)),
+        lambda: _search(cost, rows, columns),
+    )
 
-    scale = 4.0 ** -jnp.arange(rounds)
-    _, owned = jax.lax.scan(auction, jnp.zeros(columns), spread * jnp.maximum(scale / (columns + 1), 1e-7))
-    return owned[-1][:rows].astype(jnp.int32)
+
+def _search(cost: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
+    """The column of each row that takes part, no more of them than of columns; −1 for the others."""
+    numbers = jnp.arange(len(rows))
+    # A row that takes no part has a column of its own: one step each, instead of a search among equals.
+    idle = (numbers[:, None] == numbers) & ~rows
+    pairs = jnp.where(rows[:, None] & columns, cost, jnp.inf)
+    row, column = hungarian_algorithm(jnp.concatenate([pairs, jnp.where(idle, 0.0, jnp.inf)], axis=1))
+    column = jnp.where(column < len(columns), column, NOISE).astype(jnp.int32)
+    return jnp.zeros(len(rows), jnp.int32).at[row].set(column)
+
+
+def inverse(partner: jax.Array, size: int) -> jax.Array:
+    """The partners of the other side, i32[size]; −1 is none on both."""
+    numbers = jnp.arange(len(partner), dtype=jnp.int32)
+    return jnp.full(size, -1, jnp.int32).at[jnp.where(partner >= 0, partner, size)].set(numbers, mode="drop")
 
 
 # ---------------------------------------------------------------------------------------------------- figures
