@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -18,8 +18,10 @@ from jaxreid.data.batch import Batch
 from jaxreid.data.clips import ClipPlan
 from jaxreid.data.loader import LoaderOptions, batches
 from jaxreid.data.split import FrameReader, Split
-from jaxreid.errors import UserError
+from jaxreid.errors import UserError, some
 from jaxreid.methods.method import Evaluation, Features
+
+POOLS = ("before", "after")
 
 
 class Extractor:
@@ -116,28 +118,48 @@ def tracklet_features(
     of_split = dataclasses.replace(plan, tracklet=rows[plan.tracklet].astype(np.int32))
     clips = extractor(variables, memory, split, of_split, options, reader)
     place = parallel.place(plan.padded(extractor.batch_size).tracklet, parallel.rows(extractor.mesh))
-    return pool_tracklets(clips.replace(tracklet=place), len(rows), rule.pool)
+    return pool_tracklets(clips.replace(tracklet=place), [split.labels.names[row] for row in rows], rule.pool)
 
 
-def pool_tracklets(features: Features, count: int, pool: str) -> dict[str, np.ndarray]:
-    """Clip features → one unit row per tracklet, f32[count, D] by name, on the host.
+def pool_tracklets(features: Features, names: Sequence[str], pool: str) -> dict[str, np.ndarray]:
+    """Clip features → one unit row per tracklet, f32[N, D] by name, on the host.
 
     Args:
       features: from an `Extractor`.
-      count: tracklets in the split.
-      pool: "after" averages a tracklet's normalised clip features, "before" the raw ones.
+      names: of the N tracklets.
+      pool: one of `POOLS`: "after" averages a tracklet's normalised clip features, "before" the raw ones.
+
+    Raises:
+      UserError: a feature is not finite, or zero, which has no direction; the message names the tracklets.
     """
-    if pool not in ("before", "after"):
-        raise UserError(f"evaluation.pool={pool!r} is neither 'before' nor 'after'")
+    if pool not in POOLS:
+        raise ValueError(f"pool={pool!r} is not one of {', '.join(POOLS)}")
     pooled = {}
     host = parallel.to_host((features.arrays, features.tracklet, features.valid))
     arrays, tracklet, valid = host
     for name, rows in arrays.items():
+        _refuse(name, "not finite", names, np.unique(tracklet[valid & broken_rows(rows)]))
         rows = unit_rows(rows) if pool == "after" else rows
-        total = np.zeros((count, rows.shape[1]), np.float32)
+        total = np.zeros((len(names), rows.shape[1]), np.float32)
         np.add.at(total, tracklet[valid], rows[valid])
+        _refuse(name, "zero, which has no direction", names, np.flatnonzero(~total.any(axis=1)))
         pooled[name] = unit_rows(total)
     return pooled
+
+
+def broken_rows(x: np.ndarray) -> np.ndarray:
+    """bool[N], the rows of [N, …] that hold NaN or infinity."""
+    return np.logical_not(np.isfinite(x.reshape(len(x), -1)).all(axis=1))
+
+
+def _refuse(feature: str, what: str, names: Sequence[str], rows: np.ndarray) -> None:
+    if len(rows):
+        listed = some([names[int(row)] for row in rows])
+        raise UserError(
+            f"{feature!r} of {len(rows)} of {len(names)} tracklets is {what}: {listed}. Look at their frames "
+            "(python -m jaxreid.tools.show_dataset); where they are many, the weights are broken: train again with a "
+            "lower learning rate or config.precision=float32"
+        )
 
 
 def unit_rows(x: np.ndarray) -> np.ndarray:
