@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -81,6 +82,15 @@ def preset_config(method: str, preset: str, presets: tuple[str, ...], table: dic
     if preset not in presets:
         raise unknown_preset(preset, presets)
     return fill(base_config(method, preset), table, presets.index(preset))
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted name, value) of every leaf of nested dicts, in order."""
+    for name, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            yield from flatten(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
 
 
 def unknown_preset(preset: str, known: tuple[str, ...]) -> UserError:

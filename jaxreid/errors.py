@@ -10,7 +10,7 @@ import errno
 import functools
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 USER_ERROR = 2  # exit status
@@ -37,6 +37,12 @@ class MissingPackageError(UserError, ImportError):
 def full_disk(path: Any, error: BaseException) -> UserError:
     """The error of a write to `path` that found no space."""
     return UserError(f"no space left for {path} ({error}): free some, or choose another place, and run the line again")
+
+
+def some(names: Sequence[str], most: int = 5) -> str:
+    """The first of a list of names, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def told(error: BaseException) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -18,8 +18,10 @@ from jaxreid.data.batch import Batch
 from jaxreid.data.clips import ClipPlan
 from jaxreid.data.loader import LoaderOptions, batches
 from jaxreid.data.split import FrameReader, Split
-from jaxreid.errors import UserError
+from jaxreid.errors import UserError, some
 from jaxreid.methods.method import Evaluation, Features
+
+POOLS = ("before", "after")
 
 
 class Extractor:
@@ -124,30 +126,51 @@ def tracklet_features(
     plan = rule.plan(split.table.length[wanted])
     of_split = dataclasses.replace(plan, tracklet=wanted[plan.tracklet].astype(np.int32))
     clips = extractor(variables, memory, split, of_split, options, reader)
-    pooled = pool_tracklets(clips, wanted, rule.pool)
+    pooled = pool_tracklets(clips, wanted, [split.labels.names[row] for row in wanted], rule.pool)
     return {name: found[place] for name, found in pooled.items()}
 
 
-def pool_tracklets(features: Features, wanted: np.ndarray, pool: str) -> dict[str, np.ndarray]:
+def pool_tracklets(features: Features, wanted: np.ndarray, names: Sequence[str], pool: str) -> dict[str, np.ndarray]:
     """Clip features → one unit row per tracklet, f32[N, D] by name, on the host.
 
     Args:
       features: from an `Extractor`, of these tracklets and no other.
       wanted: i64[N], sorted rows of the split.
-      pool: "after" averages a tracklet's normalised clip features, "before" the raw ones.
+      names: of these tracklets.
+      pool: one of `POOLS`: "after" averages a tracklet's normalised clip features, "before" the raw ones.
+
+    Raises:
+      UserError: a feature is not finite, or zero, which has no direction; the message names the tracklets.
     """
-    if pool not in ("before", "after"):
-        raise UserError(f"evaluation.pool={pool!r} is neither 'before' nor 'after'")
+    if pool not in POOLS:
+        raise ValueError(f"pool={pool!r} is not one of {', '.join(POOLS)}")
     pooled = {}
     host = parallel.to_host((features.arrays, features.tracklet, features.valid))
     arrays, tracklet, valid = host
     place = np.searchsorted(wanted, tracklet[valid])
     for name, rows in arrays.items():
+        _refuse(name, "not finite", names, np.unique(place[broken_rows(rows)[valid]]))
         rows = unit_rows(rows) if pool == "after" else rows
         total = np.zeros((len(wanted), rows.shape[1]), np.float32)
         np.add.at(total, place, rows[valid])
+        _refuse(name, "zero, which has no direction", names, np.flatnonzero(~total.any(axis=1)))
         pooled[name] = unit_rows(total)
     return pooled
+
+
+def broken_rows(x: np.ndarray) -> np.ndarray:
+    """bool[N], the rows of [N, …] that hold NaN or infinity."""
+    return np.logical_not(np.isfinite(x.reshape(len(x), -1)).all(axis=1))
+
+
+def _refuse(feature: str, what: str, names: Sequence[str], rows: np.ndarray) -> None:
+    if len(rows):
+        listed = some([names[int(row)] for row in rows])
+        raise UserError(
+            f"{feature!r} of {len(rows)} of {len(names)} tracklets is {what}: {listed}. Look at their frames "
+            "(python -m jaxreid.tools.show_dataset); where they are many, the weights are broken: train again with a "
+            "lower learning rate or config.precision=float32"
+        )
 
 
 def unit_rows(x: np.ndarray) -> np.ndarray:

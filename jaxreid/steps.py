@@ -52,6 +52,11 @@ def groups(state: TrainState, frozen: Any) -> dict[str, Any]:
     }
 
 
+def total_names(stage: Stage) -> tuple[str, ...]:
+    """What the metrics of a step call the losses that its updates minimise."""
+    return ("loss",) if len(stage.updates) == 1 else tuple(f"loss_{update.name}" for update in stage.updates)
+
+
 def make_train_step(method: Method, stage: Stage, pixels: Pixels, mesh: Mesh, state_sharding: Any) -> Compiled:
     """(state, frozen, batch of bytes, progress) → (state, metrics) of a stage; the state is donated."""
 
@@ -64,7 +69,7 @@ def make_train_step(method: Method, stage: Stage, pixels: Pixels, mesh: Mesh, st
         batch, rng = prepare(state, batch)
         params, batch_stats, memory = state.params, state.batch_stats, state.memory
         opt_state, metrics = dict(state.opt_state), {}
-        for update in stage.updates:
+        for update, total in zip(stage.updates, total_names(stage), strict=True):
             own, others = optimisers.split_trained(params, update.optimiser)
 
             def loss(
@@ -79,7 +84,7 @@ def make_train_step(method: Method, stage: Stage, pixels: Pixels, mesh: Mesh, st
             factor = optimisers.schedule_factor(update.schedule, stage.epochs, progress)
             own = optimisers.descend(own, directions, update.optimiser, factor, update.schedule.least_rate)
             params = optimisers.merge(own, others)
-            metrics |= {**found, "loss" if len(stage.updates) == 1 else f"loss_{update.name}": value}
+            metrics |= {**found, total: value}
         state = state.replace(
             step=state.step + 1, params=params, batch_stats=batch_stats, opt_state=opt_state, memory=memory
         )

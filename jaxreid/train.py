@@ -24,6 +24,7 @@ from jaxreid.data.batch import Batch
 from jaxreid.data.loader import batches
 from jaxreid.errors import UserError
 from jaxreid.evaluate import Evaluator, headline
+from jaxreid.finite import Watch
 from jaxreid.methods.method import Features, Progress, Stage, Variables
 from jaxreid.metric_writer import MetricWriter
 from jaxreid.run import Model, Run, abstract_batch, example_batch
@@ -281,7 +282,7 @@ class EpochLoop:
         self.run, self.stage, self.number = run, stage, number
         self.split, self.columns = run.dataset.train, run.method.info.columns
         self.sharding = parallel.state_sharding(state, run.mesh)
-        self.forecast = Forecast(run, stage)
+        self.forecast, self.watch = Forecast(run, stage), Watch(run.config, stage)
         method = run.method
         self.train_step = make_train_step(method, stage, run.pixels, run.mesh, self.sharding)
         run.compiled[f"{stage.name}/train_step"] = self.train_step
@@ -360,7 +361,8 @@ class EpochLoop:
         plan = self.stage.extraction.plan(self.split.table.length)
         bar.set_description(f"epoch {epoch + 1}/{self.stage.epochs} reading the split")
         features = self.extractor(variables, state.memory, self.split, plan, run.loading, run.reader(self.split))
-        return jax.block_until_ready(features)
+        self.watch.after_extraction(epoch, features, self.split.labels.names)
+        return features
 
     def calibrate(self, state: TrainState, frozen: Any, bar: Any) -> tuple[TrainState, Features]:
         """Batch statistics of the features that training starts from, and the features under these statistics."""
@@ -401,6 +403,7 @@ class EpochLoop:
                 progress = progress_at(stage, epoch + 1, 0, 1)
                 memory = self.refresh_after(variables_of(state, frozen), state.memory, rng, progress)
                 state = state.replace(memory=memory)
+        self.watch.after_epoch(epoch, metrics, state)
         seconds = time.perf_counter() - start
         first = int(state.step) - len(metrics)
         for begin in range(0, len(metrics), run.config.log_every):
@@ -420,6 +423,7 @@ class EpochLoop:
             progress = progress_at(self.stage, epoch, step, steps)
             state, found = self.train_step(state, frozen, batch, progress)
             metrics.append(found)
+            self.watch.after_step(epoch, metrics)
             if line := self.forecast.after(step, steps, epoch, found):
                 bar.write(line)
             if step >= 2 and not bar.disable:

@@ -49,6 +49,7 @@ from jaxreid.backbones.tensors import (
 )
 from jaxreid.backbones.text import TextConfig, TextTower
 from jaxreid.backbones.vit import ViT, ViTConfig
+from jaxreid.errors import some
 
 log = logging.getLogger(__name__)
 
@@ -490,6 +491,9 @@ def _hugging_face_config(config: ViTConfig | TextConfig) -> dict[str, Any]:
 
 
 def _write(path: Path, tensors: Tensors, metadata: dict[str, str]) -> None:
+    broken = sorted(name for name, x in tensors.items() if not np.isfinite(np.asarray(x, np.float32)).all())
+    if broken:  # which `to_variables` would refuse
+        raise CheckpointError(f"{path} is not written: not finite are {some(broken)}; take an earlier checkpoint")
     aside = path.with_name(f"{path.name}.partial-{os.getpid()}")
     try:
         safetensors.numpy.save_file(tensors, aside, metadata={"format": "pt"} | metadata)

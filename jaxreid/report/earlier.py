@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from jaxreid.config import flatten
 from jaxreid.errors import UserError
 from jaxreid.metric_writer import read_metrics
-from jaxreid.report.page import Earlier, Record, flatten
+from jaxreid.report.page import Earlier, Record
 from jaxreid.report.words import ranked_direction
 from jaxreid.run import differences
 

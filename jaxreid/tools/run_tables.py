@@ -22,9 +22,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxreid.config import EXECUTION
+from jaxreid.config import EXECUTION, flatten
 from jaxreid.errors import UserError
-from jaxreid.report import page
 
 # Settings that change neither training nor scores, up to rounding: speed, devices, logs, and the name of a preset,
 # whose values stand in the config themselves.
@@ -146,7 +145,7 @@ def read_run(workdir: Path, name: str = "") -> RunResult:
         name=name,
         method=str(config["method"]),
         seed=config["seed"],
-        settings={key: _frozen(value) for key, value in page.flatten(config)},
+        settings={key: _frozen(value) for key, value in flatten(config)},
         assumptions={str(key): str(value) for key, value in (results.get("assumptions") or {}).items()},
         scores=_cases(results["scores"], fingerprint),
         controls={features: _cases(records, fingerprint) for features, records in controls.items()},
@@ -170,7 +169,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _cases(records: Sequence[Any], fingerprint: Mapping[str, Any]) -> dict[Case, dict[str, float]]:
     """Case → metrics of a list of result records."""
-    data = {"dataset": fingerprint["name"], **dict(page.flatten({k: v for k, v in fingerprint.items() if k != "name"}))}
+    data = {"dataset": fingerprint["name"], **dict(flatten({k: v for k, v in fingerprint.items() if k != "name"}))}
     found: dict[Case, dict[str, float]] = {}
     for record in records:
         missing = [key for key in REQUIRED if not isinstance(record, dict) or key not in record]

@@ -35,7 +35,7 @@ import optax.contrib
 from jaxreid.backbones.frame_encoder import encoder_config
 from jaxreid.backbones.pretrained import save_params
 from jaxreid.backbones.vit import ViT, ViTConfig
-from jaxreid.errors import MissingPackageError, command
+from jaxreid.errors import MissingPackageError, UserError, command
 from jaxreid.files import expand
 
 log = logging.getLogger(__name__)
@@ -237,6 +237,8 @@ def train(reader: Reader, params: Any, pictures: Pictures, stage: Stage, seed: i
         running = metrics if running is None else jax.tree.map(lambda a, b: 0.95 * a + 0.05 * b, running, metrics)
         if number % 50 == 0 or number == stage.steps - 1:
             values = " ".join(f"{name} {float(value):.3f}" for name, value in running.items())
+            if not np.isfinite(list(running.values())).all():
+                raise UserError(f"{stage.name} {number}/{stage.steps}: {values} is not finite; lower its learning rate")
             log.info("%s %d/%d %.0f s: %s", stage.name, number, stage.steps, time.perf_counter() - start, values)
     return params
 
