@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import jax.numpy as jnp
 import numpy as np
 import one_of_two
 import pytest
@@ -15,6 +16,8 @@ from test_processes import free_port
 from jaxreid import parallel
 from jaxreid.data.dataset import open_dataset
 from jaxreid.errors import USER_ERROR, UserError
+from jaxreid.methods.method import Features
+from jaxreid.methods.prompt_learning import kept_features
 
 ROOT = Path(__file__).parent.parent
 
@@ -111,6 +114,14 @@ def test_features_stay_with_their_tracklets_whatever_the_order_of_devices(folder
     np.testing.assert_allclose(one_of_two.features(drawn, split), expected, atol=1e-5)
     rows = np.array([4, 0, 4, 2])  # in any order, and more than once
     np.testing.assert_allclose(one_of_two.features(drawn, split, rows=rows), expected[rows], atol=1e-5)
+
+
+def test_features_are_kept_by_tracklet_and_part():
+    rows = np.random.default_rng(0).permutation(8)  # two rows that fill the batch among them
+    tracklet, part, valid = np.repeat([0, 1, 2, -1], 2)[rows], np.tile([0, 1], 4)[rows], (np.arange(8) < 6)[rows]
+    features = Features({"projected": jnp.asarray(rows[:, None] + 1.0)}, *map(jnp.asarray, (tracklet, part, valid)))
+    kept = kept_features(features, jnp.zeros((6, 1)), parts=2)
+    np.testing.assert_array_equal(kept[:, 0], np.arange(6) + 1)
 
 
 @pytest.mark.extended
