@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -68,6 +69,8 @@ def command(after_interrupt: str = "") -> Callable[[Callable[..., int | None]], 
     def decorate(main: Callable[..., int | None]) -> Callable[..., int]:
         @functools.wraps(main)
         def run(*arguments: Any, **options: Any) -> int:
+            if isinstance(sys.stdout, io.TextIOWrapper):
+                sys.stdout.reconfigure(errors="backslashreplace")  # for paths that are not UTF-8
             try:
                 return main(*arguments, **options) or 0
             except KeyboardInterrupt:

@@ -22,6 +22,7 @@ from jaxreid.checkpoints import Checkpoints, DamagedCheckpoint, newest_whole
 from jaxreid.compiled import Compiled, compile_together
 from jaxreid.data.batch import Batch
 from jaxreid.data.loader import batches
+from jaxreid.data.samplers import NothingToDraw
 from jaxreid.errors import UserError
 from jaxreid.evaluate import Evaluator, headline
 from jaxreid.finite import Watch
@@ -335,12 +336,21 @@ class EpochLoop:
         return jobs
 
     def loader(self, state: TrainState, epoch: int) -> tuple[Any, int]:
-        """(iterator of batches, their number): the order is a function of seed, stage, epoch and labels."""
+        """(iterator of batches, their number): the order is a function of seed, stage, epoch and labels.
+
+        An epoch whose labels from memory leave nothing to draw has no batch, in every process alike.
+        """
         run, stage = self.run, self.stage
-        labels = run.method.sampling_labels(state.memory)
-        labels = self.split.labels.identity if labels is None else parallel.to_host(labels)
+        remembered = run.method.sampling_labels(state.memory)
+        labels = self.split.labels.identity if remembered is None else parallel.to_host(remembered)
         rng = np.random.default_rng((run.config.seed, self.number, epoch))
-        plan = stage.plan(labels, self.columns, self.split.table.length, rng)
+        try:
+            plan = stage.plan(labels, self.columns, self.split.table.length, rng)
+        except NothingToDraw as error:
+            if remembered is None:  # these labels are the same in every epoch
+                raise
+            warnings.warn(f"epoch {epoch + 1} of stage {stage.name!r} is skipped: {error}", stacklevel=2)
+            return iter(()), 0
         size = stage.sampler.batch_size(self.columns)
         loader = batches(
             self.split,
@@ -410,7 +420,7 @@ class EpochLoop:
             window = metrics[begin : begin + run.config.log_every]
             writer.write("train", _mean(window), **where, step=first + begin + len(window))
         line = f"epoch {epoch + 1:>3}/{stage.epochs}  {seconds:5.1f} s  {frames / seconds:5.0f} frames/s  "
-        bar.write(line + _summary(_mean(metrics), diagnosis))
+        bar.write(line + _summary(_mean(metrics) if metrics else {}, diagnosis))
         return state
 
     def _steps(self, state: TrainState, frozen: Any, epoch: int, bar: Any) -> tuple[TrainState, list[Any], int]:

@@ -6,6 +6,7 @@ import concurrent.futures
 import dataclasses
 import logging
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -74,6 +75,8 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         identities = _identity_numbers({t.identity for t in tracklets if t.identity})
         train_pids = sorted({identities[t.identity] for t in splits.get("train", ()) if t.identity})
         protocol, remarks = _protocol(splits)
+        per_camera = Counter(tracklet.camera for tracklet in folder.tracklets)
+        remarks += [f"camera {camera} has one tracklet only" for camera, count in per_camera.items() if count == 1]
         remarks += deep.remarks()
         for remark in remarks:
             _LOG.warning("%s", remark)

@@ -6,11 +6,10 @@ import csv
 import dataclasses
 import hashlib
 import re
-from collections import Counter
 from pathlib import Path
 
 from jaxreid.data.build import DataSetError
-from jaxreid.data.building.contents import is_image, list_frames, scan, twins_error
+from jaxreid.data.building.contents import is_image, left_out, list_frames, scan, twins_error
 from jaxreid.data.building.listed import shorten
 from jaxreid.data.names import known, nfc, printable
 
@@ -88,8 +87,6 @@ def list_folder(config: str | None, source: Path | None) -> Folder:
         errors += problems
     if errors:
         raise DataSetError(f"folder: {source} cannot be built:\n" + shorten(errors))
-    per_camera = Counter(tracklet.camera for tracklet in found.values())
-    warnings += [f"camera {camera} has one tracklet only" for camera, count in per_camera.items() if count == 1]
     name = f"{re.sub(r'[^A-Za-z0-9_-]+', '_', source.name) or 'root'}-{digest.hexdigest()[:12]}"
     tracklets = tuple(sorted(found.values(), key=lambda tracklet: tracklet.tracklet_id))
     return Folder(source, name, tracklets, table.is_file(), tuple(warnings), tuple(reader.faults))
@@ -128,7 +125,7 @@ class _Reader:
             self.errors.append(f"{place}: images lie in {'the camera' if directory else 'the source'}'s folder, e.g. "
                                f"{loose[0]}; put each tracklet's into a folder of its own")  # fmt: skip
         if directory and others:
-            self.warnings.append(_left_out(place, others))
+            self.warnings.append(left_out(place, others))
         self.errors += [f"{place / name}: {fault}; rename it" for name, fault in entries.unreadable]
         self.faults += [(f"{directory}{name}", fault) for name, fault in entries.broken]
         return entries.folders
@@ -138,7 +135,7 @@ class _Reader:
         place = self.source / folder
         there = list_frames(place)
         if there.others:
-            self.warnings.append(_left_out(place, there.others))
+            self.warnings.append(left_out(place, there.others))
         if there.twins:
             self.errors.append(twins_error(place, there.twins))
         if not there.images:
@@ -149,10 +146,6 @@ class _Reader:
             status = (place / frame).stat()
             self.digest.update(f"{folder}/{frame}\n{status.st_size} {status.st_mtime_ns}\n".encode())
         return Tracklet(nfc(camera), nfc(name), folder, tuple(there.images))
-
-
-def _left_out(place: Path, names: list[str]) -> str:
-    return f"{place}: {len(names)} files or folders are not images and are left out, e.g. {names[0]}"
 
 
 def _apply_table(

@@ -157,8 +157,9 @@ def build(
     wanted = folder.fingerprint() if hasattr(folder, "fingerprint") else None
     if _is_current(prepared, wanted):
         return _checked(prepared, sixteen_bit)
-    if raw is not None and not is_utf8(raw):
-        raise DataSetError(f"{name}: the path {printable(raw)} is not UTF-8, and records name it; rename the folder")
+    for path in filter(None, (raw, root)):
+        if not is_utf8(path):
+            raise DataSetError(f"{name}: the path {printable(path)} is not UTF-8; rename the folder")
     try:
         builder = builder or _open_builder(name, config, root, raw, options)
     except DataSetError as error:

@@ -29,6 +29,10 @@ from jaxreid.errors import UserError
 Draw = tuple[np.ndarray, np.ndarray]  # (tracklet, part), each i64[steps, batch]
 
 
+class NothingToDraw(UserError):
+    """Labels leave a part of every batch empty; those of another epoch may not."""
+
+
 class Columns(NamedTuple):
     """What a sampler knows of each of N tracklets beside its label, i32[N]."""
 
@@ -128,13 +132,13 @@ class SlotSampler:
         return len(np.unique(getattr(columns, self.balance))) * self.slots * self.clips
 
     def draw(self, labels: np.ndarray, columns: Columns, rng: np.random.Generator) -> Draw:
-        """Raises UserError where a modality has no tracklet that may be drawn."""
+        """Raises NothingToDraw where a modality has no tracklet that may be drawn."""
         column = getattr(columns, self.balance)
         codes = np.unique(column)
         groups = [_rows_by_label(labels, column == code) for code in codes]
         if not all(groups):
             empty = codes[[not group for group in groups]][0]
-            raise UserError(
+            raise NothingToDraw(
                 f"{self.balance} {empty} of the training split has no slot to draw from: all its "
                 f"{np.sum(column == empty)} tracklets are labelled -1 (noise, if labels are clusters)"
             )
@@ -347,9 +351,10 @@ class ClusterSampler:
         return self.clusters * self.clips
 
     def draw(self, labels: np.ndarray, columns: Columns, rng: np.random.Generator) -> Draw:
-        """Raises UserError where there is no cluster."""
+        """Raises NothingToDraw where there is no cluster."""
         groups = _by_label(labels)
-        _enough(groups, 1, "clusters", "the threshold of clustering")
+        if not groups:
+            raise NothingToDraw("the split has 0 clusters, a batch needs 1: raise the threshold of clustering")
         values = np.array(list(groups))
         if len(values) < self.clusters:
             order = np.concatenate([_wrapped(values, self.clusters, rng) for _ in range(self.steps)])

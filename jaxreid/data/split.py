@@ -22,7 +22,7 @@ from jaxreid.data import pictures, schema
 from jaxreid.data.build import SCALE
 from jaxreid.data.names import printable
 from jaxreid.errors import UserError
-from jaxreid.files import written_aside
+from jaxreid.files import expand, written_aside
 
 UNKNOWN = -1
 _LOG = logging.getLogger(__name__)
@@ -306,7 +306,7 @@ def _index(directory: Path, split: str) -> dict[str, np.ndarray]:
 
     Where that place is read-only, the file lies in the user's cache; where there is none either, in memory.
     """
-    places = [directory / "index" / f"{split}.npz", _cache_of(directory) / f"{split}.npz"]
+    places = [place / f"{split}.npz" for place in (directory / "index", *_cache_of(directory))]
     for path in places:
         if path.exists():
             with np.load(path) as file:
@@ -324,12 +324,15 @@ def _index(directory: Path, split: str) -> dict[str, np.ndarray]:
     return rows
 
 
-def _cache_of(directory: Path) -> Path:
-    """Where a user keeps what belongs into a prepared set that only others can write to."""
+def _cache_of(directory: Path) -> list[Path]:
+    """Where a user keeps what belongs into a prepared set that only others can write to; nowhere without a home."""
+    try:
+        cache = expand(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+    except UserError:
+        return []
     status = (directory / "dataset_info.json").stat()  # of another build under this path it is another file
     key = f"{printable(directory.resolve())} {status.st_size} {status.st_mtime_ns}"
-    cache = Path(os.environ.get("XDG_CACHE_HOME", os.path.expanduser("~/.cache")))
-    return cache / "jaxreid" / "index" / hashlib.sha256(key.encode()).hexdigest()[:16]
+    return [cache / "jaxreid" / "index" / hashlib.sha256(key.encode()).hexdigest()[:16]]
 
 
 # Column → feature of the record, for those that are one number.

@@ -244,29 +244,38 @@ class ClusterContrast(Method):
     # --- for the log only ---------------------------------------------------------------------------------------
 
     def diagnose(self, memory: ClusterMemory, labels: Labels) -> dict[str, float]:
-        """Agreement of each modality's clusters with the labels, and of matched clusters' most frequent persons."""
+        """Agreement of each modality's clusters with the labels, and of matched clusters' most frequent persons; rows
+        without a label count for coverage only."""
         found = {
             "neighbours_left_out": float(memory.neighbours_left_out),
             "entries_left_out": float(memory.entries_left_out),
         }
         label = np.asarray(memory.label)
         cluster = np.where(label >= 0, np.asarray(memory.cluster)[label], -1)
-        scored = labels.pid.max() >= 0
         for rows, code in zip(self._rows(), self.modalities, strict=True):
             name, quality = modality_name(code), cluster_quality(cluster[rows], labels.pid[rows])
             found[f"{name}_coverage"] = 100.0 * quality["covered"]
             found[f"{name}_clusters"] = quality["clusters"]
-            if scored:
+            labelled = rows[labels.pid[rows] >= 0]
+            if len(labelled):
+                quality = cluster_quality(cluster[labelled], labels.pid[labelled])
                 found |= {f"{name}_{key}": 100.0 * quality[key] for key in ("precision", "recall", "ari", "nmi")}
         partner = np.asarray(memory.partner)
         slots, paired = np.flatnonzero(memory.valid), np.flatnonzero(partner >= 0)
         if len(paired):
             found["cross_coverage"] = 100.0 * len(paired) / len(slots)
-            if scored:
-                person = {slot: np.bincount(labels.pid[label == slot]).argmax() for slot in slots}
-                right = sum(person[slot] == person[partner[slot]] for slot in paired)
-                found["cross_precision"] = float(100.0 * right / len(paired))
+            person = {slot: _most_frequent(labels.pid[label == slot]) for slot in slots}
+            pairs = [(person[slot], person[partner[slot]]) for slot in paired]
+            judged = [one == other for one, other in pairs if one >= 0 and other >= 0]
+            if judged:
+                found["cross_precision"] = float(100.0 * sum(judged) / len(judged))
         return found
+
+
+def _most_frequent(pids: np.ndarray) -> int:
+    """Of the known ones, the smallest of several; −1 where none is known."""
+    values, counts = np.unique(pids[pids >= 0], return_counts=True)
+    return int(values[counts.argmax()]) if len(values) else -1
 
 
 METHOD = ClusterContrast

@@ -252,12 +252,13 @@ class HiTPro(Method):
     # --- for the log only ---------------------------------------------------------------------------------------
 
     def diagnose(self, memory: HiTProMemory, labels: Labels) -> dict[str, float]:
-        """Precision (right pairs of all pairs) and coverage (slots with a pair) of the mined lists, in percent."""
+        """Of the mined lists, in percent: precision (right pairs of those whose persons are known) and coverage (slots
+        with a pair)."""
         prototypes = memory.prototypes
         found: dict[str, float] = {}
-        scored = labels.pid.max() >= 0
+        labelled = labels.pid >= 0
         person = np.full(prototypes.feature.shape[0], -1)
-        person[self.slot] = labels.pid
+        person[self.slot[labelled]] = labels.pid[labelled]
         lists = {
             "within": prototypes.within_index,
             "cross": prototypes.cross_index,
@@ -266,9 +267,11 @@ class HiTPro(Method):
         slots = max(int(prototypes.valid.sum()), 1)
         for name, index in lists.items():
             pairs = index >= 0
-            right = pairs & (person[np.maximum(index, 0)] == person[:, None])
-            if scored:
-                found[f"{name}_precision"] = float(100.0 * right.sum() / max(pairs.sum(), 1))
+            other = person[np.maximum(index, 0)]
+            judged = pairs & (other >= 0) & (person >= 0)[:, None]
+            right = judged & (other == person[:, None])
+            if labelled.any():
+                found[f"{name}_precision"] = float(100.0 * right.sum() / max(judged.sum(), 1))
             found[f"{name}_coverage"] = float(100.0 * pairs.any(1).sum() / slots)
         for code, threshold in zip(self.modalities, prototypes.within_threshold, strict=True):
             found[f"within_threshold_{modality_name(code)}"] = float(threshold)

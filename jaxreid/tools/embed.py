@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 import jaxreid
 from jaxreid.compiled import cache_compilations
+from jaxreid.data.build import SCALE, SIXTEEN_BIT
 from jaxreid.data.schema import MODALITIES
 from jaxreid.embedder import Embedder
 from jaxreid.errors import UserError, command
@@ -108,6 +109,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--gallery", type=expand, required=True, metavar="DIR", help="made where there is none, else added to")
     add("--split", default="gallery", help="of a data set (default %(default)s)")
     add("--modality", default="rgb", choices=MODALITIES[:2], help="of videos (default %(default)s)")
+    add("--sixteen_bit", choices=SIXTEEN_BIT, default=SCALE,
+        help="16-bit pictures: to 8 bits by the range of their tracklet, or none (default %(default)s)")  # fmt: skip
     add("--data_dir", type=expand, help="where built data sets live")
     add("--batch", type=int, help="clips in a step; the run's own where not given")
     options = parser.parse_args(arguments)
@@ -115,7 +118,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     embedder = jaxreid.load(options.checkpoint, options.data_dir, options.batch)
     for text in options.sources:
         crops = options.gallery / CROPS
-        source = open_source(text, options.split, options.modality, options.data_dir, crops, embedder.info)
+        where = options.split, options.modality, options.data_dir, crops
+        source = open_source(text, *where, embedder.info, options.sixteen_bit)
         added, there = fill(options.gallery, source, embedder)
         print(f"{source.name}: {added} tracklets added" + (f", {there} were there already" if there else ""))
     print(f"{len(Gallery(options.gallery))} tracklets in {options.gallery}")

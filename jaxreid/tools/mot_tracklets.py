@@ -21,7 +21,6 @@ import argparse
 import configparser
 import dataclasses
 import json
-import os
 import shutil
 import sys
 from collections import Counter
@@ -34,7 +33,10 @@ import numpy as np
 from tqdm import tqdm
 
 from jaxreid.data.building.captioned_folders import tracklet_name
+from jaxreid.data.building.contents import list_frames, twins_error
 from jaxreid.data.building.listed import DEFAULT_MAX_EXCLUDED, natural_key, shorten
+from jaxreid.data.names import printable
+from jaxreid.data.pictures import PictureError, load, to_rgb
 from jaxreid.errors import UserError, command
 from jaxreid.files import expand
 from jaxreid.tools import tracklets
@@ -82,8 +84,17 @@ class MotSequence:
     fps: float
 
     @property
+    def annotations(self) -> Path:
+        return self.folder / "gt" / "gt.txt"
+
+    @property
+    def first(self) -> int:
+        """The frame that windows and strides are counted from: 1, or 0 where the images begin with it."""
+        return min(1, *self.images)
+
+    @property
     def length(self) -> int:
-        return max(self.images)
+        return max(self.images) + 1 - self.first
 
 
 @dataclasses.dataclass
@@ -94,6 +105,7 @@ class Cut:
     pid: int
     camera: int
     track: int  # counts the tracklets of an identity
+    annotated: int  # the track's number in the annotations
     boxes: dict[int, tuple[float, float, float, float]]
     split: str = "train"
 
@@ -112,11 +124,10 @@ def read_sequence(folder: Path, fps: float) -> MotSequence:
     Rows that are not to be considered, or not of people, are left out.
 
     Raises:
-      MotError: rows are not of the expected form, or a track is twice in a frame; the message lists the first of them.
+      MotError: rows are not of the expected form, a track is twice in a frame, frames are not counted as the images
+        are, or two images have one number; the message lists the first of them.
     """
-    images = {int(name.stem): f"img1/{name.name}" for name in (folder / "img1").iterdir() if name.stem.isdigit()}
-    if not images:
-        raise MotError(f"{folder}/img1: holds no images called 000001.jpg or 000001.png")
+    images = _numbered_images(folder)
     tracks: dict[int, dict[int, tuple[float, float, float, float]]] = {}
     errors = []
     text = (folder / "gt" / "gt.txt").read_text(encoding="utf-8-sig", errors="replace")
@@ -125,25 +136,47 @@ def read_sequence(folder: Path, fps: float) -> MotSequence:
             continue
         try:
             cells = [float(cell) for cell in line.split(",")]
-            frame, track, x, y, w, h = cells[:6]
-        except ValueError:
+            (frame, track), (x, y, w, h) = map(int, cells[:2]), cells[2:6]
+        except (ValueError, OverflowError):  # also of what is not finite
             errors.append(f"row {number} ({line}): is not frame, id, x, y, w, h, …, all of them numbers")
             continue
         considered, kind = [*cells[6:8], 1, PEDESTRIAN][:2]
         if not considered or kind not in (PEDESTRIAN, -1):  # −1 is unknown
             continue
-        boxes = tracks.setdefault(int(track), {})
-        if w <= 0 or h <= 0 or not np.isfinite(cells[:6]).all():
+        boxes = tracks.setdefault(track, {})
+        if w <= 0 or h <= 0 or not np.isfinite(cells[2:6]).all():
             errors.append(f"row {number} ({line}): the box has no area")
-        elif int(frame) in boxes:
-            errors.append(f"row {number} ({line}): track {int(track)} is in frame {int(frame)} already")
+        elif frame in boxes:
+            errors.append(f"row {number} ({line}): track {track} is in frame {frame} already")
         else:
-            boxes[int(frame)] = (x, y, w, h)
+            boxes[frame] = (x, y, w, h)
+    frames = {frame for boxes in tracks.values() for frame in boxes}
+    first, last = min(images), max(images)
+    if min(frames, default=first) < min(1, first) or (first == 0 and max(frames, default=last) == last + 1):
+        errors.insert(0, f"frames {min(frames)} to {max(frames)} are not counted as the images are, {images[first]} to "
+                         f"{images[last]}: correct the first column, or the images' names")  # fmt: skip
     if errors:
         raise MotError(f"{folder}/gt/gt.txt cannot be used:\n{shorten(errors)}")
     info = configparser.ConfigParser()
     info.read(folder / "seqinfo.ini")
     return MotSequence(folder, images, tracks, info.getfloat("Sequence", "frameRate", fallback=fps))
+
+
+def _numbered_images(folder: Path) -> dict[int, str]:
+    """The images of a sequence by frame number."""
+    found = list_frames(folder / "img1")
+    if found.twins:
+        raise MotError(twins_error(folder / "img1", found.twins))
+    images: dict[int, str] = {}
+    for name in found.images:
+        stem = Path(name).stem
+        if stem.isascii() and stem.isdigit():
+            other = images.setdefault(int(stem), f"img1/{name}")
+            if other != f"img1/{name}":
+                raise MotError(f"{folder}: {other} and img1/{name} have one number; take one of them away")
+    if not images:
+        raise MotError(f"{folder}/img1: holds no images called 000001.jpg or 000001.png")
+    return images
 
 
 def find_sequences(root: Path) -> list[Path]:
@@ -162,19 +195,20 @@ def find_sequences(root: Path) -> list[Path]:
 def cut_tracks(sequence: MotSequence, number: int, first_pid: int, settings: Settings) -> list[Cut]:
     """The tracklets of a sequence, identity by identity in the order of the track numbers; see the module."""
     cuts: list[Cut] = []
-    for pid, (_, boxes) in enumerate(sorted(sequence.tracks.items()), start=first_pid):
+    for pid, (annotated, boxes) in enumerate(sorted(sequence.tracks.items()), start=first_pid):
         pieces: list[tuple[int, list[int]]] = []
         for frame in sorted(boxes):
-            if (frame - 1) % settings.stride:
+            since = frame - sequence.first
+            if since % settings.stride:
                 continue
-            camera = min((frame - 1) * settings.segments // sequence.length, settings.segments - 1) + 1
+            camera = min(since * settings.segments // sequence.length, settings.segments - 1) + 1
             gap = pieces and frame - pieces[-1][1][-1] > max(settings.max_gap * sequence.fps, settings.stride)
             if not pieces or pieces[-1][0] != camera or gap:
                 pieces.append((camera, []))
             pieces[-1][1].append(frame)
         long = [(camera, frames) for camera, frames in pieces if len(frames) >= settings.min_frames]
         cuts += [
-            Cut(number, pid, camera, track, {frame: boxes[frame] for frame in frames})
+            Cut(number, pid, camera, track, annotated, {frame: boxes[frame] for frame in frames})
             for track, (camera, frames) in enumerate(long, start=1)
         ]
     return cuts
@@ -209,7 +243,7 @@ def make_tracklets(
 
     Raises:
       MotError: `out` exists, annotations are not as expected, nobody of the test is seen in two windows, too many
-        images are missing or damaged.
+        images are missing or damaged, or a split has no box inside of its pictures.
     """
     settings = settings or Settings()
     if out.exists():
@@ -226,10 +260,11 @@ def make_tracklets(
     frames = {(cut.sequence, frame) for cut in cuts for frame in cut.boxes}
     faults: list[str] = []
     written: Counter[str] = Counter()
+    outside: Counter[tuple[int, int]] = Counter()  # boxes by sequence and annotated track
     with tqdm(total=len(frames), unit=" frames", desc="cutting", mininterval=0.5, leave=False) as bar:
         for number, sequence in enumerate(sequences, start=1):
             mine = [cut for cut in cuts if cut.sequence == number]
-            for folder, name, pixels in _crops(sequence, mine, faults, bar):
+            for folder, name, pixels in _crops(sequence, mine, faults, outside, bar):
                 (partial / folder).mkdir(parents=True, exist_ok=True)
                 _, jpeg = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
                 (partial / folder / name).write_bytes(jpeg.tobytes())
@@ -243,7 +278,12 @@ def make_tracklets(
         "settings": dataclasses.asdict(settings),
         "construction": "own construction from tracking annotations",
         "sequences": [
-            {"number": number, "folder": str(sequence.folder), "fps": sequence.fps, "tracks": len(sequence.tracks)}
+            {
+                "number": number,
+                "folder": printable(sequence.folder),
+                "fps": sequence.fps,
+                "tracks": len(sequence.tracks),
+            }
             for number, sequence in enumerate(sequences, start=1)
         ],
         "counts": {
@@ -256,7 +296,13 @@ def make_tracklets(
             if (members := [cut for cut in cuts if cut.split == split and written[cut.folder]])
         },
         "excluded_images": faults,
+        "outside_boxes": [
+            f"{printable(sequences[number - 1].annotations)}: track {track}: {count} boxes lie outside of the picture"
+            for (number, track), count in sorted(outside.items())
+        ],
     }
+    if lost := {"train", "query", "gallery"} - run["counts"].keys():
+        raise MotError(f"no crop is left in {', '.join(sorted(lost))}:\n{shorten(faults + run['outside_boxes'])}")
     (partial / "tracklets.json").write_text(json.dumps(run, indent=1, ensure_ascii=False), encoding="utf-8")
     partial.rename(out)
     return run
@@ -281,9 +327,12 @@ def _plan(train: Sequence[Path], test: Sequence[Path], settings: Settings) -> tu
 
 
 def _crops(
-    sequence: MotSequence, cuts: Sequence[Cut], faults: list[str], bar: tqdm
+    sequence: MotSequence, cuts: Sequence[Cut], faults: list[str], outside: Counter[tuple[int, int]], bar: tqdm
 ) -> Iterator[tuple[str, str, np.ndarray]]:
-    """Folder, file name and pixels of every box; each image is decoded once."""
+    """Folder, file name and BGR pixels of every box; each image is decoded once.
+
+    What is wrong with images goes to `faults`, boxes that no pixel lies in are counted in `outside`.
+    """
     wanted: dict[int, list[Cut]] = {}
     for cut in cuts:
         for frame in cut.boxes:
@@ -293,14 +342,28 @@ def _crops(
         bar.update()
         name = sequence.images.get(frame)
         path = sequence.folder / (name or f"img1/{frame:06d}.jpg")
-        image = cv2.imread(os.fspath(path)) if name else None
-        if image is None:
-            faults.append(f"{path}: {'cannot be decoded' if name else 'is missing'}")
+        try:
+            image = _read(path)
+        except PictureError as error:
+            faults.append(f"{printable(path)}: {error}")
             continue
         for cut in wanted[frame]:
             pixels = tracklets.crop(image, np.asarray(cut.boxes[frame]), whole)
-            if pixels is not None:  # else the person is outside the picture
+            if pixels is None:
+                outside[cut.sequence, cut.annotated] += 1
+            else:
                 yield cut.folder, f"{frame:06d}.jpg", pixels
+
+
+def _read(path: Path) -> np.ndarray:
+    """An image, u8[H, W, 3] in BGR order. Raises PictureError where it is missing, damaged or of 16 bits."""
+    try:
+        stored = load(path.read_bytes())
+    except OSError as error:
+        raise PictureError("is missing" if isinstance(error, FileNotFoundError) else error.strerror) from error
+    if stored.dtype != np.uint8:
+        raise PictureError("has 16 bits per value; convert the whole sequence to 8 bits, by one range of values")
+    return np.ascontiguousarray(to_rgb(stored)[..., ::-1])
 
 
 @command()
@@ -329,6 +392,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     run = make_tracklets(options.train, options.test, options.out, settings, options.max_excluded)
     if run["excluded_images"]:
         print(f"{len(run['excluded_images'])} images cannot be used:\n{shorten(run['excluded_images'])}")
+    if run["outside_boxes"]:
+        print(f"{len(run['outside_boxes'])} tracks leave the picture:\n{shorten(run['outside_boxes'])}")
     for split, counts in run["counts"].items():
         print(f"{split:>10}: " + ", ".join(f"{value} {what}" for what, value in counts.items()))
     print(options.out)

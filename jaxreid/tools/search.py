@@ -23,6 +23,8 @@ import numpy as np
 
 import jaxreid
 from jaxreid.compiled import cache_compilations
+from jaxreid.data.build import SCALE, SIXTEEN_BIT
+from jaxreid.data.names import printable
 from jaxreid.data.schema import MODALITIES
 from jaxreid.errors import UserError, command
 from jaxreid.files import expand
@@ -98,7 +100,9 @@ def named_queries(gallery: Gallery, name: str) -> list[Query]:
     return [Query(name, gallery[row : row + 1][0], (picture,) if picture else (), str(camera), row)]
 
 
-def file_queries(gallery: Gallery, path: Path, checkpoint: Path | None, modality: str) -> list[Query]:
+def file_queries(
+    gallery: Gallery, path: Path, checkpoint: Path | None, modality: str, sixteen_bit: str = SCALE
+) -> list[Query]:
     """Every tracklet of a picture, a folder or a video, embedded by the run that filled the gallery.
 
     Raises:
@@ -110,7 +114,7 @@ def file_queries(gallery: Gallery, path: Path, checkpoint: Path | None, modality
     embedder = jaxreid.load(checkpoint or gallery.model["workdir"], batch_size=QUERY_BATCH)
     gallery.check_model(embedder.identity)
     with tempfile.TemporaryDirectory() as crops:
-        source = _source(path, Path(crops), modality)
+        source = _source(path, Path(crops), modality, sixteen_bit)
         features = embedder.embed_split(source.split, source.reader)
         return [
             Query(name, feature, source.pictures(row, QUERY_PICTURES), source.cameras[row])
@@ -118,11 +122,11 @@ def file_queries(gallery: Gallery, path: Path, checkpoint: Path | None, modality
         ]
 
 
-def _source(path: Path, crops: Path, modality: str) -> Source:
-    if path.is_dir():
-        return picture_source(path, modality) if pictures_in(path) else folder_source(path)
-    if path.suffix.lower() in IMAGE_SUFFIXES:
-        return picture_source(path, modality)
+def _source(path: Path, crops: Path, modality: str, sixteen_bit: str) -> Source:
+    if path.is_dir() and not pictures_in(path):
+        return folder_source(path, sixteen_bit=sixteen_bit)
+    if path.is_dir() or path.suffix.lower() in IMAGE_SUFFIXES:
+        return picture_source(path, modality, sixteen_bit)
     return video_source(path, crops, modality)
 
 
@@ -210,6 +214,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="leave out its tracklets (may be repeated); 'own' is the query's own camera")  # fmt: skip
     add("--checkpoint", type=expand, metavar="WORKDIR", help="of the run that filled the gallery, if it was moved")
     add("--modality", default="rgb", choices=MODALITIES[:2], help="of the query's pictures (default %(default)s)")
+    add("--sixteen_bit", choices=SIXTEEN_BIT, default=SCALE,
+        help="16-bit pictures: to 8 bits by the range of their tracklet, or none (default %(default)s)")  # fmt: skip
     add("--approximate", action="store_true", help="faster on a TPU, recall 0.95 or more; exact elsewhere")
     add("--index", action="store_true", help="through a FAISS index, for galleries larger than memory; made if missing")
     add("--probes", type=int, default=16, help="of the index: cells that are looked at (default %(default)s)")
@@ -219,7 +225,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     cache_compilations()
     gallery, path = Gallery(options.gallery), Path(options.query)
     if path.exists():
-        queries = file_queries(gallery, path, options.checkpoint, options.modality)
+        queries = file_queries(gallery, path, options.checkpoint, options.modality, options.sixteen_bit)
     else:
         queries = named_queries(gallery, options.query)
     how: dict[str, Any] = {"k": options.top, "approximate": options.approximate}
@@ -236,7 +242,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for query, hits in zip(queries, search(gallery, queries, options.exclude_camera, **how), strict=True):
         print(f"{query.name}\n{table(hits)}\n")
         found.append(hits)
-    name = path.resolve().name if path.exists() else options.query
+    name = printable(path.resolve().name) if path.exists() else options.query
     out = options.out or Path("runs/search") / (re.sub(r"[^\w.-]+", "-", name).strip("-.") + ".html")
     out.parent.mkdir(parents=True, exist_ok=True)
     print(page.write_page(out, render(gallery, name, queries, found, options.exclude_camera)))

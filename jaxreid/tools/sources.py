@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import hashlib
 import importlib
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,11 @@ from typing import Any
 import numpy as np
 
 from jaxreid.data import build
+from jaxreid.data.build import SCALE
+from jaxreid.data.building.contents import IMAGE_SUFFIXES, left_out, list_frames, twins_error
+from jaxreid.data.building.listed import shorten
 from jaxreid.data.loose import FileReader, loose_split
+from jaxreid.data.names import printable
 from jaxreid.data.schema import MODALITIES
 from jaxreid.data.split import UNKNOWN, FrameReader, Split, open_split
 from jaxreid.errors import UserError
@@ -21,7 +25,7 @@ from jaxreid.methods.method import DatasetInfo
 from jaxreid.report.pictures import thumbnail
 from jaxreid.tools.tracklets import make_tracklets
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+_LOG = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +57,15 @@ class Source:
         return tuple(map(thumbnail, self.reader.decode_each(row, np.unique(chosen).tolist())))
 
 
-def open_source(text: str, split: str, modality: str, data_dir: Path | None, crops: Path, info: DatasetInfo) -> Source:
+def open_source(
+    text: str,
+    split: str,
+    modality: str,
+    data_dir: Path | None,
+    crops: Path,
+    info: DatasetInfo,
+    sixteen_bit: str = SCALE,
+) -> Source:
     """The source that a word of the command line names; a path that exists comes before a data set's name.
 
     Args:
@@ -63,23 +75,24 @@ def open_source(text: str, split: str, modality: str, data_dir: Path | None, cro
       data_dir: where built data sets live.
       crops: tracklets of videos are made in this folder, or taken from it.
       info: the data set that the network knows the cameras of.
+      sixteen_bit: what is done with 16-bit pictures, one of `jaxreid.data.build.SIXTEEN_BIT`.
 
     Raises:
       UserError: it is none of these, or cannot be read; the message says what to do.
     """
     path = Path(text)
     if path.is_dir():
-        return folder_source(path)
+        return folder_source(path, sixteen_bit=sixteen_bit)
     if path.is_file():
         return video_source(path, crops, modality)
     if text.partition("/")[0] in build.builder_names():
-        return dataset_source(text, split, data_dir, info)
+        return dataset_source(text, split, data_dir, info, sixteen_bit)
     raise UserError(f"{text} is no file, no folder and no data set; data sets are {', '.join(build.builder_names())}")
 
 
-def dataset_source(name: str, split: str, data_dir: Path | None, info: DatasetInfo) -> Source:
+def dataset_source(name: str, split: str, data_dir: Path | None, info: DatasetInfo, sixteen_bit: str = SCALE) -> Source:
     """A split of a built data set (which is built first where that needs no download)."""
-    directory = build.build(name, data_dir=data_dir)
+    directory = build.build(name, data_dir=data_dir, sixteen_bit=sixteen_bit)
     same = name == info.name
     found = open_split(directory, split, info.cameras if same else None)
     if not same:  # its cameras are not those that the network may know
@@ -90,24 +103,33 @@ def dataset_source(name: str, split: str, data_dir: Path | None, info: DatasetIn
     return Source(f"{name}:{split}", found, found.reader(cache=False), cameras, [None] * len(found))
 
 
-def folder_source(path: Path, name: str | None = None) -> Source:
-    """`path`/<camera>/<tracklet>/*.jpg, with what `tracklets.csv` says of modality and time where it is there."""
+def folder_source(path: Path, name: str | None = None, sixteen_bit: str = SCALE) -> Source:
+    """`path`/<camera>/<tracklet>/*.jpg, with what `tracklets.csv` says of modality and time where it is there.
+
+    Raises:
+      UserError: frames cannot be used; the message names them.
+    """
     listing = importlib.import_module(f"{build.builder_package('folder').__name__}.listing")
-    tracklets = listing.list_folder(None, path).tracklets
-    times: dict[str, float] = {}
-    if (path / listing.TABLE).is_file():
-        with (path / listing.TABLE).open(newline="", encoding="utf-8-sig") as file:
-            for row in csv.DictReader(file):
-                if start := (row.get("start_time") or "").strip():
-                    times[f"{row['camera'].strip()}/{row['tracklet'].strip()}"] = float(start)
+    folder = listing.list_folder(None, path)
+    _remark(path, folder.warnings, folder.faults)
+    tracklets = folder.tracklets
     split = loose_split(
         [len(tracklet.frames) for tracklet in tracklets],
         [tracklet.modality for tracklet in tracklets],
         names=[tracklet.tracklet_id for tracklet in tracklets],
     )
-    reader = FileReader([[path / frame for frame in tracklet.paths] for tracklet in tracklets])
-    cameras = [tracklet.camera for tracklet in tracklets]
-    return Source(name or str(path.resolve()), split, reader, cameras, [times.get(t.tracklet_id) for t in tracklets])
+    reader = FileReader([[path / frame for frame in tracklet.paths] for tracklet in tracklets], sixteen_bit)
+    cameras, times = zip(*((tracklet.camera, tracklet.start_time) for tracklet in tracklets), strict=True)
+    return Source(name or printable(path.resolve()), split, reader, cameras, times)
+
+
+def _remark(path: Path, warnings: Sequence[str], faults: Sequence[tuple[str, str]]) -> None:
+    """Warns of what is left out of a folder. Raises UserError where frames in it cannot be used."""
+    for warning in warnings:
+        _LOG.warning("%s", warning)
+    if faults:
+        lines = shorten([f"{printable(path / name)}: {fault}" for name, fault in faults])
+        raise UserError(f"{len(faults)} frames cannot be used; mend them or take them away:\n{lines}")
 
 
 def video_source(path: Path, crops: Path, modality: str = "rgb") -> Source:
@@ -116,23 +138,30 @@ def video_source(path: Path, crops: Path, modality: str = "rgb") -> Source:
     Args:
       crops: their tracklets are kept in a folder of it, named after the file, its size and its time.
     """
-    status = path.stat()
-    key = hashlib.sha256(f"{path.resolve()} {status.st_size} {status.st_mtime_ns} {modality}".encode()).hexdigest()[:8]
-    folder = crops / f"{path.stem}-{key}"
+    status, name, stem = path.stat(), printable(path.resolve()), printable(path.stem).replace("\\", "_")
+    key = hashlib.sha256(f"{name} {status.st_size} {status.st_mtime_ns} {modality}".encode()).hexdigest()[:8]
+    folder = crops / f"{stem}-{key}"
     if not folder.exists():
         crops.mkdir(parents=True, exist_ok=True)
         make_tracklets([path], folder, modality=modality)
-    return folder_source(folder, str(path.resolve()))
+    return folder_source(folder, name)
 
 
-def picture_source(path: Path, modality: str = "rgb") -> Source:
-    """One tracklet: a picture file, or the pictures in a folder in the order of their names."""
-    from jaxreid.data.building.listed import natural_key
+def picture_source(path: Path, modality: str = "rgb", sixteen_bit: str = SCALE) -> Source:
+    """One tracklet: a picture file, or the pictures in a folder in the order of their names.
 
-    files = [path] if path.is_file() else pictures_in(path)
-    files.sort(key=lambda file: natural_key(file.name))
-    split = loose_split([len(files)], modality, names=[path.name])
-    return Source(str(path.resolve()), split, FileReader([files]), [""], [None])
+    Raises:
+      UserError: pictures in a folder cannot be used, or two have one name; the message names them.
+    """
+    files = [path]
+    if path.is_dir():
+        found = list_frames(path)
+        if found.twins:
+            raise UserError(twins_error(path, found.twins))
+        _remark(path, [left_out(path, found.others)] if found.others else [], found.faults)
+        files = [path / name for name in found.images]
+    split = loose_split([len(files)], modality, names=[printable(path.name)])
+    return Source(printable(path.resolve()), split, FileReader([files], sixteen_bit), [""], [None])
 
 
 def pictures_in(folder: Path) -> list[Path]:

@@ -34,6 +34,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from jaxreid.data.names import nfc, printable
 from jaxreid.errors import UserError, command
 from jaxreid.tools.detectors import Detector, make_detector
 from jaxreid.tools.linking import Linker
@@ -289,7 +290,7 @@ def sources(
     if windows < 1 or (windows > 1 and len(paths) > 1):
         raise TrackletError(f"--windows {windows}: at least 1, and more than 1 only with a single video")
     names, notes = _unique_names([Path(path).stem for path in paths])
-    by_name = dict.fromkeys(names, modality) if isinstance(modality, str) else dict(modality)
+    by_name = dict.fromkeys(names, modality) if isinstance(modality, str) else {nfc(k): v for k, v in modality.items()}
     unknown = [name for name in by_name if name not in names]
     wrong = sorted(set(by_name.values()) - set(MODALITIES))
     if unknown or wrong:
@@ -325,7 +326,7 @@ def sources(
 def _unique_names(stems: Iterable[str]) -> tuple[list[str], list[str]]:
     names: list[str] = []
     notes: list[str] = []
-    for stem in stems:
+    for stem in map(nfc, stems):
         plain = re.sub(r"[^\w.-]+", "_", stem).strip("._") or "camera"
         name, number = plain, 1
         # Some file systems take Cam and cam for one folder.
@@ -526,7 +527,7 @@ def _video_entry(source: Source, record: Mapping[str, Any]) -> dict[str, Any]:
     for row in record["tracklets"]:
         counts[row[0]] += 1
     return {
-        "video": str(source.video.path),
+        "video": printable(source.video.path),
         "modality": source.modality,
         "cameras": counts,
         "fps": source.video.fps,

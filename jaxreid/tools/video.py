@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -40,7 +41,7 @@ class Video:
         path = Path(path)
         if not path.is_file():
             raise VideoError(f"{path}: no such video file")
-        capture = cv2.VideoCapture(str(path))
+        capture = _capture(path)
         try:
             if not capture.isOpened():
                 raise VideoError(
@@ -60,6 +61,10 @@ class Video:
             )
         frames = int(count) if math.isfinite(count) and count > 0 else 0
         return cls(path, frames, float(fps), image.shape[1], image.shape[0])
+
+
+def _capture(path: Path) -> cv2.VideoCapture:
+    return cv2.VideoCapture(os.fsencode(path))  # pyright: ignore[reportCallIssue, reportArgumentType]  # str crashes it
 
 
 class FrameReader:
@@ -83,7 +88,7 @@ class FrameReader:
 
     def __iter__(self) -> Iterator[tuple[int, float, np.ndarray]]:
         video = self.video
-        capture = cv2.VideoCapture(str(video.path))
+        capture = _capture(video.path)
         self.read, self.broken_at = 0, None
         # A pause this long between two frames is where a decoder skipped, if frames turn out to be missing.
         pause = max(1.0, 3 / video.fps)

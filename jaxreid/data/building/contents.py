@@ -97,6 +97,11 @@ def list_frames(directory: Path) -> Frames:
     return Frames(images, [*faults, *entries.broken, *entries.unreadable], others, twins)
 
 
+def left_out(folder: str | os.PathLike[str], names: list[str]) -> str:
+    """What is to be said of a folder with something else in it."""
+    return f"{printable(folder)}: {len(names)} files or folders are not images and are left out, e.g. {names[0]}"
+
+
 def twins_error(folder: str | os.PathLike[str], twins: list[str]) -> str:
     """What is to be said of a folder with two images of one name."""
     return (

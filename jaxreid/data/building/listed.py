@@ -298,7 +298,7 @@ def shared_identities(splits: Mapping[str, Sequence[Tracklet]]) -> list[str]:
 
 
 def _pids(splits: Mapping[str, Sequence[Tracklet]], *names: str) -> set[int]:
-    return {tracklet.pid for name in names for tracklet in splits.get(name, ())}
+    return {tracklet.pid for name in names for tracklet in splits.get(name, ()) if tracklet.pid >= 0}
 
 
 def _some(numbers: list[int]) -> str:
