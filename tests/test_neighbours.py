@@ -1,5 +1,6 @@
 """Exact nearest neighbours against NumPy's stable sort."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -40,10 +41,22 @@ def test_nearest_neighbours_in_blocks_of_any_size(block):
     gallery[100:] = gallery[:111]  # every row twice: whole numbers, so that their similarities are equal exactly
     similarity = query @ gallery.T
     order = np.argsort(-similarity, axis=1, kind="stable")[:, :9]
-    found = nearest_neighbours(query, gallery, 9, block)
+    # Under jit, inner products of any rows are compared.
+    found = jax.jit(nearest_neighbours, static_argnums=(2, 3))(query, gallery, 9, block)
     np.testing.assert_array_equal(found.index, order)
     np.testing.assert_array_equal(found.similarity, np.take_along_axis(similarity, order, axis=1))
     assert found.index.dtype == jnp.int32
+
+
+@pytest.mark.parametrize("value", [3.0, 0.0, np.nan])
+def test_rows_that_are_no_unit_rows_are_refused(value):
+    unit = np.eye(5, dtype=np.float32)
+    other = unit.copy()
+    other[3] *= value
+    assert nearest_neighbours(unit, unit, 1).index[:, 0].tolist() == [0, 1, 2, 3, 4]
+    for sides, what in (((other, unit), "query"), ((unit, other), "gallery")):
+        with pytest.raises(ValueError, match=f"1 of 5 {what} rows.* row 3 .*l2_normalise"):
+            nearest_neighbours(*sides, 2)
 
 
 def test_map_rows_cuts_the_last_block():

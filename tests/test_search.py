@@ -181,14 +181,14 @@ def test_damaged_files_are_named(gallery):
     path = found.directory / "000001.npy"
     whole = path.read_bytes()
     path.write_bytes(whole[:-8])
-    with pytest.raises(ValueError, match=r"000001\.npy cannot be read"):
+    with pytest.raises(ValueError, match=r"000001\.npy is damaged .*copy"):
         Gallery(found.directory)
     np.save(path, rows(0, 7))
-    with pytest.raises(ValueError, match=r"000001\.npy is \(7, 16\), gallery\.json says \(1, 16\)"):
+    with pytest.raises(ValueError, match=r"000001\.npy is damaged .*\(7, 16\), gallery\.json says \(1, 16\)"):
         Gallery(found.directory)
     path.write_bytes(whole)
     (found.directory / "000002.jsonl").write_text("{}\n")
-    with pytest.raises(ValueError, match=r"000002\.jsonl has 1 lines for 129 rows"):
+    with pytest.raises(ValueError, match=r"000002\.jsonl is damaged .*1 whole lines for 129 rows"):
         Gallery(found.directory).metadata(0)
     manifest = json.loads((found.directory / "gallery.json").read_text())
     (found.directory / "gallery.json").write_text(json.dumps(manifest | {"format": 9}))

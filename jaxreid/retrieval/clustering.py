@@ -17,7 +17,7 @@ from optax.assignment import hungarian_algorithm
 
 from jaxreid.errors import UserError
 from jaxreid.retrieval import k_reciprocal
-from jaxreid.retrieval.distances import l2_normalise
+from jaxreid.retrieval.distances import check_rows, l2_normalise
 from jaxreid.retrieval.neighbours import map_rows, nearest_neighbours, top_k
 
 Array = Any
@@ -96,9 +96,7 @@ def _checked(features: Array) -> np.ndarray:
     host = np.asarray(features, np.float32)
     if host.ndim != 2 or not len(host):
         raise UserError(f"features must be [N, D] with at least one row, got {host.shape}")
-    broken = np.flatnonzero(~(np.isfinite(host).all(1) & host.any(1)))
-    if len(broken):
-        raise UserError(f"{len(broken)} features are zero or not finite, the first of them row {broken[0]}")
+    check_rows(host, "clustered", "cosine")
     return host
 
 
@@ -184,13 +182,20 @@ class KMeans(NamedTuple):
     similarity: jax.Array
 
 
-@functools.partial(jax.jit, static_argnames=("clusters", "iterations"))
 def spherical_k_means(features: Array, rng: jax.Array, clusters: int, iterations: int = 25) -> KMeans:
     """k-means by cosine, started by k-means++ (Arthur and Vassilvitskii 2007); a centre without rows stays.
 
     Args:
       features: f32[N, D], made unit rows; rng: a random key.
+
+    Raises:
+      UserError: features that are not finite or zero (not checked inside of jit).
     """
+    return _k_means(features if isinstance(features, Tracer) else _checked(features), rng, clusters, iterations)
+
+
+@functools.partial(jax.jit, static_argnames=("clusters", "iterations"))
+def _k_means(features: Array, rng: jax.Array, clusters: int, iterations: int) -> KMeans:
     features = l2_normalise(features)
     rows = features.shape[0]
 

@@ -19,6 +19,7 @@ Array = Any  # NumPy or jax
 Distance = str | Callable[[Any, Any], Array]  # a key of DISTANCES, or (query rows, gallery) -> f32[rows, G]
 
 ROW_MULTIPLE = 64
+SMALLEST, LARGEST = 1e-12, 1e18  # entries whose squares, and sums of these, float32 holds
 
 # Accelerators multiply fp32 matrices in a shorter format unless told otherwise, which reorders near neighbours.
 _matmul = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
@@ -153,12 +154,25 @@ def check_features(query: Any, gallery: Any, distance: Distance) -> None:
         raise UserError(
             f"query features {shapes[0]} and gallery features {shapes[1]} are not two matrices of one width"
         )
-    for what, features in (("query", query), ("gallery", gallery)):
-        length = np.asarray(_largest(features))
-        broken = np.flatnonzero(~np.isfinite(length) | ((length == 0) & (distance == "cosine")))
-        if len(broken):
-            kind = "NaN or infinite" if not np.isfinite(length[broken[0]]) else "zero, which has no cosine"
-            raise UserError(f"{len(broken)} of {len(length)} {what} features are bad; row {broken[0]} is {kind}")
+    check_rows(query, "query", distance)
+    check_rows(gallery, "gallery", distance)
+
+
+def check_rows(features: Array, what: str, distance: str) -> None:
+    """Refuses rows that are not finite, (cosine) zero, or whose squares float32 does not hold; the UserError names the
+    first of them."""
+    largest = np.asarray(_largest(features))
+    broken = np.flatnonzero(~(largest <= LARGEST) | ((largest < SMALLEST) & (distance == "cosine")))
+    if not len(broken):
+        return
+    first = largest[broken[0]]
+    if not np.isfinite(first):
+        kind = "NaN or infinite"
+    elif first == 0:
+        kind = "zero, which has no cosine"
+    else:
+        kind = f"at most {first:.1e}: scale the features, float32 does not hold the squares"
+    raise UserError(f"{len(broken)} of {len(largest)} {what} features are bad; row {broken[0]} is {kind}")
 
 
 def _check_parts(query: Any, gallery: Any) -> None:

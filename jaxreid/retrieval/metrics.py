@@ -45,6 +45,7 @@ class Scores:
       gallery: number of gallery rows that can be ranked.
       average_precision, inverse_negative_penalty: f64[Q] in [0, 1], 0 where a query has no match.
       first_match: i32[Q], 1-based position of the first match, 0 where there is none.
+      count_unmatched: whether the protocol counts queries without a match as misses in rank-k.
     """
 
     protocol: str
@@ -57,6 +58,12 @@ class Scores:
     average_precision: np.ndarray
     inverse_negative_penalty: np.ndarray
     first_match: np.ndarray
+    count_unmatched: bool = False
+
+    @property
+    def asked(self) -> int:
+        """Number of queries that rank-k is a mean over."""
+        return self.queries + (self.unmatched if self.count_unmatched else 0)
 
     @property
     def valid(self) -> np.ndarray:
@@ -65,9 +72,8 @@ class Scores:
 
     def cmc(self, length: int) -> list[float]:
         """rank-1 … rank-`length` in percent."""
-        asked = self.queries + (self.unmatched if protocols.resolve(self.protocol).count_unmatched else 0)
         first = self.first_match[self.valid]
-        return [100.0 * int((first <= k).sum()) / asked for k in range(1, length + 1)]
+        return [100.0 * int((first <= k).sum()) / self.asked for k in range(1, length + 1)]
 
 
 def score(
@@ -129,7 +135,10 @@ def score_distances(
     block: int | None = None,
     ties: str = "stable",
 ) -> Scores:
-    """Scores a distance matrix [Q, G] that is already there, for instance a re-ranked one; see `score`."""
+    """Scores a distance matrix [Q, G] that is already there, for instance a re-ranked one; see `score`.
+
+    Distances are compared as they are, in float64 as well.
+    """
     protocol = protocols.resolve(protocol)
     protocols.check(query_rows, gallery_rows, protocol)
     if distances.shape != (len(query_rows), len(gallery_rows)):
@@ -152,12 +161,10 @@ def pooled(parts: Sequence[Scores]) -> Scores:
     Raises:
       UserError: the cases were scored under different protocols.
     """
-    keys = {part.protocol for part in parts}
-    if len(keys) != 1:
-        raise UserError(f"scores of different protocols are not pooled: {', '.join(sorted(keys))}")
-    queries = np.array([part.queries for part in parts])
-    unmatched = np.array([part.unmatched for part in parts])
-    asked = queries + (unmatched if protocols.resolve(parts[0].protocol).count_unmatched else 0)
+    rules = {(part.protocol, part.count_unmatched) for part in parts}
+    if len(rules) != 1:
+        raise UserError(f"scores of different protocols are not pooled: {', '.join(sorted(key for key, _ in rules))}")
+    queries, asked = (np.array([getattr(part, name) for part in parts]) for name in ("queries", "asked"))
 
     def mean(values: Sequence[float], weights: np.ndarray) -> float:
         return float(np.average(values, weights=weights))
@@ -168,11 +175,12 @@ def pooled(parts: Sequence[Scores]) -> Scores:
         mINP=mean([part.mINP for part in parts], queries),
         rank={k: mean([part.rank[k] for part in parts], asked) for k in parts[0].rank},
         queries=int(queries.sum()),
-        unmatched=int(unmatched.sum()),
+        unmatched=sum(part.unmatched for part in parts),
         gallery=sum(part.gallery for part in parts),
         average_precision=np.concatenate([part.average_precision for part in parts]),
         inverse_negative_penalty=np.concatenate([part.inverse_negative_penalty for part in parts]),
         first_match=np.concatenate([part.first_match for part in parts]),
+        count_unmatched=parts[0].count_unmatched,
     )
 
 
@@ -207,6 +215,7 @@ def _score_blocks(
     gallery_columns: Any = None
     precisions, penalties, first = [], [], []
     for rows, distances in blocks:
+        distances = in_float32(distances)
         if gallery_columns is None:
             padded = gallery[np.minimum(np.arange(distances.shape[1]), len(gallery) - 1)]
             whole = None if mesh is None else NamedSharding(mesh, P())
@@ -247,6 +256,7 @@ def _score_blocks(
         average_precision=precision,
         inverse_negative_penalty=penalty,
         first_match=first_match,
+        count_unmatched=protocol.count_unmatched,
     )
 
 
@@ -255,6 +265,24 @@ def _match_capacity(query_identity: np.ndarray, gallery_identity: np.ndarray) ->
     known = gallery_identity[np.isin(gallery_identity, query_identity[query_identity != protocols.UNKNOWN])]
     most = int(np.unique(known, return_counts=True)[1].max(initial=1))
     return min(1 << (most - 1).bit_length(), len(gallery_identity))
+
+
+def _fits_float32(distances: Array) -> bool:
+    return np.can_cast(distances.dtype, np.float32)
+
+
+def in_float32(distances: Array) -> Array:
+    """Distances [B, G] that order every row as they do: their ranks within the row where float32 would make equals of
+    different ones (float64, whole numbers of 32 bits and more). NaN and infinity stay."""
+    if _fits_float32(distances):
+        return distances
+    distances = np.asarray(distances)
+    order = np.argsort(distances, axis=1)
+    ordered = np.take_along_axis(distances, order, axis=1)
+    rank = np.cumsum(ordered[:, 1:] != ordered[:, :-1], axis=1)
+    ranks = np.zeros(distances.shape, np.float32)
+    np.put_along_axis(ranks, order[:, 1:], rank.astype(np.float32), axis=1)
+    return np.where(np.isnan(distances) | np.isposinf(distances), distances, ranks).astype(np.float32)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -403,9 +431,12 @@ def nearest(
         excluded = np.zeros((len(distances), num_gallery), bool)
         if exclude is not None:
             excluded[: len(rows)] = exclude(rows)
-        found, index = jax.device_get(_nearest_block(distances, excluded, k))
+        found, index = jax.device_get(_nearest_block(in_float32(distances), excluded, k))
         if np.isnan(found[: len(rows)]).any():
             raise UserError(f"query rows {rows[0]} to {rows[-1]} have NaN distances: features are not finite")
+        if not _fits_float32(distances):  # they were ranked by their ranks
+            known = np.take_along_axis(np.asarray(distances), np.maximum(index, 0), axis=1)
+            found = np.where(index < 0, np.inf, known).astype(np.float32)
         indices.append(index[: len(rows)])
         values.append(found[: len(rows)])
     return np.concatenate(indices), np.concatenate(values)
@@ -430,7 +461,7 @@ def result_record(
 
     Args:
       scores: of one direction or case.
-      protocol: the one that was scored; must be that of `scores`.
+      protocol: the one that was scored, or its key; must be that of `scores`.
       clip_rule, frames: how clips were drawn at test time, and frames per clip.
       distance: its name.
       checkpoint: which one was evaluated, such as 'epoch 120 (last)'.
@@ -439,7 +470,7 @@ def result_record(
     Returns:
       A JSON-ready dict; mAP, mINP and rank-k in percent.
     """
-    key = protocols.resolve(protocol).key
+    key = protocol if isinstance(protocol, str) else protocol.key
     if key != scores.protocol:
         raise UserError(f"scores are of protocol {scores.protocol!r}, the record says {key!r}")
     return {

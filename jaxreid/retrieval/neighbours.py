@@ -12,8 +12,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
+
+from jaxreid.errors import UserError
 
 Array = Any
+
+UNIT = 1e-2  # what the length of a unit row may differ from 1 by, in bfloat16 as well
 
 LARGEST_TILE = 1 << 22  # similarities that exist at a time on a CPU; accelerators take 16 times as many
 
@@ -61,15 +66,31 @@ def map_rows(function: Any, rows: int, block: int) -> Any:
     return jax.tree.map(lambda leaf: leaf.reshape(count * block, *leaf.shape[2:])[:rows], found)
 
 
-@functools.partial(jax.jit, static_argnames=("k", "block"))
 def nearest_neighbours(query: Array, gallery: Array, k: int, block: int | None = None) -> Neighbours:
-    """The k most similar gallery rows of every query by inner product: cosine for unit features.
+    """The k most similar gallery rows of every query by cosine.
 
     Args:
-      query: f32[Q, D]; gallery: f32[G, D]; unit rows for cosine.
+      query: f32[Q, D]; gallery: f32[G, D]; unit rows.
       k: static, at most G.
       block: queries at a time; None chooses.
+
+    Raises:
+      UserError: rows that are no unit rows. Inside of jit nothing is checked, and inner products are compared.
     """
+    for what, features in (("query", query), ("gallery", gallery)):
+        if not isinstance(features, Tracer):
+            length = np.linalg.norm(np.asarray(features, np.float32), axis=1)
+            other = np.flatnonzero(~(np.abs(length - 1) <= UNIT))
+            if len(other):
+                raise UserError(
+                    f"nearest_neighbours: {len(other)} of {len(length)} {what} rows are no unit rows, the first of "
+                    f"them row {other[0]} of length {length[other[0]]:.4g}: give l2_normalise({what})"
+                )
+    return _nearest_neighbours(query, gallery, k, block)
+
+
+@functools.partial(jax.jit, static_argnames=("k", "block"))
+def _nearest_neighbours(query: Array, gallery: Array, k: int, block: int | None = None) -> Neighbours:
     block = block or block_of(query.shape[0], gallery.shape[0])
 
     def of_block(rows: jax.Array) -> Neighbours:

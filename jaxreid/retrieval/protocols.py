@@ -21,6 +21,10 @@ UNKNOWN = -1
 MODALITY_WORDS = ("visible", "infrared")  # of codes 0 and 1, as in jaxreid.data.schema
 
 
+def _fits_int32(value: Any) -> bool:
+    return np.iinfo(np.int32).min <= value <= np.iinfo(np.int32).max
+
+
 @dataclasses.dataclass(frozen=True)
 class Rows:
     """What is known about N features, as host arrays i32[N]; −1 is unknown, a column left out is all unknown.
@@ -50,7 +54,7 @@ class Rows:
                 )
             if len(values) and not np.issubdtype(values.dtype, np.integer):
                 raise UserError(f"Rows.{field.name} holds {values.dtype}; integers are needed")
-            if len(values) and (values.max() > np.iinfo(np.int32).max or values.min() < np.iinfo(np.int32).min):
+            if len(values) and not (_fits_int32(values.min()) and _fits_int32(values.max())):
                 raise UserError(f"Rows.{field.name} does not fit int32: number its values from 0")
             object.__setattr__(self, field.name, values.astype(np.int32))
 
@@ -81,6 +85,9 @@ class Protocol:
       queries_in_gallery: the gallery is the whole test set; each query is junk to itself.
       count_unmatched: queries without a match count as misses in rank-k (never in mAP and mINP).
       scored: False where a data set has no identities to score by.
+
+    Raises:
+      UserError: a column that `Rows` does not have, or an identity that does not fit int32.
     """
 
     key: str
@@ -93,6 +100,15 @@ class Protocol:
     queries_in_gallery: bool = False
     count_unmatched: bool = False
     scored: bool = True
+
+    def __post_init__(self):
+        for name in ("different", "same", "junk_identities"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        known = [field.name for field in dataclasses.fields(Rows)]
+        if wrong := [name for name in (*self.different, *self.same) if name not in known]:
+            raise UserError(f"protocol {self.key!r}: Rows have no column {wrong[0]!r}; they have {', '.join(known)}")
+        if wrong := [identity for identity in self.junk_identities if not _fits_int32(identity)]:
+            raise UserError(f"protocol {self.key!r}: the junk identity {wrong[0]} does not fit int32, as Rows' must")
 
     @property
     def columns(self) -> tuple[str, ...]:

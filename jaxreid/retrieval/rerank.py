@@ -44,7 +44,7 @@ class KReciprocal:
       width: entries of an encoding's row that room is made for at first.
 
     Raises:
-      UserError: features are not finite, differ in width, or an argument is out of range.
+      UserError: features are not finite, (cosine) zero, or differ in width; or an argument is out of range.
     """
 
     def __init__(
@@ -57,13 +57,13 @@ class KReciprocal:
         distance: str = "cosine",
         width: int = 128,
     ) -> None:
-        query, gallery = _matrix(query, "query"), _matrix(gallery, "gallery")
+        if distance not in ("cosine", "euclidean"):
+            raise UserError(f"unknown distance {distance!r}; known: cosine, euclidean")
+        query, gallery = (_matrix(x, what, distance) for x, what in ((query, "query"), (gallery, "gallery")))
         if query.shape[1] != gallery.shape[1]:
             raise UserError(f"query features are {query.shape[1]} wide, gallery features {gallery.shape[1]}")
         if k1 < 1 or k2 < 1 or not 0 <= lambda_ <= 1:
             raise UserError(f"k1={k1} and k2={k2} must be at least 1, lambda={lambda_} between 0 and 1")
-        if distance not in ("cosine", "euclidean"):
-            raise UserError(f"unknown distance {distance!r}; known: cosine, euclidean")
         self.queries, self.lambda_ = len(query), lambda_
         features = jnp.concatenate([query, gallery])
         self.features = l2_normalise(features) if distance == "cosine" else features
@@ -89,13 +89,11 @@ class KReciprocal:
         return _distances(*parts, jnp.asarray(query), self.queries + jnp.asarray(gallery))
 
 
-def _matrix(features: Array, what: str) -> jax.Array:
+def _matrix(features: Array, what: str, distance: str = "cosine") -> jax.Array:
     host = np.asarray(features, np.float32)
     if host.ndim != 2 or not len(host):
         raise UserError(f"{what} features must be [rows, D] with at least one row, got {host.shape}")
-    broken = np.flatnonzero(~np.isfinite(host).all(axis=1))
-    if len(broken):
-        raise UserError(f"{len(broken)} {what} features are not finite, the first of them row {broken[0]}")
+    distances_lib.check_rows(host, what, distance)
     return jnp.asarray(host)
 
 

@@ -28,11 +28,13 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxreid.errors import MissingFileError, MissingPackageError, UserError
+from jaxreid.files import read_json
 from jaxreid.retrieval.neighbours import block_of, map_rows, top_k
 
 Array = Any
 
 MANIFEST, INDEX, FORMAT = "gallery.json", "index.faiss", 1
+REMEDY = "bring the file back from a copy, or fill a new gallery from the same sources"
 PICTURE = "picture"  # key of a row's place in the file of pictures
 CHUNK_BYTES = 1 << 25  # of gallery rows on each CPU device at a time; accelerators take 16 times as many
 
@@ -45,8 +47,8 @@ class Found(NamedTuple):
     similarity: np.ndarray
 
 
-def unit_rows(features: Array, what: str) -> np.ndarray:
-    """Rows of length one, f32[N, D].
+def unit_rows(features: Array, what: str, first: int = 0) -> np.ndarray:
+    """Rows of length one, f32[N, D]; messages number them from `first`.
 
     Raises:
       UserError: not a matrix, or a row is zero or not finite.
@@ -57,11 +59,21 @@ def unit_rows(features: Array, what: str) -> np.ndarray:
     length = np.linalg.norm(features, axis=1, keepdims=True)
     broken = np.flatnonzero(~(np.isfinite(length) & (length > 0)))
     if len(broken):
-        raise UserError(f"{len(broken)} rows of the {what} are zero or not finite, the first of them row {broken[0]}")
+        row = first + broken[0]
+        raise UserError(f"{len(broken)} rows of the {what} are zero or not finite, the first of them row {row}")
     return features / length
 
 
 # ---------------------------------------------------------------------------------------------------- on disk
+
+
+@contextlib.contextmanager
+def _damage(path: Path) -> Iterator[None]:
+    """What goes wrong with reading a file of a gallery names it, with what to do."""
+    try:
+        yield
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"{path} is damaged ({error}): {REMEDY}") from error
 
 
 class Gallery:
@@ -75,8 +87,8 @@ class Gallery:
       model: what made the rows, None where that was not said; its `digest` tells one from another.
 
     Raises:
-      FileNotFoundError: there is no gallery.
-      UserError: a part is not what gallery.json says.
+      MissingFileError: there is no gallery.
+      UserError: a file is damaged, or not what gallery.json says.
     """
 
     def __init__(self, directory: str | Path) -> None:
@@ -84,9 +96,12 @@ class Gallery:
         path = self.directory / MANIFEST
         if not path.exists():
             raise MissingFileError(f"{self.directory} holds no gallery ({MANIFEST} is missing)")
-        manifest = json.loads(path.read_text())
-        if manifest.get("format") != FORMAT:
-            raise UserError(f"{path}: format {manifest.get('format')!r}, this version reads {FORMAT}")
+        manifest = read_json(path, REMEDY)
+        if not isinstance(manifest, dict) or not {"format", "width", "parts"} <= set(manifest):
+            raise UserError(f"{path} is damaged (format, width or parts are missing): {REMEDY}")
+        if manifest["format"] != FORMAT:
+            raise UserError(f"{path}: format {manifest['format']!r}, this version reads {FORMAT}")
+        self.manifest = manifest
         self.width: int = manifest["width"]
         self.model: dict[str, Any] | None = manifest.get("model")
         self.parts = [self._open(part["name"], part["rows"]) for part in manifest["parts"]]
@@ -95,13 +110,11 @@ class Gallery:
 
     def _open(self, name: str, rows: int) -> np.ndarray:
         path = self.directory / f"{name}.npy"
-        try:
+        with _damage(path):
             part = np.load(path, mmap_mode="r")
-        except (OSError, ValueError) as error:
-            raise UserError(f"{path} cannot be read: {error}") from error
-        if part.shape != (rows, self.width):
-            raise UserError(f"{path} is {part.shape}, {MANIFEST} says {(rows, self.width)}")
-        return part
+            if part.shape != (rows, self.width):
+                raise ValueError(f"it is {part.shape}, {MANIFEST} says {(rows, self.width)}")
+            return part
 
     def __len__(self) -> int:
         return int(self.starts[-1])
@@ -128,24 +141,38 @@ class Gallery:
         return found
 
     @functools.cached_property
-    def _lines(self) -> list[list[str]]:
-        lines = [(self.directory / f"{name}.jsonl").read_text().splitlines() for name in self.names]
-        for name, part, found in zip(self.names, self.parts, lines, strict=True):
-            if len(found) != len(part):
-                raise UserError(f"{self.directory / name}.jsonl has {len(found)} lines for {len(part)} rows")
+    def _lines(self) -> list[list[bytes]]:
+        lines = []
+        for name, part in zip(self.names, self.parts, strict=True):
+            path = self.directory / f"{name}.jsonl"
+            with _damage(path):
+                # At line feeds only: JSON leaves other separators of lines inside of texts.
+                *found, rest = path.read_bytes().split(b"\n")
+                if rest or len(found) != len(part):
+                    raise ValueError(f"{len(found)} whole lines for {len(part)} rows")
+                lines.append(found)
         return lines
 
     def _line(self, row: int) -> tuple[str, dict[str, Any]]:
         """(name of the row's part, what its line says)."""
         number = int(np.searchsorted(self.starts, row, side="right")) - 1
-        return self.names[number], json.loads(self._lines[number][row - int(self.starts[number])])
+        (known,) = self._parsed(number, slice(row - int(self.starts[number]), row - int(self.starts[number]) + 1))
+        return self.names[number], known
+
+    def _parsed(self, number: int, lines: slice) -> list[dict[str, Any]]:
+        """What some lines of a part say."""
+        with _damage(self.directory / f"{self.names[number]}.jsonl"):
+            known = json.loads(b"[" + b",".join(self._lines[number][lines]) + b"]")
+            if not all(isinstance(row, dict) for row in known):
+                raise ValueError("a line is no object")
+            return known
 
     @functools.cached_property
     def columns(self) -> dict[str, list[Any]]:
         """`source`, `camera` and `tracklet` of all rows (None where a row has none), read in one go."""
         found: dict[str, list[Any]] = {"source": [], "camera": [], "tracklet": []}
-        for lines in self._lines:
-            known = json.loads(f"[{','.join(lines)}]")
+        for number in range(len(self.parts)):
+            known = self._parsed(number, slice(None))
             for key, column in found.items():
                 column.extend([row.get(key) for row in known])
         return found
@@ -162,9 +189,13 @@ class Gallery:
         if PICTURE not in known:
             return None
         start, stop = known[PICTURE]
-        with (self.directory / f"{name}.pictures").open("rb") as file:
+        path = self.directory / f"{name}.pictures"
+        with _damage(path), path.open("rb") as file:
             file.seek(start)
-            return file.read(stop - start)
+            found = file.read(stop - start)
+            if len(found) != stop - start:
+                raise ValueError(f"it ends before byte {stop}")
+            return found
 
     def check_model(self, model: Mapping[str, Any]) -> None:
         """Refuses features that another model makes.
@@ -233,7 +264,8 @@ def add_to_gallery(
         metadata = [
             {**known, PICTURE: place} for known, place in zip(metadata, itertools.pairwise(bounds), strict=True)
         ]
-    lines = "".join(json.dumps(dict(known), ensure_ascii=False) + "\n" for known in metadata)
+    # In ASCII: whatever a name holds, no reader takes it for the end of a line.
+    lines = "".join(json.dumps(dict(known)) + "\n" for known in metadata)
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     import fcntl  # not everywhere where galleries can be read
@@ -247,7 +279,7 @@ def add_to_gallery(
             existing = Gallery(directory)  # nothing is added to what cannot be read
             if model is not None:
                 existing.check_model(model)
-            manifest = json.loads(path.read_text())
+            manifest = existing.manifest
         if manifest["width"] != features.shape[1]:
             raise UserError(f"features are {features.shape[1]} wide, the gallery {directory} {manifest['width']}")
         name = f"{len(manifest['parts']):06d}"
@@ -282,7 +314,7 @@ def search_gallery(
 
     Args:
       queries: [Q, D], made unit rows.
-      gallery: a `Gallery`, or unit rows f32[G, D] (of a memory map as well).
+      gallery: a `Gallery`, or rows [G, D] (of a memory map as well), made unit rows.
       k: neighbours of a query.
       chunk: gallery rows at a time, over all devices.
       approximate: with `jax.lax.approx_max_k`: faster on a TPU, recall 0.95 or more; exact elsewhere.
@@ -290,19 +322,18 @@ def search_gallery(
       allowed: bool[G], gallery rows that may be found; all where not given.
 
     Raises:
-      UserError: an empty gallery, another width, queries that are zero or not finite, `allowed` of another
-        length, or k below 1.
+      UserError: an empty gallery, another width, rows that are zero or not finite, `allowed` of another length, or k
+        below 1.
     """
-    queries = unit_rows(queries, "queries")
+    if isinstance(gallery, Gallery):
+        width = gallery.width
+    else:
+        gallery = gallery if isinstance(gallery, (np.ndarray, jax.Array)) else np.asarray(gallery)
+        if gallery.ndim != 2:
+            raise UserError(f"a gallery must be [rows, width], got {gallery.shape}")
+        width = gallery.shape[1]
     count = len(gallery)
-    allowed = _allowed(allowed, count)
-    width = gallery.width if isinstance(gallery, Gallery) else gallery.shape[1]
-    if not count or not len(queries):
-        raise UserError(f"{len(queries)} queries and {count} gallery rows; both are needed")
-    if width != queries.shape[1]:
-        raise UserError(f"queries are {queries.shape[1]} wide, the gallery {width}")
-    if k < 1:
-        raise UserError(f"k must be at least 1, got {k}")
+    queries, allowed = _checked(queries, width, count, k), _allowed(allowed, count)
     mesh = Mesh(np.array(devices if devices is not None else jax.devices()), ("rows",))
     fits = CHUNK_BYTES * (1 if mesh.devices.flat[0].platform == "cpu" else 16) // (4 * width) * mesh.size
     size = -(-min(chunk or fits, count) // mesh.size) * mesh.size
@@ -310,7 +341,8 @@ def search_gallery(
     best = jax.device_put(_nothing(len(queries), k), NamedSharding(mesh, P()))
     step = _step(mesh, k, approximate)
     for start in range(0, count, size):
-        rows = np.asarray(gallery[start : start + size], np.float32)
+        rows = gallery[start : start + size]
+        rows = rows if isinstance(gallery, Gallery) else unit_rows(rows, "gallery", start)
         if len(rows) < size:
             rows = np.concatenate([rows, np.zeros((size - len(rows), width), np.float32)])
         may = np.pad(allowed[start : start + size], (0, size - len(allowed[start : start + size])))
@@ -318,6 +350,18 @@ def search_gallery(
         best = step(query, rows, may, best, np.int32(start))
     similarity, index = jax.device_get(best)
     return Found(index.astype(np.int64), similarity)
+
+
+def _checked(queries: Array, width: int, count: int, k: int) -> np.ndarray:
+    """Unit rows of queries that a gallery of `count` rows can be searched for."""
+    queries = unit_rows(queries, "queries")
+    if not count or not len(queries):
+        raise UserError(f"{len(queries)} queries and {count} gallery rows; both are needed")
+    if width != queries.shape[1]:
+        raise UserError(f"queries are {queries.shape[1]} wide, the gallery {width}")
+    if k < 1:
+        raise UserError(f"k must be at least 1, got {k}")
+    return queries
 
 
 def _allowed(allowed: np.ndarray | None, count: int) -> np.ndarray:
@@ -380,12 +424,14 @@ def build_index(gallery: Gallery, lists: int | None = None, codes: int = 64, tra
       training: rows, evenly spread, that the quantisers are trained on.
 
     Raises:
-      ImportError: FAISS is not installed.
-      UserError: the gallery is empty, or `codes` does not divide its width.
+      MissingPackageError: FAISS is not installed.
+      UserError: the gallery is empty, `codes` does not divide its width, or `lists` or `training` is below 1.
     """
     faiss = _faiss()
-    if not len(gallery) or gallery.width % codes:
+    if not len(gallery) or codes < 1 or gallery.width % codes:
         raise UserError(f"an index needs rows ({len(gallery)}) and codes={codes} that divide the width {gallery.width}")
+    if training < 1 or (lists is not None and lists < 1):
+        raise UserError(f"an index needs at least 1 list and 1 row to train on, got lists={lists}, training={training}")
     lists = lists or max(1, min(int(4 * np.sqrt(len(gallery))), len(gallery) // 39))
     bits = int(np.clip(np.log2(max(len(gallery) // 39, 2)), 1, 8))  # FAISS asks for 39 rows of a centroid
     quantiser = faiss.IndexFlatIP(gallery.width)
@@ -418,16 +464,22 @@ def search_index(
       allowed: bool[G], as for `search_gallery`; others take up proposals.
 
     Raises:
-      ImportError: FAISS is not installed. FileNotFoundError: there is no index. UserError: see `search_gallery`.
+      MissingPackageError: FAISS is not installed. MissingFileError: there is no index.
+      UserError: see `search_gallery`; `probes` or `candidates` below 1; the index is damaged or another gallery's.
     """
     faiss = _faiss()
     path = gallery.directory / INDEX
     if not path.exists():
         raise MissingFileError(f"{path} is missing: make it with build_index")
-    queries = unit_rows(queries, "queries")
-    if queries.shape[1] != gallery.width:
-        raise UserError(f"queries are {queries.shape[1]} wide, the gallery {gallery.width}")
-    index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP)
+    queries = _checked(queries, gallery.width, len(gallery), k)
+    if probes < 1 or candidates < 1:
+        raise UserError(f"probes={probes} and candidates={candidates} must be at least 1")
+    try:
+        index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP)
+    except RuntimeError as error:
+        raise UserError(f"{path} is damaged ({str(error)[:200]}): delete it, and build_index makes it again") from error
+    if index.d != gallery.width:
+        raise UserError(f"{path} is of rows {index.d} wide, the gallery's are {gallery.width}: delete it")
     index.nprobe = probes
     _, proposed = index.search(queries, min(k * candidates, index.ntotal))
     allowed = _allowed(allowed, len(gallery))
