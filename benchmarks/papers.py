@@ -264,13 +264,11 @@ def preset_run(preset: str, changes: dict[str, Any]) -> tuple[Run, Stage]:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     config = module.get_config(column)
-    if "text" in config:
-        config.text.tokenizer = ""
     config.update_from_flattened_dict(changes)
     dataset = _xfd() if config.dataset.name == "detreidx" else plan_dataset(config.dataset)
     assert dataset
     info = dataset_info(dataset, find_method(config.method), (config.frames.height, config.frames.width))
-    model = make_model(config, Path(), AbstractMesh((1, 1), AXES), info)  # pyright: ignore[reportArgumentType]
+    model = make_model(config, Path(), AbstractMesh((1, 1), AXES), info, dry=True)  # pyright: ignore[reportArgumentType]
     run = Run(**vars(model), dataset=dataset)
     return run, run.method.stages()[-1]
 

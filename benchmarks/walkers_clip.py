@@ -25,7 +25,7 @@ from data_builders.walkers.world import CONFIGS, World
 from jaxreid import retrieval
 from jaxreid.backbones.clip import vision_config
 from jaxreid.backbones.pretrained import load
-from jaxreid.backbones.text import TextTower, load_text_tokenizer, text_config
+from jaxreid.backbones.text import TextTower, text_config, text_tokenizer
 from jaxreid.backbones.vit import ViT
 
 NAME, MEAN, STD, FRAMES, BATCH = "walkers_vit_tiny", 0.5, 0.5, 6, 64
@@ -51,9 +51,7 @@ def embed_tracklets(params, world: World) -> np.ndarray:
 
 def embed_captions(params, captions: list[str]) -> np.ndarray:
     tower = TextTower(text_config(NAME))
-    return unit(
-        np.asarray(tower.apply({"params": params}, jnp.asarray(load_text_tokenizer(NAME)(captions)))["projected"])
-    )
+    return unit(np.asarray(tower.apply({"params": params}, jnp.asarray(text_tokenizer(NAME)(captions)))["projected"]))
 
 
 def figures(similarity: np.ndarray, right: np.ndarray) -> dict[str, dict[str, float]]:

@@ -25,7 +25,7 @@ TABLE: dict[str, Any] = {
     "extraction_batch": [32, 128, 128, 128],
     "evaluate_every": 0,
     "backbone.name": ["walkers_vit_tiny", "ViT-B/16", "ViT-B/16", "ViT-B/16"],
-    "backbone.checkpoint": ["walkers_vit_tiny", CLIP_B16, CLIP_B16, CLIP_B16],
+    "backbone.checkpoint": ["walkers_vit_tiny", CLIP_B16, CLIP_B16, CLIP_B16],  # both towers and the vocabulary
     "backbone.remat": False,  # True: less memory, a quarter more work
     "backbone.scan": False,  # True: compiles one block for all, at the price of a copy of the weights
     "backbone.stride": 0,  # pixels from patch to patch, 12 in CLIP-ReID's overlapping variant; 0 = the patch's size
@@ -41,8 +41,6 @@ TABLE: dict[str, Any] = {
     "prompt.n_ctx": 4,
     "prompt.shared_ctx": (0, 0),
     "prompt.multiple": [8, 128, 128, 128],
-    "text.checkpoint": ["walkers_vit_tiny", CLIP_B16, CLIP_B16, CLIP_B16],
-    "text.tokenizer": ["", CLIP_B16, CLIP_B16, CLIP_B16],
     "memory.frames": 8,  # of the clips that an image memory is made of
     "memory.rule": "dense",  # which clips these are (jaxreid.data.clips.RULES)
     "memory.momentum": 0.2,  # weight of the old row, for "ema_memory"

@@ -23,8 +23,9 @@ def get_config(preset: str = "walkers") -> ml_collections.ConfigDict:
     config.backbone = ml_collections.ConfigDict(
         {"name": "walkers_vit_tiny", "checkpoint": "walkers_vit_tiny", "remat": False, "scan": False}
     )
-    # wordings: of a caption; keep: the probability that a part of it stays in all but the first of them.
-    config.text = ml_collections.ConfigDict({"checkpoint": "", "tokenizer": "", "wordings": 8, "keep": 0.7})
+    # pretrained: whether the text tower starts from backbone.checkpoint as well; wordings: of a caption; keep: the
+    # probability that a part of it stays in all but the first of them.
+    config.text = ml_collections.ConfigDict({"pretrained": False, "wordings": 8, "keep": 0.7})
 
     config.epochs = 24
     config.batch = ml_collections.ConfigDict({"tracklets": 128, "frames": 1})

@@ -24,7 +24,7 @@ TABLE: dict[str, Any] = {
     "loading.threads": [2, 16, 16],
     "extraction_batch": [32, 128, 128],
     "backbone.name": ["walkers_vit_tiny", "ViT-B/16", "ViT-B/16"],
-    "backbone.checkpoint": ["walkers_vit_tiny", CLIP_B16, CLIP_B16],
+    "backbone.checkpoint": ["walkers_vit_tiny", CLIP_B16, CLIP_B16],  # both towers and the vocabulary
     "backbone.remat": False,  # True: less memory, a quarter more work; of the text tower too
     "backbone.scan": False,  # True: compiles one block for all, at the price of a copy of the weights
     "backbone.stride": 0,  # pixels from patch to patch, 12 in CLIP-ReID's overlapping variant; 0 = the patch's size
@@ -40,8 +40,6 @@ TABLE: dict[str, Any] = {
     "prompt.template": "A X X X X person observed in both day and night conditions.",
     "prompt.n_ctx": 4,
     "prompt.multiple": 8,  # the number of devices divides it
-    "text.checkpoint": ["walkers_vit_tiny", CLIP_B16, CLIP_B16],
-    "text.tokenizer": ["", CLIP_B16, CLIP_B16],
     "use_text": True,
     "v2t_norm": False,  # True: cosines with a learned scale instead of VLD's dot products
     "use_sd": True,

@@ -19,11 +19,13 @@ from ml_collections import ConfigDict
 
 from jaxreid import parallel, processes
 from jaxreid.augment import UNCHANGED, Augmentation, Pixels
+from jaxreid.backbones.text import text_tokenizer
 from jaxreid.config import EXECUTION
 from jaxreid.data.batch import Batch
 from jaxreid.data.build import DataSetError
 from jaxreid.data.dataset import Dataset, open_dataset, plan_dataset
 from jaxreid.data.loader import LoaderOptions
+from jaxreid.data.planned import origin
 from jaxreid.data.split import FrameReader, Split
 from jaxreid.dataset_info import INFO, dataset_info, read_info, save_info
 from jaxreid.errors import UserError
@@ -101,14 +103,16 @@ class Run(Model):
         return jax.process_index() == 0
 
 
-def make_model(config: Any, workdir: Path, mesh: Mesh, info: DatasetInfo) -> Model:
-    """The method of a config, told what `info` says of its data set.
+def make_model(config: Any, workdir: Path, mesh: Mesh, info: DatasetInfo, *, dry: bool = False) -> Model:
+    """The method of a config, told what `info` says of its data set; of a dry run only the shapes are right.
 
     Raises:
       UserError: a config value that does not fit the data or the library.
     """
     if config.precision not in PRECISIONS:
         raise UserError(f"config.precision={config.precision!r}; one of {', '.join(PRECISIONS)}")
+    tokenize = text_tokenizer(config.backbone.name, config.backbone.checkpoint, counting=dry)
+    info = dataclasses.replace(info, tokenize=tokenize)
     return Model(
         config=config,
         workdir=Path(workdir),
@@ -155,14 +159,14 @@ def start_run(config: Any, workdir: Path, data_dir: Path | None, *, dry: bool = 
         planned = plan_dataset(config.dataset) if dry else None
         if planned is None:
             raise
-        dataset = planned
-        print(f"planned on the published size, because the data set is not there: {str(error).splitlines()[0]}")
+        dataset, size = planned, origin(config.dataset.name)
+        print(f"planned on {size}, because the data set is not there: {str(error).splitlines()[0]}")
     opened = time.perf_counter() - start
     processes.same("data set", dataset.fingerprint())
     mesh = parallel.make_mesh(config.mesh.fsdp, config.mesh.devices)
-    with processes.together():  # a method may read a vocabulary
+    with processes.together():
         info = dataset_info(dataset, find_method(config.method), (config.frames.height, config.frames.width))
-        model = make_model(config, workdir, mesh, info)
+        model = make_model(config, workdir, mesh, info, dry=dry)  # reads a vocabulary where the method needs one
     run = Run(**vars(model), dataset=dataset)
     for size in (config.extraction_batch, *(s.sampler.batch_size(info.columns) for s in run.method.stages())):
         if size % mesh.size:

@@ -27,8 +27,6 @@ def small_towers(patch):
     """Registers the towers under the name "small" while a MonkeyPatch lasts."""
     patch.setitem(importlib.import_module("jaxreid.backbones.clip").VISION_TOWERS, "small", IMAGE)
     patch.setitem(importlib.import_module("jaxreid.backbones.text").TEXT_TOWERS, "small", TEXT)
-    for name in ("clip_reid", "lsmrl"):
-        patch.setattr(f"jaxreid.methods.{name}.load_text_tokenizer", lambda *_: walkers_words())
 
 
 def make_config(name, **changes):
@@ -55,7 +53,9 @@ def make_info():
     )
     labels = Labels(identity, identity, unknown, unknown, tuple(map(str, range(count))))
     frame_size = (24, 24)
-    return DatasetInfo("toy", table, np.arange(CAMERAS), frame_size, num_identities=PEOPLE, labels=labels)
+    return DatasetInfo(
+        "toy", table, np.arange(CAMERAS), frame_size, num_identities=PEOPLE, labels=labels, tokenize=walkers_words()
+    )
 
 
 def make_method(name, **changes):

@@ -23,8 +23,6 @@ TEXT = TextConfig(width=16, depth=1, heads=2, projection=8, vocabulary=len(walke
 def small_towers(monkeypatch):
     monkeypatch.setitem(clip.VISION_TOWERS, "small", IMAGE)
     monkeypatch.setitem(text.TEXT_TOWERS, "small", TEXT)
-    for name in ("clip_reid", "lsmrl"):
-        monkeypatch.setattr(f"jaxreid.methods.{name}.load_text_tokenizer", lambda *_: walkers_words())
     # XLA compiles twice as fast when it optimises less.
     jax.config.update("jax_disable_most_optimizations", True)
     yield
@@ -34,7 +32,6 @@ def small_towers(monkeypatch):
 def make_config(name, **changes):
     config = importlib.import_module(f"configs.{name}").get_config()
     config.dataset.config, config.backbone.name, config.backbone.checkpoint = "tiny", "small", ""
-    config.text.checkpoint = ""
     config.extraction_batch, config.log_every, config.mesh.devices = 16, 1, 1
     config.evaluate_start = False
     config.batch.identities, config.batch.clips = 4, 2
@@ -54,7 +51,7 @@ def weights(tmp_path_factory):
 
 def test_two_stages_and_a_resume_inside_the_first(tmp_path, data_dir, tiny, weights):
     path, image, words = weights
-    changes = {"stage1.epochs": 2, "epochs": 1, "backbone.checkpoint": str(path), "text.checkpoint": str(path)}
+    changes = {"stage1.epochs": 2, "epochs": 1, "backbone.checkpoint": str(path)}
     config = make_config("vsla_clip", **changes)
     run, state, frozen = run_training(config, tmp_path / "whole", data_dir)
     assert {name: step.count for name, step in run.compiled.items() if step.count} == dict.fromkeys(

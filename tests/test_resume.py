@@ -222,7 +222,6 @@ def test_frozen_weights_of_a_later_stage_need_the_stage_before(tmp_path, data_di
         "mesh.devices": 1,
         "extraction_batch": 16,
         "stage1.epochs": 2,
-        "text.checkpoint": "",
     }
     model = start_run(family.make_config("clip_reid", **options), tmp_path, data_dir)
     prompts, main = model.method.stages()

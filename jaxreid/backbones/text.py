@@ -12,7 +12,6 @@ before it, and the row's feature is read at its end token. Source: openai/CLIP.
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,9 +19,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxreid.backbones.tokenizer import Tokenizer, load_tokenizer
 from jaxreid.backbones.transformer import Hooks, LayerNorm, Tower, TransformerConfig, causal_attend
-from jaxreid.backbones.word_table import WordTokenizer, walkers_words
+from jaxreid.backbones.word_table import ClipTokenizer, WordTokenizer, walkers_words
 from jaxreid.errors import UserError
 
 Array = jax.Array
@@ -50,9 +48,17 @@ TEXT_TOWERS: dict[str, TextConfig] = {
 }
 
 
-def load_text_tokenizer(name: str, source: str | os.PathLike | None = None) -> Tokenizer | WordTokenizer:
-    """The tokeniser of `text_config(name)`: the small tower's own, or CLIP's from `source` (`load_tokenizer`)."""
-    return walkers_words() if name == "walkers_vit_tiny" else load_tokenizer(source)
+def text_tokenizer(name: str, weights: str = "", counting: bool = False) -> WordTokenizer | ClipTokenizer:
+    """The tokeniser of `text_config(name)`: of a small vocabulary, or CLIP's, which `weights` come with.
+
+    No vocabulary is read before a text asks for it.
+
+    Args:
+      counting: ids may be any, as long as texts have about the right length: for shapes, without a vocabulary.
+    """
+    words = walkers_words()
+    small = name in TEXT_TOWERS and TEXT_TOWERS[name].vocabulary == len(words.clip_ids)
+    return words if small else ClipTokenizer(weights or None, counting)
 
 
 def text_config(name: str, **changes: Any) -> TextConfig:

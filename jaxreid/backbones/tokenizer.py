@@ -145,8 +145,9 @@ def load_tokenizer(source: str | os.PathLike | None = None) -> Tokenizer:
 
     `source` is a name or path of `jaxreid.backbones.hub` (the same as for the weights), a folder, or OpenAI's
     vocabulary file. In the folder, or beside the file, are looked for: vocab.json with merges.txt (Hugging Face), then
-    bpe_simple_vocab_16e6.txt.gz. Without either, that file of an installed open_clip or clip is taken; neither is
-    imported. Raises FileNotFoundError that says where to get it, or CheckpointError on a file that is not CLIP's.
+    bpe_simple_vocab_16e6.txt.gz. Without either, that file in `hub.weights_folder()` or of an installed open_clip or
+    clip is taken; neither is imported. Raises FileNotFoundError that says where to get it, or CheckpointError on a file
+    that is not CLIP's.
     """
     if source is not None:
         with hub.located(source) as path:
@@ -157,6 +158,8 @@ def load_tokenizer(source: str | os.PathLike | None = None) -> Tokenizer:
                 return _from_hugging_face(folder)
             if (folder / VOCABULARY_FILE).exists():
                 return _from_openai(folder / VOCABULARY_FILE)
+    if (hub.weights_folder() / VOCABULARY_FILE).exists():
+        return _from_openai(hub.weights_folder() / VOCABULARY_FILE)
     for package in ("open_clip", "clip"):
         spec = importlib.util.find_spec(package)
         for folder in (spec.submodule_search_locations or ()) if spec else ():
@@ -165,7 +168,7 @@ def load_tokenizer(source: str | os.PathLike | None = None) -> Tokenizer:
     searched = "" if source is None else f" beside {source} (vocab.json and merges.txt, or {VOCABULARY_FILE})"
     raise MissingFileError(
         f"no vocabulary of CLIP{searched}, and open_clip is not installed. Install that without what it needs itself "
-        f"(pip install --no-deps open_clip_torch), or fetch {VOCABULARY_URL} and give its path"
+        f"(pip install --no-deps open_clip_torch), or fetch {VOCABULARY_URL} to {hub.weights_folder()}"
     )
 
 

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from jaxreid.backbones.tokenizer import WORDS, Tokenizer, clean
+from jaxreid.backbones.tokenizer import WORDS, Tokenizer, clean, load_tokenizer
 from jaxreid.errors import UserError
 
 PADDING, START, END = 0, 49_406, 49_407  # CLIP's ids
@@ -71,6 +71,38 @@ class WordTokenizer:
                 raise UserError(f"a text of {len(ids)} tokens with its start and end, where {context} fit: {text!r}")
             row[: len(ids)] = ids
         return rows
+
+
+class ClipTokenizer:
+    """Texts to rows of CLIP's own ids; called as `Tokenizer` is.
+
+    Words that the package knows need no vocabulary, and the sentences of all presets have no others; for a text with
+    another word the vocabulary of `source` is loaded (`load_tokenizer`), or, where only the length counts, any word is
+    put in its place.
+    """
+
+    def __init__(self, source: str | None = None, counting: bool = False) -> None:
+        self.source, self.counting = source, counting
+        self.words = walkers_words()
+
+    def __call__(self, texts: str | Sequence[str], *, context: int = 77) -> np.ndarray:
+        """Rows of ids, i32[N, context]: start, the text, end, zeros.
+
+        Raises:
+          UserError: a text is longer than `context`.
+          MissingFileError: it has a word that is not known, and the vocabulary is not on this machine.
+        """
+        texts = [texts] if isinstance(texts, str) else texts
+        words = [WORDS.findall(clean(text)) for text in texts]
+        if self.counting:
+            texts = [" ".join(word if word in self.words.words else "person" for word in row) for row in words]
+        elif not all(word in self.words.words for row in words for word in row):
+            return self._vocabulary(texts, context=context)
+        return self.words.clip_ids[self.words(texts, context=context)]
+
+    @functools.cached_property
+    def _vocabulary(self) -> Tokenizer:
+        return load_tokenizer(self.source)
 
 
 @functools.cache

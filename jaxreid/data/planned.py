@@ -1,13 +1,14 @@
 """A data set that is not there, as large as its authors say: what a dry run needs to know before a download.
 
 A builder folder may hold `published.py` with `PUBLISHED`: split → tracklets and frames by modality, identities and
-cameras.
+cameras; and with `ORIGIN`, what these numbers are where nobody published them.
 """
 
 from __future__ import annotations
 
 import importlib
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -18,13 +19,21 @@ from jaxreid.data.split import UNKNOWN, Labels, Split, TrackletTable
 
 def published(name: str) -> dict[str, dict[str, Any]] | None:
     """The published counts of a data set, None where its builder folder gives none or not all that a plan needs."""
-    package = build.builder_package(name)
-    try:
-        counts = getattr(importlib.import_module(f"{package.__name__}.published"), "PUBLISHED", {})
-    except ModuleNotFoundError:
-        return None
+    counts = getattr(_figures(name), "PUBLISHED", {})
     complete = all({"tracklets", "frames"} <= counts.get(split, {}).keys() for split in ("train", "query", "gallery"))
     return counts if complete else None
+
+
+def origin(name: str) -> str:
+    """What the counts of `published` are."""
+    return getattr(_figures(name), "ORIGIN", "the published size")
+
+
+def _figures(name: str) -> ModuleType | None:
+    try:
+        return importlib.import_module(f"{build.builder_package(name).__name__}.published")
+    except ModuleNotFoundError:
+        return None
 
 
 def planned_split(name: str, split: str, counts: dict[str, Any]) -> Split:

@@ -26,7 +26,7 @@ import jax.numpy as jnp
 
 from jaxreid.augment import Augmentation
 from jaxreid.backbones.frame_encoder import joint_config
-from jaxreid.backbones.text import TextConfig, load_text_tokenizer, text_config
+from jaxreid.backbones.text import TextConfig, text_config
 from jaxreid.backbones.transformer import Adapters, Hooks
 from jaxreid.backbones.vit import ViT, ViTConfig
 from jaxreid.data.batch import Batch
@@ -219,9 +219,9 @@ class ClipReID(Method):
         self.moves_bank = config.bank == "ema_memory"
         if config.bank == "prompt":
             self.text = text_config(backbone.name, dtype=image.dtype, remat=backbone.remat, scan=backbone.scan)
-            tokenizer = load_text_tokenizer(backbone.name, config.text.tokenizer or None)
+            assert info.tokenize is not None
             prompt = config.prompt
-            template = PromptTemplate.of_text(prompt.template, tokenizer, prompt.n_ctx, prompt.shared_ctx)
+            template = PromptTemplate.of_text(prompt.template, info.tokenize, prompt.n_ctx, prompt.shared_ctx)
         side, deep = config.sie, config.platform_prompts
         width = config.adapters.width
         self.network = ClipReIDNetwork(
@@ -275,8 +275,9 @@ class ClipReID(Method):
         return Extraction(1 if self.moves_bank else 0, 0, memory.frames, rule=memory.rule)
 
     def backbones(self) -> tuple[Backbone, ...]:
-        image = Backbone(("image_tower",), self.config.backbone.checkpoint, self.image)
-        return (image, Backbone(("text", "tower"), self.config.text.checkpoint, self.text)) if self.text else (image,)
+        weights = self.config.backbone.checkpoint
+        image = Backbone(("image_tower",), weights, self.image)
+        return (image, Backbone(("text", "tower"), weights, self.text)) if self.text else (image,)
 
     def notes(self) -> tuple[str, ...]:
         return ("Supervised: identity labels of the training tracklets were used.",)

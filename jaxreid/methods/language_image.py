@@ -21,7 +21,7 @@ import numpy as np
 
 from jaxreid.augment import Augmentation
 from jaxreid.backbones.frame_encoder import joint_config
-from jaxreid.backbones.text import TextConfig, TextTower, load_text_tokenizer, text_config
+from jaxreid.backbones.text import TextConfig, TextTower, text_config
 from jaxreid.backbones.vit import ViT, ViTConfig
 from jaxreid.data.batch import Batch
 from jaxreid.data.samplers import SlotSampler
@@ -106,9 +106,10 @@ class LanguageImage(Method):
         )
 
     def backbones(self) -> tuple[Backbone, ...]:
+        weights = self.config.backbone.checkpoint
         return (
-            Backbone(("image_tower",), self.config.backbone.checkpoint, self.network.image),
-            Backbone(("text_tower",), self.config.text.checkpoint, self.network.text),
+            Backbone(("image_tower",), weights, self.network.image),
+            Backbone(("text_tower",), weights if self.config.text.pretrained else "", self.network.text),
         )
 
     def notes(self) -> tuple[str, ...]:
@@ -118,12 +119,11 @@ class LanguageImage(Method):
         return self.network.init(rng, batch, jnp.zeros((1, 2), jnp.int32), train=False)
 
     def init_memory(self) -> Captions:
-        assert self.info.captions is not None
+        assert self.info.captions is not None and self.info.tokenize is not None
         texts, caption = np.unique(self.info.captions, return_inverse=True)
         options, rng = self.config.text, np.random.default_rng(self.config.seed)
         wordings = [shortened(text, options.wordings, options.keep, rng) for text in texts.tolist()]
-        tokenizer = load_text_tokenizer(self.config.backbone.name, options.tokenizer or None)
-        ids = tokenizer(list(itertools.chain(*wordings)), context=self.network.text.context)
+        ids = self.info.tokenize(list(itertools.chain(*wordings)), context=self.network.text.context)
         longest = int((ids != 0).sum(1).max())  # what follows the end changes nothing
         ids = ids[:, :longest].reshape(len(texts), options.wordings, longest)
         return Captions(jnp.asarray(ids), jnp.asarray(caption.reshape(-1).astype(np.int32)))

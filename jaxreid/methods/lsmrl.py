@@ -27,7 +27,7 @@ import numpy as np
 
 from jaxreid.augment import Augmentation
 from jaxreid.backbones.frame_encoder import joint_config
-from jaxreid.backbones.text import TextConfig, load_text_tokenizer, text_config
+from jaxreid.backbones.text import TextConfig, text_config
 from jaxreid.backbones.transformer import LayerNorm
 from jaxreid.backbones.vit import ViT, ViTConfig
 from jaxreid.data.batch import Batch
@@ -261,13 +261,13 @@ class LSMRL(Method):
             raise UserError(f"{info.name}: training needs visible and infrared tracklets of the same people")
         text = text_config(backbone.name, dtype=image.dtype, remat=backbone.remat, scan=backbone.scan)
         self.image, self.text = image, text
-        tokenizer = load_text_tokenizer(backbone.name, config.text.tokenizer or None)
+        assert info.tokenize is not None
         self.network = LSMRLNetwork(
             image=image,
             split=tuple(config.stfl_split),
             grouped_mode=config.grouped_mode,
             tps_mode=config.tps_mode,
-            text=(self.text, PromptTemplate.of_text(prompt.template, tokenizer, prompt.n_ctx)),
+            text=(self.text, PromptTemplate.of_text(prompt.template, info.tokenize, prompt.n_ctx)),
             identities=info.num_identities,
             heads=config.heads,
             use_sd=config.use_sd and config.use_text,
@@ -297,10 +297,8 @@ class LSMRL(Method):
         return (prompt_stage(config.stage1, main.augment), main) if config.two_stage else (main,)
 
     def backbones(self) -> tuple[Backbone, ...]:
-        return (
-            Backbone(("image_tower",), self.config.backbone.checkpoint, self.image),
-            Backbone(("text", "tower"), self.config.text.checkpoint, self.text),
-        )
+        weights = self.config.backbone.checkpoint
+        return Backbone(("image_tower",), weights, self.image), Backbone(("text", "tower"), weights, self.text)
 
     def notes(self) -> tuple[str, ...]:
         return (

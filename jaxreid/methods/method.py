@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+from collections.abc import Callable
 from typing import Any
 
 import flax.struct
@@ -37,7 +38,8 @@ class DatasetInfo:
 
     `table` has one row per training tracklet and carries no identity; `num_identities` is 0 and `labels` is None for
     methods that do not declare that they use identity, `captions` (a text per training tracklet) for those that do
-    not declare that they use them.
+    not declare that they use them. `tokenize` makes ids of texts (i32[N, L]: start, the text, end, zeros) for the text
+    tower that belongs to the config's image tower.
     """
 
     name: str
@@ -47,6 +49,7 @@ class DatasetInfo:
     num_identities: int = 0
     labels: Labels | None = None
     captions: tuple[str, ...] | None = None
+    tokenize: Callable[..., np.ndarray] | None = None
 
     @property
     def columns(self) -> Columns:
