@@ -221,7 +221,7 @@ def test_folders_that_are_not_what_they_should_be(tree, tmp_path):
     (tree / "train" / os.fsdecode(b"\xff")).mkdir()
     message = error("ag_vpreid", tree, tmp_path / "other")
     assert f"{tree}/train/unknown: is not named by an identity, a whole number" in message
-    assert f"{tree}/train/20: images lie beside its folders, e.g. loose.jpg" in message
+    assert f"{tree}/train/20: images lie beside its tracklet folders, e.g. loose.jpg" in message
     assert rf"{tree}/train/\xff: has a name that is not UTF-8" in message
     shutil.rmtree(tree / CASE2 / "query")
     assert f"{CASE2}/query missing in {tree}\nexpected:" in error("ag_vpreid", tree, tmp_path / "other")
@@ -263,7 +263,7 @@ def test_attributes_may_be_missing_or_contradict(tree, tmp_path):
 
 
 def test_neither_prepared_nor_a_source(tmp_path, capsys):
-    assert main(["ag_vpreid/case1", "--data_dir", str(tmp_path)]) == 2
+    assert main(["ag_vpreid/case1", "--data_dir", str(tmp_path)]) == 1
     message = capsys.readouterr().err
     for part in ("ag_vpreid: is not prepared yet, and there is no source", "agvpreid25", "academic use",
                  "DIR/case2_ground_to_aerial/", "python -m jaxreid.data.build ag_vpreid --source DIR"):  # fmt: skip

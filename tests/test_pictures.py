@@ -1,5 +1,6 @@
 """Encoded pictures become one kind of array wherever a frame comes from, and what cannot is named."""
 
+import importlib
 import logging
 import struct
 
@@ -7,7 +8,6 @@ import numpy as np
 import pytest
 from picture_files import GREY, GREY_ALPHA, PALETTE, claims, encoded, png, sixteen_bit
 
-from jaxreid.config import base_config
 from jaxreid.data.build import build, main, read_metadata
 from jaxreid.data.building import beam_build
 from jaxreid.data.building.images import image_fault
@@ -213,8 +213,8 @@ def test_sixteen_bits_are_refused_where_that_is_asked_for(thermal, built, tmp_pa
 
 
 def test_a_run_refuses_sixteen_bits_and_goes_on_without_the_key(thermal, tmp_path):
-    config = base_config("hitpro", "folder")
-    config.dataset.update(name="folder", path=str(thermal), sixteen_bit="refuse")
+    config = importlib.import_module("configs.hitpro").get_config("folder")
+    config.dataset.path, config.dataset.sixteen_bit = str(thermal), "refuse"
     with pytest.raises(UserError, match=f"{thermal}/c/warm/1.png"):
         open_dataset(config.dataset, tmp_path / "data")
     saved = config.to_dict()
