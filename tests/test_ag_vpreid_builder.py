@@ -221,7 +221,7 @@ def test_folders_that_are_not_what_they_should_be(tree, tmp_path):
     (tree / "train" / os.fsdecode(b"\xff")).mkdir()
     message = error("ag_vpreid", tree, tmp_path / "other")
     assert f"{tree}/train/unknown: is not named by an identity, a whole number" in message
-    assert f"{tree}/train/20: images lie beside its folders, e.g. loose.jpg" in message
+    assert f"{tree}/train/20: images lie beside its tracklet folders, e.g. loose.jpg" in message
     assert rf"{tree}/train/\xff: has a name that is not UTF-8" in message
     shutil.rmtree(tree / CASE2 / "query")
     assert f"{CASE2}/query missing in {tree}\nexpected:" in error("ag_vpreid", tree, tmp_path / "other")

@@ -13,7 +13,7 @@ from test_tracklets import WALKERS, draw_video, make
 
 from jaxreid.data.names import printable
 from jaxreid.errors import UserError
-from jaxreid.tools import mot_tracklets
+from jaxreid.tools import embed, mot_tracklets, search
 from jaxreid.tools.mot_tracklets import MotError, Settings, make_tracklets
 from jaxreid.tools.sources import folder_source, picture_source, video_source
 
@@ -202,3 +202,16 @@ def test_sixteen_bit_pictures_are_refused_where_that_is_asked_for(people, make_s
     source = make_source(people if make_source is folder_source else path.parent, sixteen_bit="refuse")
     with pytest.raises(UserError, match=f"{path}.*sixteen_bit=refuse"):
         source.pictures(0, 3)
+
+
+def test_the_commands_refuse_sixteen_bit_pictures(people, workdir, tmp_path, capsys):
+    path = people / "a/t0" / "3.png"
+    path.write_bytes(sixteen_bit(shape=(64, 32)))
+    line = ["--checkpoint", str(workdir), "--gallery", str(tmp_path / "gallery")]
+    assert embed.main([str(people), *line, "--batch=8", "--sixteen_bit=refuse"]) == 2
+    assert str(path) in capsys.readouterr().err
+    assert embed.main([str(people), *line, "--batch=8"]) == 0
+    query = ["--query", str(path), "--out", str(tmp_path / "page.html")]
+    assert search.main([*line, *query, "--sixteen_bit=refuse"]) == 2
+    assert str(path) in capsys.readouterr().err
+    assert search.main([*line, *query]) == 0 and "a/t0" in capsys.readouterr().out

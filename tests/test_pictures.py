@@ -1,5 +1,6 @@
 """Encoded pictures become one kind of array wherever a frame comes from, and what cannot is named."""
 
+import importlib
 import logging
 import struct
 
@@ -10,11 +11,13 @@ from picture_files import GREY, GREY_ALPHA, PALETTE, claims, encoded, png, sixte
 from jaxreid.data.build import build, main, read_metadata
 from jaxreid.data.building import beam_build
 from jaxreid.data.building.images import image_fault
+from jaxreid.data.dataset import open_dataset
 from jaxreid.data.loose import ArrayReader, FileReader, loose_split
 from jaxreid.data.pictures import PictureError, load, to_rgb, value_range
 from jaxreid.data.split import open_split
 from jaxreid.errors import UserError
 from jaxreid.report.pictures import shrunk
+from jaxreid.run import claim_workdir
 
 RNG = np.random.default_rng(3)
 GREYS = RNG.integers(0, 256, (16, 8), np.uint8)
@@ -207,6 +210,17 @@ def test_sixteen_bits_are_refused_where_that_is_asked_for(thermal, built, tmp_pa
         FileReader([[thermal / "c/warm/1.png"]], "refuse").decode(0, 0)
     with pytest.raises(UserError, match="scale, refuse"):
         build("folder", source=thermal, data_dir=tmp_path, sixteen_bit="dither")
+
+
+def test_a_run_refuses_sixteen_bits_and_goes_on_without_the_key(thermal, tmp_path):
+    config = importlib.import_module("configs.hitpro").get_config("folder")
+    config.dataset.path, config.dataset.sixteen_bit = str(thermal), "refuse"
+    with pytest.raises(UserError, match=f"{thermal}/c/warm/1.png"):
+        open_dataset(config.dataset, tmp_path / "data")
+    saved = config.to_dict()
+    del saved["dataset"]["sixteen_bit"]
+    claim_workdir(tmp_path / "run", saved)
+    claim_workdir(tmp_path / "run", config.to_dict())
 
 
 def test_the_remark_is_made_once_for_a_source(thermal, caplog):

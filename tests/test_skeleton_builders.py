@@ -193,7 +193,7 @@ def test_a_file_whose_name_is_no_utf8_is_named_and_left_out(biwi, tmp_path):
     path, splits = prepare("biwi", biwi, tmp_path, clip_frames=0)
     faults = read_metadata(path)["excluded_files"]
     assert len(faults) == 1 and faults[0]["path"] == "Training/010/15-\\xe4_skel.txt"
-    assert faults[0]["fault"] == "its name is no UTF-8" and splits["train"][2]["num_frames_source"] == 29
+    assert faults[0]["fault"] == "has a name that is not UTF-8" and splits["train"][2]["num_frames_source"] == 29
 
 
 def test_folders_that_are_not_as_expected(biwi, tmp_path):

@@ -20,6 +20,7 @@ from jaxreid.data.building.case_tree import (
 )
 from jaxreid.data.building.listed import Listing, Tracklet
 from jaxreid.data.building.tree import Tree
+from jaxreid.data.names import known
 from jaxreid.data.schema import ATTRIBUTE_NOT_PROVIDED, ATTRIBUTE_UNKNOWN, NUM_ATTRIBUTES
 
 from . import CASES
@@ -140,7 +141,7 @@ class _Attributes:
         self.digest = content.hexdigest()[:4] if tables else ""
 
     def _add(self, where: str, row: Mapping[str, str | None], errors: list[str]) -> None:
-        cells = {column: (row[column] or "").strip() for column in ("id", *ATTRIBUTES)}
+        cells = {column: known(row[column]) for column in ("id", *ATTRIBUTES)}
         values = listed.integers(cell or str(ATTRIBUTE_UNKNOWN) for cell in cells.values())
         if values is None or not cells["id"]:
             errors.append(f"{where}: is not a row of whole numbers, an id first")

@@ -21,6 +21,7 @@ from jaxreid.data.building.case_tree import (
 )
 from jaxreid.data.building.listed import Listing, Tracklet
 from jaxreid.data.building.tree import Tree
+from jaxreid.data.names import known, nfc
 
 from . import CASES, HELD_OUT
 from .names import ATTRIBUTES, UNKNOWN, View, parse
@@ -150,8 +151,8 @@ def _answer(tree: Tree, splits: Splits, named: Mapping[int, tuple[str, str]]) ->
         return splits, ""
     answers: dict[tuple[str, str, str], tuple[int, int]] = {}
     for number, row in enumerate(rows, start=2):
-        case, role, tracklet, *numbers = ((row[column] or "").strip() for column in _ANSWER_COLUMNS)
-        values = listed.integers(cell or str(UNKNOWN) for cell in numbers)
+        case, role, tracklet = (nfc((row[column] or "").strip()) for column in _ANSWER_COLUMNS[:3])
+        values = listed.integers(known(row[column]) or str(UNKNOWN) for column in _ANSWER_COLUMNS[3:])
         if values is None or role not in ("query", "gallery"):
             tree.errors.append(f"{path}, row {number}: is not a case, query or gallery, a tracklet, and two numbers")
         else:
@@ -159,11 +160,12 @@ def _answer(tree: Tree, splits: Splits, named: Mapping[int, tuple[str, str]]) ->
     answered = dict(splits)
     for case, names in named.items():
         for role, split in zip(("query", "gallery"), names, strict=True):
-            lacking = [t.tracklet_id for t in splits[split] if (str(case), role, t.tracklet_id) not in answers]
+            keys = [(str(case), role, nfc(t.tracklet_id)) for t in splits[split]]
+            lacking = [key[-1] for key in keys if key not in answers]
             if lacking:
                 tree.errors.append(f"{path}: has no row for {len(lacking)} of case {case}, {role}, e.g. {lacking[0]}")
                 continue
-            answered[split] = [_told(t, *answers[str(case), role, t.tracklet_id]) for t in splits[split]]
+            answered[split] = [_told(t, *answers[key]) for t, key in zip(splits[split], keys, strict=True)]
     return answered, listed.digest([path])[:4]
 
 

@@ -1,7 +1,8 @@
 """The record that every data set is built into: one tracklet, the same features everywhere.
 
 What a data set does not know is an empty sequence or a sentinel value, never a missing key, so that one reader
-serves all of them. Frames stay the original JPEG or PNG bytes; only the frames that are sampled are ever decoded.
+serves all of them. Frames stay the original JPEG or PNG bytes (but of 16-bit pictures: PNGs of 8 bits); only the frames
+that are sampled are ever decoded.
 """
 
 from __future__ import annotations

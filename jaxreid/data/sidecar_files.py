@@ -18,6 +18,7 @@ import numpy as np
 
 from jaxreid.data.build import DataSetError
 from jaxreid.data.building import listed
+from jaxreid.data.names import known, nfc
 from jaxreid.errors import UserError
 
 
@@ -89,7 +90,7 @@ class FrameFiles:
 
     A folder `a/b` is looked for as `source`/a/b, without leading folders (`source`/b), and below one more folder
     (`source`/x/a/b, if only one x has it): data sets and sidecars name their frames from different levels of the tree.
-    No two folders of the data set may be found in one.
+    No two folders of the data set may be found in one. Names are compared in composed Unicode form.
     """
 
     def __init__(self, source: Path, suffix: str) -> None:
@@ -106,24 +107,25 @@ class FrameFiles:
         """
         folder, _, name = frame.rpartition("/")
         directory, names = self._find(folder)
-        file = f"{os.path.splitext(name)[0]}{self.suffix}"
-        return self.source / directory / file if file in names else None
+        file = names.get(nfc(f"{os.path.splitext(name)[0]}{self.suffix}"))
+        return self.source / directory / file if file else None
 
-    def _look_for(self, folder: str) -> tuple[str, frozenset[str]]:
-        parts = folder.split("/")
-        inner = ["/".join(parts[start:]) for start in range(len(parts))]
-        outer = [f"{top}/{folder}" for top in self._tops]
+    def _look_for(self, folder: str) -> tuple[str, dict[str, str]]:
+        """The directory of a folder's files, and their names by composed form."""
+        forms = dict.fromkeys([folder, nfc(folder), unicodedata.normalize("NFD", folder)])
+        inner = [form.split("/", start)[start] for form in forms for start in range(folder.count("/") + 1)]
+        outer = [f"{top}/{form}" for top in self._tops for form in forms]
         found = [directory for directory in inner if (self.source / directory).is_dir()][:1]
         found = found or [directory for directory in outer if (self.source / directory).is_dir()]
         if not found:
-            return "", frozenset()
+            return "", {}
         other = self._taken.setdefault(found[0], folder)
         problem = f"{found[0]} may be of {other} or of {folder}" if other != folder else ""
         if len(found) > 1:
             problem = f"frames of {folder} may be those of {' or '.join(found)}"
         if problem:
             raise DataSetError(f"{self.source}: {problem}; lay the files out as the frames of the data set are")
-        return found[0], frozenset(os.listdir(self.source / found[0]))
+        return found[0], {nfc(name): name for name in os.listdir(self.source / found[0])}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,7 +148,8 @@ class Captions:
 def read_captions(path: Path, dataset: str, tracklets: Sequence[tuple[str, int]]) -> Captions:
     """Captions from JSON lines, `{"tracklet": …, "caption": …}` with `pid`, `dataset`, `model` where they are known.
 
-    A line without a tracklet is of every tracklet of its `pid`. White space is collapsed and Unicode composed (NFC).
+    A line without a tracklet is of every tracklet of its `pid`. White space is collapsed and Unicode composed (NFC); a
+    `pid` of null, NaN or −1 is not known.
 
     Args:
       path: the file.
@@ -161,6 +164,7 @@ def read_captions(path: Path, dataset: str, tracklets: Sequence[tuple[str, int]]
     of_person: dict[int, list[str]] = {}
     for tracklet, pid in tracklets:
         of_person.setdefault(pid, []).append(tracklet)
+    forms = {nfc(tracklet): tracklet for tracklet in pids}
     found: dict[str, list[str]] = {}
     models: set[str] = set()
     errors: list[str] = []
@@ -174,24 +178,24 @@ def read_captions(path: Path, dataset: str, tracklets: Sequence[tuple[str, int]]
         if not line.strip():
             continue
         try:
-            entry = json.loads(line)
+            entry = _entry(line, forms)
             problem = _problem(entry, dataset, pids)
         except ValueError as error:
             problem = f"is no JSON in UTF-8 ({error})"
         if problem:
             errors.append(f"{path}, line {number}: {problem}")
             continue
-        named = entry.get("tracklet")
-        holders = of_person.get(entry.get("pid"), []) if named is None else [named] if named in pids else []
+        named = entry["tracklet"]
+        holders = of_person.get(entry["pid"], []) if named is None else [named] if named in pids else []
         if not holders:
             unknown.append(f"{named or entry['pid']} (line {number})")
-        text = unicodedata.normalize("NFC", " ".join(entry["caption"].split()))
+        text = nfc(" ".join(entry["caption"].split()))
         empty += not text
         models |= {str(entry["model"])} if entry.get("model") else set()
         for tracklet in holders if text else []:
-            known = found.setdefault(tracklet, [])
-            repeated += text in known
-            known += [text] if text not in known else []
+            texts = found.setdefault(tracklet, [])
+            repeated += text in texts
+            texts += [text] if text not in texts else []
     if errors:
         raise DataSetError(f"{path} cannot be used:\n{listed.shorten(errors)}")
     remarks = [
@@ -208,16 +212,26 @@ def read_captions(path: Path, dataset: str, tracklets: Sequence[tuple[str, int]]
     return Captions(texts, sorted(models), listed.digest([path]), missing, remarks)
 
 
+def _entry(line: bytes, forms: Mapping[str, str]) -> Any:
+    """What a line holds, its tracklet as the data set writes it, without a pid that is not known."""
+    entry = json.loads(line)
+    if isinstance(entry, dict):
+        tracklet = entry.get("tracklet")
+        entry["tracklet"] = forms.get(nfc(tracklet), tracklet) if isinstance(tracklet, str) else tracklet
+        entry["pid"] = entry.get("pid") if known(str(entry.get("pid"))) else None
+    return entry
+
+
 def _problem(entry: Any, dataset: str, pids: Mapping[str, int]) -> str | None:
     """What is wrong with a line of captions."""
     if not isinstance(entry, dict) or not isinstance(entry.get("caption"), str):
         return "is no object with a caption"
-    tracklet, pid = entry.get("tracklet"), entry.get("pid")
+    tracklet, pid = entry["tracklet"], entry["pid"]
     if not isinstance(tracklet, str) and not (tracklet is None and isinstance(pid, int)):
         return "names neither a tracklet nor a pid"
     if entry.get("dataset", dataset) != dataset:
         return f"is of the data set {entry['dataset']!r}, not of {dataset!r}"
-    known = pids.get(tracklet or "")
-    if None not in (pid, known) and pid != known:
-        return f"says that {tracklet} shows identity {pid}, the data set says {known}"
+    shown = pids.get(tracklet or "")
+    if None not in (pid, shown) and pid != shown:
+        return f"says that {tracklet} shows identity {pid}, the data set says {shown}"
     return None

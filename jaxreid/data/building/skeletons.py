@@ -18,7 +18,9 @@ import numpy as np
 
 from jaxreid.data.build import DataSetError, progress
 from jaxreid.data.building import listed
+from jaxreid.data.building.contents import NOT_UTF8
 from jaxreid.data.building.listed import DEFAULT_MAX_EXCLUDED, UNCHECKED, ExcludedFrames, Listing, Tracklet, choose
+from jaxreid.data.names import is_utf8, printable
 from jaxreid.errors import UserError
 
 CLIP_FRAMES = 6  # of all published results
@@ -168,14 +170,26 @@ def find_directory(name: str, source: Path, folders: Sequence[str], inner: str, 
 def person_folders(root: Path, folder: str, errors: list[str]) -> Iterator[tuple[str, int, tuple[str, ...]]]:
     """Innermost folders below `root`/`folder`: name and files relative to `root`, and the person's number.
 
-    The number is the one in the folder's name; folders and files come in the order of their numbers.
+    The number is the one in the folder's name; folders and files come in the order of their numbers. What is no such
+    folder, or cannot be read, is added to `errors`.
     """
-    for directory, inner, files in os.walk(root / folder):
+
+    def unreadable(error: OSError) -> None:
+        errors.append(f"{printable(error.filename)}: cannot be read: {error.strerror}")
+
+    for directory, inner, files in os.walk(root / folder, onerror=unreadable, followlinks=True):
         inner.sort(key=listed.natural_key)
+        place = printable(directory)
+        skeletons = sorted((file for file in files if file.endswith("skel.txt")), key=listed.natural_key)
+        lost = [file for file in {*files} - {*skeletons} if not os.path.exists(os.path.join(directory, file))]
+        errors += [f"{place}/{printable(file)}: is a link to nothing" for file in sorted(lost)]
         if inner:
+            errors += [f"{place}: {printable(file)} lies beside the folders of people" for file in skeletons[:1]]
+            continue
+        if not is_utf8(directory):
+            errors.append(f"{place}: {NOT_UTF8}")
             continue
         name = Path(directory).relative_to(root).as_posix()
-        skeletons = sorted((file for file in files if file.endswith("skel.txt")), key=listed.natural_key)
         number = re.fullmatch(r"\D*(\d+)\D*", Path(directory).name)
         if number is None:
             errors.append(f"{directory}: a folder is called after a person's number")
@@ -229,11 +243,11 @@ def list_clips(
         for sequence in progress(sequences, "reading skeletons", unit="sequences"):
             kept: list[tuple[int, np.ndarray]] = []
             for index, (file, data) in enumerate(zip(sequence.files, pool.map(read, sequence.files), strict=True)):
-                printed = os.fsencode(file).decode(errors="backslashreplace")
+                printed = printable(file)
                 content.update(printed.encode())
                 try:
                     if printed != file:
-                        raise UserError("its name is no UTF-8")
+                        raise UserError(NOT_UTF8)
                     if isinstance(data, OSError):
                         raise UserError(data.strerror)
                     content.update(data)

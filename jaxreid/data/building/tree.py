@@ -97,5 +97,5 @@ class Tree:
         self.others += [f"{self.source / directory / printable(name)}" for name in found.files if not is_image(name)]
         loose = [printable(name) for name in found.files if is_image(name)]
         if loose:
-            self.errors.append(f"{self.source / directory}: images lie beside its folders, e.g. {loose[0]}")
+            self.errors.append(f"{self.source / directory}: images lie beside its tracklet folders, e.g. {loose[0]}")
         return found.folders
