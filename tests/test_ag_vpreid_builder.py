@@ -263,7 +263,7 @@ def test_attributes_may_be_missing_or_contradict(tree, tmp_path):
 
 
 def test_neither_prepared_nor_a_source(tmp_path, capsys):
-    assert main(["ag_vpreid/case1", "--data_dir", str(tmp_path)]) == 1
+    assert main(["ag_vpreid/case1", "--data_dir", str(tmp_path)]) == 2
     message = capsys.readouterr().err
     for part in ("ag_vpreid: is not prepared yet, and there is no source", "agvpreid25", "academic use",
                  "DIR/case2_ground_to_aerial/", "python -m jaxreid.data.build ag_vpreid --source DIR"):  # fmt: skip

@@ -87,14 +87,14 @@ def test_command_line(data_dir, capsys):
     counts = split_counts(data_dir / "walkers" / "tiny" / "1.0.0")
     assert [line.split()[:2] for line in output[:-1]] == [[f"{name}:", str(n)] for name, n in counts.items()]
     assert output[-1] == str(data_dir / "walkers" / "tiny" / "1.0.0")
-    assert command.main(["marz"]) == 1
+    assert command.main(["marz"]) == 2
     assert "no data set is called 'marz'" in capsys.readouterr().err
 
 
 def test_command_line_options(data_dir, capsys):
     assert command.option("max_excluded=0.1") == ("max_excluded", 0.1)
     assert command.option("rule=a=b") == ("rule", "a=b")
-    assert command.main([TINY, "--data_dir", str(data_dir), "--option", "colour=1"]) == 1
+    assert command.main([TINY, "--data_dir", str(data_dir), "--option", "colour=1"]) == 2
     assert "does not take these options" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         command.main([TINY, "--option", "colour"])
@@ -119,7 +119,7 @@ def test_command_line_names_errors_of_builders(tmp_path):
         [sys.executable, "-m", "jaxreid.data.build", "folder", "--source", str(tmp_path / "no")],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
-    assert process.returncode == 1
+    assert process.returncode == 2
     assert process.stderr == f"error: folder: {tmp_path / 'no'} is not a directory\n"
 
 

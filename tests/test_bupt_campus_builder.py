@@ -422,7 +422,7 @@ print(json.dumps([str(path), heavy]))
 
 
 def test_neither_prepared_nor_a_source(tmp_path, capsys):
-    assert main(["bupt_campus", "--data_dir", str(tmp_path)]) == 1
+    assert main(["bupt_campus", "--data_dir", str(tmp_path)]) == 2
     message = capsys.readouterr().err
     assert message.startswith("error: bupt_campus: is not prepared yet, and there is no source")
     for part in ("github.com/dyhBUPT/BUPTCampus", "academic use only", "DIR/data_paths.json",

@@ -156,7 +156,7 @@ def test_a_frame_whose_name_is_no_utf8(tree, tmp_path):
 
 
 def test_neither_prepared_nor_a_source(tmp_path, capsys):
-    assert main(["dance_vreid", "--data_dir", str(tmp_path)]) == 1
+    assert main(["dance_vreid", "--data_dir", str(tmp_path)]) == 2
     told = capsys.readouterr().err
     for part in (
         "not prepared yet, and there is no source",
@@ -165,7 +165,7 @@ def test_neither_prepared_nor_a_source(tmp_path, capsys):
         "build dance_vreid",
     ):
         assert part in told
-    assert main(["dance_vreid/other", "--data_dir", str(tmp_path), "--source", str(tmp_path)]) == 1
+    assert main(["dance_vreid/other", "--data_dir", str(tmp_path), "--source", str(tmp_path)]) == 2
     assert "no configuration 'other'; there is own" in capsys.readouterr().err
 
 

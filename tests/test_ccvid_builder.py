@@ -228,7 +228,7 @@ def test_lists_that_share_what_they_should_not(tree):
 
 
 def test_neither_prepared_nor_a_source(tree, tmp_path, capsys):
-    assert main(["ccvid", "--data_dir", str(tmp_path)]) == 1
+    assert main(["ccvid", "--data_dir", str(tmp_path)]) == 2
     message = capsys.readouterr().err
     for part in ("ccvid: is not prepared yet, and there is no source", "Simple-CCReID", "CC BY-NC-SA 4.0",
                  "DIR/session1/001_01/00001.jpg", "python -m jaxreid.data.build ccvid --source DIR"):  # fmt: skip

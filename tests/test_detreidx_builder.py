@@ -323,7 +323,7 @@ def test_attributes_that_are_no_numbers_are_unknown():
 
 
 def test_neither_prepared_nor_a_source(tmp_path, capsys):
-    assert main(["detreidx", "--data_dir", str(tmp_path)]) == 1
+    assert main(["detreidx", "--data_dir", str(tmp_path)]) == 2
     message = capsys.readouterr().err
     for part in ("detreidx: is not prepared yet, and there is no source", "www.it.ubi.pt/DetReIDX", "agreement",
                  "DIR/case3_aerial_to_aerial/", "python -m jaxreid.data.build detreidx --source DIR"):  # fmt: skip

@@ -442,7 +442,7 @@ print(json.dumps([str(path), heavy]))
 
 
 def test_neither_prepared_nor_a_source(tmp_path, capsys):
-    assert main(["hitsz_vcm", "--data_dir", str(tmp_path)]) == 1
+    assert main(["hitsz_vcm", "--data_dir", str(tmp_path)]) == 2
     message = capsys.readouterr().err
     assert message.startswith("error: hitsz_vcm: is not prepared yet, and there is no source")
     for part in ("github.com/VCM-project233/HITSZ-VCM-data", "academic use only", "DIR/info/train_name.txt",

@@ -270,6 +270,6 @@ def test_damaged_frames_and_names_that_are_not_utf8(tree, tmp_path):
 
 
 def test_neither_prepared_nor_a_source(tmp_path, capsys):
-    assert main(["ls_vid", "--data_dir", str(tmp_path)]) == 1
+    assert main(["ls_vid", "--data_dir", str(tmp_path)]) == 2
     message = capsys.readouterr().err
     assert "PKU-VMC" in message and "DIR/list_sequence/list_seq_train.txt" in message and "h5py" in message

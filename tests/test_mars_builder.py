@@ -291,7 +291,7 @@ def test_as_an_ordinary_tfds_builder(tree, tmp_path, as_published):
 
 def test_neither_prepared_nor_a_source(tmp_path, capsys):
     for name, place in (("mars", "liangzheng.com.cn"), ("g2a_vreid", "github.com/FHR-L/G2A-VReID")):
-        assert main([name, "--data_dir", str(tmp_path)]) == 1
+        assert main([name, "--data_dir", str(tmp_path)]) == 2
         message = capsys.readouterr().err
         assert place in message and "Licence" in message and "DIR/bbox_test/0002/0002C1T0001F001.jpg" in message
     assert os.listdir(tmp_path) == []

@@ -326,7 +326,7 @@ print(json.dumps([str(path), heavy]))
 
 
 def test_neither_prepared_nor_a_source(tmp_path, capsys):
-    assert main(["mevid", "--data_dir", str(tmp_path)]) == 1
+    assert main(["mevid", "--data_dir", str(tmp_path)]) == 2
     message = capsys.readouterr().err
     for part in ("mevid: is not prepared yet, and there is no source", "mevadata.org", "CC BY 4.0", "DIR/bbox_test/",
                  "python -m jaxreid.data.build mevid --source DIR"):  # fmt: skip
