@@ -3,6 +3,7 @@
 Weights go over by renaming (`to_tree`), independent of the library's own readers.
 """
 
+import contextlib
 import dataclasses
 import re
 from collections.abc import Callable
@@ -22,8 +23,11 @@ from jaxreid.backbones.resnet import ResNet, ResNetConfig
 from jaxreid.backbones.text import TextConfig, TextTower, text_config
 from jaxreid.backbones.vit import ViT, ViTConfig
 
-torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers")
+with contextlib.suppress(ImportError):  # without them, what follows is skipped
+    import torch
+    import transformers
+
+pytestmark = pytest.mark.parity
 
 # Largest deviations allowed, in units of the largest value of an output or gradient.
 FLOAT32, BFLOAT16 = 2e-5, 3e-2
@@ -386,7 +390,7 @@ def test_text_from_ids():
     assert deviation(out["projected"], projected) < FLOAT32
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 @pytest.mark.parametrize("name", FULL_PAIRS)
 def test_full_size_outputs(name):
     pair = FULL_PAIRS[name]()

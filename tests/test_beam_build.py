@@ -76,7 +76,7 @@ def test_the_same_files_with_beam_and_without(tree, tmp_path, written, capsys):
 
 
 @needs_beam
-@pytest.mark.slow
+@pytest.mark.extended
 def test_workers_in_processes_of_their_own(tree, tmp_path):
     alone = prepare(tree, tmp_path / "alone", beam=None)
     flags = "--runner=DirectRunner,direct_running_mode=multi_processing,direct_num_workers=2"

@@ -133,7 +133,7 @@ def test_what_does_not_belong_is_refused(gallery, people, workdir, data_dir, tmp
     for line in directory.glob("*.jsonl"):
         line.write_text(line.read_text().replace(str(people), str(changed)))
     (changed / "door" / "t02" / "9.png").unlink()
-    assert run_embed(changed, workdir, directory) == 1
+    assert run_embed(changed, workdir, directory) == 2
     assert "1 tracklets of" in (error := capsys.readouterr().err) and "the first of them door/t02" in error
     manifest = json.loads((directory / "gallery.json").read_text())
     manifest["model"] |= {"digest": "0" * 64, "workdir": "runs/elsewhere"}
@@ -141,15 +141,15 @@ def test_what_does_not_belong_is_refused(gallery, people, workdir, data_dir, tmp
     for line in (lambda: run_embed(people, workdir, directory), lambda: run_search(
         directory, people / "door" / "t00", tmp_path / "page.html", "--checkpoint", str(workdir)
     )):  # fmt: skip
-        assert line() == 1
+        assert line() == 2
         assert "was filled by another model" in (error := capsys.readouterr().err) and "runs/elsewhere" in error
     assert len(Gallery(directory)) == 6
-    assert run_embed("nowhere", workdir, directory) == 1
+    assert run_embed("nowhere", workdir, directory) == 2
     assert "nowhere is no file, no folder and no data set" in capsys.readouterr().err
     broken = tmp_path / "broken" / "door" / "t1"
     broken.mkdir(parents=True)
     (broken / "1.jpg").write_bytes(b"no picture")
-    assert run_embed(tmp_path / "broken", workdir, tmp_path / "new") == 1
+    assert run_embed(tmp_path / "broken", workdir, tmp_path / "new") == 2
     assert "door/t1/1.jpg cannot be decoded" in capsys.readouterr().err
     assert not (tmp_path / "new" / "gallery.json").exists()
 
@@ -194,7 +194,7 @@ def test_search_ranks_by_cosine(gallery, people, tmp_path, capsys):
         ("yard/t03", ("--exclude_camera", "roof"), "no tracklet of the gallery is of camera 'roof'; it has door, yard"),
         ("yard/t03", ("--top", "0"), "k must be at least 1"),
     ):
-        assert run_search(gallery, query, tmp_path / "none.html", *more) == 1
+        assert run_search(gallery, query, tmp_path / "none.html", *more) == 2
         assert error in capsys.readouterr().err
     assert not (tmp_path / "none.html").exists()
 
@@ -237,7 +237,7 @@ def test_two_tracklets_of_one_name_are_told_apart(gallery, tmp_path, capsys):
     directory = shutil.copytree(gallery, tmp_path / "gallery")
     known = Gallery(directory).metadata(0) | {"source": "elsewhere"}
     add_to_gallery(directory, Gallery(directory)[1:2], [known])
-    assert run_search(directory, known["tracklet"], tmp_path / "page.html") == 1
+    assert run_search(directory, known["tracklet"], tmp_path / "page.html") == 2
     assert "2 tracklets of the gallery are called door/t00" in capsys.readouterr().err
     assert run_search(directory, f"elsewhere/{known['tracklet']}", tmp_path / "page.html", "--top", "1") == 0
     assert rows_of(capsys.readouterr().out)[0][0][-1] == Gallery(directory).metadata(1)["tracklet"]

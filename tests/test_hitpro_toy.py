@@ -1,4 +1,4 @@
-"""What each part of HiTPro is worth on synthetic persons (specification 9.3); minutes, so marked slow."""
+"""What each part of HiTPro is worth on synthetic persons; it takes minutes."""
 
 import functools
 
@@ -15,14 +15,14 @@ def rank1(variant, seeds):
     return np.mean([[r["ir_rgb_r1"], r["rgb_ir_r1"]] for r in results])
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 @pytest.mark.parametrize(
     ("worse", "margin", "better", "seeds"),
     [
         ("l1", 5, "l1_l2", (10, 11, 12)),
         ("l1_l2", 5, "full", (10, 11, 12)),
         ("full_fixed_0.8", 15, "full", (10, 11, 12)),
-        pytest.param("fragmented_no_look_alikes", 20, "fragmented", (10, 11, 12), marks=pytest.mark.extended),
+        ("fragmented_no_look_alikes", 20, "fragmented", (10, 11, 12)),
     ],
 )
 def test_orderings_of_the_specification(worse, margin, better, seeds):

@@ -4,6 +4,7 @@ import dataclasses
 import importlib
 import os
 
+import h5py
 import numpy as np
 import pytest
 from builder_trees import check_fields, edit, ends, error, ids, prepare, write
@@ -53,7 +54,6 @@ LABELS = {2: 0, 7: 1, 30: 2}
 
 def write_hdf5(path, key, table):
     """As MATLAB 7.3 does: HDF5 behind a header of its own, columns first."""
-    h5py = pytest.importorskip("h5py")
     path.parent.mkdir(parents=True, exist_ok=True)
     with h5py.File(path, "w", userblock_size=512) as file:
         file[key] = np.asarray(table, np.float64).T

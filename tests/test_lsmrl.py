@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
 from family import CLIPS, FRAMES, PEOPLE, jit, largest, make_batch, make_method, random_variables
 
 from jaxreid.backbones.clip import vision_config
@@ -649,19 +648,19 @@ def test_words_learn_through_the_text_loss_alone():
 
 @pytest.mark.parametrize("place", ["before", "after"])
 def test_the_embedding(place):
-    """f and r, behind their necks by PyTorch's batch norm, each of unit length, side by side."""
+    """f and r, behind their necks by the running statistics, each of unit length, side by side."""
     method = method_with(embedding_neck=place)
     variables, batch = random_variables(method), make_batch()
     bank = jnp.asarray(np.random.default_rng(5).normal(size=(PEOPLE, 8)), jnp.float32)
     found, wanted = encoded(method, variables, batch, bank), []
     for name, neck in (("last", "necks_last"), ("solo", "necks_sequence")):
-        part, stats = torch.from_numpy(np.array(found[name])), variables["batch_stats"][neck]["norm"]
-        arrays = (stats["mean"], stats["var"], *(variables["params"][neck]["norm"][key] for key in ("scale", "bias")))
+        part, stats = np.asarray(found[name]), variables["batch_stats"][neck]["norm"]
         if place == "after":
-            part = torch.nn.functional.batch_norm(part, *(torch.from_numpy(np.array(x)) for x in arrays))
-        wanted.append(torch.nn.functional.normalize(part))
+            norm = variables["params"][neck]["norm"]
+            part = (part - stats["mean"]) / np.sqrt(stats["var"] + 1e-5) * norm["scale"] + norm["bias"]
+        wanted.append(part / np.linalg.norm(part, axis=1, keepdims=True))
     feature = jit(lambda v, b: method.embed(v, lsmrl.LSMRLMemory(bank), b))(variables, batch)["feature"]
-    np.testing.assert_allclose(feature, torch.cat(wanted, 1), atol=1e-4)
+    np.testing.assert_allclose(feature, np.concatenate(wanted, axis=1), atol=1e-4)
 
 
 def test_a_few_people_are_learnt():

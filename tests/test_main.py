@@ -47,7 +47,7 @@ def test_a_run_and_the_same_line_again(tmp_path, data_dir, tiny):
     assert repeated["scores"] == results["scores"]
 
     other = jaxreid(*line, "--config.seed=2", cwd=ROOT)
-    assert other.returncode != 0 and "seed: 1 → 2" in other.stderr
+    assert other.returncode == 2 and "seed: 1 → 2" in other.stderr
 
 
 def test_dry_run_needs_no_workdir(tmp_path, data_dir, tiny):
@@ -70,5 +70,5 @@ def test_dry_run_needs_no_workdir(tmp_path, data_dir, tiny):
 def test_mistakes_are_named(tmp_path, data_dir, tiny, arguments, words):
     line = (*arguments, "--config.dataset.config=tiny", f"--workdir={tmp_path}/run", f"--data_dir={data_dir}")
     found = jaxreid(*line, cwd=ROOT)
-    assert found.returncode != 0
+    assert found.returncode == 2
     assert words in found.stderr, found.stderr

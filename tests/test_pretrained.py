@@ -193,9 +193,12 @@ CASES = {
 }
 
 
+@pytest.mark.parity
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_parity_with_transformers(case):
-    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    import torch
+    import transformers
+
     config, native = case["config"], case["native"]
     model = transformers.CLIPVisionModelWithProjection(
         transformers.CLIPVisionConfig(
@@ -310,10 +313,12 @@ def openai_clip():
 IDS = np.array([[48, 5, 6, 49] + [0] * 8, [48, 7, 8, 9, 10, 49] + [0] * 6], np.int32)
 
 
+@pytest.mark.parity
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning", "ignore:Converting a tensor")
 def test_parity_with_an_openai_archive(tmp_path):
     """Both towers from a TorchScript file with half-precision weights, as OpenAI publishes them."""
-    torch = pytest.importorskip("torch")
+    import torch
+
     model, frames = openai_clip(), frames_of(TINY)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -406,10 +411,13 @@ def test_layer_scale_of_open_clip_is_read():
 # ----------------------------------------------------------------------------------------------- DINOv2, timm ViT
 
 
+@pytest.mark.parity
 @pytest.mark.parametrize("config", DINOS.values(), ids=DINOS)
 def test_parity_of_dinov2_with_transformers(config, tmp_path):
     """Through a folder that transformers writes; at another size, which moves the positions."""
-    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    import torch
+    import transformers
+
     kind = "Dinov2WithRegisters" if config.register_tokens else "Dinov2"
     changes = dict(num_register_tokens=4) if config.register_tokens else {}
     torch.manual_seed(0)
@@ -461,9 +469,12 @@ def test_all_formats_of_dinov2_give_the_same_tree(config):
         assert trees_equal(to_params(tensors, config), params), name
 
 
+@pytest.mark.parity
 def test_parity_of_the_timm_layout(tmp_path):
     """transformers' ViT computes what timm's does; here it stands under timm's names in a PyTorch file."""
-    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    import torch
+    import transformers
+
     config = dataclasses.replace(DINO, layer_scale=None)
     torch.manual_seed(0)
     model = transformers.ViTModel(
@@ -537,9 +548,10 @@ TORCHVISION_NAMES = (
 )
 
 
+@pytest.mark.parity
 def test_parity_and_formats_of_the_resnet(tmp_path):
-    torch = pytest.importorskip("torch")
-    pytest.importorskip("transformers")
+    import torch
+
     model = hugging_face_resnet(tmp_path / "folder")
     frames = np.random.default_rng(1).normal(size=(2, 64, 32, 3)).astype(np.float32)
     with torch.no_grad():
@@ -576,9 +588,12 @@ def numbers(shapes):
     return sum(math.prod(shape) for shape in shapes.values())
 
 
+@pytest.mark.parity
 @pytest.mark.parametrize(("name", "total"), [("ViT-B/16", 149_620_737), ("ViT-L/14", 427_616_513)])
 def test_published_clips_have_the_keys_and_shapes_of_transformers(name, total):
-    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    import torch
+    import transformers
+
     image, text = vision_config(name), text_config(name)
     halves = {
         part: dict(
@@ -627,11 +642,13 @@ RULES = {
 }
 
 
+@pytest.mark.parity
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize(("source", "target"), GRIDS)
 def test_position_resize_equals_torch(source, target, rule):
     """To a millionth where PyTorch computes in float64; in float32 it rounds the places that it samples at."""
-    torch = pytest.importorskip("torch")
+    import torch
+
     table = np.random.default_rng(0).normal(size=(1 + source[0] * source[1], 8)).astype(np.float32)
     patches = torch.tensor(table[1:]).T.reshape(1, 8, *source)
     how = dict(size=target)
@@ -699,8 +716,11 @@ def test_a_grid_that_the_number_of_rows_does_not_tell_must_be_given(weights):
 # --------------------------------------------------------------------------------------------------- weights out
 
 
+@pytest.mark.parity
 def test_a_whole_clip_goes_to_transformers_and_back(tmp_path):
-    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    import torch
+    import transformers
+
     image, text = random_variables(TINY)["params"], random_variables(TEXT)["params"]
     save_folder(tmp_path, (image, TINY), (text, TEXT), logit_scale=3.0)
     model = transformers.CLIPModel.from_pretrained(tmp_path).eval()
@@ -717,9 +737,12 @@ def test_a_whole_clip_goes_to_transformers_and_back(tmp_path):
     assert trees_equal(load(tmp_path / "again", TINY), image) and trees_equal(load(tmp_path / "again", TEXT), text)
 
 
+@pytest.mark.parity
 @pytest.mark.parametrize("config", DINOS.values(), ids=DINOS)
 def test_dinov2_goes_to_transformers(config, tmp_path):
-    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    import torch
+    import transformers
+
     params, frames = random_variables(config)["params"], frames_of(config)
     save_folder(tmp_path, (params, config))
     model, report = transformers.AutoModel.from_pretrained(tmp_path, output_loading_info=True)
@@ -730,8 +753,10 @@ def test_dinov2_goes_to_transformers(config, tmp_path):
     assert trees_equal(load(tmp_path, config), params)
 
 
+@pytest.mark.parity
 def test_single_towers_go_to_transformers(tmp_path):
-    transformers = pytest.importorskip("transformers")
+    import transformers
+
     bare = dataclasses.replace(TINY, projection=None)
     for config, kind in (
         (TINY, transformers.CLIPVisionModelWithProjection),
@@ -929,10 +954,7 @@ def test_what_no_shape_shows_is_compared_with_the_config(weights, tmp_path):
 
 def test_the_packaged_tower_fits_its_name():
     config = vision_config("walkers_vit_tiny")
-    try:
-        params = load("walkers_vit_tiny", config)
-    except FileNotFoundError as error:
-        pytest.skip(str(error))
+    params = load("walkers_vit_tiny", config)
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == 830_720
     grown = load("walkers_vit_tiny", dataclasses.replace(config, image_size=(128, 64)))
     assert grown["position_embedding"].shape == (1 + 16 * 8, 128)

@@ -125,7 +125,7 @@ def test_no_whole_checkpoint_is_an_error(whole, tmp_path, data_dir):
     damage(workdir, 1)
     damage(workdir, 2)
     failed = run(command(data_dir), workdir)
-    assert failed.returncode == 1 and "no earlier checkpoint is whole; delete" in failed.stderr
+    assert failed.returncode == 2 and "no earlier checkpoint is whole; delete" in failed.stderr
     assert {path.name for path in (workdir / "checkpoints" / "epochs").iterdir()} == {"1", "2"}
 
 

@@ -98,7 +98,7 @@ def test_the_command_line(tmp_path, data_dir, aerial, capsys):
     out = tmp_path / "deep" / "page.html"
     assert tool.main(["walkers/tiny_aerial", "--data_dir", str(data_dir), "--out", str(out), "--persons", "1"]) == 0
     assert capsys.readouterr().out.strip() == str(out) and out.read_text().startswith("<!doctype html>")
-    assert tool.main(["walkers/nothing", "--data_dir", str(data_dir)]) == 1
+    assert tool.main(["walkers/nothing", "--data_dir", str(data_dir)]) == 2
     assert "no configuration 'nothing'" in capsys.readouterr().err
 
 
@@ -109,5 +109,5 @@ def test_the_page_is_named_after_what_was_built(mars, tmp_path, capsys, monkeypa
     assert tool.main(["mars", "--source", str(mars), "--data_dir", str(tmp_path / "data"), *unchecked]) == 0
     assert capsys.readouterr().out.strip() == "runs/datasets/mars-standard_unchecked.html"
     assert "<h1>mars/standard_unchecked</h1>" in (tmp_path / "runs/datasets/mars-standard_unchecked.html").read_text()
-    assert tool.main(["mars", "--data_dir", str(tmp_path / "data")]) == 1
+    assert tool.main(["mars", "--data_dir", str(tmp_path / "data")]) == 2
     assert capsys.readouterr().err.endswith(f"Prepared in {tmp_path / 'data' / 'mars'}: standard_unchecked\n")

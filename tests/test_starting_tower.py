@@ -56,7 +56,7 @@ def test_photographs_differ_by_key_and_stay_in_range():
     assert 0.35 < noise_only.mean() < 0.85
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 def test_training_learns_the_words(pictures):
     reader, params = make_reader(pictures, seed=0)
 

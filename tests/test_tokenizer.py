@@ -1,7 +1,7 @@
 """CLIP's tokeniser: golden ids, equality with transformers, the ways to its vocabulary.
 
-The vocabulary itself is in the wheel of open_clip (`pip install --no-deps open_clip_torch`); what needs it is skipped
-without. A small vocabulary made here tests the same code everywhere.
+The vocabulary itself is in the wheel of open_clip (`pip install --no-deps open_clip_torch`); what needs it is
+skipped without. A small vocabulary made here tests the same code everywhere.
 """
 
 import gzip
@@ -101,6 +101,7 @@ GOLDEN = {
 }
 
 
+@pytest.mark.parity
 def test_golden_ids(clip):
     for text, ids in GOLDEN.items():
         assert clip.encode(text) == ids
@@ -143,7 +144,8 @@ def varied_texts(count):
 def assert_equal_to_transformers(ours, folder):
     """transformers resolves no HTML entities, so it gets the text without; a capital sigma at the end of a word, which
     it does not write ς, is not among the letters here."""
-    transformers = pytest.importorskip("transformers")
+    import transformers
+
     theirs = transformers.CLIPTokenizer.from_pretrained(folder)
     texts = varied_texts(1000)
     resolved = [html.unescape(html.unescape(text)).strip() for text in texts]
@@ -158,11 +160,13 @@ def assert_equal_to_transformers(ours, folder):
     np.testing.assert_array_equal(rows.argmax(1), ends.argmax(1))
 
 
+@pytest.mark.parity
 @pytest.mark.filterwarnings("ignore")
 def test_a_small_vocabulary_equals_transformers(small, tmp_path):
     assert_equal_to_transformers(small, write_hugging_face(tmp_path / "folder", *small_vocabulary()))
 
 
+@pytest.mark.parity
 @pytest.mark.filterwarnings("ignore")
 def test_clips_vocabulary_equals_transformers(clip, tmp_path):
     merges = sorted(clip._ranks, key=clip._ranks.get)

@@ -505,8 +505,9 @@ def test_opencv_without_hog_says_what_to_install(monkeypatch):
 
 
 def tiny_yolos(folder: Path, names: dict[int, str]) -> Path:
-    transformers = pytest.importorskip("transformers")
-    torch = pytest.importorskip("torch")
+    import torch
+    import transformers
+
     torch.manual_seed(0)
     config = transformers.YolosConfig(
         hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, image_size=[64, 96],
@@ -520,13 +521,14 @@ def tiny_yolos(folder: Path, names: dict[int, str]) -> Path:
     return folder
 
 
+@pytest.mark.parity
 def test_huggingface_detector_keeps_people_in_pixels(tmp_path):
+    import torch
+    import transformers
+
     folder = tiny_yolos(tmp_path / "model", {0: "dog", 1: "Person", 2: "car"})
     image = np.random.default_rng(0).integers(0, 255, (120, 160, 3), dtype=np.uint8)
     boxes, scores = make_detector(f"hf:{folder}", min_score=0.0)(image)
-
-    import torch
-    import transformers
 
     processor = transformers.AutoImageProcessor.from_pretrained(folder)
     network = transformers.AutoModelForObjectDetection.from_pretrained(folder).eval()
@@ -542,6 +544,7 @@ def test_huggingface_detector_keeps_people_in_pixels(tmp_path):
     assert len(make_detector(f"hf:{folder}", min_score=0.999)(image)[0]) == 0
 
 
+@pytest.mark.parity
 def test_huggingface_detector_without_people_or_model(tmp_path, monkeypatch):
     folder = tiny_yolos(tmp_path / "model", {0: "dog", 1: "car"})
     with pytest.raises(ValueError, match=r"no class is called person.*car, dog"):
@@ -551,8 +554,8 @@ def test_huggingface_detector_without_people_or_model(tmp_path, monkeypatch):
         make_detector(f"hf:{tmp_path / 'empty'}")
 
 
+@pytest.mark.parity
 def test_huggingface_model_id_offline_says_which_folder_to_give():
-    pytest.importorskip("transformers")
     code = "from jaxreid.tools.detectors import make_detector; make_detector('hf:nobody/no-such-detector')"
     offline = {**os.environ, "HF_HUB_OFFLINE": "1"}
     done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True, env=offline)
@@ -575,7 +578,7 @@ needs_clip = pytest.mark.skipif(
 )
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 @needs_clip
 def test_real_clip_decodes_whole():
     video = Video.open(REAL_CLIP)
@@ -585,7 +588,7 @@ def test_real_clip_decodes_whole():
     assert reader.broken_at is None
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 @needs_clip
 def test_hog_sees_the_people_of_the_real_clip():
     wanted = set(np.linspace(0, 794, 20).astype(int).tolist())
@@ -610,7 +613,7 @@ def hsv_histogram(files: list[Path]) -> np.ndarray:
     return np.reshape(parts, (len(files), -1)).astype(np.float64).mean(0)
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 @needs_clip
 @pytest.mark.parametrize("how", ["by overlap alone", "as the tool does"])
 def test_real_tracklets_can_be_told_apart(real_boxes, how, tmp_path, monkeypatch):
