@@ -17,16 +17,18 @@ from tqdm import tqdm
 
 from jaxreid import optimisers, parallel
 from jaxreid.backbones import pretrained
-from jaxreid.checkpoints import Checkpoints, DamagedCheckpoint, newest_whole
+from jaxreid.checkpoints import Checkpoints, DamagedCheckpoint, digest, newest_whole
 from jaxreid.compiled import Compiled, compile_together
 from jaxreid.data.batch import Batch
 from jaxreid.data.loader import batches
+from jaxreid.environment import note_training
 from jaxreid.errors import UserError
 from jaxreid.evaluate import Evaluator, headline
 from jaxreid.methods.method import Features, Progress, Stage, Variables
 from jaxreid.metric_writer import MetricWriter
 from jaxreid.run import Model, Run, abstract_batch, example_batch
 from jaxreid.steps import TrainState, groups, init_train_state, make_train_step, progress_at, variables_of
+from jaxreid.workdirs import holds_checkpoint
 
 # ----------------------------------------------------------------------------------------------------------------
 # State
@@ -118,7 +120,7 @@ def train(run: Run, evaluator: Evaluator) -> tuple[TrainState, Any]:
         restored = newest_whole(checkpoints, lambda number: (number, *_restore(run, checkpoints, number, mend=True)))
     state: Any
     latest, state, frozen, meta = restored or (0, None, None, {"stage": 0, "epoch": 0, "step": 0})
-    writer = MetricWriter(run.workdir, latest, meta["step"], run.is_main)
+    writer = MetricWriter(run.workdir, latest, run.is_main)
     bar = tqdm(unit=" frames", unit_scale=True, disable=None if run.is_main else True, dynamic_ncols=True)
     run_epoch = sum(stage.epochs for stage in stages[: meta["stage"]])
     try:
@@ -132,6 +134,9 @@ def train(run: Run, evaluator: Evaluator) -> tuple[TrainState, Any]:
                     state, frozen = _enter(run, stage, state, frozen)
                     checkpoints.save_frozen(stage.name, frozen)
                     first = 0
+            weights = None if restored or number else digest(variables_of(state, frozen))
+            if run.is_main and first < stage.epochs:
+                note_training(run.workdir, weights)
             steps = EpochLoop(run, stage, number, state)
             print(steps.describe(state, frozen), flush=True)
             scored_first = number == 0 and first == 0 and config.evaluate_start
@@ -238,12 +243,13 @@ def restore_judged(run: Model) -> tuple[TrainState, Any, int, int]:
     Raises:
       UserError: there is none, or it is damaged; an older one is never taken for it.
     """
+    if not holds_checkpoint(run.workdir):
+        raise UserError(f"{run.workdir} holds no complete checkpoint: train first, or name the workdir of a run")
     checkpoints = Checkpoints(run.workdir)
     try:
         latest = checkpoints.latest()
         number = (checkpoints.best() if run.config.get("keep_best") else None) or latest
-        if number is None or latest is None:
-            raise UserError(f"{checkpoints.directory} holds no complete checkpoint: train first, or name a workdir")
+        assert number is not None and latest is not None
         try:
             state, frozen, _ = _restore(run, checkpoints, number)
         except DamagedCheckpoint as error:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from jaxreid.config import flatten
 from jaxreid.errors import UserError
 from jaxreid.report.words import ranked_direction, spoken
 
@@ -342,15 +343,6 @@ def _by_direction(ranked: Sequence[RankedList]) -> dict[str, list[RankedList]]:
     for item in ranked:
         groups.setdefault(spoken(item.direction), []).append(item)
     return groups
-
-
-def flatten(tree: Mapping[str, Any], prefix: str = ""):
-    """(dotted name, value) of every leaf of nested dicts, in order."""
-    for name, value in tree.items():
-        if isinstance(value, Mapping) and value:
-            yield from flatten(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
 
 
 def format_number(value: Any) -> str:

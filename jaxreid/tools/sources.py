@@ -17,6 +17,7 @@ from jaxreid.data.loose import FileReader, loose_split
 from jaxreid.data.schema import MODALITIES
 from jaxreid.data.split import UNKNOWN, FrameReader, Split, open_split
 from jaxreid.errors import UserError
+from jaxreid.files import expand
 from jaxreid.methods.method import DatasetInfo
 from jaxreid.report.pictures import thumbnail
 from jaxreid.tools.tracklets import make_tracklets
@@ -67,7 +68,7 @@ def open_source(text: str, split: str, modality: str, data_dir: Path | None, cro
     Raises:
       UserError: it is none of these, or cannot be read; the message says what to do.
     """
-    path = Path(text)
+    path = expand(text)
     if path.is_dir():
         return folder_source(path)
     if path.is_file():
