@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxreid.backbones.transformer import attend
+from jaxreid.files import expand
 
 CHANNELS = 64
 
@@ -106,7 +107,7 @@ def main() -> None:
     parser.add_argument("--precisions", nargs="+", default=["bfloat16", "float32"], choices=["bfloat16", "float32"])
     parser.add_argument("--contenders", nargs="+", default=list(CONTENDERS), choices=list(CONTENDERS))
     parser.add_argument("--turns", type=int, default=5)
-    parser.add_argument("--out", help="file that lines are added to")
+    parser.add_argument("--out", type=expand, help="file that lines are added to")
     args = parser.parse_args()
     rng = np.random.default_rng(0)
     for precision in args.precisions:

@@ -30,6 +30,7 @@ import tensorflow_datasets as tfds
 from scipy.io import savemat
 
 from jaxreid.data.build import build, read_metadata, split_counts
+from jaxreid.files import expand
 
 DIRECT_RUNNER = (
     "runner=DirectRunner",
@@ -109,7 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--tracklets", type=int, help="of each split that are written as MARS (default all)")
     parser.add_argument("--size", help="height x width of the pictures written as MARS (default as drawn)")
     parser.add_argument("--beam_options", action="append", metavar="NAME=VALUE,…", help="of one build (repeatable)")
-    parser.add_argument("--data_dir", help="where walkers is built or found (default a temporary directory)")
+    parser.add_argument("--data_dir", type=expand, help="where walkers is built or found (default a temporary one)")
     parsed = parser.parse_args(arguments)
     height_width = parsed.size.split("x") if parsed.size else None
     size = (int(height_width[0]), int(height_width[1])) if height_width else None

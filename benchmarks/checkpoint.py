@@ -27,6 +27,7 @@ import orbax.checkpoint as ocp
 from benchmarks.papers import preset_run
 from jaxreid import parallel
 from jaxreid.checkpoints import STATE, Checkpoints, DamagedCheckpoint, digests
+from jaxreid.files import expand
 from jaxreid.train import abstract_train_state
 
 
@@ -89,7 +90,7 @@ def flips(folder: Path, count: int, seed: int) -> dict[str, dict[str, int]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=expand, required=True)
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--flips", type=int, default=60)
     parser.add_argument("--seed", type=int, default=0)

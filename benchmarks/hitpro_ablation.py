@@ -17,6 +17,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from jaxreid.files import expand
+
 # Name → what differs from configs/hitpro.py. The order is that of a list of questions: levels, look-alikes, threshold,
 # mining rules, softmax, schedule of levels, encoder, prototypes.
 VARIANTS: dict[str, dict[str, object]] = {
@@ -72,7 +74,7 @@ def line(changes: dict[str, object], seed: int, workdir: Path) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=expand, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--only", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--workers", type=int, default=1, help="runs at a time, each on its share of the processors")

@@ -11,6 +11,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from jaxreid.files import expand
+
 
 def train(method: str, dataset: str, seed: int, workdir: Path, extra: list[str]) -> None:
     line = [sys.executable, "-m", "jaxreid.main", f"--config={method}", f"--workdir={workdir}"]
@@ -21,7 +23,7 @@ def train(method: str, dataset: str, seed: int, workdir: Path, extra: list[str])
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=expand, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--dataset", default="vvi")
     parser.add_argument("--name", default="hitpro", help="what the HiTPro runs are called under --out")

@@ -25,6 +25,7 @@ from jaxreid.backbones.imagenet import imagenet_config
 from jaxreid.backbones.pretrained import load, save_params
 from jaxreid.backbones.text import TextConfig, TextTower, text_config
 from jaxreid.backbones.vit import ViT, ViTConfig
+from jaxreid.files import expand
 
 NETWORKS: dict[str, ViTConfig | TextConfig] = {
     "ViT-B/16": vision_config("ViT-B/16"),
@@ -64,7 +65,7 @@ def read(path: Path) -> dict[str, np.ndarray]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=NETWORKS, default=list(NETWORKS))
-    parser.add_argument("--folder", type=Path, help="for the files; a temporary one by default")
+    parser.add_argument("--folder", type=expand, help="for the files; a temporary one by default")
     arguments = parser.parse_args()
     for name in arguments.only:
         config = NETWORKS[name]

@@ -27,6 +27,7 @@ from jaxreid.backbones.flops import vit_flops
 from jaxreid.backbones.frame_encoder import encoder_config
 from jaxreid.backbones.vit import ViTConfig
 from jaxreid.dry_run import UTILISATION
+from jaxreid.files import expand
 
 PAGE = Path(__file__).parent.parent / "docs" / "planning.md"
 GIB = 2**30
@@ -406,7 +407,7 @@ def _pass_row(machine: Machine, tower: str, size: tuple[int, int], utilisation: 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--measured", type=Path, help="JSON lines of benchmarks/train.py")
+    parser.add_argument("--measured", type=expand, help="JSON lines of benchmarks/train.py")
     parser.add_argument("--overlap", type=float, default=OVERLAP, help="of computing, hides communication")
     parser.add_argument("--write", action="store_true", help=f"rewrite {PAGE.name} in place of printing it")
     options = parser.parse_args()

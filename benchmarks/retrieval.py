@@ -25,6 +25,8 @@ import time
 
 import numpy as np
 
+from jaxreid.files import expand
+
 # (queries, gallery, width) for evaluation and search; rows and width for the others.
 SIZES = {
     "evaluation": {"small": (400, 2000, 256), "mars": (1980, 9330, 768), "large": (10_000, 100_000, 256)},
@@ -256,7 +258,7 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="+", choices=("small", "mars", "large"), default=["mars"])
     parser.add_argument("--no-peers", action="store_true")
     parser.add_argument("--repeats", type=int, default=3, help="of what compiles; peers in plain NumPy run once")
-    parser.add_argument("--out", help="file to append the lines to")
+    parser.add_argument("--out", type=expand, help="file to append the lines to")
     arguments = parser.parse_args()
     spawn = multiprocessing.get_context("spawn")
     for case in arguments.cases:

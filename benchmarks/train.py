@@ -26,6 +26,8 @@ import types
 
 import numpy as np
 
+from jaxreid.files import expand
+
 CLASSES, SIZE, SMOOTHING, MARGIN, RATE, DECAY = 2048, (256, 128), 0.1, 0.3, 5e-6, 1e-4
 WARM, TURNS = 3, 3
 
@@ -281,7 +283,7 @@ def main() -> None:
     parser.add_argument("--remat", action="store_true", help="jaxreid alone: recompute blocks in the backward pass")
     parser.add_argument("--scan", action="store_true", help="jaxreid alone: compile one block and loop over it")
     parser.add_argument("--augment", action="store_true", help="jaxreid alone: crop, flip and erase on the device")
-    parser.add_argument("--out", help="file that lines are added to")
+    parser.add_argument("--out", type=expand, help="file that lines are added to")
     args = parser.parse_args()
     processes = multiprocessing.get_context("spawn")
     for tower in args.towers:

@@ -11,7 +11,7 @@ def get_config(preset: str = "walkers") -> ml_collections.ConfigDict:
     preset = preset or "walkers"
     if preset not in PRESETS:
         raise unknown_preset(preset, PRESETS)
-    config = base_config("baseline", preset)
+    config = base_config(__file__, "baseline", preset)
     config.dataset.name, config.dataset.config = "walkers", "vvi"
     config.frames = ml_collections.ConfigDict({"height": 64, "width": 32, **HALF})
     config.loading.cache = True

@@ -126,10 +126,10 @@ TABLE: dict[str, Any] = {
 }
 
 
-def family_config(name: str, preset: str, changes: dict[str, Any]) -> ml_collections.ConfigDict:
-    """The config of a member of the family: this table with the member's changes."""
-    return preset_config("clip_reid", preset, PRESETS, {"member": name} | TABLE | changes)
+def family_config(file: str, preset: str, changes: dict[str, Any]) -> ml_collections.ConfigDict:
+    """The config of a member of the family, whose file this is: this table with the member's changes."""
+    return preset_config(file, "clip_reid", preset, PRESETS, TABLE | changes)
 
 
 def get_config(preset: str = "walkers") -> ml_collections.ConfigDict:
-    return family_config("clip_reid", preset, {})
+    return family_config(__file__, preset, {})

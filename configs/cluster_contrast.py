@@ -95,4 +95,4 @@ TABLE: dict[str, Any] = {
 
 
 def get_config(preset: str = "walkers") -> ml_collections.ConfigDict:
-    return preset_config("cluster_contrast", preset, PRESETS, TABLE)
+    return preset_config(__file__, "cluster_contrast", preset, PRESETS, TABLE)

@@ -126,4 +126,4 @@ def get_config(preset: str = "walkers") -> ml_collections.ConfigDict:
     if preset not in (*PRESETS, *VARIANTS):
         raise unknown_preset(preset, (*PRESETS, *VARIANTS))
     base, changes = VARIANTS.get(preset, (preset, {}))
-    return fill(base_config("hitpro", preset), TABLE | changes, PRESETS.index(base))
+    return fill(base_config(__file__, "hitpro", preset), TABLE | changes, PRESETS.index(base))

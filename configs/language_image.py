@@ -15,7 +15,7 @@ def get_config(preset: str = "walkers") -> ml_collections.ConfigDict:
     preset = preset or "walkers"
     if preset not in PRESETS:
         raise unknown_preset(preset, PRESETS)
-    config = base_config("language_image", preset)
+    config = base_config(__file__, "language_image", preset)
     config.dataset.name, config.dataset.config = "walkers", "captioned"
     config.frames = ml_collections.ConfigDict({"height": 64, "width": 32, **HALF})
     config.loading.cache = True

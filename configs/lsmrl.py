@@ -117,4 +117,4 @@ TABLE: dict[str, Any] = {
 
 
 def get_config(preset: str = "walkers") -> ml_collections.ConfigDict:
-    return preset_config("lsmrl", preset, PRESETS, TABLE)
+    return preset_config(__file__, "lsmrl", preset, PRESETS, TABLE)

@@ -38,4 +38,4 @@ TABLE: dict[str, Any] = {
 
 
 def get_config(preset: str = "walkers") -> ml_collections.ConfigDict:
-    return sibling(__file__, "clip_reid").family_config("tf_clip", preset, TABLE)
+    return sibling(__file__, "clip_reid").family_config(__file__, preset, TABLE)

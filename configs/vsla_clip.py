@@ -37,4 +37,4 @@ TABLE: dict[str, Any] = {
 
 
 def get_config(preset: str = "walkers") -> ml_collections.ConfigDict:
-    return sibling(__file__, "clip_reid").family_config("vsla_clip", preset, TABLE)
+    return sibling(__file__, "clip_reid").family_config(__file__, preset, TABLE)

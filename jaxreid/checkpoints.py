@@ -7,9 +7,10 @@ saved with a digest.
 
 from __future__ import annotations
 
+import hashlib
 import json
+import logging
 import math
-import os
 import warnings
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,20 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from jaxreid import processes
-from jaxreid.errors import UserError
+from jaxreid.errors import UserError, writing
+from jaxreid.files import write_json
 from jaxreid.parallel import with_shardings
+from jaxreid.workdirs import CHECKPOINTS, damaged_folder, epochs_folder
 
 STATE, META, SCORE, DIGESTS = "state", "meta", "score", "digests"
+
+
+def _not_raised_as_well(record: logging.LogRecord) -> bool:
+    """Orbax logs what fails in its threads with a traceback, once per thread, and raises it afterwards."""
+    return not (record.exc_info and "orbax" in Path(record.pathname).parts)
+
+
+logging.getLogger("absl").addFilter(_not_raised_as_well)
 
 
 class DamagedCheckpoint(UserError):
@@ -41,6 +52,11 @@ def digests(tree: Any) -> dict[str, int]:
     sums = np.array(processes.gather([_sum(jnp.asarray(leaf)) for _, leaf in leaves]), np.uint32)
     total = sums.sum(axis=0, dtype=np.uint32)
     return {jax.tree_util.keystr(path): int(value) for (path, _), value in zip(leaves, total, strict=True)}
+
+
+def digest(tree: Any) -> str:
+    """Sixteen hex digits for all that `digests` says of a tree."""
+    return hashlib.sha256(json.dumps(digests(tree), sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _sum(x: jax.Array) -> int:
@@ -75,7 +91,8 @@ class Checkpoints:
     """
 
     def __init__(self, workdir: Path, keep: int = 2, keep_best: bool = False) -> None:
-        self.directory = Path(workdir).absolute() / "checkpoints"
+        self.directory = Path(workdir).absolute() / CHECKPOINTS
+        self._damaged, self._epochs = damaged_folder(self.directory.parent), epochs_folder(self.directory.parent)
         kept: list[Any] = [preservation_policy.LatestN(keep)]
         if keep_best:
             kept.append(preservation_policy.BestN(get_metric_fn=_score, n=1, keep_checkpoints_without_metrics=False))
@@ -84,7 +101,7 @@ class Checkpoints:
             best_fn=_score if keep_best else None,  # without it scores are not written
             enable_async_checkpointing=True,
         )
-        self._manager = ocp.CheckpointManager(self.directory / "epochs", options=options)
+        self._manager = ocp.CheckpointManager(self._epochs, options=options)
         processes.same("list of checkpoints", {str(self.directory): str(self.numbers())})
 
     def numbers(self) -> list[int]:
@@ -104,7 +121,8 @@ class Checkpoints:
         """Starts writing; `meta` (JSON) says where in the run the state belongs, `score` how good it is."""
         arguments = {STATE: ocp.args.StandardSave(state), META: ocp.args.JsonSave(meta | {DIGESTS: digests(state)})}
         metrics = None if score is None else {SCORE: score}
-        self._manager.save(number, args=ocp.args.Composite(**arguments), metrics=metrics)
+        with writing(self.directory):
+            self._manager.save(number, args=ocp.args.Composite(**arguments), metrics=metrics)
 
     def meta(self, number: int) -> dict[str, Any]:
         """What `save` was told of a checkpoint. Raises DamagedCheckpoint."""
@@ -122,7 +140,7 @@ class Checkpoints:
         return state
 
     def path(self, number: int) -> Path:
-        return self.directory / "epochs" / str(number)
+        return self._epochs / str(number)
 
     def set_aside(self, number: int) -> Path:
         """Renames a checkpoint, so that it is no longer looked at and its number is free; returns its new path."""
@@ -131,7 +149,7 @@ class Checkpoints:
         return aside
 
     def _move_aside(self, path: Path, name: str) -> Path:
-        aside = self.directory / "damaged" / name
+        aside = self._damaged / name
         while aside.exists():
             aside = aside.with_name(aside.name + "_")
         aside = Path(processes.gather(str(aside))[0])  # each may have looked at another time
@@ -152,11 +170,10 @@ class Checkpoints:
         found = digests(tree)
         with processes.together():
             if jax.process_index() == 0:  # first, so that weights that are there have their digests beside them
-                path.parent.mkdir(parents=True, exist_ok=True)
-                part = path.with_suffix(".json.part")
-                part.write_text(json.dumps(found))
-                os.replace(part, path.with_suffix(".json"))
-        with ocp.StandardCheckpointer() as checkpointer:
+                with writing(self.directory):
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    write_json(path.with_suffix(".json"), found)
+        with writing(self.directory), ocp.StandardCheckpointer() as checkpointer:
             checkpointer.save(path, tree)
 
     def restore_frozen(self, stage: str, like: Any, shardings: Any) -> Any:
@@ -186,10 +203,12 @@ class Checkpoints:
         return aside
 
     def wait(self) -> None:
-        self._manager.wait_until_finished()
+        with writing(self.directory):
+            self._manager.wait_until_finished()
 
     def close(self) -> None:
-        self._manager.close()
+        with writing(self.directory):
+            self._manager.close()
 
 
 def newest_whole(checkpoints: Checkpoints, restore: Any) -> Any:

@@ -7,10 +7,12 @@ import contextlib
 import os
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
+
+from jaxreid.errors import UserError
+from jaxreid.files import cache_folder
 
 
 class Compiled:
@@ -55,7 +57,10 @@ def compile_together(jobs: Sequence[tuple[Compiled, tuple[Any, ...]]]) -> None:
 
 
 def cache_compilations() -> None:
-    """Compiled steps are kept on disk, so that the second run starts at once."""
-    default = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "jaxreid" / "compiled"
-    jax.config.update("jax_compilation_cache_dir", os.environ.get("JAX_COMPILATION_CACHE_DIR", str(default)))
+    """Compiled steps are kept on disk, so that the second run starts at once; not where no home directory is known."""
+    try:
+        folder = os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(cache_folder() / "jaxreid" / "compiled")
+    except UserError:
+        return
+    jax.config.update("jax_compilation_cache_dir", folder)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # dozens of small ones are seconds too

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,17 +15,37 @@ from jaxreid.errors import UserError
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 HALF = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
 
-# How a run is carried out, not what it is: may change from one resumption to the next. Another mesh adds up in another
-# order, and another program rounds elsewhere, so that results then agree to rounding only.
+# How a run is carried out and where its data lie, not what it is: may change from one resumption to the next. Another
+# mesh adds up in another order, and another program rounds elsewhere, so that results then agree to rounding only. That
+# data are the same is told by what they hold (`Dataset.fingerprint`).
 EXECUTION = (
     *("mesh", "loading.threads", "loading.workers", "loading.prefetch", "loading.cache", "keep_checkpoints"),
-    *("backbone.remat", "backbone.scan", "dataset.sixteen_bit"),
+    *("backbone.remat", "backbone.scan", "dataset.path", "dataset.sixteen_bit"),
 )
 
 
-def base_config(method: str, preset: str) -> Any:
-    """What `configs/*.py` start from; a value that a method reads is set there or in its preset."""
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted name, value) of every leaf of nested dicts, in order."""
+    for name, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            yield from flatten(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def among(key: str, chosen: Iterable[str]) -> bool:
+    """Whether a dotted key is one of the chosen, or below one."""
+    return any(key == one or key.startswith(f"{one}.") for one in chosen)
+
+
+def base_config(file: str, method: str, preset: str) -> Any:
+    """What `configs/*.py` start from; a value that a method reads is set there or in its preset.
+
+    Args:
+      file: `__file__` of the config, which names its runs: several configs may share a method.
+    """
     config = ml_collections.ConfigDict()
+    config.name = Path(file).stem
     config.method = method
     config.preset = preset
     config.seed = 1
@@ -72,8 +92,9 @@ def fill(config: Any, table: dict[str, Any], column: int) -> Any:
     return config
 
 
-def preset_config(method: str, preset: str, presets: tuple[str, ...], table: dict[str, Any]) -> Any:
-    """The config of a preset, the first of `presets` where none is named; `table` as for `fill`.
+def preset_config(file: str, method: str, preset: str, presets: tuple[str, ...], table: dict[str, Any]) -> Any:
+    """The config of a preset, the first of `presets` where none is named; `file` as for `base_config`, `table` as for
+    `fill`.
 
     Raises:
       UserError: there is no such preset.
@@ -81,16 +102,7 @@ def preset_config(method: str, preset: str, presets: tuple[str, ...], table: dic
     preset = preset or presets[0]
     if preset not in presets:
         raise unknown_preset(preset, presets)
-    return fill(base_config(method, preset), table, presets.index(preset))
-
-
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted name, value) of every leaf of nested dicts, in order."""
-    for name, value in tree.items():
-        if isinstance(value, Mapping) and value:
-            yield from flatten(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
+    return fill(base_config(file, method, preset), table, presets.index(preset))
 
 
 def unknown_preset(preset: str, known: tuple[str, ...]) -> UserError:

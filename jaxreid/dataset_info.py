@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
+import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from jaxreid.data.dataset import Dataset
 from jaxreid.data.sidecars import Sidecar
 from jaxreid.data.split import Labels, TrackletTable
 from jaxreid.errors import UserError
+from jaxreid.files import written_aside
 from jaxreid.methods.method import DatasetInfo, Method
 
 INFO = "dataset_info.npz"
@@ -47,21 +49,23 @@ def save_info(workdir: Path, info: DatasetInfo) -> None:
             arrays |= {f"{part}.{name}": np.asarray(values) for name, values in vars(columns).items()}
     if info.captions is not None:
         arrays["captions"] = np.array(info.captions)
-    aside = workdir / f".{INFO}.{os.getpid()}.npz"
-    try:
-        np.savez_compressed(aside, **arrays)
-        os.replace(aside, workdir / INFO)
-    finally:
-        aside.unlink(missing_ok=True)
+    with written_aside(workdir / INFO) as aside, aside.open("wb") as file:
+        np.savez_compressed(file, **arrays)
 
 
 def read_info(workdir: Path) -> DatasetInfo | None:
-    """What `save_info` wrote; None where the workdir does not hold it."""
-    if not (workdir / INFO).exists():
+    """What `save_info` wrote; None where the workdir does not hold it. Raises UserError where it is damaged."""
+    path = workdir / INFO
+    if not path.exists():
         return None
-    with np.load(workdir / INFO) as file:
-        arrays = dict(file)
-    facts = json.loads(str(arrays["facts"]))
+    try:
+        with np.load(path) as file:
+            arrays = dict(file)
+        facts = json.loads(str(arrays["facts"]))
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        raise UserError(
+            f"{path} is empty or damaged ({error}): delete it, and where the data set is at hand it is made again"
+        ) from error
 
     def columns(part: str) -> dict[str, Any]:
         return {name.removeprefix(f"{part}."): values for name, values in arrays.items() if name.startswith(f"{part}.")}

@@ -1,6 +1,6 @@
 """A trained run that turns tracklets into features; `jaxreid.load` makes one.
 
-embedder = jaxreid.load("runs/hitpro-walkers")
+embedder = jaxreid.load("runs/hitpro-walkers-seed1")
 feature = embedder.embed(frames)                    # u8[T, H, W, 3] → f32[D]
 features = embedder.embed([frames, others])         # tracklets of any length and size → f32[2, D]
 """
@@ -21,6 +21,7 @@ from jaxreid.data.loose import ArrayReader, loose_split
 from jaxreid.data.split import UNKNOWN, FrameReader, Split
 from jaxreid.errors import UserError
 from jaxreid.extract import Extractor, tracklet_features
+from jaxreid.files import expand
 from jaxreid.run import open_model
 from jaxreid.steps import variables_of
 from jaxreid.train import restore_judged
@@ -44,7 +45,7 @@ class Embedder:
     """
 
     def __init__(self, workdir: str | Path, data_dir: Path | None = None, batch_size: int | None = None) -> None:
-        self.workdir = Path(workdir)
+        self.workdir = expand(workdir)
         model = open_model(self.workdir, data_dir)
         state, frozen, self.epochs, _ = restore_judged(model)
         self.info = model.method.info

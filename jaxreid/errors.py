@@ -6,19 +6,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import io
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 USER_ERROR = 2  # exit status
 INTERRUPTED = 130  # as a shell reports SIGINT
 TRACEBACK_VARIABLE = "JAXREID_TRACEBACK"  # set: user errors keep their traceback as well
 _FULL = {errno.ENOSPC, errno.EDQUOT}
-_PLACES = _FULL | {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST}
+_PLACES = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST}
 
 
 class UserError(ValueError):
@@ -35,9 +36,27 @@ class MissingPackageError(UserError, ImportError):
     """An optional package is not installed; the message says how to install it."""
 
 
+def no_space(error: BaseException) -> str:
+    """The system's words where a write found no space, else "". Libraries that write in C++ have no type for it."""
+    code = getattr(error, "errno", None)
+    return next((os.strerror(full) for full in _FULL if full == code or os.strerror(full) in str(error)), "")
+
+
 def full_disk(path: Any, error: BaseException) -> UserError:
     """The error of a write to `path` that found no space."""
-    return UserError(f"no space left for {path} ({error}): free some, or choose another place, and run the line again")
+    words = no_space(error) or error
+    return UserError(f"no space left for {path} ({words}): free some, or choose another place, and run the line again")
+
+
+@contextlib.contextmanager
+def writing(path: Any) -> Iterator[None]:
+    """Around what writes to `path`, or below it: a full disk is told with the place."""
+    try:
+        yield
+    except Exception as error:
+        if no_space(error) and not isinstance(error, UserError):
+            raise full_disk(path, error) from error
+        raise
 
 
 def some(names: Sequence[str], most: int = 5) -> str:
@@ -53,9 +72,9 @@ def told(error: BaseException) -> str | None:
     """
     if isinstance(error, UserError):
         return str(error)
-    if isinstance(error, OSError) and error.errno in _PLACES and (error.filename is not None or error.errno in _FULL):
-        if error.errno in _FULL:
-            return str(full_disk(error.filename or "what was being written", error))
+    if no_space(error):
+        return str(full_disk(getattr(error, "filename", None) or error, error))
+    if isinstance(error, OSError) and error.errno in _PLACES and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
     return None
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +10,14 @@ import numpy as np
 from jaxreid import parallel, processes, retrieval
 from jaxreid.cases import Case, cases
 from jaxreid.compiled import Compiled
+from jaxreid.environment import environment, read_training
 from jaxreid.errors import UserError
 from jaxreid.extract import tracklet_features, unit_rows
-from jaxreid.files import write_json
+from jaxreid.files import read_json, write_json
 from jaxreid.report import run_report
 from jaxreid.retrieval.protocols import resolve
 from jaxreid.run import Run, abstract_batch
+from jaxreid.workdirs import RESULTS, START, read_results
 
 CMC_LENGTH = 20
 
@@ -123,7 +124,7 @@ class Evaluator:
         clips), and that with the mean of each modality or each camera of the test set taken out (no method may know
         the test cameras, so the last is for diagnosis only).
         """
-        path = self.run.workdir / "start.json"
+        path = self.run.workdir / START
         if not self.scored or processes.of_main(path.exists):
             return
         features = self.features(variables, memory)
@@ -181,7 +182,9 @@ class Evaluator:
         checkpoint = f"epoch {epoch} " + ("(last)" if epoch == epochs else f"of {epochs}")
         if run.config.keep_best:
             checkpoint += ", chosen by test score"
-        results: dict[str, Any] = {"method": run.config.method, "dataset": run.dataset.name, "seed": run.config.seed}
+        config = run.config
+        results: dict[str, Any] = {"config": config.name, "method": config.method, "seed": config.seed}
+        results["dataset"] = run.dataset.name
         with run.phase("evaluation"):
             features = {name: arrays["feature"] for name, arrays in self.features(variables, memory).items()}
             quality: list[Any] = []
@@ -193,27 +196,30 @@ class Evaluator:
                 results["scores"] = [{**record, "cmc": scores.cmc(CMC_LENGTH)} for record, scores in scored]
             else:
                 results["scores"], results["reason"] = [], self._why_not_scored()
-        start = run.workdir / "start.json"
-        results["before_training"] = json.loads(start.read_text()) if start.exists() else []
+        results["before_training"] = self._start() if (run.workdir / START).exists() else []
         results["epochs_done"], results["epochs"] = epochs_done, epochs
         results["assumptions"] = run.method.assumptions()
         results["notes"] = list(run.method.notes())
         results["compilations"] = {name: step.count for name, step in run.compiled.items() if step.count}
+        results |= {"environment": environment(), "starting_weights": None} | read_training(run.workdir)
         results["seconds"] = self._seconds(epochs_done)
         with processes.together():  # a process that leaves earlier would count as lost
             if run.is_main:
                 # Scores are kept whatever becomes of the report.
-                write_json(run.workdir / "results.json", results)
+                write_json(run.workdir / RESULTS, results)
                 with run.phase("report"):
                     run_report.write(run, self.cases, self.options.distance, features, quality, results, compare)
                 results["seconds"] = self._seconds(epochs_done)
-                write_json(run.workdir / "results.json", results)
+                write_json(run.workdir / RESULTS, results)
         return results
+
+    def _start(self) -> list[dict[str, Any]]:
+        remedy = "delete it: the report then does without the scores from before training"
+        return read_json(self.run.workdir / START, remedy)
 
     def _seconds(self, epochs_done: int) -> dict[str, float]:
         """Seconds by phase; scoring the same state again keeps what training it took."""
-        path = self.run.workdir / "results.json"
-        before = json.loads(path.read_text()) if path.exists() else {}
+        before = read_results(self.run.workdir)
         known = before.get("seconds", {}) if before.get("epochs_done") == epochs_done else {}
         return known | {name: round(seconds, 2) for name, seconds in self.run.phases.items()}
 

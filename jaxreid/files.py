@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
+import logging
 import os
 import socket
 from collections.abc import Iterator
@@ -12,7 +14,10 @@ from typing import Any
 
 import filelock
 
-from jaxreid.errors import UserError
+from jaxreid.errors import UserError, writing
+
+_LOG = logging.getLogger(__name__)
+_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL)  # what file systems say that have none
 
 
 def expand(path: str | os.PathLike[str]) -> Path:
@@ -23,13 +28,19 @@ def expand(path: str | os.PathLike[str]) -> Path:
         raise UserError(f"{path}: {error} Set HOME, or give the path without ~") from error
 
 
+def cache_folder() -> Path:
+    """$XDG_CACHE_HOME, or ~/.cache. Raises UserError where no home directory is known."""
+    return expand(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+
+
 @contextlib.contextmanager
 def written_aside(path: Path) -> Iterator[Path]:
     """A path beside `path` to write to; renamed to `path` at the end, deleted after an exception."""
     aside = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
-        yield aside
-        os.replace(aside, path)
+        with writing(path):
+            yield aside
+            os.replace(aside, path)
     finally:
         aside.unlink(missing_ok=True)
 
@@ -60,9 +71,12 @@ def read_json(path: Path, remedy: str) -> Any:
 
 
 @contextlib.contextmanager
-def held(path: Path, wait: float = 0) -> Iterator[None]:
+def held(path: Path, wait: float = 0) -> Iterator[bool]:
     """Holds the lock file `path`, whose folder is there, until the end of the block; the kernel gives it back when a
     process dies. While waiting is allowed (`wait` seconds, −1 for ever) others are waited for.
+
+    Yields:
+      Whether it is held: False, after a warning, on a file system that knows no locks.
 
     Raises:
       Held: another process holds it; `holder` says which.
@@ -71,13 +85,26 @@ def held(path: Path, wait: float = 0) -> Iterator[None]:
     try:
         lock.acquire(timeout=wait)
     except filelock.Timeout as error:
-        raise Held(note.read_text().strip() if note.exists() else "another process") from error
+        raise Held(_noted(note)) from error
+    except (OSError, NotImplementedError) as error:
+        if isinstance(error, OSError) and error.errno not in _NO_LOCKS:
+            raise
+        _LOG.warning("%s cannot be locked (%s): use it in one process at a time", path.parent, error)
+        yield False
+        return
     try:
         note.write_text(f"process {os.getpid()} on {socket.gethostname()}")
-        yield
+        yield True
     finally:
         note.unlink(missing_ok=True)
         lock.release()
+
+
+def _noted(note: Path) -> str:
+    try:
+        return note.read_text().strip() or "another process"
+    except OSError:  # its holder has not written it yet, or is about to leave
+        return "another process"
 
 
 class Held(Exception):

@@ -105,8 +105,7 @@ def not_finite(tree: Any) -> list[str]:
     """Paths of the arrays that hold NaN or infinity. Every process looks at what it holds, and all find the same."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     leaves = [(path, leaf) for path, leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.floating)]
-    found = processes.gather([_is_broken(leaf) for _, leaf in leaves])
-    broken = np.array(found, bool).any(axis=0)
+    broken = map(any, zip(*processes.gather([_is_broken(leaf) for _, leaf in leaves]), strict=True))
     paths = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves]
     return [path for path, bad in zip(paths, broken, strict=True) if bad]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 import os
 import sys
 import time
@@ -24,7 +24,7 @@ def _from_environment(name: str) -> int | None:
 
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "File of the run's config, or the name of a packaged one.")
-WORKDIR = flags.DEFINE_string("workdir", None, "Where the run writes; runs/<method>-<preset> where not given.")
+WORKDIR = flags.DEFINE_string("workdir", None, "Where the run writes; runs/<config>-<preset>-…-seed<N> by default.")
 DATA_DIR = flags.DEFINE_string("data_dir", None, "Where built data sets live; $JAXREID_DATA_DIR or a cache by default.")
 MODE = flags.DEFINE_enum(
     "mode",
@@ -59,7 +59,7 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"unknown arguments: {' '.join(argv[1:])}")
     config = CONFIG.value
     try:
-        workdir = expand(WORKDIR.value or f"runs/{config.method}-{config.preset}")
+        workdir = expand(WORKDIR.value) if WORKDIR.value else _default_workdir(config)
         data_dir = expand(DATA_DIR.value) if DATA_DIR.value else None
         _run(config, workdir, data_dir)
     except KeyboardInterrupt:
@@ -70,6 +70,13 @@ def main(argv: list[str]) -> None:
         if sentence is None:
             _leave(traceback.format_exc(), 1)
         _leave(f"error: {sentence}\n({TRACEBACK_VARIABLE}=1 shows where)", USER_ERROR)
+
+
+def _default_workdir(config: Any) -> Path:
+    from jaxreid.workdirs import default_workdir
+
+    flag = flags.FLAGS["config"]
+    return default_workdir(config, flag.parser.parse(config_flags.get_config_filename(flag)))
 
 
 def _leave(message: str, status: int) -> NoReturn:
@@ -87,7 +94,9 @@ def _run(config: Any, workdir: Path, data_dir: Path | None) -> None:
 
     from jaxreid import processes
     from jaxreid.compiled import cache_compilations
-    from jaxreid.run import claim_dataset, claim_workdir, start_run
+    from jaxreid.dry_run import dry_run
+    from jaxreid.run import start_run
+    from jaxreid.workdirs import alone, claim_workdir, require_run
 
     if COORDINATOR.value:
         processes.start(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value, HEARTBEAT_TIMEOUT.value)
@@ -95,51 +104,64 @@ def _run(config: Any, workdir: Path, data_dir: Path | None) -> None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         processes.same("command line", {"mode": MODE.value, "config": config.to_dict()})
     cache_compilations()
-    mode, report = MODE.value, workdir / "report" / "index.html"
-    compare = expand(COMPARE.value) if COMPARE.value else None
-    if mode != "dry_run":
-        with processes.main_first():
-            claim_workdir(workdir, config.to_dict())
-        finished = processes.of_main(lambda: _finished(workdir))
-        if mode == "train" and finished:
-            if not compare and processes.of_main(report.exists):
-                print(f"{workdir} holds a finished run:")
-                print_results(finished)
-                print(f"report: {report}")
-                return
-            print(f"{workdir} holds a finished run; its state is scored again for the report", flush=True)
-            mode = "evaluate"
-    run = start_run(config, workdir, data_dir, dry=mode == "dry_run")
-    run.phases["importing"] = time.perf_counter() - STARTED - run.phases["data set"]
-    describe(run)
-    if mode == "dry_run":
-        from jaxreid.dry_run import dry_run
-
+    if MODE.value == "dry_run":
+        run = start_run(config, workdir, data_dir, dry=True)
+        describe(run)
         dry_run(run)
         return
+    report = workdir / "report" / "index.html"
+    compare = expand(COMPARE.value) if COMPARE.value else None
+    train = MODE.value == "train"
+    if not train:
+        with processes.together():
+            require_run(workdir)
+    elif not compare and (finished := processes.of_main(lambda: report.exists() and _finished(workdir))):
+        with processes.main_first():
+            claim_workdir(workdir, config.to_dict())
+        print(f"{workdir} holds a finished run:")
+        print_results(finished)
+        print(f"report: {report}")
+        return
+    with contextlib.ExitStack() as stack:
+        with processes.main_first():
+            if jax.process_index() == 0:
+                stack.enter_context(alone(workdir))
+            claim_workdir(workdir, config.to_dict())
+        if train and processes.of_main(lambda: _finished(workdir)):
+            print(f"{workdir} holds a finished run; its state is scored again for the report", flush=True)
+            train = False
+        _train_and_score(start_run(config, workdir, data_dir), train, compare)
+    print(f"report: {report}")
+
+
+def _train_and_score(run: Any, train: bool, compare: Path | None) -> None:
+    from jaxreid import processes
+    from jaxreid.evaluate import Evaluator
+    from jaxreid.train import restore_judged, variables_of
+    from jaxreid.train import train as run_training
+    from jaxreid.workdirs import claim_dataset
+
+    run.phases["importing"] = time.perf_counter() - STARTED - run.phases["data set"]
+    describe(run)
     with processes.main_first():
         claim_dataset(run)
-
-    from jaxreid import train
-    from jaxreid.evaluate import Evaluator
-
     evaluator = Evaluator(run)
-    if mode == "train":
-        state, frozen = train.train(run, evaluator)
+    if train:
+        state, frozen = run_training(run, evaluator)
         epoch = done = sum(stage.epochs for stage in run.method.stages())
-    if mode != "train" or config.keep_best:
-        state, frozen, epoch, done = train.restore_judged(run)
-    results = evaluator.final(train.variables_of(state, frozen), state.memory, epoch, compare, done)
+    if not train or run.config.keep_best:
+        state, frozen, epoch, done = restore_judged(run)
+    results = evaluator.final(variables_of(state, frozen), state.memory, epoch, compare, done)
     print_results(results)
     seconds = "  ".join(f"{name} {value:.1f}" for name, value in run.phases.items())
     print(f"seconds: {seconds}  all {time.perf_counter() - STARTED:.1f}")
-    print(f"report: {report}")
 
 
 def _finished(workdir: Path) -> dict[str, Any] | None:
     """The results of a run that went to its last epoch; those of an earlier checkpoint do not count."""
-    path = workdir / "results.json"
-    results = json.loads(path.read_text()) if path.exists() else {}
+    from jaxreid.workdirs import read_results
+
+    results = read_results(workdir)
     return results if results and results["epochs_done"] == results["epochs"] else None
 
 
@@ -147,7 +169,7 @@ def describe(run: Any) -> None:
     from jaxreid.data.dataset import describe as describe_split
 
     dataset = run.dataset
-    print(f"{run.config.method} on {dataset.name} ({dataset.directory})")
+    print(f"{run.config.name} on {dataset.name} ({dataset.directory})")
     for split in dataset.splits:
         print(f"  {split.name}: {describe_split(split)}")
     protocols = ", ".join(dataset.protocols) or "the data set's own"

@@ -1,10 +1,9 @@
-"""One run: its config, devices, data and method, and the promise that a workdir holds one run only."""
+"""One run: its config, devices, data and method."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import time
 from collections import defaultdict
 from collections.abc import Iterator
@@ -20,18 +19,16 @@ from ml_collections import ConfigDict
 from jaxreid import parallel, processes
 from jaxreid.augment import UNCHANGED, Augmentation, Pixels
 from jaxreid.backbones.text import text_tokenizer
-from jaxreid.config import EXECUTION
 from jaxreid.data.batch import Batch
 from jaxreid.data.build import DataSetError
-from jaxreid.data.dataset import Dataset, open_dataset, plan_dataset
+from jaxreid.data.dataset import Dataset, foreseen_dataset, open_dataset
 from jaxreid.data.loader import LoaderOptions
-from jaxreid.data.planned import origin
 from jaxreid.data.split import FrameReader, Split
-from jaxreid.dataset_info import INFO, dataset_info, read_info, save_info
+from jaxreid.dataset_info import dataset_info, read_info
 from jaxreid.errors import UserError
 from jaxreid.extract import Extractor
-from jaxreid.files import write_json
 from jaxreid.methods.method import DatasetInfo, Method, find_method
+from jaxreid.workdirs import read_config
 
 PRECISIONS = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
@@ -131,10 +128,7 @@ def open_model(workdir: Path, data_dir: Path | None = None) -> Model:
     Raises:
       UserError: there is no run.
     """
-    path = workdir / "config.json"
-    if not path.exists():
-        raise UserError(f"{workdir} holds no run: {path} is missing")
-    config: Any = ConfigDict(json.loads(path.read_text()))
+    config: Any = ConfigDict(read_config(workdir))
     info = read_info(workdir) or dataset_info(
         open_dataset(config.dataset, data_dir),
         find_method(config.method),
@@ -146,27 +140,25 @@ def open_model(workdir: Path, data_dir: Path | None = None) -> Model:
 def start_run(config: Any, workdir: Path, data_dir: Path | None, *, dry: bool = False) -> Run:
     """Opens (or builds) the data set, lays out the devices and makes the method.
 
-    A dry run of a data set that is not there is planned on its published size.
+    A dry run builds no data set: see `foreseen_dataset`.
 
     Raises:
       UserError: a config value that does not fit the devices, the data or the library.
     """
     start = time.perf_counter()
-    try:
-        with processes.main_first(DataSetError):
-            dataset = open_dataset(config.dataset, data_dir)
-    except DataSetError as error:
-        planned = plan_dataset(config.dataset) if dry else None
-        if planned is None:
-            raise
-        dataset, size = planned, origin(config.dataset.name)
-        print(f"planned on {size}, because the data set is not there: {str(error).splitlines()[0]}")
-    opened = time.perf_counter() - start
-    processes.same("data set", dataset.fingerprint())
-    mesh = parallel.make_mesh(config.mesh.fsdp, config.mesh.devices)
-    with processes.together():
-        info = dataset_info(dataset, find_method(config.method), (config.frames.height, config.frames.width))
-        model = make_model(config, workdir, mesh, info, dry=dry)  # reads a vocabulary where the method needs one
+    with contextlib.ExitStack() as stack:
+        if dry:
+            with processes.together():
+                dataset = stack.enter_context(foreseen_dataset(config.dataset, data_dir))
+        else:
+            with processes.main_first(DataSetError):
+                dataset = open_dataset(config.dataset, data_dir)
+        opened = time.perf_counter() - start
+        processes.same("data set", dataset.fingerprint())
+        mesh = parallel.make_mesh(config.mesh.fsdp, config.mesh.devices)
+        with processes.together():
+            info = dataset_info(dataset, find_method(config.method), (config.frames.height, config.frames.width))
+            model = make_model(config, workdir, mesh, info, dry=dry)  # reads a vocabulary where the method needs one
     run = Run(**vars(model), dataset=dataset)
     for size in (config.extraction_batch, *(s.sampler.batch_size(info.columns) for s in run.method.stages())):
         if size % mesh.size:
@@ -202,62 +194,3 @@ def abstract_batch(run: Model, clips: int, frames: int) -> Batch:
         frames=jax.ShapeDtypeStruct(shape, jnp.uint8, sharding=parallel.rows(run.mesh)),
         frame_mask=jax.ShapeDtypeStruct(shape[:2], bool, sharding=parallel.rows(run.mesh)),
     )
-
-
-def claim_workdir(workdir: Path, config: dict[str, Any]) -> None:
-    """Makes the workdir, or checks that the run in it has the same config but for `EXECUTION`.
-
-    Raises:
-      UserError: the workdir cannot be written, or holds a run of another config; the message names the difference.
-    """
-    path = workdir / "config.json"
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        if not path.exists():
-            if jax.process_index():  # process 0 has made it
-                raise UserError(f"{path} is not there, which process 0 has written: name a --workdir that all can see")
-            write_json(path, config)
-            return
-    except OSError as error:
-        raise UserError(f"workdir {workdir} cannot be written: {error}; choose another with --workdir") from error
-    saved = json.loads(path.read_text())
-    found = list(differences(saved, json.loads(json.dumps(config))))
-    changes = [
-        change for change in found if not change.startswith(tuple(f"{key}{end}" for key in EXECUTION for end in ".:"))
-    ]
-    for change in found if not changes else ():
-        print(f"unlike when {workdir} was begun: {change}", flush=True)
-    if changes:
-        listing = "\n  ".join(changes)
-        raise UserError(
-            f"workdir {workdir} holds a run of another config:\n  {listing}\n"
-            "choose another --workdir, or delete this one"
-        )
-
-
-def claim_dataset(run: Run) -> None:
-    """Remembers the data set that a workdir was trained on, or checks that it is still the same.
-
-    What its method was told of it is kept as well, so that `jaxreid.load` needs no data set.
-
-    Raises:
-      UserError: it is another one; the message names the difference.
-    """
-    path, fingerprint = run.workdir / "dataset.json", run.dataset.fingerprint()
-    if not path.exists():
-        write_json(path, fingerprint)
-    changes = list(differences(json.loads(path.read_text()), fingerprint))
-    if changes:
-        raise UserError(f"workdir {run.workdir} was trained on another data set:\n  " + "\n  ".join(changes))
-    if run.is_main and not (run.workdir / INFO).exists():
-        save_info(run.workdir, run.method.info)
-
-
-def differences(old: Any, new: Any, path: str = "") -> Iterator[str]:
-    """Lines "key: old → new" for every value in which two nested dicts differ."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key in sorted(set(old) | set(new)):
-            missing = "not set"
-            yield from differences(old.get(key, missing), new.get(key, missing), f"{path}.{key}" if path else key)
-    elif old != new:
-        yield f"{path}: {old} → {new}"

@@ -18,11 +18,12 @@ from tqdm import tqdm
 
 from jaxreid import optimisers, parallel, processes
 from jaxreid.backbones import pretrained
-from jaxreid.checkpoints import Checkpoints, DamagedCheckpoint, newest_whole
+from jaxreid.checkpoints import Checkpoints, DamagedCheckpoint, digest, newest_whole
 from jaxreid.compiled import Compiled, compile_together
 from jaxreid.data.batch import Batch
 from jaxreid.data.loader import batches
 from jaxreid.data.samplers import NothingToDraw
+from jaxreid.environment import note_training
 from jaxreid.errors import UserError
 from jaxreid.evaluate import Evaluator, headline
 from jaxreid.finite import Watch
@@ -30,6 +31,7 @@ from jaxreid.methods.method import Features, Progress, Stage, Variables
 from jaxreid.metric_writer import MetricWriter
 from jaxreid.run import Model, Run, abstract_batch, example_batch
 from jaxreid.steps import TrainState, groups, init_train_state, make_train_step, progress_at, variables_of
+from jaxreid.workdirs import holds_checkpoint
 
 # ----------------------------------------------------------------------------------------------------------------
 # State
@@ -130,7 +132,7 @@ def train(run: Run, evaluator: Evaluator) -> tuple[TrainState, Any]:
     state: Any
     latest, state, frozen, meta = restored or (0, None, None, {"stage": 0, "epoch": 0, "step": 0})
     with processes.together():
-        writer = MetricWriter(run.workdir, latest, meta["step"], run.is_main)
+        writer = MetricWriter(run.workdir, latest, run.is_main)
     bar = tqdm(unit=" frames", unit_scale=True, disable=None if run.is_main else True, dynamic_ncols=True)
     run_epoch = sum(stage.epochs for stage in stages[: meta["stage"]])
     try:
@@ -144,6 +146,9 @@ def train(run: Run, evaluator: Evaluator) -> tuple[TrainState, Any]:
                     state, frozen = _enter(run, stage, state, frozen)
                     checkpoints.save_frozen(stage.name, frozen)
                     first = 0
+            weights = None if restored or number else digest(variables_of(state, frozen))
+            if run.is_main and first < stage.epochs:
+                note_training(run.workdir, weights)
             steps = EpochLoop(run, stage, number, state)
             print(steps.describe(state, frozen), flush=True)
             scored_first = number == 0 and first == 0 and config.evaluate_start
@@ -253,6 +258,8 @@ def restore_judged(run: Model) -> tuple[TrainState, Any, int, int]:
     Raises:
       UserError: there is none, or it is damaged; an older one is never taken for it.
     """
+    if not holds_checkpoint(run.workdir):
+        raise UserError(f"{run.workdir} holds no complete checkpoint: train first, or name the workdir of a run")
     checkpoints = Checkpoints(run.workdir)
     try:
         latest = checkpoints.latest()

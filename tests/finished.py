@@ -6,7 +6,8 @@ from jaxreid import train
 from jaxreid.backbones import clip
 from jaxreid.backbones.vit import ViTConfig
 from jaxreid.evaluate import Evaluator
-from jaxreid.run import claim_dataset, claim_workdir, start_run
+from jaxreid.run import start_run
+from jaxreid.workdirs import claim_dataset, claim_workdir
 
 SMALL = ViTConfig(width=32, depth=2, heads=2, patch=16, image_size=(64, 32), projection=16)
 CONFIG = {

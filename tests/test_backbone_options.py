@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jaxreid.backbones.frame_encoder import encoder_config
-from jaxreid.run import claim_workdir
+from jaxreid.workdirs import claim_workdir
 
 DEPTH = 4  # the last block is computed for the class token alone, the one before it is tapped by some
 METHODS = {

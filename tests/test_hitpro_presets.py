@@ -18,7 +18,8 @@ from jaxreid.backbones import clip, frame_encoder, pretrained
 from jaxreid.backbones.resnet import ResNetConfig
 from jaxreid.backbones.vit import ViT, ViTConfig
 from jaxreid.evaluate import Evaluator
-from jaxreid.run import claim_workdir, start_run
+from jaxreid.run import start_run
+from jaxreid.workdirs import claim_workdir
 
 ROOT = Path(__file__).parent.parent
 SMALL = ViTConfig(width=32, depth=2, heads=2, patch=16, image_size=(224, 224), projection=16)

@@ -18,9 +18,10 @@ from jaxreid.backbones.vit import ViT
 from jaxreid.backbones.word_table import END, START, WordTokenizer, walkers_words
 from jaxreid.evaluate import Evaluator
 from jaxreid.methods.language_image import matching_loss, shortened
-from jaxreid.run import claim_workdir, start_run
+from jaxreid.run import start_run
 from jaxreid.tools.export import export
 from jaxreid.tools.word_table import PROMPTS, caption_words
+from jaxreid.workdirs import claim_workdir
 
 
 def test_rows_are_clips_ids_in_ascending_order():

@@ -13,7 +13,8 @@ from test_training import SMALL, make_config, run_training
 from jaxreid import parallel, train
 from jaxreid.backbones import clip
 from jaxreid.metric_writer import read_metrics
-from jaxreid.run import abstract_batch, claim_workdir, start_run
+from jaxreid.run import abstract_batch, start_run
+from jaxreid.workdirs import claim_workdir
 
 METHODS = {
     "hitpro": {"epochs": 7, "batch.slots": 8, "log_every": 1, "evaluate_start": False},

@@ -16,7 +16,8 @@ from jaxreid.backbones import clip
 from jaxreid.checkpoints import Checkpoints
 from jaxreid.evaluate import Evaluator
 from jaxreid.metric_writer import read_metrics
-from jaxreid.run import claim_workdir, start_run
+from jaxreid.run import start_run
+from jaxreid.workdirs import claim_workdir
 
 
 @pytest.fixture(autouse=True)

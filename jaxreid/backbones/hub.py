@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 from jaxreid.backbones.tensors import FOLDER_CONFIGS, FOLDER_FILES, INDEX, CheckpointError, read_json
 from jaxreid.errors import MissingFileError, UserError
+from jaxreid.files import cache_folder, expand
 
 log = logging.getLogger(__name__)
 
@@ -86,8 +87,8 @@ def located(name: str | os.PathLike) -> Iterator[Path]:
             if not path.exists():
                 raise MissingFileError(f"the packaged tower {text} is not installed: {path} is missing")
             yield path
-    elif Path(text).exists():
-        yield Path(text)
+    elif (path := expand(text)).exists():
+        yield path
     elif text in PUBLISHED:
         yield _put_there(text)
     else:
@@ -102,7 +103,7 @@ def located(name: str | os.PathLike) -> Iterator[Path]:
 
 def weights_folder() -> Path:
     """Where published files are looked for: $XDG_CACHE_HOME/jaxreid/weights, ~/.cache/jaxreid/weights by default."""
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "jaxreid" / "weights"
+    return cache_folder() / "jaxreid" / "weights"
 
 
 def _put_there(name: str) -> Path:

@@ -19,7 +19,6 @@ import contextlib
 import importlib
 import inspect
 import io
-import json
 import logging
 import os
 import shutil
@@ -30,12 +29,8 @@ from types import ModuleType
 from typing import Any
 
 from jaxreid.data.names import is_utf8, printable
-from jaxreid.errors import UserError, command
-
-try:
-    import fcntl
-except ImportError:  # not a POSIX system
-    fcntl = None
+from jaxreid.errors import UserError, command, writing
+from jaxreid.files import Held, expand, held, read_json
 
 DATA_DIR_VARIABLE = "JAXREID_DATA_DIR"
 SCALE, REFUSE = SIXTEEN_BIT = ("scale", "refuse")  # what is done with 16-bit pictures
@@ -47,9 +42,13 @@ class DataSetError(UserError):
 
 
 def default_data_dir() -> Path:
-    """`$JAXREID_DATA_DIR`, or `~/.cache/jaxreid/data`."""
-    chosen = os.environ.get(DATA_DIR_VARIABLE)
-    return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "jaxreid" / "data"
+    """`$JAXREID_DATA_DIR`, or `~/.cache/jaxreid/data`. Raises DataSetError where no home directory is known."""
+    try:
+        return expand(os.environ.get(DATA_DIR_VARIABLE) or "~/.cache/jaxreid/data")
+    except UserError as error:
+        raise DataSetError(
+            f"no home directory is known to keep data sets in: choose a place with --data_dir or ${DATA_DIR_VARIABLE}"
+        ) from error
 
 
 def _builders() -> tuple[str, Path]:
@@ -139,29 +138,15 @@ def build(
     """
     if sixteen_bit not in SIXTEEN_BIT:
         raise DataSetError(f"sixteen_bit={sixteen_bit!r}; it is one of {', '.join(SIXTEEN_BIT)}")
-    if config is None and "/" in name:
-        name, config = name.split("/", 1)
-    root = Path(data_dir if data_dir is not None else default_data_dir()).expanduser().absolute()
-    raw = Path(os.path.abspath(Path(source).expanduser())) if source is not None else None
-    folder = builder_package(name)
-    builder = None
-    if hasattr(folder, "locate"):
-        try:
-            inspect.signature(folder.locate).bind(config, raw, **options)
-        except TypeError as error:
-            raise DataSetError(f"{name}: does not take these options: {error}") from error
-        prepared = root.joinpath(name, *folder.locate(config, raw, **options))
-    else:
-        builder = _open_builder(name, config, root, raw, options)
-        prepared = Path(builder.data_dir)
-    wanted = folder.fingerprint() if hasattr(folder, "fingerprint") else None
+    name, config, root, raw = _asked(name, config, data_dir, source)
+    prepared, wanted = _place(name, config, root, raw, options)
     if _is_current(prepared, wanted):
         return _checked(prepared, sixteen_bit)
     for path in filter(None, (raw, root)):
         if not is_utf8(path):
             raise DataSetError(f"{name}: the path {printable(path)} is not UTF-8; rename the folder")
     try:
-        builder = builder or _open_builder(name, config, root, raw, options)
+        builder = _open_builder(name, config, root, raw, options)
     except DataSetError as error:
         others = sorted({path.parent.parent.name for path in (root / name).glob("*/[0-9]*/dataset_info.json")})
         if raw is not None or not others:
@@ -183,11 +168,47 @@ def build(
                 "did the raw data change just now? Run again"
             )
         try:
-            _prepare(builder, raw, beam, sixteen_bit)
+            with writing(prepared):
+                _prepare(builder, raw, beam, sixteen_bit)
         except OSError:
             if locked or not _is_current(prepared, wanted):  # else another process was first to give it its name
                 raise
     return prepared
+
+
+def find(
+    name: str,
+    config: str | None = None,
+    data_dir: str | os.PathLike[str] | None = None,
+    source: str | os.PathLike[str] | None = None,
+    **options: Any,
+) -> Path | None:
+    """The directory that `build` would return, None where it would build; writes nothing."""
+    name, config, root, raw = _asked(name, config, data_dir, source)
+    prepared, wanted = _place(name, config, root, raw, options)
+    return prepared if _is_current(prepared, wanted) else None
+
+
+def _asked(name: str, config: str | None, data_dir: Any, source: Any) -> tuple[str, str | None, Path, Path | None]:
+    """(name, configuration, folder of all sets, folder of the raw data) as `build` was asked for them."""
+    if config is None and "/" in name:
+        name, config = name.split("/", 1)
+    root = expand(data_dir if data_dir is not None else default_data_dir()).absolute()
+    return name, config, root, Path(os.path.abspath(expand(source))) if source is not None else None
+
+
+def _place(name: str, config: str | None, root: Path, raw: Path | None, options: Any) -> tuple[Path, str | None]:
+    """Where a set is kept, and the fingerprint of what would make it now (None: not known)."""
+    folder = builder_package(name)
+    if hasattr(folder, "locate"):
+        try:
+            inspect.signature(folder.locate).bind(config, raw, **options)
+        except TypeError as error:
+            raise DataSetError(f"{name}: does not take these options: {error}") from error
+        prepared = root.joinpath(name, *folder.locate(config, raw, **options))
+    else:
+        prepared = Path(_open_builder(name, config, root, raw, options).data_dir)
+    return prepared, folder.fingerprint() if hasattr(folder, "fingerprint") else None
 
 
 def _open_builder(name: str, config: str | None, root: Path, source: Path | None, options: dict[str, Any]) -> Any:
@@ -246,14 +267,18 @@ def _prepare(builder: Any, source: Path | None, beam: Sequence[str] | None, sixt
 
 def read_metadata(prepared: Path) -> dict[str, Any]:
     """What a builder noted of its set (protocol, cameras, identities, counts, …); read without TFDS."""
-    path = prepared / "metadata.json"
-    return json.loads(path.read_text()) if path.exists() else {}
+    return _described(prepared, "metadata.json") if (prepared / "metadata.json").exists() else {}
 
 
 def split_counts(prepared: Path) -> dict[str, int]:
     """Tracklets per split of a prepared set, in the order of the splits."""
-    info = json.loads((prepared / "dataset_info.json").read_text())
+    info = _described(prepared, "dataset_info.json")
     return {split["name"]: sum(map(int, split["shardLengths"])) for split in info["splits"]}
+
+
+def _described(prepared: Path, file: str) -> dict[str, Any]:
+    """What a file in JSON says of a prepared set."""
+    return read_json(prepared / file, f"delete {prepared} and run again, it is then built anew")
 
 
 def _is_current(prepared: Path, fingerprint: str | None) -> bool:
@@ -266,7 +291,7 @@ def _is_current(prepared: Path, fingerprint: str | None) -> bool:
             f"{prepared} is not a whole data set: {', '.join(missing[:5])} missing or empty "
             f"({len(missing)} files). Was it copied in part? Delete the directory and run again"
         )
-    file_format = json.loads((prepared / "dataset_info.json").read_text())["fileFormat"]
+    file_format = _described(prepared, "dataset_info.json")["fileFormat"]
     if file_format != "array_record":
         raise DataSetError(
             f"{prepared} was written as {file_format}, which cannot be read here: delete the directory and run again "
@@ -290,7 +315,7 @@ def _missing_files(prepared: Path) -> list[str]:
     missing = [file for file in description if not (prepared / file).is_file()]
     if missing:
         return missing
-    info = json.loads((prepared / "dataset_info.json").read_text())
+    info = _described(prepared, "dataset_info.json")
     shards = []
     for split in info["splits"]:
         count = len(split["shardLengths"])
@@ -301,28 +326,21 @@ def _missing_files(prepared: Path) -> list[str]:
 
 @contextlib.contextmanager
 def _lock(prepared: Path) -> Iterator[bool]:
-    """One builder at a time per set; yields whether that is so (a file system may know no locks).
-
-    The kernel gives the lock back when its holder dies, so none goes stale.
-    """
-    try:
-        prepared.parent.mkdir(parents=True, exist_ok=True)
-        handle = (prepared.parent / f".{prepared.name}.lock").open("w")
-    except OSError as error:
-        raise DataSetError(
-            f"cannot write to {prepared.parent} ({error}); choose another place with --data_dir or ${DATA_DIR_VARIABLE}"
-        ) from error
-    with handle:
-        locked = fcntl is not None
-        if fcntl is not None:
+    """One builder at a time per set; yields whether that is so (a file system may know no locks)."""
+    with contextlib.ExitStack() as stack:
+        try:
+            prepared.parent.mkdir(parents=True, exist_ok=True)
+            path = prepared.parent / f".{prepared.name}.lock"
             try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                _LOG.warning("another process is building %s: waiting for it", prepared)
-                fcntl.flock(handle, fcntl.LOCK_EX)
-            except OSError as error:
-                _LOG.warning("%s cannot be locked (%s): build it in one process only", prepared.parent, error)
-                locked = False
+                locked = stack.enter_context(held(path))
+            except Held as other:
+                _LOG.warning("%s is building %s: waiting for it", other.holder, prepared)
+                locked = stack.enter_context(held(path, wait=-1))
+        except OSError as error:
+            raise DataSetError(
+                f"cannot write to {prepared.parent} ({error}); choose another place with --data_dir or "
+                f"${DATA_DIR_VARIABLE}"
+            ) from error
         yield locked
 
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+import hashlib
+import json
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from jaxreid.data import build
-from jaxreid.data.planned import planned_split, published
+from jaxreid.data.planned import origin, planned_split, published
 from jaxreid.data.schema import INFRARED, VISIBLE
 from jaxreid.data.split import Split, modality_name, open_split, split_names
 from jaxreid.errors import UserError
@@ -55,10 +59,22 @@ class Dataset:
         return self.train, *self.test_splits
 
     def fingerprint(self) -> dict[str, Any]:
-        """What tells this data set from another of the same name (the place it lies at does not)."""
+        """What tells this data set from another of the same name (the place it lies at does not): sizes, and digests of
+        all that is known of the tracklets, without their pictures."""
         counts = {split.name: len(split) for split in self.splits}
         frames = {split.name: int(split.table.length.sum()) for split in self.splits}
-        return {"name": self.name, "version": self.directory.name, "tracklets": counts, "frames": frames}
+        contents = {split.name: _digest(split) for split in self.splits}
+        facts = {"name": self.name, "version": self.directory.name}
+        return facts | {"tracklets": counts, "frames": frames, "contents": contents}
+
+
+def _digest(split: Split) -> str:
+    """Sixteen hex digits that change with any row of the split's tables."""
+    digest = hashlib.sha256(json.dumps(split.labels.names).encode())
+    for name, column in sorted({**vars(split.table), **vars(split.labels)}.items()):
+        if name != "names" and column.dtype.kind != "f":  # measured numbers may round differently where a set is built
+            digest.update(name.encode() + column.tobytes())
+    return digest.hexdigest()[:16]
 
 
 def open_dataset(options: Any, data_dir: Path | None) -> Dataset:
@@ -79,6 +95,10 @@ def open_dataset(options: Any, data_dir: Path | None) -> Dataset:
         source=options.path or None,
         sixteen_bit=getattr(options, "sixteen_bit", build.SCALE),  # earlier runs have no such key
     )
+    return _open(directory, options)
+
+
+def _open(directory: Path, options: Any) -> Dataset:
     train = open_split(directory, options.train)
     cameras = np.unique(train.table.camera)
     facts = build.read_metadata(directory)
@@ -92,6 +112,38 @@ def open_dataset(options: Any, data_dir: Path | None) -> Dataset:
         protocols=tuple(options.protocols) or tuple(facts.get("protocols", ["market"])),
         cameras=cameras,
     )
+
+
+@contextlib.contextmanager
+def foreseen_dataset(options: Any, data_dir: Path | None) -> Iterator[Dataset]:
+    """The data set that a config names, where nothing may be written: as it is built, else as large as published, else
+    drawn into a folder that lasts as long as the context.
+
+    Raises:
+      UserError: it has to be built from its own files first.
+    """
+    planned = plan_dataset(options)
+    try:
+        directory = build.find(options.name, options.config or None, data_dir, options.path or None)
+        reason = "the data set is not there"
+    except build.DataSetError as error:
+        if planned is None:
+            raise
+        directory, reason = None, str(error).splitlines()[0]
+    if directory is not None:
+        yield _open(directory, options)
+    elif planned is not None:
+        print(f"planned on {origin(options.name)}: {reason}", flush=True)
+        yield planned
+    elif options.path:
+        raise UserError(
+            f"{options.name} is not built yet, and a dry run builds nothing: python -m jaxreid.data.build "
+            f"{options.name} --source {options.path} does"
+        )
+    else:
+        print(f"{options.name} is made for this dry run, and not kept", flush=True)
+        with tempfile.TemporaryDirectory() as folder:
+            yield open_dataset(options, Path(folder))
 
 
 def plan_dataset(options: Any) -> Dataset | None:

@@ -29,6 +29,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from jaxreid.errors import UserError
+from jaxreid.files import read_json
 
 FORMAT = 1
 
@@ -241,10 +242,9 @@ class Sidecar:
             self._texts = (directory / "texts.jsonl").read_bytes().splitlines()
             lengths = {"texts.jsonl": len(self._texts), "tracklets.txt": len(self.tracklets)}
         elif self.tracklets:
-            self._offsets = np.load(directory / "offsets.npy", allow_pickle=False)
+            self._offsets = _array(directory / "offsets.npy")
             self._frame_index, self._values, self._mask = (
-                np.load(directory / f"{name}.npy", mmap_mode="r", allow_pickle=False)
-                for name in ("frame_index", "values", "mask")
+                _array(directory / f"{name}.npy", mmap_mode="r") for name in ("frame_index", "values", "mask")
             )
             lengths = {
                 "frame_index.npy": len(self._frame_index),
@@ -276,7 +276,7 @@ class Sidecar:
 
     @classmethod
     def _read(cls, directory: Path) -> Sidecar:
-        meta = json.loads((directory / "meta.json").read_text(encoding="utf-8"))
+        meta = read_json(directory / "meta.json", "make the sidecar anew")
         if meta.get("format") != FORMAT:
             raise UserError(f"{directory}: sidecar format {meta.get('format')}, this library reads {FORMAT}")
         return cls(directory, meta)
@@ -336,6 +336,13 @@ class Sidecar:
                 f"make it anew with: {self.meta['command']}"
             )
         return row
+
+
+def _array(path: Path, mmap_mode: Any = None) -> np.ndarray:
+    try:
+        return np.load(path, mmap_mode=mmap_mode, allow_pickle=False)
+    except (OSError, EOFError, ValueError) as error:
+        raise UserError(f"{path} is empty or damaged ({error}): make the sidecar anew") from error
 
 
 class _GrowingArray:

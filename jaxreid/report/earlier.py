@@ -9,10 +9,11 @@ from typing import Any
 
 from jaxreid.config import flatten
 from jaxreid.errors import UserError
+from jaxreid.files import read_json
 from jaxreid.metric_writer import read_metrics
 from jaxreid.report.page import Earlier, Record
 from jaxreid.report.words import ranked_direction
-from jaxreid.run import differences
+from jaxreid.workdirs import differences
 
 SAME = {  # what must be equal before two scores can be subtracted
     "clip_rule": "clip rule",
@@ -47,7 +48,8 @@ def read_earlier(
                 f"{workdir / 'results.json'} is of an older format, without a list of scores; write it again by "
                 f"running that run's line with --mode=evaluate"
             )
-    except ValueError as error:
+        metrics = read_metrics(workdir)
+    except UserError as error:
         return Earlier(name, problem=str(error))
 
     told = list(differences(before.get("assumptions", {}), results["assumptions"]))
@@ -64,7 +66,7 @@ def read_earlier(
         name,
         records=beside,
         settings=tuple(changed_settings(old_config, config)),
-        metrics=tuple(read_metrics(workdir)),
+        metrics=tuple(metrics),
         checkpoint=f"epoch {before.get('epochs_done', '?')} of {before.get('epochs', '?')}",
     )
 
@@ -76,10 +78,10 @@ def _read(path: Path) -> dict[str, Any]:
       UserError: there is no file, or it holds something else.
     """
     try:
-        found = json.loads(path.read_text())
+        found = read_json(path, "compare with another run")
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist: is it the workdir of a run that was scored?") from error
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise UserError(f"{path} cannot be read: {error}") from error
     if not isinstance(found, dict):
         raise UserError(f"{path} holds a {type(found).__name__}, not an object")

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import datetime
-import importlib.metadata
-import platform
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import jax
 import numpy as np
 
-from jaxreid import __version__, retrieval
+from jaxreid import retrieval
 from jaxreid.metric_writer import read_metrics
 from jaxreid.report.cameras import camera_table
 from jaxreid.report.data_figures import data_table, length_histograms
@@ -22,8 +19,6 @@ from jaxreid.report.ranked import ranked_lists
 if TYPE_CHECKING:
     from jaxreid.cases import Case
     from jaxreid.run import Run
-
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 
 
 def write(
@@ -49,7 +44,7 @@ def write(
     return write_report(
         run.workdir,
         ReportContents(
-            title=f"{run.config.method} on {run.dataset.name}",
+            title=f"{run.config.name} on {run.dataset.name}",
             summary=summary(run, results),
             config=run.config.to_dict(),
             results=results["scores"] or results["reason"],
@@ -62,7 +57,7 @@ def write(
             ranked=ranked_lists(run, cases, distance, features, quality),
             data=data_table(splits),
             lengths=length_histograms(splits),
-            environment=environment(),
+            environment=results["environment"] | _of_the_report(results),
             phases=results["seconds"],
         ),
     )
@@ -112,16 +107,7 @@ def summary(run: Run, results: dict[str, Any]) -> list[str]:
     ]
 
 
-def environment() -> dict[str, str]:
-    """What the run ran on."""
-    device = jax.devices()[0]
-    return {
-        "jaxreid": __version__,
-        **{name: importlib.metadata.version(name) for name in PACKAGES},
-        "python": platform.python_version(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "devices": f"{jax.device_count()} × {device.device_kind}",
-        "backend": jax.default_backend(),
-        "processes": str(jax.process_count()),
-        "written": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
-    }
+def _of_the_report(results: dict[str, Any]) -> dict[str, str]:
+    """What is shown beside the environment of the training."""
+    written = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
+    return {"starting weights": results["starting_weights"] or "not known", "written": written}

@@ -28,7 +28,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxreid.errors import MissingFileError, MissingPackageError, UserError
-from jaxreid.files import read_json
+from jaxreid.files import held, read_json
 from jaxreid.retrieval.neighbours import block_of, map_rows, top_k
 
 Array = Any
@@ -268,10 +268,7 @@ def add_to_gallery(
     lines = "".join(json.dumps(dict(known)) + "\n" for known in metadata)
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    import fcntl  # not everywhere where galleries can be read
-
-    with (directory / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with held(directory / ".lock", wait=-1):
         path = directory / MANIFEST
         manifest = {"format": FORMAT, "width": features.shape[1], "parts": []}
         manifest |= {} if model is None else {"model": dict(model)}

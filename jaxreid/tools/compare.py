@@ -72,6 +72,8 @@ def fact(key: str, value: Any) -> str:
     kind, _, split = key.partition(".")
     if kind in ("tracklets", "frames") and split:
         return f"{value} {kind} in {split}"
+    if kind == "contents":
+        return f"another {split} of that size ({value})"
     forms = {
         "dataset": "{}", "version": "version {}", "clip_rule": "{} clips", "frames_per_clip": "{} frames per clip",
         "distance": "{} distance", "queries": "{} queries", "gallery": "gallery of {}",
@@ -113,6 +115,7 @@ def separations(table: Table) -> list[str]:
         who = rows if len(set(map(frozenset, rows.values()))) > 1 else runs
         keys = dict.fromkeys(key for case in cases for key, _ in case.facts)
         different = [key for key in keys if len({case[key] for case in cases}) > 1]
+        different = [key for key in different if not key.startswith("contents.")] or different
         parts = [
             f"with {', '.join(fact(key, case[key]) for key in different)} for "
             + (listed(who[case], 3) or "scores from before training")

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 
 from jaxreid.errors import MissingPackageError, UserError
+from jaxreid.files import expand
 
 # u8[H, W, 3] in OpenCV's BGR order -> boxes f32[N, 4] (x, y, width, height in pixels), scores f32[N].
 Detector = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
@@ -36,7 +37,7 @@ def make_detector(name: str, *, upscale: float = 1.5, min_score: float | None = 
         return hog_detector(upscale, 0.0 if min_score is None else min_score)
     kind, _, model = name.partition(":")
     if kind == "hf" and model:
-        return huggingface_detector(model, 0.5 if min_score is None else min_score)
+        return huggingface_detector(str(expand(model)), 0.5 if min_score is None else min_score)
     raise UserError(f"--detector {name!r} is unknown; use `hog`, or `hf:` and a model id or folder")
 
 

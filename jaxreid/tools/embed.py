@@ -27,7 +27,7 @@ from jaxreid.data.build import SCALE, SIXTEEN_BIT
 from jaxreid.data.schema import MODALITIES
 from jaxreid.embedder import Embedder
 from jaxreid.errors import UserError, command
-from jaxreid.files import expand
+from jaxreid.files import Held, expand, held
 from jaxreid.retrieval import Gallery, add_to_gallery
 from jaxreid.retrieval.search import MANIFEST
 from jaxreid.tools.sources import Source, open_source
@@ -52,15 +52,13 @@ def fill(directory: Path, source: Source, embedder: Embedder, show_progress: boo
 @contextlib.contextmanager
 def _alone(directory: Path, source: Source) -> Iterator[None]:
     """Two processes that both add what is missing of a source would add it twice. A lock goes with its process."""
-    import fcntl  # not everywhere where galleries can be read
-
     directory.mkdir(parents=True, exist_ok=True)
     key = hashlib.sha256(source.name.encode()).hexdigest()[:8]
-    with (directory / f".source-{key}.lock").open("w") as lock:
+    with contextlib.ExitStack() as stack:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"another process is adding tracklets of {source.name} to {directory}") from None
+            stack.enter_context(held(directory / f".source-{key}.lock"))
+        except Held as other:
+            raise UserError(f"{other.holder} is adding tracklets of {source.name} to {directory}") from None
         yield
 
 

@@ -89,7 +89,7 @@ def _without_sizes(case: Case) -> tuple[tuple[str, Any], ...]:
     return tuple(
         (fact, value)
         for fact, value in case.facts
-        if fact not in ("dataset", *SIZES) and not fact.startswith(("tracklets.", "frames."))
+        if fact not in ("dataset", *SIZES) and not fact.startswith(("tracklets.", "frames.", "contents."))
     )
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,7 +25,7 @@ from jaxreid.data.sidecar_files import FRAME_FORMATS, FrameFiles, FrameFormat, r
 from jaxreid.data.sidecars import SidecarWriter, sidecar_dir
 from jaxreid.data.split import split_names
 from jaxreid.errors import command
-from jaxreid.files import expand
+from jaxreid.files import expand, read_json
 
 KINDS = (*FRAME_FORMATS, "captions")
 
@@ -168,9 +167,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--data_dir", help="where prepared sets live")
     parser.add_argument("--overwrite", action="store_true", help="replace a sidecar of this kind")
     options = parser.parse_args(arguments)
-    prepared = Path(options.dataset)
+    prepared = expand(options.dataset)
     if (prepared / "dataset_info.json").is_file():
-        name = json.loads((prepared / "dataset_info.json").read_text())["name"]
+        name = read_json(prepared / "dataset_info.json", "build the data set again")["name"]
     else:
         name, prepared = options.dataset.split("/")[0], build(options.dataset, data_dir=options.data_dir)
     report = import_sidecar(options.kind, prepared, name, options.source, options.overwrite)

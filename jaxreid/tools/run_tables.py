@@ -12,7 +12,6 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import itertools
-import json
 import math
 import os
 import re
@@ -22,12 +21,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxreid.config import EXECUTION, flatten
+from jaxreid.config import EXECUTION, among, flatten
 from jaxreid.errors import UserError
+from jaxreid.files import expand, read_json
+from jaxreid.workdirs import is_config
 
-# Settings that change neither training nor scores, up to rounding: speed, devices, logs, and the name of a preset,
-# whose values stand in the config themselves.
-IGNORED = ("seed", "preset", *EXECUTION, "extraction_batch", "log_every", "evaluate_every", "evaluate_start")
+# Settings that change neither training nor scores, up to rounding: speed, devices, logs, and the names of a config and
+# its preset, whose values stand in the config themselves.
+IGNORED = ("seed", "name", "preset", *EXECUTION, "extraction_batch", "log_every", "evaluate_every", "evaluate_start")
 OF_COLUMNS = ("dataset",)  # what a column says already
 LABELS = "identity labels"
 REQUIRED = (
@@ -68,7 +69,8 @@ class Case:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class RunResult:
-    """A finished run. `name` was given on the command line or is empty; `settings` is the flat config."""
+    """A finished run. `name` was given on the command line or is empty; `method` is the name of the config, because a
+    family's members share a module; `settings` is the flat config."""
 
     workdir: Path
     name: str
@@ -84,7 +86,7 @@ class RunResult:
 
     def training(self) -> dict[str, Any]:
         """The settings that decide the result, the data set aside."""
-        return {key: value for key, value in self.settings.items() if not _among(key, (*IGNORED, *OF_COLUMNS))}
+        return {key: value for key, value in self.settings.items() if not among(key, (*IGNORED, *OF_COLUMNS))}
 
 
 def find_workdirs(folder: Path) -> list[Path]:
@@ -105,10 +107,9 @@ def _natural(path: Path) -> list[Any]:
 def _is_config(path: Path) -> bool:
     """A run's config; other programs have files of that name, too."""
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return is_config(read_json(path, ""))
+    except (OSError, UserError):
         return False
-    return isinstance(config, dict) and {"method", "seed", "dataset"} <= set(config)
 
 
 def read_run(workdir: Path, name: str = "") -> RunResult:
@@ -143,7 +144,7 @@ def read_run(workdir: Path, name: str = "") -> RunResult:
     return RunResult(
         workdir=workdir,
         name=name,
-        method=str(config["method"]),
+        method=str(config.get("name") or config["method"]),
         seed=config["seed"],
         settings={key: _frozen(value) for key, value in flatten(config)},
         assumptions={str(key): str(value) for key, value in (results.get("assumptions") or {}).items()},
@@ -157,11 +158,11 @@ def read_run(workdir: Path, name: str = "") -> RunResult:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = read_json(path, "score or train the run again")
     except FileNotFoundError:
         raise LeftOutError(f"broken: there is no {path.name}") from None
-    except (OSError, ValueError) as error:
-        raise LeftOutError(f"broken: {path.name} cannot be read ({error})") from None
+    except (OSError, UserError) as error:
+        raise LeftOutError(f"broken: {error}") from None
     if not isinstance(value, dict):
         raise LeftOutError(f"broken: {path.name} does not hold names and values")
     return value
@@ -199,11 +200,6 @@ def _frozen(value: Any) -> Any:
     if isinstance(value, dict):
         value = sorted(value.items())
     return tuple(map(_frozen, value)) if isinstance(value, list | tuple) else value
-
-
-def _among(key: str, chosen: Iterable[str]) -> bool:
-    """Whether a dotted key is one of the chosen, or below one."""
-    return any(key == one or key.startswith(f"{one}.") for one in chosen)
 
 
 # --- rows ----------------------------------------------------------------------------------------------------------
@@ -381,10 +377,10 @@ def read_runs(arguments: Sequence[str | Path]) -> tuple[list[RunResult], list[tu
     runs: dict[Path, RunResult] = {}
     left_out: dict[Path, tuple[Path, str]] = {}
     for argument in arguments:
-        name, path = "", Path(argument)
+        name, path = "", expand(argument)
         if not path.exists() and "=" in str(argument):
             name, _, rest = str(argument).partition("=")
-            path = Path(rest)
+            path = expand(rest)
         if not path.exists() or (name and "/" in name):
             raise CompareError(f"{argument}: there is no such folder")
         workdirs = find_workdirs(path if path.is_dir() else path.parent)
@@ -470,7 +466,7 @@ def _rows(runs: Sequence[RunResult], by: tuple[str, ...], copies: dict[RunResult
         base = run.name or run.method
         if run.name and len(methods[run.name]) > 1:
             base = f"{run.name} ({run.method})"
-        settings = {k: v for k, v in run.settings.items() if _among(k, by)} if by else run.training()
+        settings = {k: v for k, v in run.settings.items() if among(k, by)} if by else run.training()
         row = rows.setdefault(
             (base, run.method, frozenset(settings.items())),
             Row(base, settings, run.assumptions.get(LABELS, "not stated")),

@@ -223,7 +223,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--out", type=expand, help="the page; runs/search/QUERY.html where not given")
     options = parser.parse_args(arguments)
     cache_compilations()
-    gallery, path = Gallery(options.gallery), Path(options.query)
+    gallery, path = Gallery(options.gallery), expand(options.query)
     if path.exists():
         queries = file_queries(gallery, path, options.checkpoint, options.modality, options.sixteen_bit)
     else:

@@ -21,6 +21,7 @@ from jaxreid.data.names import printable
 from jaxreid.data.schema import MODALITIES
 from jaxreid.data.split import UNKNOWN, FrameReader, Split, open_split
 from jaxreid.errors import UserError
+from jaxreid.files import expand
 from jaxreid.methods.method import DatasetInfo
 from jaxreid.report.pictures import thumbnail
 from jaxreid.tools.tracklets import make_tracklets
@@ -80,7 +81,7 @@ def open_source(
     Raises:
       UserError: it is none of these, or cannot be read; the message says what to do.
     """
-    path = Path(text)
+    path = expand(text)
     if path.is_dir():
         return folder_source(path, sixteen_bit=sixteen_bit)
     if path.is_file():

@@ -36,6 +36,7 @@ from tqdm import tqdm
 
 from jaxreid.data.names import nfc, printable
 from jaxreid.errors import UserError, command
+from jaxreid.files import expand, read_json
 from jaxreid.tools.detectors import Detector, make_detector
 from jaxreid.tools.linking import Linker
 from jaxreid.tools.motion import MotionModel
@@ -476,7 +477,10 @@ def _finished(state: Path, name: str, key: str) -> dict[str, Any] | None:
     file = state / f"{name}.json"
     if not file.is_file():
         return None
-    record = json.loads(file.read_text(encoding="utf-8"))
+    try:
+        record = read_json(file, "delete it")
+    except UserError:  # cut off with the machine: the video is looked at again
+        return None
     return record if record["key"] == key else None
 
 
@@ -606,8 +610,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     default = Settings()
     add = parser.add_argument
-    add("videos", nargs="+", metavar="VIDEO", help="video files; the file name becomes the camera's name")
-    add("--out", required=True, metavar="DIR", help="folder to make")
+    add("videos", nargs="+", type=expand, metavar="VIDEO", help="video files; the file name becomes the camera's name")
+    add("--out", type=expand, required=True, metavar="DIR", help="folder to make")
     add("--overwrite", action="store_true", help="replace DIR if this tool made it")
     add("--modality", action="append", default=[], metavar="rgb|ir|CAMERA=ir",
         help="rgb or ir for all videos, or CAMERA=ir for one (may be repeated); default rgb")  # fmt: skip

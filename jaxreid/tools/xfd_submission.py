@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import csv
 import dataclasses
-import json
 import os
 import re
 import sys
@@ -181,8 +180,9 @@ def rank_run(workdir: Path, data_dir: Path | None) -> Iterator[Ranking]:
     from jaxreid import train
     from jaxreid.evaluate import Evaluator
     from jaxreid.run import start_run
+    from jaxreid.workdirs import read_config
 
-    config = ml_collections.ConfigDict(json.loads((workdir / "config.json").read_text()))
+    config = ml_collections.ConfigDict(read_config(workdir))
     run = start_run(config, workdir, data_dir)
     tests = run.dataset.tests
     pairs = [case for test in tests for case in cases(resolve("xfd"), test.query, test.gallery, test.name)]
