@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from messages import says
 
 ROOT = Path(__file__).parent.parent
 SMALL = (
@@ -47,7 +48,8 @@ def test_a_run_and_the_same_line_again(tmp_path, data_dir, tiny):
     assert repeated["scores"] == results["scores"]
 
     other = jaxreid(*line, "--config.seed=2", cwd=ROOT)
-    assert other.returncode == 2 and "seed: 1 → 2" in other.stderr
+    assert other.returncode == 2
+    says(other.stderr, "seed", "1 → 2")
 
 
 def test_dry_run_needs_no_workdir(tmp_path, data_dir, tiny):

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from messages import refuses
 
 from jaxreid.backbones.clip import vision_config
 from jaxreid.backbones.text import TextConfig, TextTower, text_config
@@ -116,7 +117,7 @@ def test_attention_s_mask_by_hand():
 
 
 def test_unknown_names_and_long_rows_are_named(variables):
-    with pytest.raises(ValueError, match=r"'RN50'.*ViT-B/16"):
+    with refuses(ValueError, "'RN50'", "ViT-B/16"):
         text_config("RN50")
-    with pytest.raises(ValueError, match=r"\(1, 13, 16\).*up to 12, 16"):
+    with refuses(ValueError, "(1, 13, 16)", 12):
         encode(variables, np.zeros((1, 13), int))

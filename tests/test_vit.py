@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from messages import refuses
 
 from benchmarks import attention
 from jaxreid.backbones.clip import VISION_TOWERS, vision_config
@@ -95,9 +96,9 @@ def test_other_towers_and_their_sizes():
     params = abstract_params(imagenet_config("ViT-B/16"))
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == 85_798_656  # 86,567,656 with the classifier
     assert dinov2_config("ViT-S/14", (448, 224)).grid == (32, 16)
-    with pytest.raises(ValueError, match=r"\(256, 128\) is not in multiples of 14"):
+    with refuses(ValueError, "(256, 128)", 14):
         dinov2_config("ViT-S/14", (256, 128))
-    with pytest.raises(ValueError, match="DINOv2 tower is called 'ViT-H/14'"):
+    with refuses(ValueError, "'ViT-H/14'"):
         dinov2_config("ViT-H/14")
 
 
@@ -124,7 +125,7 @@ def test_a_named_tower_takes_other_fields_and_refuses_other_names():
     config = vision_config("ViT-B/16", activation="gelu", dtype=jnp.bfloat16)
     assert (config.activation, config.dtype) == ("gelu", jnp.bfloat16)
     assert VISION_TOWERS["ViT-B/16"].activation == "quick_gelu"
-    with pytest.raises(ValueError, match=r"ViT-B/8.*ViT-L/14@336"):
+    with refuses(ValueError, "ViT-B/8", "ViT-L/14@336"):
         vision_config("ViT-B/8")
 
 
@@ -145,7 +146,7 @@ def test_outputs_and_their_parts():
     np.testing.assert_allclose(every[:, 0], outputs["projected"], atol=1e-6)
     model, variables, x = build(projection=None)
     assert "projected" not in run(model, variables, x)
-    with pytest.raises(ValueError, match="no projection"):
+    with refuses(ValueError, "projection"):
         run(model, variables, x, method="project")
 
 
@@ -191,7 +192,7 @@ def test_taps_give_the_stream_and_what_attention_compares():
     alone = run(model, variables, x, taps=(-1, 0), class_token_only=True)
     assert alone["taps"][0].tokens.shape == (2, 1, 32)
     np.testing.assert_allclose(alone["taps"][1].tokens, first.tokens, atol=1e-6)
-    with pytest.raises(ValueError, match=r"taps \(3,\)"):
+    with refuses(ValueError, "taps", "(3,)"):
         run(model, variables, x, taps=(3,))
 
 
@@ -274,9 +275,9 @@ def test_scan_compiles_one_block():
 
 def test_run_blocks_names_a_wrong_range():
     model, variables, x = build()
-    with pytest.raises(ValueError, match=r"for blocks \[2, 3\] of a tower of 2"):
+    with refuses(ValueError, "[2, 3]", 2):
         run(model, variables, x, hooks=Hooks(attention={3: attend}, prompts=jnp.zeros((3, 1, 1, 32))))
-    with pytest.raises(ValueError, match="blocks 1:4 of a tower of 2"):
+    with refuses(ValueError, "1:4", 2):
         run(model, variables, run(model, variables, x, method="embed"), 1, 4, method="run_blocks")
 
 
@@ -460,23 +461,23 @@ def test_sincos_positions_tell_all_patches_apart():
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("changes", "named"),
     [
-        ({"heads": 5}, "width 32 is not a multiple of heads 5"),
-        ({"activation": "relu"}, "'relu'.*quick_gelu"),
-        ({"position_init": "zeros"}, "'zeros'"),
-        ({"image_size": (32, 4)}, r"\(32, 4\) is smaller than one patch"),
-        ({"width": 30}, "multiple of 4"),
+        ({"heads": 5}, ("width 32", "heads 5")),
+        ({"activation": "relu"}, ("'relu'", "quick_gelu")),
+        ({"position_init": "zeros"}, ("'zeros'",)),
+        ({"image_size": (32, 4)}, ("(32, 4)", "patch")),
+        ({"width": 30}, (30, 4)),
     ],
 )
-def test_impossible_configurations_are_named(changes, message):
-    with pytest.raises(ValueError, match=message):
+def test_impossible_configurations_are_named(changes, named):
+    with refuses(ValueError, *named):
         dataclasses.replace(TINY, **changes)
 
 
 def test_frames_of_another_size_are_named():
     model, variables, _ = build()
-    with pytest.raises(ValueError, match=r"\(2, 16, 32, 3\).*\[N, 32, 16, 3\]"):
+    with refuses(ValueError, "(2, 16, 32, 3)", "[N, 32, 16, 3]"):
         run(model, variables, jnp.zeros((2, 16, 32, 3)))
 
 
