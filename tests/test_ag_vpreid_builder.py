@@ -240,18 +240,17 @@ def test_damaged_and_thinned(tree, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "message"),
+    ("old", "new", "named"),
     [
-        ("3,0,3", "3,male,3", "train.csv, row 2: is not a row of whole numbers, an id first"),
-        ("3,0,3", ",0,3", "train.csv, row 2: is not a row"),
-        ("footwear", "shoes", "train.csv: lacks the columns footwear"),
+        ("3,0,3", "3,male,3", ("train.csv", "row 2", "whole numbers")),
+        ("3,0,3", ",0,3", ("train.csv", "row 2")),
+        ("footwear", "shoes", ("train.csv", "footwear")),
     ],
 )
-def test_attribute_tables_that_are_none(tree, old, new, message):
+def test_attribute_tables_that_are_none(tree, old, new, named):
     edit(tree / "attributes/train.csv", old, new)
-    with pytest.raises(DataSetError) as raised:
+    with refuses(DataSetError, *named):
         listing.list_dataset(tree, "case1")
-    assert message in str(raised.value)
 
 
 def test_attributes_may_be_missing_or_contradict(tree, tmp_path):

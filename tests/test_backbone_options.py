@@ -50,7 +50,7 @@ def step(name, remat, scan):
     arguments = (variables["params"], variables.get("batch_stats", {}), method.init_memory(), batch)
     traced = str(jax.make_jaxpr(loss)(*arguments))
     assert ("remat" in traced, " scan[" in traced) == (remat, scan)
-    return family.jit(jax.value_and_grad(loss, has_aux=True))(*arguments)
+    return jax.jit(jax.value_and_grad(loss, has_aux=True))(*arguments)
 
 
 @pytest.mark.parametrize(

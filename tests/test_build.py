@@ -121,7 +121,8 @@ def test_command_line_names_errors_of_builders(tmp_path):
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert process.returncode == 2
-    assert process.stderr == f"error: folder: {tmp_path / 'no'} is not a directory\n"
+    assert process.stderr.startswith("error: ") and process.stderr.count("\n") == 1
+    says(process.stderr, "folder", tmp_path / "no")
 
 
 def test_another_file_format_is_refused(tmp_path):
@@ -156,7 +157,7 @@ def test_a_set_that_other_code_drew_is_drawn_anew(tmp_path, caplog):
     (path / "stale").touch()
     assert build(TINY, data_dir=tmp_path) == path
     assert read_metadata(path)["fingerprint"] == facts["fingerprint"] and not (path / "stale").exists()
-    assert "building it anew" in caplog.text
+    says(caplog.text, "anew")
 
 
 def test_simultaneous_builds_make_one_set(tmp_path):
@@ -164,7 +165,7 @@ def test_simultaneous_builds_make_one_set(tmp_path):
     results = [process.communicate() for process in processes]
     path = tmp_path / "walkers" / "tiny" / "1.0.0"
     assert [output.strip() for output, _ in results] == [str(path)] * 3, results
-    assert sum(f"building {path} (once)" in errors for _, errors in results) == 1
+    assert sum(f"building {path}" in errors for _, errors in results) == 1
     assert [entry.name for entry in path.parent.iterdir() if entry.is_dir()] == ["1.0.0"]
 
 
@@ -218,7 +219,8 @@ def test_a_file_system_without_locks(tmp_path, caplog, monkeypatch):
     home = tmp_path / "walkers" / "tiny"
     (home / "incomplete.OTHERS_1.0.0").mkdir(parents=True)
     assert build(TINY, data_dir=tmp_path) == home / "1.0.0"
-    assert (home / "incomplete.OTHERS_1.0.0").exists() and "cannot be locked" in caplog.text
+    assert (home / "incomplete.OTHERS_1.0.0").exists()
+    says(caplog.text, home, "locked")
 
 
 def test_a_wheel_s_layout(tmp_path):

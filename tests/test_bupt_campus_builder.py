@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 from builder_trees import leftovers
-from messages import says
+from messages import refuses, says
 
 from jaxreid.data import schema
 from jaxreid.data.build import DataSetError, build, builder_class, main, read_metadata
@@ -317,71 +317,78 @@ def edit(path, old, new):
 
 
 @pytest.mark.parametrize(
-    ("file", "old", "new", "messages"),
+    ("file", "old", "new", "named"),
     [
         (
             "train.txt",
             "10 RGB/IR LS3 2",
             "10 RGB LS3 2",
-            ["train.txt, row 2 (10 RGB LS3 2): is not", "with the modality RGB/IR"],
+            ("train.txt", "row 2", 10, "RGB", "LS3", 2, "modality", "RGB/IR"),
         ),
-        ("train.txt", "10 RGB/IR LS3 2", "10 RGB/IR LS3", ["train.txt, row 2 (10 RGB/IR LS3): is not"]),
-        ("train.txt", "10 RGB/IR LS3 2", "ten RGB/IR LS3 2", ["row 2 (ten RGB/IR LS3 2): is not"]),
-        ("query.txt", "31 RGB LS3 1", "31 RGB/IR LS3 1", ["query.txt, row 2", "with the modality RGB or IR"]),
+        ("train.txt", "10 RGB/IR LS3 2", "10 RGB/IR LS3", ("train.txt", "row 2", 10, "RGB/IR", "LS3")),
+        ("train.txt", "10 RGB/IR LS3 2", "ten RGB/IR LS3 2", ("row 2", "ten RGB/IR LS3 2")),
+        ("query.txt", "31 RGB LS3 1", "31 RGB/IR LS3 1", ("query.txt", "row 2", "modality", "RGB", "IR")),
         (
             "gallery.txt",
             "31 RGB CQ1 1",
             "31 RGB CQ9 1",
-            ["gallery.txt, row 3", "unknown camera 'CQ9'; there are LS3, G25, CQ1, W4, TSG1, TSG2"],
+            ("gallery.txt", "row 3", "camera", "'CQ9'", "LS3", "G25", "CQ1", "W4", "TSG1", "TSG2"),
         ),
         (
             "gallery.txt",
             "31 RGB CQ1 1",
             "31 RGB CQ1 4",
-            ["gallery.txt, row 3", "data_paths.json names no frames of 31/RGB/CQ1/4"],
+            ("gallery.txt", "row 3", "data_paths.json", "names", "frames", "31/RGB/CQ1/4"),
         ),
         (
             "gallery.txt",
             "31 RGB CQ1 1",
             "31 IR CQ1 1",
-            ["gallery.txt: 1 tracklets are in several rows, e.g. 31_IR_CQ1_1"],
+            ("gallery.txt", 1, "tracklets", "several", "rows", "31_IR_CQ1_1"),
         ),
         (
             "data_paths.json",
             "/31_RGB_LS3_1_4.jpg",
             "/30_RGB_LS3_1_4.jpg",
-            [
-                "query.txt, row 2 (31 RGB LS3 1)",
-                "30_RGB_LS3_1_4.jpg' (data_paths.json) is of identity 30, modality RGB",
-                "the row of identity 31",
-            ],
+            (
+                "query.txt",
+                "row 2",
+                31,
+                "RGB",
+                "LS3",
+                1,
+                "30_RGB_LS3_1_4.jpg'",
+                "data_paths.json",
+                "identity 30",
+                "modality",
+                "row",
+                "identity 31",
+            ),
         ),
         (
             "data_paths.json",
             "/31_RGB_LS3_1_4.jpg",
             "/31_IR_LS3_1_4.jpg",
-            ["query.txt, row 2", "modality IR and camera LS3, the row of identity 31, modality RGB"],
+            ("query.txt", "row 2", "modality", "IR", "camera", "LS3", "row", "identity 31", "RGB"),
         ),
         (
             "data_paths.json",
             "/31_RGB_LS3_1_4.jpg",
             "/31_RGB_W4_1_4.jpg",
-            ["query.txt, row 2", "camera W4, the row of", "camera LS3"],
+            ("query.txt", "row 2", "camera", "W4", "row", "LS3"),
         ),
         (
             "data_paths.json",
             "/31_RGB_LS3_1_4.jpg",
             "/4.jpg",
-            ["query.txt, row 2", "is not named like 1_RGB_CQ1_1_8535.jpg"],
+            ("query.txt", "row 2", "1_RGB_CQ1_1_8535.jpg"),
         ),
     ],
 )
-def test_lists_that_contradict_each_other(tree, file, old, new, messages):
+def test_lists_that_contradict_each_other(tree, file, old, new, named):
     edit(tree / file, old, new)
-    with pytest.raises(DataSetError) as raised:
+    with refuses(DataSetError, *named):
         listing.list_dataset(tree)
-    for message in messages:
-        assert message in str(raised.value)
 
 
 def test_pairs_of_unequal_length_are_named(tree):
@@ -429,7 +436,7 @@ print(json.dumps([str(path), heavy]))
 def test_neither_prepared_nor_a_source(tmp_path, capsys):
     assert main(["bupt_campus", "--data_dir", str(tmp_path)]) == 2
     message = capsys.readouterr().err
-    assert message.startswith("error: bupt_campus: is not prepared yet, and there is no source")
+    says(message, "bupt_campus", "source")
     says(message, "github.com/dyhBUPT/BUPTCampus")
     says(message, "academic use")
     says(message, "DIR/data_paths.json")
@@ -438,15 +445,14 @@ def test_neither_prepared_nor_a_source(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("config", "options", "message"),
+    ("config", "options", "named"),
     [
-        ("ir", {}, "no configuration 'ir'; there are rgb_ir, fake_ir, rgb_ir_unchecked, fake_ir_unchecked"),
-        ("rgb_ir", {"fake_ir": True}, "fake_ir=True contradicts the configuration 'rgb_ir', which means fake_ir=False"),
-        (None, {"fake_ir": 1}, "fake_ir must be True or False, got 1"),
-        (None, {"min_frames": 12}, "does not take these options"),
+        ("ir", {}, ("'ir'", "rgb_ir", "fake_ir", "rgb_ir_unchecked", "fake_ir_unchecked")),
+        ("rgb_ir", {"fake_ir": True}, ("fake_ir=True", "'rgb_ir'", "fake_ir=False")),
+        (None, {"fake_ir": 1}, ("fake_ir", 1)),
+        (None, {"min_frames": 12}, ("min_frames",)),
     ],
 )
-def test_configurations_and_options_that_are_refused(tree, tmp_path, config, options, message):
-    with pytest.raises(DataSetError) as raised:
+def test_configurations_and_options_that_are_refused(tree, tmp_path, config, options, named):
+    with refuses(DataSetError, *named):
         build("bupt_campus", config, source=tree, data_dir=tmp_path / "data", **options)
-    assert message in str(raised.value)

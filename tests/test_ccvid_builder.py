@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 from builder_trees import edit, ends, error, frame_names, ids, picture, prepare
-from messages import says
+from messages import refuses, says
 
 from jaxreid.data import schema
 from jaxreid.data.build import DataSetError, build, builder_class, main, read_metadata
@@ -199,24 +199,23 @@ def test_damaged_frames_and_names_that_are_not_utf8(tree, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("file", "old", "new", "message"),
+    ("file", "old", "new", "named"),
     [
         ("train.txt", "session1/010_12\t", "session4/010_12\t",
-         "train.txt, row 2 (session4/010_12\t010\tu1_l0_s0_c1_a0): is not 'folder identity clothes'"),
-        ("train.txt", "session1/010_12\t", "session1/01012\t", "row 2 (session1/01012"),
+         ("train.txt", "row 2", "session4/010_12", "010", "u1_l0_s0_c1_a0", "'folder identity clothes'")),
+        ("train.txt", "session1/010_12\t", "session1/01012\t", ("row 2", "session1/01012")),
         ("train.txt", "session1/010_12\t", "session1/010_13\t",
-         "the folder's second number is its camera, from 1 to 12"),
-        ("train.txt", "session1/010_12\t010", "session1/010_12\tten", "row 2"),
-        ("query.txt", f"101\t{FIRST}", "101", "query.txt, row 1 (session1/101_02\t101): is not"),
+         ("session1/010_13", "camera", 1, 12)),
+        ("train.txt", "session1/010_12\t010", "session1/010_12\tten", ("row 2",)),
+        ("query.txt", f"101\t{FIRST}", "101", ("query.txt", "row 1", "session1/101_02", 101)),
         ("gallery.txt", "session1/101_03", "session2/101_02",
-         "gallery.txt: 1 tracklets are in several rows, e.g. session2/101_02"),
+         ("gallery.txt", 1, "tracklets", "several", "rows", "session2/101_02")),
     ],
 )  # fmt: skip
-def test_lines_that_say_something_else(tree, file, old, new, message):
+def test_lines_that_say_something_else(tree, file, old, new, named):
     edit(tree / file, old, new)
-    with pytest.raises(DataSetError) as raised:
+    with refuses(DataSetError, *named):
         listing.list_dataset(tree)
-    assert message in str(raised.value)
 
 
 def test_lists_that_share_what_they_should_not(tree):
@@ -229,7 +228,7 @@ def test_lists_that_share_what_they_should_not(tree):
 def test_neither_prepared_nor_a_source(tree, tmp_path, capsys):
     assert main(["ccvid", "--data_dir", str(tmp_path)]) == 2
     message = capsys.readouterr().err
-    says(message, "source")
+    says(message, "ccvid", "source")
     says(message, "Simple-CCReID")
     says(message, "CC BY-NC-SA 4.0")
     says(message, "DIR/session1/001_01/00001.jpg")

@@ -25,10 +25,6 @@ def small_towers(monkeypatch):
     monkeypatch.setitem(text.TEXT_TOWERS, "small", TEXT)
     for name in ("clip_reid", "lsmrl"):
         monkeypatch.setattr(f"jaxreid.methods.{name}.load_text_tokenizer", lambda *_: walkers_words())
-    # XLA compiles twice as fast when it optimises less.
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def make_config(name, **changes):

@@ -225,7 +225,7 @@ def test_a_camera_with_one_tracklet_is_fine_but_named(tree, tmp_path, caplog):
     path, splits = prepared(tree, tmp_path)
     assert len(splits["train"]) == 5
     says(caplog.text, "camera c", "one tracklet")
-    assert read_metadata(path)["warnings"] == ["camera c has one tracklet only"]
+    assert len(read_metadata(path)["warnings"]) == 1
 
 
 def test_identities_in_train_and_test_are_named(tree, tmp_path, caplog):
@@ -258,37 +258,37 @@ def test_layouts_that_are_refused(tree, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("rows", "message"),
+    ("rows", "named"),
     [
         (
             [*GOOD_ROWS, ["d", "t9", "1", "rgb", "train"]],
-            r"row 8: there is no folder .*my cameras/d/t9; correct or remove",
+            ("row 8", "my cameras/d/t9", "remove"),
         ),
-        ([*GOOD_ROWS, GOOD_ROWS[2]], r"row 8: b/t1 is there already, in row 4; keep one"),
-        (GOOD_ROWS[:-1], r"has no row for 1 tracklet folders, e\.g\. c/t2"),
-        (changed(1, "modality", "thermal"), r"row 3: unknown modality 'thermal'; write one of rgb, ir"),
-        (changed(1, "split", "test"), r"row 3: unknown split 'test'; write one of train"),
-        (changed(1, "split", ""), r"1 rows have no split and others do, e\.g\. a/t2"),
-        (changed(3, "split", "train"), r"has gallery rows but no query rows"),
-        (changed(3, "identity", ""), r"1 query or gallery rows have no identity and others do, e\.g\. b/t2"),
-        ([[c, t, i, m, ""] for c, t, i, m, _ in GOOD_ROWS], r"gives identities but no splits"),
-        ([*GOOD_ROWS[:-1], ["c", "t2", "5", "rgb", "gallery", "x"]], r"row 7: has more cells than there are columns"),
+        ([*GOOD_ROWS, GOOD_ROWS[2]], ("row 8", "b/t1", "row 4", "keep one")),
+        (GOOD_ROWS[:-1], ("no row", "1 tracklet", "c/t2")),
+        (changed(1, "modality", "thermal"), ("row 3", "modality", "'thermal'", "rgb", "ir")),
+        (changed(1, "split", "test"), ("row 3", "split", "'test'", "train")),
+        (changed(1, "split", ""), ("1 rows", "split", "a/t2")),
+        (changed(3, "split", "train"), ("gallery", "query")),
+        (changed(3, "identity", ""), (1, "query", "gallery", "identity", "b/t2")),
+        ([[c, t, i, m, ""] for c, t, i, m, _ in GOOD_ROWS], ("identities", "splits")),
+        ([*GOOD_ROWS[:-1], ["c", "t2", "5", "rgb", "gallery", "x"]], ("row 7", "columns")),
     ],
 )
-def test_tables_that_are_refused(tree, tmp_path, rows, message):
+def test_tables_that_are_refused(tree, tmp_path, rows, named):
     write_table(tree, rows)
-    assert re.search(message, error(tree, tmp_path))
+    says(error(tree, tmp_path), "tracklets.csv", *named)
 
 
 def test_tables_with_bad_columns_times_or_text_are_refused(tree, tmp_path):
     write_table(tree, [row[:4] for row in GOOD_ROWS], COLUMNS[:4])
     says(error(tree, tmp_path), "columns", "['split']")
-    for start, end, message in (
-        ("5", "2", "end_time 2.0 is before start_time 5.0"),
-        ("noon", "", "start_time 'noon' is not"),
+    for start, end, *named in (
+        ("5", "2", "end_time", "2.0", "start_time", "5.0"),
+        ("noon", "", "start_time", "'noon'"),
     ):
         write_table(tree, [[*row, start, end] for row in GOOD_ROWS], [*COLUMNS, "start_time", "end_time"])
-        says(error(tree, tmp_path), "row", 2, message)
+        says(error(tree, tmp_path), "row 2", *named)
     (tree / "tracklets.csv").write_bytes(b"\xff\xfe\x00")
     says(error(tree, tmp_path), "UTF-8", "table")
 

@@ -330,66 +330,72 @@ def edit(path, old, new):
 
 
 @pytest.mark.parametrize(
-    ("file", "old", "new", "messages"),
+    ("file", "old", "new", "named"),
     [
         # Row 2 is frames 13 to 26 of 0001M2D3T2.
         (
             "track_train_info.txt",
             "2 13 26 1 3",
             "1 13 26 1 3",
-            [
-                "track_train_info.txt, row 2 (1 13 26 1 3): 0001M2D3T2F61.jpg",
-                "line 13) is of modality 2, identity 1 and camera 3, the row of modality 1",
-            ],
+            (
+                "track_train_info.txt",
+                "row 2",
+                "1 13 26 1 3",
+                "0001M2D3T2F61.jpg",
+                "line 13",
+                "modality 2",
+                "identity 1",
+                "camera 3",
+                "row",
+                "modality 1",
+            ),
         ),
         (
             "track_train_info.txt",
             "2 13 26 1 3",
             "2 13 26 2 3",
-            ["row 2", "0001M2D3T2F61.jpg", "the row of modality 2, identity 2 and camera 3"],
+            ("row 2", "0001M2D3T2F61.jpg", "row", "modality 2", "identity 2", "camera 3"),
         ),
         (
             "track_train_info.txt",
             "2 13 26 1 3",
             "2 13 26 1 4",
-            ["row 2", "0001M2D3T2F61.jpg", "identity 1 and camera 4"],
+            ("row 2", "0001M2D3T2F61.jpg", "identity 1", "camera 4"),
         ),
         # A row that begins one too early shows it at its first frame.
-        ("track_train_info.txt", "1 27 38 1 10", "1 26 38 1 10", ["row 3", "0001M2D3T2F126.jpg", "line 26)"]),
+        ("track_train_info.txt", "1 27 38 1 10", "1 26 38 1 10", ("row 3", "0001M2D3T2F126.jpg", "line 26")),
         (
             "track_train_info.txt",
             "2 13 26 1 3",
             "2 13 26 1",
-            ["row 2 (2 13 26 1): is not 'modality start end identity camera'"],
+            ("row 2", "2 13 26 1", "'modality start end identity camera'"),
         ),
-        ("track_train_info.txt", "2 13 26 1 3", "3 13 26 1 3", ["row 2 (3 13 26 1 3): is not", "modality 1 or 2"]),
-        ("track_train_info.txt", "2 1 12 1 3", "2 0 12 1 3", ["row 1", "frames 0 to 12 are not in"]),
+        ("track_train_info.txt", "2 13 26 1 3", "3 13 26 1 3", ("row 2", "3 13 26 1 3", "modality 1", 2)),
+        ("track_train_info.txt", "2 1 12 1 3", "2 0 12 1 3", ("row 1", "frames", 0, 12)),
         (
             "track_test_info.txt",
             "2 129 139 600 10",
             "2 129 140 600 10",
-            ["row 12", "frames 129 to 140", "has 139 names"],
+            ("row 12", "frames", 129, 140, 139, "names"),
         ),
-        ("track_train_info.txt", "2 13 26 1 3", "2 1 12 1 3", ["1 tracklets are in several rows, e.g. 0001M2D3T1F1"]),
+        ("track_train_info.txt", "2 13 26 1 3", "2 1 12 1 3", (1, "tracklets", "several", "rows", "0001M2D3T1F1")),
         (
             "test_name.txt",
             "0503M1D3T1F1.jpg",
             "0503M1D3T1.jpg",
-            ["track_test_info.txt, row 1", "'0503M1D3T1.jpg'", "line 1) is not a name like"],
+            ("track_test_info.txt", "row 1", "'0503M1D3T1.jpg'", "line 1", "name"),
         ),
-        ("query_IDX.txt", "1 2 5", "1 3 5", ["row 3 (0503M2D10T1) is visible; queries are infrared"]),
-        ("query_IDX.txt", "1 2 5", "0 2 5", ["there is no row 0; the test list has 12 rows"]),
-        ("query_IDX.txt", "10", "13", ["there is no row 13"]),
-        ("query_IDX.txt", "1 2 5", "1 1 5", ["names 1 rows more than once"]),
-        ("query_IDX.txt", "1 2 5", "one 2 5", ["holds something else than row numbers"]),
+        ("query_IDX.txt", "1 2 5", "1 3 5", ("row 3", "0503M2D10T1", "visible", "queries", "infrared")),
+        ("query_IDX.txt", "1 2 5", "0 2 5", ("row 0", "test", 12, "rows")),
+        ("query_IDX.txt", "10", "13", ("row 13",)),
+        ("query_IDX.txt", "1 2 5", "1 1 5", ("names", 1, "rows", "once")),
+        ("query_IDX.txt", "1 2 5", "one 2 5", ("row", "numbers")),
     ],
 )
-def test_lists_that_contradict_each_other(tree, file, old, new, messages):
+def test_lists_that_contradict_each_other(tree, file, old, new, named):
     edit(tree / "info" / file, old, new)
-    with pytest.raises(DataSetError) as raised:
+    with refuses(DataSetError, *named):
         listing.list_dataset(tree)
-    for message in messages:
-        assert message in str(raised.value)
 
 
 def test_lists_may_be_written_as_real_numbers(tree):
@@ -447,7 +453,7 @@ print(json.dumps([str(path), heavy]))
 def test_neither_prepared_nor_a_source(tmp_path, capsys):
     assert main(["hitsz_vcm", "--data_dir", str(tmp_path)]) == 2
     message = capsys.readouterr().err
-    assert message.startswith("error: hitsz_vcm: is not prepared yet, and there is no source")
+    says(message, "hitsz_vcm", "source")
     says(message, "github.com/VCM-project233/HITSZ-VCM-data")
     says(message, "academic use")
     says(message, "DIR/info/train_name.txt")
@@ -456,23 +462,22 @@ def test_neither_prepared_nor_a_source(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("config", "options", "message"),
+    ("config", "options", "named"),
     [
-        ("all", {}, "no configuration 'all'; there are min12 (default), min<N>"),
-        ("min0", {}, "no configuration 'min0'"),
-        ("min12", {"min_frames": 4}, "min_frames=4 contradicts the configuration 'min12', which means min_frames=12"),
-        ("min12", {"strict_counts": False}, "strict_counts=False contradicts"),
-        (None, {"min_frames": 0}, "min_frames must be at least 1"),
-        (None, {"min_frames": "12"}, "min_frames must be a whole number, got '12'"),
-        (None, {"strict_counts": "no"}, "strict_counts must be True or False, got 'no'"),
-        (None, {"max_excluded": 5}, "max_excluded must be a share between 0 and 1, got 5"),
-        (None, {"fake_ir": True}, "does not take these options"),
+        ("all", {}, ("'all'", "min12", "min<N>")),
+        ("min0", {}, ("'min0'",)),
+        ("min12", {"min_frames": 4}, ("min_frames=4", "'min12'", "min_frames=12")),
+        ("min12", {"strict_counts": False}, ("strict_counts=False",)),
+        (None, {"min_frames": 0}, ("min_frames", 1)),
+        (None, {"min_frames": "12"}, ("min_frames", "whole", "number", "'12'")),
+        (None, {"strict_counts": "no"}, ("strict_counts", "'no'")),
+        (None, {"max_excluded": 5}, ("max_excluded", "share", 0, 1, 5)),
+        (None, {"fake_ir": True}, ("fake_ir",)),
     ],
 )
-def test_configurations_and_options_that_are_refused(tree, tmp_path, config, options, message):
-    with pytest.raises(DataSetError) as raised:
+def test_configurations_and_options_that_are_refused(tree, tmp_path, config, options, named):
+    with refuses(DataSetError, *named):
         build("hitsz_vcm", config, source=tree, data_dir=tmp_path / "data", **options)
-    assert message in str(raised.value)
 
 
 def test_as_an_ordinary_tfds_builder(tree, tmp_path, as_published):

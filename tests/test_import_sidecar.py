@@ -160,7 +160,7 @@ def test_the_layout_of_mars(tmp_path, capsys):
     name = f"mars/{path.parent.name}"
     source = str(tmp_path / "mars" / "skeleton_3d_hmr2.0")
     assert main(["joints3d", "--dataset", name, "--source", source, "--data_dir", str(tmp_path / "data")]) == 0
-    assert capsys.readouterr().out.startswith("4 tracklets, 11 frames, 0 of them without a detection\n")
+    says(capsys.readouterr().out, "4 tracklets", "11 frames")
     sidecar = Sidecar.open(path, "joints3d")
     for records, rows in ((splits["train"], train), (splits["query"], test[:1]), (splits["gallery"], test[1:])):
         for record, row in zip(records, rows, strict=True):
@@ -229,27 +229,28 @@ def test_a_caption_may_be_of_a_person(tmp_path):
     file.write_text(lines({"pid": 7, "caption": "Tall."}, {"pid": 9, "caption": "Short."}))
     captions = read_captions(file, "mars", [("a", 7), ("b", 8), ("c", 7)])
     assert captions.texts == {"a": ["Tall."], "c": ["Tall."]} and captions.missing == ["b"]
-    assert captions.remarks == ["1 captions are of tracklets that the set does not have, e.g. 9 (line 2)"]
+    assert len(captions.remarks) == 1
+    says(captions.remarks, "1 captions", 9, "line 2")
 
 
 def test_captions_that_contradict_the_data_set(tmp_path):
     file = tmp_path / "captions.jsonl"
     good = {"tracklet": "a", "caption": "x"}
     bad = [
-        ({**good, "dataset": "mars"}, "line 2: is of the data set 'mars', not of 'folder'"),
-        ({**good, "pid": 8}, "line 3: says that a shows identity 8, the data set says 7"),
-        ({"tracklet": "a"}, "line 4: is no object with a caption"),
-        ({"caption": "x"}, "line 5: names neither a tracklet nor a pid"),
-        ('{"tracklet": "a"', "line 6: is no JSON in UTF-8"),
-        ("[]", "line 7: is no object with a caption"),
+        ({**good, "dataset": "mars"}, ("line 2", "'mars'", "'folder'")),
+        ({**good, "pid": 8}, ("line 3", "identity 8", 7)),
+        ({"tracklet": "a"}, ("line 4", "caption")),
+        ({"caption": "x"}, ("line 5", "tracklet", "pid")),
+        ('{"tracklet": "a"', ("line 6", "JSON")),
+        ("[]", ("line 7", "caption")),
     ]
     file.write_text(lines(good, *(line for line, _ in bad)))
     with file.open("ab") as end:
         end.write(b'{"tracklet": "a", "caption": "\xff"}\n')
     with pytest.raises(DataSetError) as raised:
         read_captions(file, "folder", [("a", 7)])
-    for message in [*(message for _, message in bad), "line 8: is no JSON in UTF-8"]:
-        assert message in str(raised.value)
+    for named in [*(named for _, named in bad), ("line 8", "UTF-8")]:
+        says(str(raised.value), *named)
     with refuses(DataSetError, "none.jsonl"):
         read_captions(tmp_path / "none.jsonl", "folder", [])
 

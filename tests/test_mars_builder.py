@@ -173,25 +173,23 @@ def test_published_figures_are_consistent():
 
 
 @pytest.mark.parametrize(
-    ("train", "test", "queries", "line"),
+    ("train", "test", "queries", "named"),
     [
-        (TRAIN, [*TEST, Row("1499", 1, 9, 2)], QUERIES, "1 identities are in train and in test, e.g. 1499"),
-        (TRAIN, TEST, [6, 7], "query: several tracklets of identity 2 before camera 1"),
-        (TRAIN, TEST, [1, 6], "query: 00-1C1T0001 shows nobody"),
-        (TRAIN, TEST, [3, 6], "query: 0000C1T0001 shows nobody"),
+        (TRAIN, [*TEST, Row("1499", 1, 9, 2)], QUERIES, (1, "identities", "train", "test", 1499)),
+        (TRAIN, TEST, [6, 7], ("query", "several", "tracklets", "identity 2", "camera 1")),
+        (TRAIN, TEST, [1, 6], ("query", "00-1C1T0001", "nobody")),
+        (TRAIN, TEST, [3, 6], ("query", "0000C1T0001", "nobody")),
     ],
 )
-def test_what_the_published_set_never_has(tree, tmp_path, train, test, queries, line):
+def test_what_the_published_set_never_has(tree, tmp_path, train, test, queries, named):
     write_tables(tree / "info", train, test, queries)
-    assert line in listing.list_dataset(tree).differences
-    assert line in error("mars", tree, tmp_path, strict_counts=True)
+    says(listing.list_dataset(tree).differences, *named)
+    says(error("mars", tree, tmp_path, strict_counts=True), *named)
 
 
 def test_rows_that_leave_names_out(tree):
     edit(tree / "info" / "test_name.txt", "0006C6T0002F002.jpg", "0006C6T0002F002.jpg\n0006C6T0002F003.jpg")
-    assert any(
-        "its rows do not tile" in line and "at row 18" in line for line in listing.list_dataset(tree).differences
-    )
+    says(listing.list_dataset(tree).differences, "test_name.txt", "row 18")
 
 
 def rewrite(path, key, change):
@@ -205,27 +203,25 @@ def rewrite(path, key, change):
 
 
 @pytest.mark.parametrize(
-    ("file", "key", "change", "messages"),
+    ("file", "key", "change", "named"),
     [
         # Row 2 is frames 4 and 5, 0001C1T0002. A row that ends one too late shows it at its last frame.
         ("tracks_train_info.mat", "track_train_info", ((1, 1), 6),
-         ["tracks_train_info.mat, row 2 (4 6 1 1): 0001C6T0001F001.jpg", "line 6) is of identity 1 and camera 6"]),
+         ("tracks_train_info.mat", "row 2", "4 6 1 1", "0001C6T0001F001.jpg", "line 6", "identity 1", "camera 6")),
         ("tracks_train_info.mat", "track_train_info", ((4, 0), 11),
-         ["row 5 (11 16 3 1): 0001C6T0002F002.jpg", "the row of identity 3 and camera 1"]),
-        ("tracks_train_info.mat", "track_train_info", ((0, 0), 0), ["row 1", "frames 0 to 3 are not in", "35 names"]),
-        ("tracks_test_info.mat", "track_test_info", ((16, 1), 46), ["row 17", "frames 44 to 46 are not in"]),
-        ("tracks_test_info.mat", "track_test_info", ((0, 2), 7), ["00-1C1T0001F001.jpg", "identity -1 and camera 1"]),
-        ("query_IDX.mat", "query_IDX", ((0, 0), 0), ["query_IDX.mat: there is no row 0; the test table has 17 rows"]),
-        ("query_IDX.mat", "query_IDX", ((0, 5), 18), ["there is no row 18"]),
-        ("query_IDX.mat", "query_IDX", ((0, 1), 6), ["names 1 rows more than once"]),
+         ("row 5", "11 16 3 1", "0001C6T0002F002.jpg", "row", "identity 3", "camera 1")),
+        ("tracks_train_info.mat", "track_train_info", ((0, 0), 0), ("row 1", "frames", 0, 3, 35, "names")),
+        ("tracks_test_info.mat", "track_test_info", ((16, 1), 46), ("row 17", "frames", 44, 46)),
+        ("tracks_test_info.mat", "track_test_info", ((0, 2), 7), ("00-1C1T0001F001.jpg", "identity -1", "camera 1")),
+        ("query_IDX.mat", "query_IDX", ((0, 0), 0), ("query_IDX.mat", "row 0", "test", "table", 17, "rows")),
+        ("query_IDX.mat", "query_IDX", ((0, 5), 18), ("row 18",)),
+        ("query_IDX.mat", "query_IDX", ((0, 1), 6), ("names", 1, "rows", "once")),
     ],
 )  # fmt: skip
-def test_tables_that_contradict_the_lists(tree, file, key, change, messages):
+def test_tables_that_contradict_the_lists(tree, file, key, change, named):
     rewrite(tree / "info" / file, key, change)
-    with pytest.raises(DataSetError) as raised:
+    with refuses(DataSetError, *named):
         listing.list_dataset(tree)
-    for message in messages:
-        assert message in str(raised.value)
 
 
 @pytest.mark.parametrize("name", [b"0001C1T0001F1", b"0001T0001F001.jpg", b"0001C1T0001F\xff01.jpg"])
@@ -237,19 +233,16 @@ def test_names_that_cannot_be_parsed(tree, tmp_path, name):
 
 def test_files_that_are_not_matlab_tables(tree, tmp_path):
     path = tree / "info" / "query_IDX.mat"
-    for content, message in (
-        (b"1 2 3", "cannot be read as a MATLAB file"),
-        (path.read_bytes()[:150], "cannot be read as a MATLAB file"),
-    ):
+    for content in (b"1 2 3", path.read_bytes()[:150]):
         path.write_bytes(content)
-        says(error("mars", tree, tmp_path), path, message)
-    for tables, message in (
-        ({"other": [[1]]}, "has no variable 'query_IDX'"),
-        ({"query_IDX": [[1.5]]}, "query_IDX is not a table of whole numbers"),
-        ({"query_IDX": "six"}, "query_IDX is not a table of whole numbers"),
+        says(error("mars", tree, tmp_path), path, "MATLAB")
+    for tables, wanted in (
+        ({"other": [[1]]}, "variable"),
+        ({"query_IDX": [[1.5]]}, "whole numbers"),
+        ({"query_IDX": "six"}, "whole numbers"),
     ):
         savemat(path, tables)
-        assert message in error("mars", tree, tmp_path)
+        says(error("mars", tree, tmp_path), "query_IDX", wanted)
     path.unlink()
     says(error("mars", tree, tmp_path), "query_IDX.mat", "missing")
     savemat(tree / "info" / "tracks_test_info.mat", {"track_test_info": np.ones((3, 3))})

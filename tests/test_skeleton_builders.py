@@ -340,24 +340,23 @@ def test_ks20_bad_input(ks20, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "config", "options", "message"),
+    ("name", "config", "options", "named"),
     [
-        ("biwi", "all", {}, "no configuration 'all'; there are f6 (default"),
-        ("biwi", "f0", {}, "no configuration 'f0'"),
-        ("biwi", "f6", {"clip_frames": 4}, "clip_frames=4 contradicts the configuration 'f6'"),
-        ("ias_lab", "f6", {"strict_counts": False}, "strict_counts=False contradicts"),
-        ("ias_lab", None, {"clip_frames": -1}, "no option may be negative"),
-        ("ias_lab", None, {"clip_frames": "6"}, "clip_frames must be a whole number, got '6'"),
-        ("ks20", "f6", {}, "there are f6-seed0 (default"),
-        ("ks20", "f6-seed1", {"seed": 2}, "seed=2 contradicts"),
-        ("ks20", None, {"max_excluded": 5}, "max_excluded must be a share between 0 and 1, got 5"),
-        ("biwi", None, {"seed": 1}, "does not take these options"),
+        ("biwi", "all", {}, ("'all'", "f6")),
+        ("biwi", "f0", {}, ("'f0'",)),
+        ("biwi", "f6", {"clip_frames": 4}, ("clip_frames=4", "'f6'")),
+        ("ias_lab", "f6", {"strict_counts": False}, ("strict_counts=False",)),
+        ("ias_lab", None, {"clip_frames": -1}, ("clip_frames", "negative")),
+        ("ias_lab", None, {"clip_frames": "6"}, ("clip_frames", "whole", "number", "'6'")),
+        ("ks20", "f6", {}, ("f6-seed0",)),
+        ("ks20", "f6-seed1", {"seed": 2}, ("seed=2",)),
+        ("ks20", None, {"max_excluded": 5}, ("max_excluded", "share", 0, 1, 5)),
+        ("biwi", None, {"seed": 1}, ("seed",)),
     ],
 )
-def test_configurations_and_options_that_are_refused(tmp_path, name, config, options, message):
-    with pytest.raises(DataSetError) as raised:
+def test_configurations_and_options_that_are_refused(tmp_path, name, config, options, named):
+    with refuses(DataSetError, *named):
         build(name, config, source=tmp_path, data_dir=tmp_path / "data", **options)
-    assert message in str(raised.value)
 
 
 def test_a_prepared_set_is_found_without_heavy_imports(biwi, tmp_path):

@@ -149,17 +149,17 @@ def test_ilids_vid_published_counts(ilids, tmp_path, monkeypatch, caplog):
 
 
 @pytest.mark.parametrize(
-    ("row", "message"),
+    ("row", "named"),
     [
-        ([5, 1, 3, 5, 6, 4], "row 1: does not name each of the 6 people once"),  # in both halves
-        ([5, 1, 3, 2, 7, 4], "row 1: does not name each of the 6 people once"),
-        ([0, 1, 2, 3, 4, 5], "row 1: does not name each of the 6 people once"),
+        ([5, 1, 3, 5, 6, 4], ("row 1", "name", 6, "people", "once")),  # in both halves
+        ([5, 1, 3, 2, 7, 4], ("row 1", "name", 6, "people", "once")),
+        ([0, 1, 2, 3, 4, 5], ("row 1", "name", 6, "people", "once")),
     ],
 )
-def test_ilids_vid_split_files_that_contradict_the_folders(ilids, tmp_path, row, message):
+def test_ilids_vid_split_files_that_contradict_the_folders(ilids, tmp_path, row, named):
     path = ilids / "train-test people splits" / SPLITS_FILE
     savemat(path, {"ls_set": np.array([row, *LS_SET[1:]])})
-    says(error("ilids_vid", ilids, tmp_path), path, message)
+    says(error("ilids_vid", ilids, tmp_path), path, *named)
 
 
 def test_ilids_vid_folders_that_are_wrong(ilids, tmp_path):
@@ -284,22 +284,22 @@ def test_prid2011_without_its_split_file(prid, tmp_path, caplog):
 
 
 @pytest.mark.parametrize(
-    ("splits", "message"),
+    ("splits", "named"),
     [
         ([{**PRID_SPLITS[0], "test": ["person_0004"]}, *PRID_SPLITS[1:]],
-         "split 0: 1 people are in train and in test, e.g. person_0004"),
-        ([{**PRID_SPLITS[0], "test": ["person_0002"] * 2}, *PRID_SPLITS[1:]], "split 0: names somebody twice"),
-        ([{**PRID_SPLITS[0], "test": ["person_0500"]}, *PRID_SPLITS[1:]], "cam_a/person_0500: is missing"),
-        ([{**PRID_SPLITS[0], "test": ["person_0385"]}, *PRID_SPLITS[1:]], "cam_b/person_0385: is missing"),
-        ([{"train": ["person_0001"]}, *PRID_SPLITS[1:]], "is not a JSON list of splits with 'train' and 'test'"),
-        ([{"train": ["0001"], "test": []}, *PRID_SPLITS[1:]], "names somebody not like person_0001"),
-        (PRID_SPLITS[:9], "has 9 splits, not 10"),
-        (7, "is not a JSON list of splits"),
+         ("split 0", 1, "people", "train", "test", "person_0004")),
+        ([{**PRID_SPLITS[0], "test": ["person_0002"] * 2}, *PRID_SPLITS[1:]], ("split 0", "names", "twice")),
+        ([{**PRID_SPLITS[0], "test": ["person_0500"]}, *PRID_SPLITS[1:]], ("cam_a/person_0500", "missing")),
+        ([{**PRID_SPLITS[0], "test": ["person_0385"]}, *PRID_SPLITS[1:]], ("cam_b/person_0385", "missing")),
+        ([{"train": ["person_0001"]}, *PRID_SPLITS[1:]], ("JSON", "splits", "'train'", "'test'")),
+        ([{"train": ["0001"], "test": []}, *PRID_SPLITS[1:]], ("names", "person_0001")),
+        (PRID_SPLITS[:9], (9, "splits", 10)),
+        (7, ("JSON", "splits")),
     ],
 )  # fmt: skip
-def test_prid2011_split_files_that_are_wrong(prid, tmp_path, splits, message):
+def test_prid2011_split_files_that_are_wrong(prid, tmp_path, splits, named):
     (prid / "splits_prid2011.json").write_text(json.dumps(splits))
-    assert message in error("prid2011", prid, tmp_path)
+    says(error("prid2011", prid, tmp_path), *named)
 
 
 def test_prid2011_folders_that_are_wrong(prid, tmp_path):

@@ -20,9 +20,6 @@ from jaxreid.backbones.vit import ViT, ViTConfig, sincos_positions
 from jaxreid.layers.adapters import TemporalAdapter
 from jaxreid.layers.stfl import channel_shift
 
-# XLA compiles twice as fast when it optimises less.
-jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-
 TINY = ViTConfig(width=32, depth=2, heads=2, patch=8, image_size=(32, 16), projection=16)
 
 
@@ -42,7 +39,9 @@ def build(config=TINY, frames=2, **changes):
 
 def run(model, variables, *args, method="__call__", **options):
     """`model.apply`, compiled."""
-    return jit(lambda variables, x: model.apply(variables, x, *args[1:], method=method, **options))(variables, args[0])
+    return jax.jit(lambda variables, x: model.apply(variables, x, *args[1:], method=method, **options))(
+        variables, args[0]
+    )
 
 
 def abstract_params(config):
@@ -168,7 +167,7 @@ def test_the_class_token_alone_is_that_of_the_whole_pass():
         outputs = model.apply(variables, x, **options)
         return (outputs["class_token"] ** 2).sum() + (outputs["projected"] * 0.3).sum()
 
-    whole, alone = (jit(jax.value_and_grad(lambda v, o=o: loss(v, **o))) for o in ({}, {"class_token_only": True}))
+    whole, alone = (jax.jit(jax.value_and_grad(lambda v, o=o: loss(v, **o))) for o in ({}, {"class_token_only": True}))
     (value, gradient), (value_alone, gradient_alone) = whole(variables), alone(variables)
     np.testing.assert_allclose(value_alone, value, rtol=1e-6)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), gradient, gradient_alone)
@@ -251,7 +250,7 @@ def test_scan_and_remat_change_no_number(changes, options, loops):
         forward = str(jax.make_jaxpr(loss, static_argnums=1)(params, model))
         assert forward.count(" scan[") == (loops if model.config.scan else 0)
         assert ("remat" in forward) == model.config.remat
-        return jit(jax.value_and_grad(loss), static_argnums=1)(params, model)
+        return jax.jit(jax.value_and_grad(loss), static_argnums=1)(params, model)
 
     value, gradient = run(ViT(dataclasses.replace(config, remat=False), adapters))
     value_too, gradient_too = run(ViT(dataclasses.replace(config, scan=True), adapters))
@@ -383,7 +382,7 @@ def test_gradients_are_finite_and_reach_every_parameter():
     def loss(params, model):
         return jnp.sum((model.apply({"params": params}, x)["projected"] - target) ** 2)
 
-    gradient = jit(jax.grad(loss), static_argnums=1)(variables["params"], model)
+    gradient = jax.jit(jax.grad(loss), static_argnums=1)(variables["params"], model)
     for path, leaf in jax.tree_util.tree_leaves_with_path(gradient):
         name = jax.tree_util.keystr(path)
         assert np.isfinite(leaf).all(), name
@@ -391,7 +390,7 @@ def test_gradients_are_finite_and_reach_every_parameter():
     remat = ViT(dataclasses.replace(model.config, remat=True))
     for a, b in zip(
         jax.tree.leaves(gradient),
-        jax.tree.leaves(jit(jax.grad(loss), static_argnums=1)(variables["params"], remat)),
+        jax.tree.leaves(jax.jit(jax.grad(loss), static_argnums=1)(variables["params"], remat)),
         strict=True,
     ):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
@@ -435,7 +434,7 @@ def test_start_of_training_is_well_scaled():
     config = ViTConfig(width=128, depth=4, heads=2, patch=8, image_size=(64, 32), projection=64)
     model = ViT(config)
     x = jax.random.normal(jax.random.key(1), (8, 64, 32, 3))
-    variables = jit(model.init)(jax.random.key(0), x)
+    variables = jax.jit(model.init)(jax.random.key(0), x)
     assert sum(leaf.size for leaf in jax.tree.leaves(variables)) == 830_720
     positions = np.asarray(variables["params"]["position_embedding"])
     np.testing.assert_array_equal(positions[0], 0)
