@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ import orbax.checkpoint as ocp
 import pytest
 from messages import refuses, says
 
-from benchmarks.kill_resume import LINE, kill_when, start, unequal, written
+from benchmarks.kill_resume import LINE, unequal, written
 from jaxreid import parallel, train
 from jaxreid.checkpoints import Checkpoints, DamagedCheckpoint, digests
 from jaxreid.run import start_run
@@ -28,24 +29,23 @@ def rows(workdir):
     return [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")] if path.exists() else []
 
 
-def has_row(kind, run_epoch):
-    return lambda workdir: any(row["kind"] == kind and row["run_epoch"] == run_epoch for row in rows(workdir))
-
-
-def has(pattern):
-    return lambda workdir: any(workdir.glob(pattern))
-
-
-# In the order in which one run meets them: (what the process is doing, how that shows, what is not there yet).
+# In the order in which one run meets them: (what the process is doing, the moment in words of killed_run.py, what is
+# there by then, what is not).
 MOMENTS = [
-    ("writing frozen weights", has("checkpoints/frozen/*tmp*"), "checkpoints/frozen/hitpro"),
-    ("scoring the features of the start", has("checkpoints/frozen/hitpro"), "start.json"),
-    ("in the steps of epoch 1", has_row("association", 0), "checkpoints/epochs/1"),
-    ("writing checkpoint 1", has("checkpoints/epochs/1.*tmp*"), "checkpoints/epochs/1"),
-    ("in the extraction or refresh of epoch 2", has("checkpoints/epochs/1"), "checkpoints/epochs/2"),
-    ("scoring epoch 2", has_row("train", 1), "checkpoints/epochs/2"),
-    ("in the final evaluation", has("checkpoints/epochs/2"), "results.json"),
-    ("writing the report", has("results.json"), "report/index.html"),
+    ("writing frozen weights", r"open /frozen/hitpro\.[^/]*/_METADATA", "config.json", "checkpoints/frozen/hitpro"),
+    ("scoring the features of the start", "os.rename /start.json$", "checkpoints/frozen/hitpro", "start.json"),
+    ("in the steps of epoch 1", "call jaxreid.train:Forecast.after 2", "start.json", "checkpoints/epochs/1"),
+    ("writing checkpoint 1", r"os.mkdir /epochs/1\.[^/]*/state", "start.json", "checkpoints/epochs/1"),
+    ("naming checkpoint 1", "os.rename /epochs/1$", "start.json", "checkpoints/epochs/1"),
+    (
+        "in the refresh of epoch 2",
+        "call jaxreid.methods.hitpro:HiTPro.diagnose 2 {workdir}/checkpoints/epochs/1",
+        "checkpoints/epochs/1",
+        "checkpoints/epochs/2",
+    ),
+    ("scoring epoch 2", "call jaxreid.evaluate:Evaluator.scores 1", "checkpoints/epochs/1", "checkpoints/epochs/2"),
+    ("in the final evaluation", "call jaxreid.evaluate:Evaluator.final 1", "checkpoints/epochs/2", "results.json"),
+    ("writing the report", "os.rename /report/index.html$", "results.json", "report/index.html"),
 ]
 
 
@@ -69,11 +69,14 @@ def whole(tmp_path_factory, data_dir, tiny):
 
 def test_kills_change_nothing(whole, tmp_path, data_dir):
     workdir = tmp_path / "run"
-    for doing, shows, missing in MOMENTS:
-        with (tmp_path / "errors").open("w") as errors:
-            process = start(command(data_dir), workdir, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=errors)
-            assert kill_when(process, lambda shows=shows: shows(workdir)), (doing, (tmp_path / "errors").read_text())
-        assert not (workdir / missing).exists(), f"killed too late: {doing}"
+    for doing, moment, there, missing in MOMENTS:
+        line = [sys.executable, Path(__file__).with_name("killed_run.py"), moment.format(workdir=workdir)]
+        killed = subprocess.run(
+            [*line, *command(data_dir), f"--workdir={workdir}"],
+            cwd=ROOT, capture_output=True, text=True, timeout=600, check=False, start_new_session=True,
+        )  # fmt: skip
+        assert killed.returncode == -signal.SIGKILL, (doing, killed.stderr)
+        assert (workdir / there).exists() and not (workdir / missing).exists(), doing
     done = run(command(data_dir), workdir)
     assert done.returncode == 0, done.stderr
     assert not unequal(written(whole), written(workdir))
