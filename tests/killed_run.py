@@ -1,11 +1,14 @@
 """jaxreid's command line in a process that kills itself, as `kill -9` would, at an exact moment.
 
-    python tests/killed_run.py "EVENT PATTERN" [arguments of jaxreid.main]
-    python tests/killed_run.py "call MODULE:NAME N [FILE]" [arguments of jaxreid.main]
+    python tests/killed_run.py MOMENT [arguments of jaxreid.main]
 
-The first form: at the interpreter's first audit event of this name (open, os.mkdir, os.rename) whose path, of a rename
-the new one, has the pattern. The second: instead of the Nth call of a function, once FILE, which is written in the
-background, is there. The process leads a group of its own, which dies as a whole.
+MOMENT is one of:
+  never                       an undisturbed run
+  EVENT PATTERN               the interpreter's first audit event of this name (open, os.mkdir, os.rename) whose path,
+                              of a rename the new one, has the pattern
+  call MODULE:NAME N [FILE]   instead of the Nth call of a function, once FILE, written in the background, is there
+
+The process leads a group of its own, which dies as a whole.
 """
 
 import importlib
@@ -15,6 +18,8 @@ import signal
 import sys
 import time
 from pathlib import Path
+
+from finished import command_line
 
 
 def die(*_, **__):
@@ -52,8 +57,6 @@ if __name__ == "__main__":
     how, *what = sys.argv.pop(1).split()
     if how == "call":
         at_call(*what)
-    else:
+    elif how != "never":
         at_event(how, *what)
-    from jaxreid.main import run_main
-
-    run_main()
+    command_line()

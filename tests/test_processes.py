@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.parent
 # Four addends may be summed in another order than on one process: see test_mesh.py about Adam's ε.
 CALM = (
     "import functools, optax; optax.scale_by_adam = functools.partial(optax.scale_by_adam, eps=1e-2); "
-    "from jaxreid.main import run_main; run_main()"
+    "from finished import command_line; command_line()"
 )
 HEARTBEAT = 10
 
@@ -35,9 +35,11 @@ def start(count, workdir, data_dir, devices):
     processes = []
     for index in range(count):
         line = [sys.executable, "-c", CALM, *LINE, f"--workdir={workdir}", f"--data_dir={data_dir}", *coordinator]
+        line += ["--config.backbone.name=small", "--config.backbone.checkpoint="]
         line += ["--process_id", str(index), f"--heartbeat_timeout={HEARTBEAT}"] if count > 1 else []
         with (workdir.parent / f"{workdir.name}.{index}").open("w") as output:
             environment = {**os.environ, "JAX_NUM_CPU_DEVICES": str(devices), "JAX_PLATFORMS": "cpu"}
+            environment["PYTHONPATH"] = os.pathsep.join((str(ROOT), str(ROOT / "tests")))
             processes.append(
                 subprocess.Popen(
                     line, cwd=ROOT, stdout=output, stderr=output, text=True, env=environment, start_new_session=True
