@@ -84,13 +84,13 @@ def test_devices_do_not_change_the_result(method, fsdp, trained):
 
 @pytest.mark.parametrize(("devices", "fsdp"), [(1, 1), (8, 1), (4, 2)])
 def test_a_checkpoint_restores_onto_another_mesh(devices, fsdp, trained, data_dir, capsys):
-    written = trained("baseline", 8, 4)
+    written = trained("hitpro", 8, 4)
     workdir = written.run.workdir
-    config = make_config("baseline", **METHODS["baseline"], **{"mesh.devices": devices, "mesh.fsdp": fsdp})
+    config = make_config("hitpro", **METHODS["hitpro"], **{"mesh.devices": devices, "mesh.fsdp": fsdp})
     claim_workdir(workdir, config.to_dict())
     says(capsys.readouterr().out, "mesh.fsdp", f"4 → {fsdp}")
     state, _, epoch, done = train.restore_judged(start_run(config, workdir, data_dir))
-    assert epoch == done == METHODS["baseline"]["epochs"]
+    assert epoch == done == METHODS["hitpro"]["epochs"]
     for before, after in zip(jax.tree.leaves(written.state), jax.tree.leaves(state), strict=True):
         np.testing.assert_array_equal(jax.device_get(before), jax.device_get(after))
     split = [leaf for leaf in jax.tree.leaves((state.params, state.opt_state)) if not leaf.sharding.is_fully_replicated]
