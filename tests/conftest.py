@@ -7,13 +7,35 @@ Options:
 
 import importlib.util
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
+import jaxlib
 import pytest
 
-# In the environment, so that subprocesses of tests keep and find compiled functions in the same place.
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "jaxreid" / "test-compiled"
+# An eighth of the time for code that runs a few times.
+QUICK_TO_COMPILE = (
+    "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+)
+
+
+def known_flags():
+    """The flags above where this version of XLA knows them; it ends a process that is given others."""
+    known = CACHE / f"flags-{jaxlib.__version__}"
+    if not known.exists():
+        environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": QUICK_TO_COMPILE}
+        line = [sys.executable, "-c", "import jax; jax.devices()"]
+        done = subprocess.run(line, env=environment, capture_output=True, check=False)
+        CACHE.mkdir(parents=True, exist_ok=True)
+        known.write_text("" if done.returncode else QUICK_TO_COMPILE)
+    return known.read_text()
+
+
+# In the environment, so that workers and subprocesses of tests compile alike and find what others compiled.
+os.environ.setdefault("XLA_FLAGS", known_flags())
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
 jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
 jax.config.update("jax_platforms", "cpu")

@@ -1,7 +1,6 @@
 """Small methods of the CLIP-ReID family and batches for them: two towers of a few thousand parameters."""
 
 import importlib
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -18,9 +17,6 @@ from jaxreid.parallel import flatten_paths
 IMAGE = ViTConfig(width=16, depth=2, heads=4, patch=8, image_size=(24, 24), projection=8)
 TEXT = TextConfig(width=16, depth=1, heads=2, projection=8, vocabulary=len(walkers_words().clip_ids))
 CAMERAS, CLIPS, FRAMES, PEOPLE = 3, 8, 3, 4
-
-# XLA compiles twice as fast when it optimises less.
-jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def small_towers(patch):

@@ -6,6 +6,7 @@ from jaxreid import train
 from jaxreid.backbones import clip
 from jaxreid.backbones.vit import ViTConfig
 from jaxreid.evaluate import Evaluator
+from jaxreid.main import run_main
 from jaxreid.run import start_run
 from jaxreid.workdirs import claim_dataset, claim_workdir
 
@@ -19,6 +20,12 @@ CONFIG = {
 def small_tower(patch):
     """Registers the tower under the name "small" while a MonkeyPatch lasts."""
     patch.setitem(clip.VISION_TOWERS, "small", SMALL)
+
+
+def command_line():
+    """The command line in a process of its own, where the tower has its name as well."""
+    clip.VISION_TOWERS["small"] = SMALL
+    run_main()
 
 
 def finish_run(workdir, data_dir, **changes):

@@ -24,8 +24,9 @@ from jaxreid.data.dataset import open_dataset
 from jaxreid.data.loader import LoaderOptions
 from jaxreid.extract import Extractor, tracklet_features
 from jaxreid.methods.method import Evaluation
-from jaxreid.run import claim_workdir, start_run
+from jaxreid.run import start_run
 from jaxreid.train import init_variables
+from jaxreid.workdirs import claim_workdir
 
 BATCH, SIZE, RULE = 6, 16, Evaluation("dense", 2)
 

@@ -13,9 +13,6 @@ from jaxreid.backbones.vit import ViT, ViTConfig
 from jaxreid.layers.adapters import TemporalAdapter, TokenAdapter
 from jaxreid.layers.prompts import DeepPrompts
 
-# XLA compiles twice as fast when it optimises less.
-jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-
 VSLA = Adapters(
     beside_attention=partial(TemporalAdapter, 4, heads=1),
     beside_mlp=partial(TokenAdapter, 4),
@@ -52,7 +49,7 @@ def test_the_block_of_vsla_clip(prompted, adapt, first, total):
     params = unflatten_dict(params, sep="/")
     x, mask = fill((2, 3, 8), 16, 1.0), jnp.ones((1, 2), bool)
     prompts = fill((1, 1, 8), 15) if prompted else None
-    y = jit(partial(block.apply, adapt=adapt))({"params": params}, x, frame_mask=mask, prompts=prompts).tokens
+    y = jax.jit(partial(block.apply, adapt=adapt))({"params": params}, x, frame_mask=mask, prompts=prompts).tokens
     np.testing.assert_allclose(y[0, 0, : len(first)], first, atol=2e-6)
     assert float(y.sum()) == pytest.approx(total, abs=2e-5)
     shapes = jax.eval_shape(block.init, jax.random.key(0), x)["params"]
@@ -63,10 +60,10 @@ def test_adapters_start_as_nothing_or_as_pytorch_s_layers():
     x, mask = jnp.ones((1, 2, 3, 16)), jnp.ones((1, 2), bool)
     for make in (TokenAdapter, partial(TemporalAdapter, heads=2)):
         silent, live = (make(4, zero_start=zero) for zero in (True, False))
-        out, variables = jit(silent.init_with_output)(jax.random.key(0), x, mask)
+        out, variables = jax.jit(silent.init_with_output)(jax.random.key(0), x, mask)
         np.testing.assert_array_equal(out, 0)
         assert np.abs(variables["params"]["down"]["kernel"]).max() > 0
-        kernels = jit(live.init)(jax.random.key(0), x, mask)["params"]
+        kernels = jax.jit(live.init)(jax.random.key(0), x, mask)["params"]
         assert 0.8 < np.abs(kernels["up"]["kernel"]).max() * 4**0.5 <= 1.0  # uniform within ±1/√inputs
         assert 0.8 < np.abs(kernels["down"]["kernel"]).max() * 16**0.5 <= 1.0
 
@@ -108,7 +105,7 @@ def apply(model, variables, x, *args, hooks=Hooks(), **options):  # noqa: B008
         given = hooks._replace(frame_mask=mask, prompts=prompts)
         return model.apply(variables, x, *args, hooks=given, **options)
 
-    return jit(run)(variables, x, hooks.frame_mask, hooks.prompts)
+    return jax.jit(run)(variables, x, hooks.frame_mask, hooks.prompts)
 
 
 def test_an_adapted_tower_starts_as_the_tower_and_can_be_passed_by():
@@ -172,7 +169,7 @@ def test_prompts_as_keys_and_values_are_prompts_as_tokens():
     """Prompts that stand in the row, and whose outputs are dropped, change the others just so (without a norm)."""
     model, variables, x = tower(zero_start=True)
     prompts = jax.random.normal(jax.random.key(3), (1, 6, 2, 16))
-    embedded = jit(partial(model.apply, method="embed"))(variables, x)
+    embedded = jax.jit(partial(model.apply, method="embed"))(variables, x)
     out = apply(model, variables, embedded, 0, 1, hooks=Hooks(prompts=prompts), method="run_blocks")
     # The norm of a row with its own mean and deviation put back is that row.
     w = variables["params"]["block_00"]["norm_1"]

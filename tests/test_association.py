@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import toy_world
+from messages import refuses
 
 from jaxreid.memory import association, prototypes
 from jaxreid.memory.association import AssociationConfig, associate
@@ -453,11 +454,11 @@ def test_no_matrix_of_all_pairs():
 
 
 def test_bad_settings_are_named():
-    with pytest.raises(ValueError, match="stage2_space is 'centered'"):
+    with refuses(ValueError, "stage2_space", "centered"):
         AssociationConfig(stage2_space="centered")
     with pytest.raises(ValueError, match="weight_temperature"):
         AssociationConfig(weight_temperature=0.0)
-    with pytest.raises(ValueError, match="cross_positives is 0"):
+    with refuses(ValueError, "cross_positives", 0):
         AssociationConfig(cross_positives=0)
-    with pytest.raises(ValueError, match="lists of widths"):
+    with refuses(ValueError, "widths"):
         associate(toy_world.memory(cross_positives=3), 0.0, CONFIG)

@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import re
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -304,11 +305,6 @@ def deviation(ours: Any, theirs: Any, scale: float = 0.0) -> float:
     return float(np.abs(ours - theirs).max() / max(np.abs(theirs).max(), scale))
 
 
-def compiled(function: Callable[..., Any], *args: Any) -> Any:
-    """`function(*args)` through XLA, which compiles twice as fast when it optimises less."""
-    return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0})(*args)
-
-
 def in_type(pair: Pair, dtype: Any) -> Pair:
     """The pair with our side computing in another type."""
     config: Any = pair.module.config
@@ -316,7 +312,7 @@ def in_type(pair: Pair, dtype: Any) -> Pair:
 
 
 def output_deviations(pair: Pair) -> dict[str, float]:
-    out = compiled(lambda variables, x: pair.ours(pair.module, variables, x), pair.variables, pair.x)
+    out = jax.jit(partial(pair.ours, pair.module))(pair.variables, pair.x)
     with torch.no_grad():
         expected = pair.theirs(torch.tensor(pair.x))
     return {name: deviation(out[name], y) for name, y in expected.items()}
@@ -335,7 +331,7 @@ def deviations(pair: Pair) -> dict[str, float]:
         return sum(jnp.vdot(out[name], w) for name, w in weight.items()), out
 
     gradient = jax.grad(loss, argnums=(0, 1), has_aux=True)
-    (gradient, x_gradient), out = compiled(gradient, pair.variables["params"], pair.x)
+    (gradient, x_gradient), out = jax.jit(gradient)(pair.variables["params"], pair.x)
     found = {name: deviation(out[name], y.detach()) for name, y in expected.items()}
 
     found["input's gradient"] = deviation(x_gradient, x.grad)

@@ -12,6 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from messages import refuses, says
 
 from jaxreid.data import build as command
 from jaxreid.data.build import DataSetError, build, builder_class, builder_names, read_metadata, split_counts
@@ -39,16 +40,16 @@ BUILD_TINY = "import sys; from jaxreid.data.build import build; print(build('wal
 def test_names():
     assert {"folder", "walkers"} <= set(builder_names())
     assert builder_class("walkers").name == "walkers" and builder_class("folder").name == "folder"
-    with pytest.raises(DataSetError, match=r"no data set is called 'marz'; there are .*folder.*walkers"):
+    with refuses(DataSetError, "'marz'", "folder", "walkers"):
         build("marz")
 
 
 def test_unknown_configurations_and_options(tmp_path):
-    with pytest.raises(DataSetError, match=r"no configuration 'huge'; there are vvi, vvi_dev, visible, "):
+    with refuses(DataSetError, "'huge'", "vvi", "vvi_dev", "visible"):
         build("walkers", "huge", data_dir=tmp_path)
-    with pytest.raises(DataSetError, match=r"walkers: does not take these options: .*'colour'"):
+    with refuses(DataSetError, "'colour'"):
         build("walkers", data_dir=tmp_path, colour=1)
-    with pytest.raises(DataSetError, match="reads no source"):
+    with refuses(DataSetError, "source"):
         build("walkers", data_dir=tmp_path, source=tmp_path)
     assert list(tmp_path.iterdir()) == []
 
@@ -88,17 +89,17 @@ def test_command_line(data_dir, capsys):
     assert [line.split()[:2] for line in output[:-1]] == [[f"{name}:", str(n)] for name, n in counts.items()]
     assert output[-1] == str(data_dir / "walkers" / "tiny" / "1.0.0")
     assert command.main(["marz"]) == 2
-    assert "no data set is called 'marz'" in capsys.readouterr().err
+    says(capsys.readouterr().err, "'marz'", "walkers")
 
 
 def test_command_line_options(data_dir, capsys):
     assert command.option("max_excluded=0.1") == ("max_excluded", 0.1)
     assert command.option("rule=a=b") == ("rule", "a=b")
     assert command.main([TINY, "--data_dir", str(data_dir), "--option", "colour=1"]) == 2
-    assert "does not take these options" in capsys.readouterr().err
+    says(capsys.readouterr().err, "options", "'colour'")
     with pytest.raises(SystemExit):
         command.main([TINY, "--option", "colour"])
-    assert "expected NAME=VALUE, got 'colour'" in capsys.readouterr().err
+    says(capsys.readouterr().err, "expected", "NAME=VALUE", "'colour'")
 
 
 def test_another_package_of_the_same_name_is_noticed(tmp_path):
@@ -110,7 +111,7 @@ def test_another_package_of_the_same_name_is_noticed(tmp_path):
         (tmp_path / folder / "__init__.py").touch()
     process = python("import sys; sys.path.insert(0, sys.argv[1]); " + BUILD_TINY, tmp_path, cwd=tmp_path)
     _, errors = process.communicate()
-    assert "another package called 'data_builders' comes first on sys.path" in errors
+    says(errors, "another", "'data_builders'", "sys.path")
 
 
 def test_command_line_names_errors_of_builders(tmp_path):
@@ -120,7 +121,8 @@ def test_command_line_names_errors_of_builders(tmp_path):
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert process.returncode == 2
-    assert process.stderr == f"error: folder: {tmp_path / 'no'} is not a directory\n"
+    assert process.stderr.startswith("error: ") and process.stderr.count("\n") == 1
+    says(process.stderr, "folder", tmp_path / "no")
 
 
 def test_another_file_format_is_refused(tmp_path):
@@ -129,7 +131,7 @@ def test_another_file_format_is_refused(tmp_path):
         file.rename(file.with_name(file.name.replace("array_record", "tfrecord")))
     description = path / "dataset_info.json"
     description.write_text(description.read_text().replace("array_record", "tfrecord"))
-    with pytest.raises(DataSetError, match=r"written as tfrecord, .*--file_format=array_record"):
+    with refuses(DataSetError, "tfrecord", "--file_format=array_record"):
         build(TINY, data_dir=tmp_path)
 
 
@@ -139,12 +141,12 @@ def test_missing_shards_are_named(tmp_path):
     content = shard.read_bytes()
     for damage in (shard.unlink, shard.touch):
         damage()
-        with pytest.raises(DataSetError, match=r"not a whole data set: walkers-query\.array_record-00000.*Delete"):
+        with refuses(DataSetError, "walkers-query.array_record-00000", "delete"):
             build(TINY, data_dir=tmp_path)
     shard.write_bytes(content)
     assert build(TINY, data_dir=tmp_path) == path
     (path / "dataset_info.json").unlink()
-    with pytest.raises(DataSetError, match=r"dataset_info\.json missing"):
+    with refuses(DataSetError, "dataset_info.json"):
         build(TINY, data_dir=tmp_path)
 
 
@@ -155,7 +157,7 @@ def test_a_set_that_other_code_drew_is_drawn_anew(tmp_path, caplog):
     (path / "stale").touch()
     assert build(TINY, data_dir=tmp_path) == path
     assert read_metadata(path)["fingerprint"] == facts["fingerprint"] and not (path / "stale").exists()
-    assert "building it anew" in caplog.text
+    says(caplog.text, "anew")
 
 
 def test_simultaneous_builds_make_one_set(tmp_path):
@@ -163,7 +165,7 @@ def test_simultaneous_builds_make_one_set(tmp_path):
     results = [process.communicate() for process in processes]
     path = tmp_path / "walkers" / "tiny" / "1.0.0"
     assert [output.strip() for output, _ in results] == [str(path)] * 3, results
-    assert sum(f"building {path} (once)" in errors for _, errors in results) == 1
+    assert sum(f"building {path}" in errors for _, errors in results) == 1
     assert [entry.name for entry in path.parent.iterdir() if entry.is_dir()] == ["1.0.0"]
 
 
@@ -199,12 +201,13 @@ def test_waiting_for_another_process_is_said(tmp_path, caplog):
     start = time.monotonic()
     build(TINY, data_dir=tmp_path)
     holder.communicate()
-    assert time.monotonic() - start > 0.5 and "another process is building" in caplog.text
+    assert time.monotonic() - start > 0.5
+    says(caplog.text, "another process")
 
 
 def test_unwritable_place(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(DataSetError, match=r"cannot write to .*--data_dir or \$JAXREID_DATA_DIR"):
+    with refuses(DataSetError, "--data_dir", "$JAXREID_DATA_DIR"):
         build(TINY, data_dir=tmp_path / "file")
 
 
@@ -216,7 +219,8 @@ def test_a_file_system_without_locks(tmp_path, caplog, monkeypatch):
     home = tmp_path / "walkers" / "tiny"
     (home / "incomplete.OTHERS_1.0.0").mkdir(parents=True)
     assert build(TINY, data_dir=tmp_path) == home / "1.0.0"
-    assert (home / "incomplete.OTHERS_1.0.0").exists() and "cannot be locked" in caplog.text
+    assert (home / "incomplete.OTHERS_1.0.0").exists()
+    says(caplog.text, home, "locked")
 
 
 def test_a_wheel_s_layout(tmp_path):
@@ -294,5 +298,5 @@ def test_an_ordinary_builder_reads_source_as_its_manual_directory(tmp_path, monk
     monkeypatch.setattr(sys, "path", list(sys.path))
     path = build("numbers", data_dir=tmp_path / "data", source=tmp_path / "raw")
     assert path == tmp_path / "data" / "numbers" / "2.1.0" and split_counts(path) == {"train": 3}
-    with pytest.raises(DataSetError, match="takes no options"):
+    with refuses(DataSetError, "options"):
         build("numbers", data_dir=tmp_path / "data", source=tmp_path / "raw", max_frames=3)

@@ -23,10 +23,6 @@ TEXT = TextConfig(width=16, depth=1, heads=2, projection=8, vocabulary=len(walke
 def small_towers(monkeypatch):
     monkeypatch.setitem(clip.VISION_TOWERS, "small", IMAGE)
     monkeypatch.setitem(text.TEXT_TOWERS, "small", TEXT)
-    # XLA compiles twice as fast when it optimises less.
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def make_config(name, **changes):

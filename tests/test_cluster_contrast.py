@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from messages import refuses
 from test_training import SMALL, assert_equal, run_training
 
 from jaxreid import train
@@ -82,7 +83,7 @@ def test_results_with_re_ranking_stand_beside_the_plain_ones(finished, monkeypat
 
 def test_unknown_re_ranking_is_named(tmp_path, data_dir, tiny):
     run = start_run(make_config(**{"evaluation.reranking": "magic"}), tmp_path, data_dir)
-    with pytest.raises(ValueError, match=r"evaluation\.reranking='magic' is neither"):
+    with refuses(ValueError, "evaluation.reranking", "'magic'"):
         Evaluator(run)
 
 
@@ -216,17 +217,17 @@ def test_diagnosis_of_known_clusters():
 
 def test_impossible_variants_are_named(tmp_path, data_dir, tiny):
     run = start_run(make_config(), tmp_path, data_dir)
-    for changes, message in (
-        ({"memory": "person"}, "memory='person' must be one of"),
-        ({"cross_modality": "magic"}, "cross_modality='magic' one of"),
-        ({"cross_modality": "pgm", "memory": "camera"}, "needs memory='cluster'"),
+    for changes, named in (
+        ({"memory": "person"}, ("memory", "'person'")),
+        ({"cross_modality": "magic"}, ("cross_modality", "'magic'")),
+        ({"cross_modality": "pgm", "memory": "camera"}, ("memory", "'cluster'")),
     ):
-        with pytest.raises(ValueError, match=message):
+        with refuses(ValueError, *named):
             ClusterContrast(make_config(**changes), run.method.info)
     table = dataclasses.replace(run.method.info.table, modality=np.zeros_like(run.method.info.table.modality))
     info = dataclasses.replace(run.method.info, table=table)
     ClusterContrast(make_config(), info)
-    with pytest.raises(ValueError, match="training tracklets of both"):
+    with refuses(ValueError, "tracklets"):
         ClusterContrast(make_config(cross_modality="adca"), info)
 
 

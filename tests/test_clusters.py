@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import k_reciprocal_reference as reference
 import numpy as np
 import pytest
+from messages import refuses
 from scipy.optimize import linear_sum_assignment
 
 from jaxreid.data.samplers import Columns, SlotSampler
@@ -147,5 +148,5 @@ def test_sampler_draws_a_fixed_number_of_batches_without_noise():
     tracklet, _ = SlotSampler(slots=2, clips=2, parts=1, steps=7).draw(labels, columns, np.random.default_rng(0))
     assert tracklet.shape == (7, 8)
     assert set(tracklet.reshape(-1)) == {0, 1, 3, 4, 5, 7}
-    with pytest.raises(ValueError, match=r"modality 1 .* all its 3 tracklets are labelled -1"):
+    with refuses(ValueError, "modality 1", 3):
         SlotSampler(2, 2, 1).draw(np.where(modality == 1, -1, labels), columns, np.random.default_rng(0))

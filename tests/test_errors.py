@@ -5,6 +5,7 @@ import multiprocessing
 import os
 
 import pytest
+from messages import says
 
 from jaxreid import files
 from jaxreid.errors import INTERRUPTED, USER_ERROR, MissingFileError, UserError, command, told
@@ -61,7 +62,8 @@ def test_a_damaged_json_file_is_named_with_its_remedy(tmp_path, content):
     path.write_text(content)
     with pytest.raises(UserError) as error:
         files.read_json(path, "delete it")
-    assert str(path) in str(error.value) and "delete it" in str(error.value)
+    assert str(path) in str(error.value)
+    says(str(error.value), "delete")
 
 
 def test_a_home_that_is_not_known_is_told(monkeypatch):

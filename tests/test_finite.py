@@ -25,8 +25,9 @@ from jaxreid.extract import pool_tracklets
 from jaxreid.finite import LAG, Watch, not_finite
 from jaxreid.methods.baseline import Baseline
 from jaxreid.methods.method import Features
-from jaxreid.run import claim_workdir, start_run
+from jaxreid.run import start_run
 from jaxreid.tools import embed
+from jaxreid.workdirs import claim_workdir
 
 
 def make_config(**changes):

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from messages import says
 
 ROOT = Path(__file__).parent.parent
 SMALL = (
@@ -36,18 +37,19 @@ def test_a_run_and_the_same_line_again(tmp_path, data_dir, tiny):
     assert json.loads((tmp_path / "run" / "config.json").read_text())["epochs"] == 1
 
     again = jaxreid(*line, cwd=ROOT)
-    assert again.returncode == 0 and "holds a finished run" in again.stdout
+    assert again.returncode == 0 and "finished" in again.stdout
     assert again.stdout.splitlines()[-1] == f"report: {report}"
 
     # A finished run is scored again for a comparison; one that is not there is no reason to fail.
     scored = jaxreid(*line, f"--compare={tmp_path}/nowhere", cwd=ROOT)
     assert scored.returncode == 0, scored.stderr
-    assert "not compared" in scored.stdout and "nowhere/results.json does not exist" in report.read_text()
+    assert "not compared" in scored.stdout and "nowhere/results.json" in report.read_text()
     repeated = json.loads((tmp_path / "run" / "results.json").read_text())
     assert repeated["scores"] == results["scores"]
 
     other = jaxreid(*line, "--config.seed=2", cwd=ROOT)
-    assert other.returncode == 2 and "seed: 1 → 2" in other.stderr
+    assert other.returncode == 2
+    says(other.stderr, "seed", "1 → 2")
 
 
 def test_dry_run_needs_no_workdir(tmp_path, data_dir, tiny):
@@ -62,8 +64,8 @@ def test_dry_run_needs_no_workdir(tmp_path, data_dir, tiny):
     ("arguments", "words"),
     [
         (("--config=configs/hitpro.py", "--config.epocs=3"), "epocs"),
-        (("--config=configs/hitpro.py:marz",), "unknown preset 'marz'"),
-        (("--config=configs/nothing.py",), "there is no such file"),
+        (("--config=configs/hitpro.py:marz",), "'marz'"),
+        (("--config=configs/nothing.py",), "configs/nothing.py"),
         (("--config=configs/hitpro.py", "--config.backbone.checkpoint=/nowhere.safetensors"), "nowhere.safetensors"),
     ],
 )

@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
+from messages import refuses
 
 from jaxreid import retrieval
 from jaxreid.retrieval import metrics
@@ -411,19 +412,19 @@ def test_body_parts_count_where_both_show_them():
 
 
 @pytest.mark.parametrize(
-    ("change", "match"),
+    ("change", "named"),
     [
-        (lambda side: side._replace(visibility=side.visibility + 0.9), "visibilities lie in"),
-        (lambda side: side._replace(features=side.features * np.nan), "41 of 41 gallery rows have bad parts"),
-        (lambda side: side._replace(features=side.features[:, :2]), "needs Parts of features"),
-        (lambda side: side.features, "needs Parts of features .* got .* and ndarray"),
-        (lambda side: side._replace(visibility=side.visibility * 0 + 1, features=side.features * 0), "not zero"),
+        (lambda side: side._replace(visibility=side.visibility + 0.9), ("visibilities",)),
+        (lambda side: side._replace(features=side.features * np.nan), ("41 of 41", "gallery")),
+        (lambda side: side._replace(features=side.features[:, :2]), ("Parts", "features")),
+        (lambda side: side.features, ("Parts", "ndarray")),
+        (lambda side: side._replace(visibility=side.visibility * 0 + 1, features=side.features * 0), ("zero",)),
     ],
 )
-def test_bad_parts_are_named(change, match):
+def test_bad_parts_are_named(change, named):
     query, gallery = parts_case()
     _, query_rows, gallery_rows = random_case(0, queries=13, gallery=41)
-    with pytest.raises(ValueError, match=match):
+    with refuses(ValueError, *named):
         retrieval.score(query, change(gallery), query_rows, gallery_rows, "market", "parts")
 
 
@@ -546,22 +547,22 @@ def test_skeleton_counts_probes_without_a_match():
 def test_nan_is_named():
     distances = T1.copy()
     distances[1, 3] = np.nan
-    with pytest.raises(ValueError, match="query row 1 has NaN"):
+    with refuses(ValueError, "row 1", "NaN"):
         retrieval.score_distances(distances, T1_QUERY, T1_GALLERY, "market")
     with pytest.raises(ValueError, match="NaN"):
         retrieval.nearest(np.full((2, 3), np.nan), np.ones((4, 3)), 2)
 
 
 @pytest.mark.parametrize("side", ["query", "gallery"])
-@pytest.mark.parametrize(("value", "kind"), [(np.nan, "NaN or infinite"), (np.inf, "NaN or infinite"), (0, "zero")])
+@pytest.mark.parametrize(("value", "kind"), [(np.nan, "NaN"), (np.inf, "infinite"), (0, "zero")])
 def test_bad_features_are_named(side, value, kind):
     query, gallery, query_rows, gallery_rows = features_case()
     bad = {"query": query.copy(), "gallery": gallery.copy()}
     bad[side][5] = value
-    message = f"1 of .* {side} features are bad; row 5 is {kind}"
-    with pytest.raises(ValueError, match=message):
+    named = (1, side, "row 5", kind)
+    with refuses(ValueError, *named):
         retrieval.score(bad["query"], bad["gallery"], query_rows, gallery_rows, "market")
-    with pytest.raises(ValueError, match=message):
+    with refuses(ValueError, *named):
         retrieval.nearest(bad["query"], bad["gallery"], 3)
     if value == 0:  # the origin has distances
         retrieval.score(bad["query"], bad["gallery"], query_rows, gallery_rows, "market", distance="euclidean")
@@ -569,9 +570,9 @@ def test_bad_features_are_named(side, value, kind):
 
 def test_widths_must_agree():
     query, gallery, query_rows, gallery_rows = features_case()
-    with pytest.raises(ValueError, match="are not two matrices of one width"):
+    with refuses(ValueError, "width"):
         retrieval.score(query[:, :-1], gallery, query_rows, gallery_rows, "market")
-    with pytest.raises(ValueError, match="are not two matrices of one width"):
+    with refuses(ValueError, "width"):
         retrieval.nearest(query[0], gallery, 3)
 
 
@@ -585,15 +586,15 @@ def test_a_query_without_a_match_is_counted_and_in_no_mean():
 
 def test_features_and_rows_must_agree():
     query, gallery, query_rows, gallery_rows = features_case()
-    with pytest.raises(ValueError, match="22 query features but 23 query rows"):
+    with refuses(ValueError, 22, 23):
         retrieval.score(query[1:], gallery, query_rows, gallery_rows, "market")
-    with pytest.raises(ValueError, match=r"distances are \(8, 3\)"):
+    with refuses(ValueError, "(8, 3)"):
         retrieval.score_distances(T1.T, T1_QUERY, T1_GALLERY, "market")
 
 
-@pytest.mark.parametrize("option, match", [({"distance": "manhattan"}, "unknown distance"), ({"ties": "x"}, "ties")])
-def test_unknown_options_are_named(option, match):
-    with pytest.raises(ValueError, match=match):
+@pytest.mark.parametrize("option", [{"distance": "manhattan"}, {"ties": "x"}])
+def test_unknown_options_are_named(option):
+    with refuses(ValueError, *option.keys(), *option.values()):
         retrieval.score(*features_case(), "market", **option)
 
 
@@ -643,7 +644,7 @@ def test_cases_are_pooled_by_queries(case_mAP, mAP):
     assert overall.mAP == pytest.approx(mAP, abs=6e-4)
     assert (overall.queries, overall.unmatched, overall.gallery) == (6082, 6, 24)
     assert overall.rank == pytest.approx(some.rank)
-    with pytest.raises(ValueError, match="different protocols"):
+    with refuses(ValueError, "protocols"):
         retrieval.pooled([some, dataclasses.replace(some, protocol="market")])
 
 

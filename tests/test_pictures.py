@@ -17,7 +17,7 @@ from jaxreid.data.pictures import PictureError, load, to_rgb, value_range
 from jaxreid.data.split import open_split
 from jaxreid.errors import UserError
 from jaxreid.report.pictures import shrunk
-from jaxreid.run import claim_workdir
+from jaxreid.workdirs import claim_workdir
 
 RNG = np.random.default_rng(3)
 GREYS = RNG.integers(0, 256, (16, 8), np.uint8)

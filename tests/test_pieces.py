@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 from family import make_method, small_towers
+from messages import refuses
 from test_samplers import columns
 
 from jaxreid.data.clips import plan_parts
@@ -92,7 +93,7 @@ def test_a_config_value_cuts_the_tracklets_of_training(name, monkeypatch):
 
 
 def test_pieces_have_no_parts():
-    with pytest.raises(ValueError, match="pieces of 4 frames, and the sampler would divide each into 2 parts"):
+    with refuses(ValueError, 4, 2):
         plan_epoch(
             ShuffleSampler(1, 2),
             np.zeros(1, int),

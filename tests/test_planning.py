@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 from jax.sharding import AbstractMesh
+from messages import refuses
 
 from benchmarks import papers, planning
 from jaxreid import dry_run, parallel
@@ -172,12 +173,12 @@ def test_a_measured_utilisation_is_over_the_sheets_peak():
     """Half of a matrix product that reaches half of 989 TFLOP/s; the lowest of several lines."""
     found = planning.measured_utilisation([line(), line(contender="torch", mfu=0.1), line(mfu=0.6)])
     assert found.share == pytest.approx(0.25) and "ViT-B/16, 8x4x8, bfloat16 on gpu NVIDIA H200" in found.source
-    with pytest.raises(ValueError, match="device 'cpu cpu' is none of"):
+    with refuses(ValueError, "'cpu cpu'"):
         planning.measured_utilisation([line(device="cpu cpu")])
-    with pytest.raises(ValueError, match="no line has contender 'jaxreid'"):
+    with refuses(ValueError, "contender", "'jaxreid'"):
         planning.measured_utilisation([line(contender="torch")])
 
 
 def test_a_page_without_a_place_is_an_error():
-    with pytest.raises(ValueError, match="0 places between <!-- plans -->"):
+    with refuses(ValueError, 0, "<!-- plans -->"):
         planning.fill_in("<!-- plans -->\n", {"plans": ""})

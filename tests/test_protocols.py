@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from messages import refuses
 
 from jaxreid import retrieval
 from jaxreid.retrieval.protocols import PROTOCOLS, Rows, resolve
@@ -75,64 +76,64 @@ def rows(identity, **columns):
 
 
 @pytest.mark.parametrize(
-    "protocol, query, gallery, match",
+    "protocol, query, gallery, named",
     [
         (
             "market",
             rows([1, 2], camera=[0, 0]),
             rows([1, 2], camera=[0, 0]),
-            "'market': no query has a match with another camera.*seen: 0",
+            ("'market'", "another camera", 0),
         ),
         (
             "market",
             rows([1, 2], camera=[0, 0]),
             rows([3], camera=[1]),
-            "no identity of the queries is in the gallery",
+            ("identity", "gallery"),
         ),
-        ("market", rows([-1], camera=[0]), rows([3], camera=[1]), "no query has a known identity"),
+        ("market", rows([-1], camera=[0]), rows([3], camera=[1]), ("known identity",)),
         (
             "clothes_cc",
             rows([1], camera=[0], clothes=[4]),
             rows([1], camera=[1], clothes=[4]),
-            "another clothes",
+            ("another clothes",),
         ),
         (
             "clothes_sc",
             rows([1], camera=[0], clothes=[4]),
             rows([1], camera=[1], clothes=[5]),
-            "the same clothes",
+            ("the same clothes",),
         ),
-        ("xfd", rows([1], tracklet=[7]), rows([1], tracklet=[7]), "another tracklet"),
+        ("xfd", rows([1], tracklet=[7]), rows([1], tracklet=[7]), ("another tracklet",)),
     ],
 )
-def test_why_no_query_has_a_match(protocol, query, gallery, match):
-    with pytest.raises(ValueError, match=match):
+def test_why_no_query_has_a_match(protocol, query, gallery, named):
+    with refuses(ValueError, *named):
         retrieval.score_distances(np.zeros((len(query), len(gallery))), query, gallery, protocol)
 
 
 @pytest.mark.parametrize(
-    "protocol, query, gallery, match",
+    "protocol, query, gallery, named",
     [
-        ("none", rows([1]), rows([1]), "'none' is not scored"),
-        ("no_such", rows([1]), rows([1]), "unknown protocol 'no_such'; known: market"),
-        ("market", rows([1]), rows([1], camera=[0]), "needs the camera.*1 of 1 query rows have none"),
-        ("market", rows([1], camera=[0]), rows([2, 1], camera=[0, -1]), r"1 of 2 gallery rows.*first: row 1"),
+        ("none", rows([1]), rows([1]), ("'none'",)),
+        ("no_such", rows([1]), rows([1]), ("'no_such'", "market")),
+        ("market", rows([1]), rows([1], camera=[0]), ("camera", "1 of 1", "query")),
+        ("market", rows([1], camera=[0]), rows([2, 1], camera=[0, -1]), ("1 of 2", "gallery", "row 1")),
         (
             "cross_modal_cam",
             rows([1], camera=[0], modality=[1]),
             rows([1, 1], camera=[1, 1], modality=[0, 1]),
-            "share modality codes .1.",
+            ("modality", 1),
         ),
     ],
 )
-def test_what_cannot_be_scored_is_refused(protocol, query, gallery, match):
-    with pytest.raises(ValueError, match=match):
+def test_what_cannot_be_scored_is_refused(protocol, query, gallery, named):
+    with refuses(ValueError, *named):
         retrieval.score_distances(np.zeros((len(query), len(gallery))), query, gallery, protocol)
 
 
 def test_empty_sets_are_refused():
     empty = Rows(np.zeros(0, int), np.zeros(0, int))
-    with pytest.raises(ValueError, match="0 queries and 1 gallery rows"):
+    with refuses(ValueError, "0 queries", "1 gallery"):
         retrieval.score(np.zeros((0, 4)), np.zeros((1, 4)), empty, rows([1], camera=[0]), "market")
 
 
@@ -143,15 +144,15 @@ def test_an_unknown_camera_of_a_distractor_does_not_matter():
 
 
 @pytest.mark.parametrize(
-    "columns, match",
+    "columns, named",
     [
-        ({"camera": np.zeros(2, int)}, r"Rows.camera has shape \(2,\)"),
-        ({"camera": np.zeros(3)}, "Rows.camera holds float64"),
-        ({"tracklet": np.array([0, 1, 1 << 40])}, "Rows.tracklet does not fit int32"),
+        ({"camera": np.zeros(2, int)}, ("Rows.camera", "(2,)")),
+        ({"camera": np.zeros(3)}, ("Rows.camera", "float64")),
+        ({"tracklet": np.array([0, 1, 1 << 40])}, ("Rows.tracklet", "int32")),
     ],
 )
-def test_rows_are_checked(columns, match):
-    with pytest.raises(ValueError, match=match):
+def test_rows_are_checked(columns, named):
+    with refuses(ValueError, *named):
         Rows(np.zeros(3, int), **columns)
 
 

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import toy_world
+from messages import refuses
 
 from jaxreid.memory import prototypes
 from jaxreid.memory.prototypes import build_prototypes, empty_memory, rebuild, unit_rows, update_prototypes
@@ -103,9 +104,9 @@ def test_padded_capacity(slots, multiple, expected):
 
 
 def test_bad_slots_are_named():
-    with pytest.raises(ValueError, match="slot 1 has camera key 4"):
+    with refuses(ValueError, "slot 1", 4):
         empty_memory([0, 4], [0, 1], dim=2)
-    with pytest.raises(ValueError, match="3 slots do not fit a capacity of 2"):
+    with refuses(ValueError, 3, "capacity", 2):
         empty_memory([0, 0, 1], [0, 1], dim=2, capacity=2)
-    with pytest.raises(ValueError, match="negative modality"):
+    with refuses(ValueError, "negative", "modality"):
         empty_memory([0], [-1], dim=2)

@@ -10,6 +10,7 @@ import time
 import cv2
 import numpy as np
 import pytest
+from messages import refuses
 
 from jaxreid.report import page, plots
 from jaxreid.report.page import (
@@ -295,7 +296,7 @@ def test_an_earlier_report_survives_a_failure(tmp_path):
     path = write_report(tmp_path, contents())
     before = path.read_bytes()
     broken = RankedList("all", Tracklet("no picture", (b"GIF8",)), ())
-    with pytest.raises(ValueError, match="JPEG or PNG; it begins with b'GIF8'"):
+    with refuses(ValueError, "JPEG", "PNG", "GIF8"):
         write_report(tmp_path, contents(ranked=[broken]))
     assert path.read_bytes() == before
     assert [p.name for p in path.parent.iterdir()] == ["index.html"]

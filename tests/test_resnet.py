@@ -11,9 +11,6 @@ import pytest
 from jaxreid.backbones.resnet import ResNet, ResNetConfig, gem
 from jaxreid.layers.batch_norm import MaskedBatchNorm
 
-# XLA compiles twice as fast when it optimises less.
-jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-
 TINY = ResNetConfig(depths=(1, 2), width=4, stems=2)
 MODALITY = np.array([0, 1, 1, 0, 1, 0, 0, 1])
 
@@ -45,11 +42,11 @@ def train_step(model, variables, x, mask, modality, weight):
     return jax.grad(loss, has_aux=True)(variables["params"])
 
 
-step = jit(train_step, static_argnums=0)
+step = jax.jit(train_step, static_argnums=0)
 
 
 def stems(model, variables, x, modality=None, **options):
-    return jit(partial(model.apply, method="run_stems", **options))(variables, x, None, modality)
+    return jax.jit(partial(model.apply, method="run_stems", **options))(variables, x, None, modality)
 
 
 def abstract(config, size=(288, 144), **inputs):
@@ -208,7 +205,7 @@ def test_batch_norm_of_maps_is_pytorch_s():
         return jnp.where(mask[:, None, None, None], y * weight, 0).sum(), (y, update["batch_stats"])
 
     dirty = np.where(mask[:, None, None, None], x, np.nan)
-    gradient, (y, stats) = jit(jax.grad(total, has_aux=True))(dirty)
+    gradient, (y, stats) = jax.jit(jax.grad(total, has_aux=True))(dirty)
     np.testing.assert_allclose(y[mask], expected.detach().numpy(), atol=1e-5)
     np.testing.assert_array_equal(y[~mask], 0)
     np.testing.assert_allclose(gradient[mask], given.grad.numpy(), atol=1e-5)

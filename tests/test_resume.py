@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,8 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+from messages import refuses, says
 
-from benchmarks.kill_resume import LINE, kill_when, start, unequal, written
+from benchmarks.kill_resume import LINE, unequal, written
 from jaxreid import parallel, train
 from jaxreid.checkpoints import Checkpoints, DamagedCheckpoint, digests
 from jaxreid.run import start_run
@@ -27,53 +29,55 @@ def rows(workdir):
     return [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")] if path.exists() else []
 
 
-def has_row(kind, run_epoch):
-    return lambda workdir: any(row["kind"] == kind and row["run_epoch"] == run_epoch for row in rows(workdir))
-
-
-def has(pattern):
-    return lambda workdir: any(workdir.glob(pattern))
-
-
-# In the order in which one run meets them: (what the process is doing, how that shows, what is not there yet).
+# In the order in which one run meets them: (what the process is doing, the moment in words of killed_run.py, what is
+# there by then, what is not).
 MOMENTS = [
-    ("writing frozen weights", has("checkpoints/frozen/*tmp*"), "checkpoints/frozen/hitpro"),
-    ("scoring the features of the start", has("checkpoints/frozen/hitpro"), "start.json"),
-    ("in the steps of epoch 1", has_row("association", 0), "checkpoints/epochs/1"),
-    ("writing checkpoint 1", has("checkpoints/epochs/1.*tmp*"), "checkpoints/epochs/1"),
-    ("in the extraction or refresh of epoch 2", has("checkpoints/epochs/1"), "checkpoints/epochs/2"),
-    ("scoring epoch 2", has_row("train", 1), "checkpoints/epochs/2"),
-    ("in the final evaluation", has("checkpoints/epochs/2"), "results.json"),
-    ("writing the report", has("results.json"), "report/index.html"),
+    ("writing frozen weights", r"open /frozen/hitpro\.[^/]*/_METADATA", "config.json", "checkpoints/frozen/hitpro"),
+    ("scoring the features of the start", "os.rename /start.json$", "checkpoints/frozen/hitpro", "start.json"),
+    ("in the steps of epoch 1", "call jaxreid.train:Forecast.after 2", "start.json", "checkpoints/epochs/1"),
+    ("writing checkpoint 1", r"os.mkdir /epochs/1\.[^/]*/state", "start.json", "checkpoints/epochs/1"),
+    ("naming checkpoint 1", "os.rename /epochs/1$", "start.json", "checkpoints/epochs/1"),
+    (
+        "in the refresh of epoch 2",
+        "call jaxreid.methods.hitpro:HiTPro.diagnose 2 {workdir}/checkpoints/epochs/1",
+        "checkpoints/epochs/1",
+        "checkpoints/epochs/2",
+    ),
+    ("scoring epoch 2", "call jaxreid.evaluate:Evaluator.scores 1", "checkpoints/epochs/1", "checkpoints/epochs/2"),
+    ("in the final evaluation", "call jaxreid.evaluate:Evaluator.final 1", "checkpoints/epochs/2", "results.json"),
+    ("writing the report", "os.rename /report/index.html$", "results.json", "report/index.html"),
 ]
+FEW = [MOMENTS[i] for i in (0, 4, 5, 8)]
 
 
-def command(data_dir):
-    return [*LINE, f"--data_dir={data_dir}", "--config.keep_best=True"]
-
-
-def run(arguments, workdir):
-    line = [sys.executable, "-m", "jaxreid.main", *arguments, f"--workdir={workdir}"]
-    return subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False)
+def run(workdir, data_dir, moment="never"):
+    """A run of two epochs that ends, or is killed at a moment."""
+    tower = ("--config.backbone.name=small", "--config.backbone.checkpoint=")
+    places = (f"--workdir={workdir}", f"--data_dir={data_dir}")
+    line = [sys.executable, Path(__file__).with_name("killed_run.py"), moment, *LINE, *tower, *places]
+    return subprocess.run(
+        [*line, "--config.keep_best=True"],
+        cwd=ROOT, capture_output=True, text=True, timeout=600, check=False, start_new_session=True,
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory, data_dir, tiny):
     """The workdir of an undisturbed run."""
     workdir = tmp_path_factory.mktemp("whole") / "run"
-    done = run(command(data_dir), workdir)
+    done = run(workdir, data_dir)
     assert done.returncode == 0, done.stderr
     return workdir
 
 
-def test_kills_change_nothing(whole, tmp_path, data_dir):
+@pytest.mark.parametrize("moments", [FEW, pytest.param(MOMENTS, marks=pytest.mark.extended)], ids=len)
+def test_kills_change_nothing(moments, whole, tmp_path, data_dir):
     workdir = tmp_path / "run"
-    for doing, shows, missing in MOMENTS:
-        with (tmp_path / "errors").open("w") as errors:
-            process = start(command(data_dir), workdir, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=errors)
-            assert kill_when(process, lambda shows=shows: shows(workdir)), (doing, (tmp_path / "errors").read_text())
-        assert not (workdir / missing).exists(), f"killed too late: {doing}"
-    done = run(command(data_dir), workdir)
+    for doing, moment, there, missing in moments:
+        killed = run(workdir, data_dir, moment.format(workdir=workdir))
+        assert killed.returncode == -signal.SIGKILL, (doing, killed.stderr)
+        assert (workdir / there).exists() and not (workdir / missing).exists(), doing
+    done = run(workdir, data_dir)
     assert done.returncode == 0, done.stderr
     assert not unequal(written(whole), written(workdir))
 
@@ -112,11 +116,13 @@ def test_a_damaged_checkpoint_is_trained_again(whole, tmp_path, data_dir):
     workdir = copy(whole, tmp_path)
     damage(workdir, 2)
     epochs = workdir / "checkpoints" / "epochs"
-    done = run(command(data_dir), workdir)
+    done = run(workdir, data_dir)
     assert done.returncode == 0, done.stderr
     aside = workdir / "checkpoints" / "damaged" / "2"
-    assert f"checkpoint {epochs / '2'} cannot be read" in done.stderr and f"moved to {aside}" in done.stderr
-    assert "after epoch 1" in done.stdout and aside.is_dir()
+    says(done.stderr, "checkpoint", epochs / "2")
+    says(done.stderr, aside)
+    assert aside.is_dir()
+    says(done.stdout, 1)
     assert not unequal(written(whole), written(workdir))
 
 
@@ -124,8 +130,9 @@ def test_no_whole_checkpoint_is_an_error(whole, tmp_path, data_dir):
     workdir = copy(whole, tmp_path)
     damage(workdir, 1)
     damage(workdir, 2)
-    failed = run(command(data_dir), workdir)
-    assert failed.returncode == 2 and "no earlier checkpoint is whole; delete" in failed.stderr
+    failed = run(workdir, data_dir)
+    assert failed.returncode == 2
+    says(failed.stderr, "checkpoint", "delete")
     assert {path.name for path in (workdir / "checkpoints" / "epochs").iterdir()} == {"1", "2"}
 
 
@@ -198,11 +205,13 @@ def test_damaged_frozen_weights_are_made_again(whole, tmp_path, data_dir):
     for file in (path for path in frozen.rglob("*") if path.is_file()):
         os.truncate(file, file.stat().st_size // 2)
     shutil.rmtree(workdir / "checkpoints" / "epochs" / "2")
-    done = run(command(data_dir), workdir)
+    done = run(workdir, data_dir)
     assert done.returncode == 0, done.stderr
     aside = workdir / "checkpoints" / "damaged" / "frozen-hitpro"
-    assert "made again from what the stage began with" in done.stderr and f"moved to {aside}" in done.stderr
-    assert aside.is_dir() and "after epoch 1" in done.stdout
+    assert "made again from what the stage began with" in done.stderr
+    says(done.stderr, aside)
+    assert aside.is_dir()
+    says(done.stdout, 1)
     assert not unequal(written(whole), written(workdir))
     first, second = (tree_of(at / "checkpoints" / "frozen" / "hitpro") for at in (whole, workdir))
     assert first.keys() == second.keys() and all(np.array_equal(first[name], second[name]) for name in first)
@@ -243,10 +252,10 @@ def test_frozen_weights_of_a_later_stage_need_the_stage_before(tmp_path, data_di
     assert not checkpoints.frozen_path(main.name).exists()  # who only reads, writes nothing
 
     shutil.rmtree(checkpoints.path(2))
-    with pytest.raises(ValueError, match="they hold what stage 'prompts' trained; its last checkpoint is needed"):
+    with refuses(ValueError, "'prompts'", "checkpoint"):
         train._restore(model, checkpoints, 3)
     other = model.method.stages()[0]
-    with pytest.raises(ValueError, match=r"not known to be the same: frozen weights .* is not what was saved"):
+    with refuses(ValueError, "frozen weights", other.name):
         model.config.seed = 2  # random weights of another seed: as if those of the file had changed
         train._frozen_again(model, checkpoints, 0, DamagedCheckpoint(f"frozen weights of {other.name}"))
     checkpoints.close()
@@ -260,7 +269,7 @@ def test_torn_frozen_weights_are_never_taken_for_whole(tmp_path):
     (torn / "half").write_text("")
     tree = {"kernel": jnp.arange(12.0).reshape(3, 4)}
     place = parallel.state_sharding(tree, parallel.make_mesh(1, 1))
-    with pytest.raises(DamagedCheckpoint, match=r"frozen weights .*stage cannot be read"):
+    with refuses(DamagedCheckpoint, "frozen weights", "stage"):
         checkpoints.restore_frozen("stage", tree, place)
     checkpoints.save_frozen("stage", tree)
     written = (checkpoints.directory / "frozen" / "stage" / "_METADATA").stat()

@@ -7,6 +7,7 @@ import types
 import cv2
 import numpy as np
 import pytest
+from messages import refuses, says
 
 from jaxreid import retrieval
 from jaxreid.cases import cases
@@ -253,7 +254,7 @@ def test_a_large_picture_is_encoded_smaller_and_a_small_one_kept():
     assert len(shrunk(heavy, side=160, most=100)) < len(heavy)
     light = cv2.imencode(".jpg", noise[:128, :64], [cv2.IMWRITE_JPEG_QUALITY, 10])[1].tobytes()
     assert shrunk(light, side=160, most=100) is light
-    with pytest.raises(ValueError, match="cannot be decoded; it begins with b'GIF8'"):
+    with refuses(ValueError, "GIF8"):
         shrunk(b"GIF89a")
 
 
@@ -379,14 +380,14 @@ def test_other_data_or_other_assumptions_are_not_subtracted(old):
 
 
 def test_what_cannot_be_read_is_said(old, tmp_path):
-    assert "nowhere/results.json does not exist" in beside(tmp_path / "nowhere").problem
+    says(beside(tmp_path / "nowhere").problem, "nowhere/results.json")
     directory = old("results.json", scores={"a_to_b": {"mAP": 35.5}})
-    assert "of an older format" in beside(directory).problem and "--mode=evaluate" in beside(directory).problem
+    assert "older" in beside(directory).problem and "--mode=evaluate" in beside(directory).problem
     (directory / "results.json").write_text("{")
-    assert "results.json cannot be read" in beside(directory).problem
+    says(beside(directory).problem, "results.json")
     old()
     (directory / "config.json").unlink()
-    assert "config.json does not exist" in beside(directory).problem
+    says(beside(directory).problem, "config.json")
 
 
 def test_a_run_is_not_compared_with_itself(tmp_path, capsys):

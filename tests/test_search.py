@@ -8,6 +8,7 @@ import jax
 import k_reciprocal_reference as reference
 import numpy as np
 import pytest
+from messages import refuses
 
 from jaxreid.retrieval import search as search_lib
 from jaxreid.retrieval.search import Gallery, add_to_gallery, build_index, search_gallery, search_index
@@ -77,7 +78,7 @@ def test_only_allowed_rows_are_found(gallery, devices):
     np.testing.assert_allclose(result.similarity, similarity, atol=1e-5)
     nothing = search_gallery(rows(1, 2), found, 3, allowed=np.zeros(230, bool))
     assert np.all(nothing.index == -1) and np.all(np.isneginf(nothing.similarity))
-    with pytest.raises(ValueError, match=r"allowed is \(229,\), the gallery has 230 rows"):
+    with refuses(ValueError, "allowed", "(229,)", 230):
         search_gallery(rows(1, 2), found, 3, allowed=allowed[1:])
 
 
@@ -90,16 +91,14 @@ def test_pictures_and_the_model_stay_with_the_rows(tmp_path):
     assert [found.picture(row) for row in range(6)] == [*pictures, None, None, b"last"]
     assert found.metadata(2) == {"source": "walk.mp4", "time": 1.0, "camera": 2, "row": 2}
     assert found.model == one
-    with pytest.raises(
-        ValueError, match=r"another model.*\n.*digest aa, workdir runs/one\n.*digest bb, workdir runs/oth"
-    ):
+    with refuses(ValueError, "another model", "aa", "runs/one", "bb", "runs/other"):
         add_to_gallery(tmp_path, rows(3, 1), known(1), model=other)
-    with pytest.raises(ValueError, match="3 features and 2 pictures"):
+    with refuses(ValueError, 3, 2, "pictures"):
         add_to_gallery(tmp_path, rows(0, 3), known(3), pictures[:2], model=one)
     assert len(Gallery(tmp_path)) == 6
     nameless = tmp_path / "nameless"
     add_to_gallery(nameless, rows(0, 3), known(3))
-    with pytest.raises(ValueError, match="does not say which model filled it"):
+    with refuses(ValueError, "model"):
         add_to_gallery(nameless, rows(0, 3), known(3), model=one)
 
 
@@ -133,23 +132,23 @@ def test_bad_input_is_named(tmp_path, gallery):
     broken = rows(0, 4)
     broken[2, 3] = np.nan
     for function in (lambda: search_gallery(broken, found), lambda: add_to_gallery(found.directory, broken, known(4))):
-        with pytest.raises(ValueError, match="zero or not finite, the first of them row 2"):
+        with refuses(ValueError, "row 2"):
             function()
-    with pytest.raises(ValueError, match="1 rows of the features are zero"):
+    with refuses(ValueError, 1):
         add_to_gallery(found.directory, np.zeros((1, 16)), known(1))
-    with pytest.raises(ValueError, match="queries are 8 wide, the gallery 16"):
+    with refuses(ValueError, "queries", 8, 16):
         search_gallery(rows(0, 2, dim=8), found)
-    with pytest.raises(ValueError, match=r"features are 8 wide, the gallery .* 16"):
+    with refuses(ValueError, "features", 8, 16):
         add_to_gallery(found.directory, rows(0, 2, dim=8), known(2))
-    with pytest.raises(ValueError, match="2 queries and 0 gallery rows"):
+    with refuses(ValueError, "2 queries", "0 gallery"):
         search_gallery(rows(0, 2), np.zeros((0, 16), np.float32))
-    with pytest.raises(ValueError, match="k must be at least 1"):
+    with refuses(ValueError, "k", 1):
         search_gallery(rows(0, 2), found, 0)
-    with pytest.raises(ValueError, match="2 features and 3 metadata"):
+    with refuses(ValueError, 2, 3, "metadata"):
         add_to_gallery(found.directory, rows(0, 2), known(3))
-    with pytest.raises(ValueError, match="metadata of row 0 lack camera, time"):
+    with refuses(ValueError, "row 0", "camera", "time"):
         add_to_gallery(found.directory, rows(0, 1), [{"source": "a"}])
-    with pytest.raises(FileNotFoundError, match="holds no gallery"):
+    with refuses(FileNotFoundError, "gallery"):
         Gallery(tmp_path / "elsewhere")
     assert len(Gallery(found.directory)) == 230  # none of it was added
 
@@ -181,18 +180,18 @@ def test_damaged_files_are_named(gallery):
     path = found.directory / "000001.npy"
     whole = path.read_bytes()
     path.write_bytes(whole[:-8])
-    with pytest.raises(ValueError, match=r"000001\.npy is damaged .*copy"):
+    with refuses(ValueError, "000001.npy", "copy"):
         Gallery(found.directory)
     np.save(path, rows(0, 7))
-    with pytest.raises(ValueError, match=r"000001\.npy is damaged .*\(7, 16\), gallery\.json says \(1, 16\)"):
+    with refuses(ValueError, "000001.npy", "(7, 16)", "gallery.json", "(1, 16)"):
         Gallery(found.directory)
     path.write_bytes(whole)
     (found.directory / "000002.jsonl").write_text("{}\n")
-    with pytest.raises(ValueError, match=r"000002\.jsonl is damaged .*1 whole lines for 129 rows"):
+    with refuses(ValueError, "000002.jsonl", 1, 129):
         Gallery(found.directory).metadata(0)
     manifest = json.loads((found.directory / "gallery.json").read_text())
     (found.directory / "gallery.json").write_text(json.dumps(manifest | {"format": 9}))
-    with pytest.raises(ValueError, match="format 9, this version reads 1"):
+    with refuses(ValueError, "format 9", 1):
         Gallery(found.directory)
 
 
@@ -228,7 +227,7 @@ def test_faiss_index(tmp_path):
     gallery = add_to_gallery(tmp_path, features, known(3000))
     queries = features[::100]
     exact = search_gallery(queries, gallery, 10)
-    with pytest.raises(FileNotFoundError, match="make it with build_index"):
+    with refuses(FileNotFoundError, "build_index"):
         search_index(queries, gallery)
     build_index(gallery, lists=8, codes=8)
     every = search_index(queries, gallery, 10, probes=8, candidates=300)  # all cells, all rows: exact
@@ -243,7 +242,7 @@ def test_faiss_index(tmp_path):
     # What was added later is found as well.
     gallery = add_to_gallery(tmp_path, queries[:1], known(1))
     assert set(search_index(queries[:1], gallery, 2, probes=2).index[0]) == {0, 3000}
-    with pytest.raises(ValueError, match="codes=5 that divide the width 16"):
+    with refuses(ValueError, "codes", 5, 16):
         build_index(gallery, codes=5)
 
 

@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+from messages import refuses
 
 from jaxreid import retrieval
 from jaxreid.retrieval import Rows, Shortlist
@@ -57,12 +58,12 @@ def test_equal_scores_are_at_equal_distance_and_close_ones_are_not(world):
 def test_bad_scores_and_arguments_are_named(world):
     query, gallery, pair, (here, there) = world
     rows = np.arange(QUERIES), np.arange(GALLERY), here, there, "market"
-    with pytest.raises(ValueError, match="query row 3 has NaN distances"):
+    with refuses(ValueError, "row 3", "NaN"):
         broken = np.where(np.arange(QUERIES)[:, None] == 3, np.nan, pair)
         retrieval.score(*rows, distance=Shortlist(query, gallery, lambda q, g: broken[q[:, None], g], SIZE))
-    with pytest.raises(ValueError, match=r"the pair score gave \(\d+,\) for shortlists \(\d+, 12\)"):
+    with refuses(ValueError, "pair score", f", {SIZE})"):
         retrieval.score(*rows, distance=Shortlist(query, gallery, lambda q, g: pair[q, 0], SIZE))
-    with pytest.raises(ValueError, match="size=0"):
+    with refuses(ValueError, "size", 0):
         Shortlist(query, gallery, lambda q, g: pair, 0)
     with pytest.raises(ValueError, match="row 5 is zero"):
         Shortlist(query, np.where(np.arange(GALLERY)[:, None] == 5, 0, gallery), lambda q, g: pair)

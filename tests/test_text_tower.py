@@ -1,20 +1,17 @@
 """CLIP's text tower: published counts, causality, prompts as embeddings. Parity: beside."""
 
 import dataclasses
-from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from messages import refuses
 
 from jaxreid.backbones.clip import vision_config
 from jaxreid.backbones.text import TextConfig, TextTower, text_config
 from jaxreid.backbones.transformer import attend
 from jaxreid.backbones.vit import ViT
-
-# XLA compiles twice as fast when it optimises less.
-jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 TINY = TextConfig(width=16, depth=2, heads=2, projection=8, vocabulary=50, context=12)
 IDS = np.array([[48, 5, 9, 49, 0, 0, 0], [48, 7, 11, 3, 20, 49, 0]])
@@ -28,7 +25,7 @@ def variables():
 
 
 def encode(variables, *args, method="__call__", config=TINY, **options):
-    return jit(lambda v, a: TextTower(config).apply(v, *a, method=method, **options))(variables, args)
+    return jax.jit(lambda v, a: TextTower(config).apply(v, *a, method=method, **options))(variables, args)
 
 
 @pytest.mark.parametrize(
@@ -92,7 +89,7 @@ def test_learned_rows_get_gradients_and_the_rows_after_the_end_none(variables):
         out = TextTower(TINY).apply(variables, embeddings, jnp.array([3, 5]), method="encode_embeddings")
         return (out["projected"] ** 2).sum()
 
-    gradient = np.abs(jit(jax.grad(loss))(embeddings)).max(-1)
+    gradient = np.abs(jax.jit(jax.grad(loss))(embeddings)).max(-1)
     assert (gradient[0, :4] > 0).all() and (gradient[1, :6] > 0).all()
     np.testing.assert_array_equal(gradient[0, 4:], 0)
 
@@ -116,7 +113,7 @@ def test_attention_s_mask_by_hand():
 
 
 def test_unknown_names_and_long_rows_are_named(variables):
-    with pytest.raises(ValueError, match=r"'RN50'.*ViT-B/16"):
+    with refuses(ValueError, "'RN50'", "ViT-B/16"):
         text_config("RN50")
-    with pytest.raises(ValueError, match=r"\(1, 13, 16\).*up to 12, 16"):
+    with refuses(ValueError, "(1, 13, 16)", 12):
         encode(variables, np.zeros((1, 13), int))

@@ -13,12 +13,12 @@ import itertools
 import json
 import pickle
 import random
-import re
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+from messages import refuses
 
 from jaxreid.backbones import tokenizer
 from jaxreid.backbones.tensors import CheckpointError
@@ -183,7 +183,7 @@ def test_rows_and_what_does_not_fit(small):
     assert small([]).shape == (0, 77)
     fits = " ".join(["a"] * 75)
     assert small(fits)[0, -1] == small.end and small(fits, truncate=True)[0].tolist() == small(fits)[0].tolist()
-    with pytest.raises(ValueError, match=r"a text of 78 tokens with its start and end, where 77 fit: 'a a .*truncate="):
+    with refuses(ValueError, 78, 77, "a a", "truncate="):
         small(["a", fits + " of"])
     cut = small(fits + " of", truncate=True)[0]
     assert cut.tolist() == [small.start] + [a] * 75 + [small.end]
@@ -262,9 +262,9 @@ def test_where_the_vocabulary_is_looked_for(small, openai_file, packages, tmp_pa
     for source in (hugging_face, hugging_face / "model.safetensors"):
         assert load_tokenizer(source).encode("a photo of a person") == expected
     for source in (None, tmp_path):
-        with pytest.raises(FileNotFoundError, match=r"pip install --no-deps open_clip_torch\), or fetch https://\S+gz"):
+        with refuses(FileNotFoundError, "pip install --no-deps open_clip_torch", "https://"):
             load_tokenizer(source)
-    with pytest.raises(FileNotFoundError, match=rf"of CLIP beside {re.escape(str(tmp_path))} \(vocab.json and merges"):
+    with refuses(FileNotFoundError, tmp_path, "vocab.json", "merges.txt"):
         load_tokenizer(tmp_path)
     packages["open_clip"] = folder
     for source in (None, tmp_path):
@@ -273,18 +273,18 @@ def test_where_the_vocabulary_is_looked_for(small, openai_file, packages, tmp_pa
 
 def test_vocabularies_that_are_not_clips_are_named(openai_file, tmp_path):
     openai_file.write_bytes(openai_file.read_bytes() + b"x")
-    with pytest.raises(CheckpointError, match=r"bpe_simple_vocab_16e6.txt.gz .* has the SHA-256 \w{64}, but https"):
+    with refuses(CheckpointError, openai_file, "SHA-256", "https://"):
         load_tokenizer(openai_file)
     merges, ids = small_vocabulary()
     absent = {token: id for token, id in ids.items() if token != "photo</w>"}
-    with pytest.raises(CheckpointError, match=r"1 tokens have no id \(photo</w>\)"):
+    with refuses(CheckpointError, 1, "photo</w>"):
         load_tokenizer(write_hugging_face(tmp_path / "folder", merges, absent))
     (tmp_path / "folder" / "merges.txt").write_text("a b c\n")
-    with pytest.raises(CheckpointError, match=r"merges.txt has the line 'a b c' where a merge"):
+    with refuses(CheckpointError, "merges.txt", "'a b c'"):
         load_tokenizer(tmp_path / "folder")
     (tmp_path / "folder" / "vocab.json").write_text("[]")
     (tmp_path / "folder" / "merges.txt").write_text("a b\n")
-    with pytest.raises(CheckpointError, match=r"vocab.json holds a JSON list"):
+    with refuses(CheckpointError, "vocab.json", "list"):
         load_tokenizer(tmp_path / "folder")
 
 

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 from finished import SMALL
+from messages import refuses
 from tqdm import tqdm
 
 from jaxreid import train
@@ -190,8 +191,9 @@ def test_each_step_compiles_once(tmp_path, data_dir, tiny, caplog):
     assert {step.count for step in run.compiled.values()} == {1}
 
 
-def test_baseline_overfits(tmp_path, data_dir, tiny):
-    config = make_config("baseline", epochs=60)
+def test_baseline_overfits(tmp_path, data_dir, tiny, monkeypatch):
+    monkeypatch.setattr(Checkpoints, "save", lambda *_: None)  # nobody goes on from here
+    config = make_config("baseline", epochs=40)
     config.optimiser.tower_rate, config.optimiser.head_rate, config.triplet.weight = 1e-3, 1e-2, 0.1
     config.augment = {"crop": 0}
     config.label_smoothing = 0.0
@@ -227,7 +229,7 @@ def test_padding_changes_nothing(finished):
 def test_another_config_is_refused(finished):
     run, *_ = finished
     config = make_config("hitpro", **{"levels.temperature": 0.1})
-    with pytest.raises(ValueError, match=r"levels\.temperature: 0\.07 → 0\.1"):
+    with refuses(ValueError, "levels.temperature", "0.07 → 0.1"):
         claim_workdir(run.workdir, config.to_dict())
 
 
@@ -238,20 +240,20 @@ def test_one_modality_is_named(tmp_path, data_dir):
     info = dataclasses.replace(
         run.method.info, table=dataclasses.replace(table, modality=np.zeros_like(table.modality))
     )
-    with pytest.raises(ValueError, match="every training tracklet is visible"):
+    with refuses(ValueError, "visible"):
         type(run.method)(config, info)
     config.require_both_modalities = False
-    assert any("cross-modality level could not" in note for note in type(run.method)(config, info).notes())
+    assert any("cross-modality" in note for note in type(run.method)(config, info).notes())
 
 
 def test_unwritable_workdir_is_named(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(ValueError, match="cannot be written"):
+    with refuses(ValueError, tmp_path / "file"):
         claim_workdir(tmp_path / "file" / "run", {})
 
 
 def test_batch_must_divide_over_devices(tmp_path, data_dir):
-    with pytest.raises(ValueError, match="does not divide over 8 devices"):
+    with refuses(ValueError, "8 devices"):
         start_run(make_config("hitpro", **{"mesh.devices": 8, "batch.slots": 7}), tmp_path, data_dir)
 
 

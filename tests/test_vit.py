@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from messages import refuses
 
 from benchmarks import attention
 from jaxreid.backbones.clip import VISION_TOWERS, vision_config
@@ -18,9 +19,6 @@ from jaxreid.backbones.transformer import Adapters, Hooks, LayerNorm, attend, ex
 from jaxreid.backbones.vit import ViT, ViTConfig, sincos_positions
 from jaxreid.layers.adapters import TemporalAdapter
 from jaxreid.layers.stfl import channel_shift
-
-# XLA compiles twice as fast when it optimises less.
-jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 TINY = ViTConfig(width=32, depth=2, heads=2, patch=8, image_size=(32, 16), projection=16)
 
@@ -41,7 +39,9 @@ def build(config=TINY, frames=2, **changes):
 
 def run(model, variables, *args, method="__call__", **options):
     """`model.apply`, compiled."""
-    return jit(lambda variables, x: model.apply(variables, x, *args[1:], method=method, **options))(variables, args[0])
+    return jax.jit(lambda variables, x: model.apply(variables, x, *args[1:], method=method, **options))(
+        variables, args[0]
+    )
 
 
 def abstract_params(config):
@@ -95,9 +95,9 @@ def test_other_towers_and_their_sizes():
     params = abstract_params(imagenet_config("ViT-B/16"))
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == 85_798_656  # 86,567,656 with the classifier
     assert dinov2_config("ViT-S/14", (448, 224)).grid == (32, 16)
-    with pytest.raises(ValueError, match=r"\(256, 128\) is not in multiples of 14"):
+    with refuses(ValueError, "(256, 128)", 14):
         dinov2_config("ViT-S/14", (256, 128))
-    with pytest.raises(ValueError, match="DINOv2 tower is called 'ViT-H/14'"):
+    with refuses(ValueError, "'ViT-H/14'"):
         dinov2_config("ViT-H/14")
 
 
@@ -124,7 +124,7 @@ def test_a_named_tower_takes_other_fields_and_refuses_other_names():
     config = vision_config("ViT-B/16", activation="gelu", dtype=jnp.bfloat16)
     assert (config.activation, config.dtype) == ("gelu", jnp.bfloat16)
     assert VISION_TOWERS["ViT-B/16"].activation == "quick_gelu"
-    with pytest.raises(ValueError, match=r"ViT-B/8.*ViT-L/14@336"):
+    with refuses(ValueError, "ViT-B/8", "ViT-L/14@336"):
         vision_config("ViT-B/8")
 
 
@@ -145,7 +145,7 @@ def test_outputs_and_their_parts():
     np.testing.assert_allclose(every[:, 0], outputs["projected"], atol=1e-6)
     model, variables, x = build(projection=None)
     assert "projected" not in run(model, variables, x)
-    with pytest.raises(ValueError, match="no projection"):
+    with refuses(ValueError, "projection"):
         run(model, variables, x, method="project")
 
 
@@ -167,7 +167,7 @@ def test_the_class_token_alone_is_that_of_the_whole_pass():
         outputs = model.apply(variables, x, **options)
         return (outputs["class_token"] ** 2).sum() + (outputs["projected"] * 0.3).sum()
 
-    whole, alone = (jit(jax.value_and_grad(lambda v, o=o: loss(v, **o))) for o in ({}, {"class_token_only": True}))
+    whole, alone = (jax.jit(jax.value_and_grad(lambda v, o=o: loss(v, **o))) for o in ({}, {"class_token_only": True}))
     (value, gradient), (value_alone, gradient_alone) = whole(variables), alone(variables)
     np.testing.assert_allclose(value_alone, value, rtol=1e-6)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), gradient, gradient_alone)
@@ -191,7 +191,7 @@ def test_taps_give_the_stream_and_what_attention_compares():
     alone = run(model, variables, x, taps=(-1, 0), class_token_only=True)
     assert alone["taps"][0].tokens.shape == (2, 1, 32)
     np.testing.assert_allclose(alone["taps"][1].tokens, first.tokens, atol=1e-6)
-    with pytest.raises(ValueError, match=r"taps \(3,\)"):
+    with refuses(ValueError, "taps", "(3,)"):
         run(model, variables, x, taps=(3,))
 
 
@@ -250,7 +250,7 @@ def test_scan_and_remat_change_no_number(changes, options, loops):
         forward = str(jax.make_jaxpr(loss, static_argnums=1)(params, model))
         assert forward.count(" scan[") == (loops if model.config.scan else 0)
         assert ("remat" in forward) == model.config.remat
-        return jit(jax.value_and_grad(loss), static_argnums=1)(params, model)
+        return jax.jit(jax.value_and_grad(loss), static_argnums=1)(params, model)
 
     value, gradient = run(ViT(dataclasses.replace(config, remat=False), adapters))
     value_too, gradient_too = run(ViT(dataclasses.replace(config, scan=True), adapters))
@@ -274,9 +274,9 @@ def test_scan_compiles_one_block():
 
 def test_run_blocks_names_a_wrong_range():
     model, variables, x = build()
-    with pytest.raises(ValueError, match=r"for blocks \[2, 3\] of a tower of 2"):
+    with refuses(ValueError, "[2, 3]", 2):
         run(model, variables, x, hooks=Hooks(attention={3: attend}, prompts=jnp.zeros((3, 1, 1, 32))))
-    with pytest.raises(ValueError, match="blocks 1:4 of a tower of 2"):
+    with refuses(ValueError, "1:4", 2):
         run(model, variables, run(model, variables, x, method="embed"), 1, 4, method="run_blocks")
 
 
@@ -382,7 +382,7 @@ def test_gradients_are_finite_and_reach_every_parameter():
     def loss(params, model):
         return jnp.sum((model.apply({"params": params}, x)["projected"] - target) ** 2)
 
-    gradient = jit(jax.grad(loss), static_argnums=1)(variables["params"], model)
+    gradient = jax.jit(jax.grad(loss), static_argnums=1)(variables["params"], model)
     for path, leaf in jax.tree_util.tree_leaves_with_path(gradient):
         name = jax.tree_util.keystr(path)
         assert np.isfinite(leaf).all(), name
@@ -390,7 +390,7 @@ def test_gradients_are_finite_and_reach_every_parameter():
     remat = ViT(dataclasses.replace(model.config, remat=True))
     for a, b in zip(
         jax.tree.leaves(gradient),
-        jax.tree.leaves(jit(jax.grad(loss), static_argnums=1)(variables["params"], remat)),
+        jax.tree.leaves(jax.jit(jax.grad(loss), static_argnums=1)(variables["params"], remat)),
         strict=True,
     ):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
@@ -434,7 +434,7 @@ def test_start_of_training_is_well_scaled():
     config = ViTConfig(width=128, depth=4, heads=2, patch=8, image_size=(64, 32), projection=64)
     model = ViT(config)
     x = jax.random.normal(jax.random.key(1), (8, 64, 32, 3))
-    variables = jit(model.init)(jax.random.key(0), x)
+    variables = jax.jit(model.init)(jax.random.key(0), x)
     assert sum(leaf.size for leaf in jax.tree.leaves(variables)) == 830_720
     positions = np.asarray(variables["params"]["position_embedding"])
     np.testing.assert_array_equal(positions[0], 0)
@@ -460,23 +460,23 @@ def test_sincos_positions_tell_all_patches_apart():
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("changes", "named"),
     [
-        ({"heads": 5}, "width 32 is not a multiple of heads 5"),
-        ({"activation": "relu"}, "'relu'.*quick_gelu"),
-        ({"position_init": "zeros"}, "'zeros'"),
-        ({"image_size": (32, 4)}, r"\(32, 4\) is smaller than one patch"),
-        ({"width": 30}, "multiple of 4"),
+        ({"heads": 5}, ("width 32", "heads 5")),
+        ({"activation": "relu"}, ("'relu'", "quick_gelu")),
+        ({"position_init": "zeros"}, ("'zeros'",)),
+        ({"image_size": (32, 4)}, ("(32, 4)", "patch")),
+        ({"width": 30}, (30, 4)),
     ],
 )
-def test_impossible_configurations_are_named(changes, message):
-    with pytest.raises(ValueError, match=message):
+def test_impossible_configurations_are_named(changes, named):
+    with refuses(ValueError, *named):
         dataclasses.replace(TINY, **changes)
 
 
 def test_frames_of_another_size_are_named():
     model, variables, _ = build()
-    with pytest.raises(ValueError, match=r"\(2, 16, 32, 3\).*\[N, 32, 16, 3\]"):
+    with refuses(ValueError, "(2, 16, 32, 3)", "[N, 32, 16, 3]"):
         run(model, variables, jnp.zeros((2, 16, 32, 3)))
 
 

@@ -9,13 +9,13 @@ import io
 import json
 import os
 import pickle
-import re
 import threading
 import zipfile
 
 import numpy as np
 import pytest
 import safetensors.numpy
+from messages import refuses
 
 from jaxreid.backbones import hub
 from jaxreid.backbones.hub import PUBLISHED, located
@@ -169,7 +169,7 @@ def test_nothing_in_a_file_is_run(tmp_path, wrap):
     for name, content in malicious(marker).items():
         path = tmp_path / "pytorch_model.bin"
         path.write_bytes(wrap(content))
-        with pytest.raises(CheckpointError, match=re.escape(f"{path} names {name}, which is no part of a tensor")):
+        with refuses(CheckpointError, path, name):
             read_tensors(tmp_path)
         assert not marker.exists(), name
 
@@ -221,7 +221,7 @@ def test_tensors_that_reach_outside_their_storage_are_named(tmp_path):
         dict(key=0),
     ):
         path.write_bytes(zip_file(tensor_pickle(**wrong)))
-        with pytest.raises(CheckpointError, match=r"a.pt \(\d+ bytes\) is not a readable PyTorch file"):
+        with refuses(CheckpointError, path, f"{path.stat().st_size:,}"):
             read_tensors(path)
 
 
@@ -248,8 +248,7 @@ def test_damaged_torch_files_are_named(tmp_path, zipped):
     ]
     for content in damaged:
         path.write_bytes(content)
-        message = rf"{re.escape(str(path))} \({len(content):,} bytes\) is not a readable PyTorch file .*cut off"
-        with pytest.raises(CheckpointError, match=message):
+        with refuses(CheckpointError, path, f"{len(content):,} bytes", "PyTorch", "cut off"):
             read_tensors(path)
 
 
@@ -258,12 +257,10 @@ def test_torch_files_that_hold_no_state_dict_are_named(tmp_path):
     import torch
 
     torch.save([torch.ones(2)], tmp_path / "list.pt")
-    with pytest.raises(CheckpointError, match="holds a list where a state dict is expected"):
+    with refuses(CheckpointError, "list.pt", "list", "state dict"):
         read_tensors(tmp_path / "list.pt")
     torch.save(torch.nn.Linear(2, 2), tmp_path / "module.pt")
-    with pytest.raises(
-        CheckpointError, match=r"module.pt names torch.nn.modules.linear.Linear.*save_file\(model.state_dict"
-    ):
+    with refuses(CheckpointError, "module.pt", "torch.nn.modules.linear.Linear", "save_file(model.state_dict"):
         read_tensors(tmp_path / "module.pt")
 
 
@@ -271,11 +268,11 @@ def test_files_that_hold_no_state_dict_are_named(tmp_path):
     loop = {}
     loop["a"] = loop
     (tmp_path / "loop.pt").write_bytes(zip_file(pickle.dumps(loop)))
-    with pytest.raises(CheckpointError, match="nested without an end"):
+    with refuses(CheckpointError, "loop.pt", "nested"):
         read_tensors(tmp_path / "loop.pt")
     with zipfile.ZipFile(tmp_path / "other.pt", "w") as archive:
         archive.writestr("readme.txt", "not weights")
-    with pytest.raises(CheckpointError, match=r"a zip archive with 0 members \*/data.pkl"):
+    with refuses(CheckpointError, "other.pt", 0, "data.pkl"):
         read_tensors(tmp_path / "other.pt")
 
 
@@ -307,12 +304,12 @@ def test_shards_of_pytorch_files(tmp_path):
 
 
 def test_absent_and_unreadable_files_are_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"no weights at .*nowhere.safetensors"):
+    with refuses(FileNotFoundError, tmp_path / "nowhere.safetensors"):
         read_tensors(tmp_path / "nowhere.safetensors")
     (tmp_path / "flax_model.msgpack").write_bytes(b"")
-    with pytest.raises(FileNotFoundError, match=r"none of model.safetensors.*it holds: flax_model.msgpack"):
+    with refuses(FileNotFoundError, "model.safetensors", "flax_model.msgpack"):
         read_tensors(tmp_path)
-    with pytest.raises(CheckpointError, match=r"flax_model.msgpack: a file of weights ends in one of .safetensors"):
+    with refuses(CheckpointError, "flax_model.msgpack", ".safetensors"):
         read_tensors(tmp_path / "flax_model.msgpack")
 
     whole = safetensors.numpy.save(WEIGHTS)
@@ -320,11 +317,10 @@ def test_absent_and_unreadable_files_are_named(tmp_path):
     for content in (whole[:50], whole[:-1], b"", pointer, b"\x08" + b"\0" * 7 + b"\xff" * 8):
         path = tmp_path / "cut.safetensors"
         path.write_bytes(content)
-        message = rf"{re.escape(str(path))} \({len(content):,} bytes\) is not a readable safetensors file"
-        with pytest.raises(CheckpointError, match=message):
+        with refuses(CheckpointError, path, f"{len(content):,} bytes", "safetensors"):
             read_tensors(path)
     (tmp_path / "model.safetensors.index.json").write_text("{")
-    with pytest.raises(CheckpointError, match=r"index.json is not valid JSON"):
+    with refuses(CheckpointError, "model.safetensors.index.json"):
         read_tensors(tmp_path)
 
 
@@ -334,7 +330,7 @@ def test_absent_and_unreadable_files_are_named(tmp_path):
 def test_a_packaged_name_is_looked_up_in_the_package(tmp_path, monkeypatch):
     monkeypatch.setattr(importlib.resources, "files", lambda package: tmp_path)
     with (
-        pytest.raises(FileNotFoundError, match=r"walkers_vit_tiny is not installed: .*walkers_vit_tiny.safetensors"),
+        refuses(FileNotFoundError, "walkers_vit_tiny", "walkers_vit_tiny.safetensors"),
         located("walkers_vit_tiny"),
     ):
         pass
@@ -349,29 +345,26 @@ def test_a_path_goes_before_a_published_name_and_unknown_names_are_told(tmp_path
     os.makedirs("openai/ViT-B-16")
     with located("openai/ViT-B-16") as path:
         assert str(path) == "openai/ViT-B-16"
-    with pytest.raises(FileNotFoundError, match=r"no weights at ViT-B-16.*hf:ORG/REPO, or .*walkers.*openai/ViT-B-16"):
+    with refuses(FileNotFoundError, "ViT-B-16", "hf:ORG/REPO", "walkers", "openai/ViT-B-16"):
         located("ViT-B-16").__enter__()
 
 
 def test_published_files_are_asked_for_and_checked(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     path = tmp_path / "jaxreid" / "weights" / "ViT-B-16.pt"
-    message = (
-        rf"fetch https://openaipublic\S+/5806e7\w+/ViT-B-16.pt, whose SHA-256 is 5806e7\w+, to {re.escape(str(path))}"
-    )
-    with pytest.raises(FileNotFoundError, match=message):
+    with refuses(FileNotFoundError, "https://openaipublic", "/ViT-B-16.pt", "SHA-256", "5806e77c", path):
         located("openai/ViT-B-16").__enter__()
     path.parent.mkdir(parents=True)
     path.write_bytes(b"content")
     digest = hashlib.sha256(b"content").hexdigest()
-    with pytest.raises(CheckpointError, match=rf"has the SHA-256 {digest}, but https://\S+ is published with 5806e7"):
+    with refuses(CheckpointError, path, digest, "https://", "5806e77c"):
         located("openai/ViT-B-16").__enter__()
     for sha256 in (digest, digest[:8], ""):
         monkeypatch.setitem(PUBLISHED, "openai/ViT-B-16", PUBLISHED["openai/ViT-B-16"]._replace(sha256=sha256))
         assert located("openai/ViT-B-16").__enter__() == path
-    with pytest.raises(FileNotFoundError, match=r"SHA-256 begins with 0676ba61, to "):
+    with refuses(FileNotFoundError, "SHA-256", "0676ba61"):
         located("torchvision/resnet50-v1").__enter__()
-    with pytest.raises(FileNotFoundError, match=r"fetch \S+/dinov2_vits14/dinov2_vits14_reg4_pretrain.pth to "):
+    with refuses(FileNotFoundError, "dinov2_vits14/dinov2_vits14_reg4_pretrain.pth"):
         located("dinov2/vits14_reg4").__enter__()
 
 
@@ -463,15 +456,15 @@ def test_the_other_forms_of_a_repository(server):
 
 def test_repositories_that_can_not_be_had_are_named(server):
     server.files |= {"org/closed": "GatedRepo", "org/empty": {"config.json": b"{}"}, "org/model": {}}
-    for name, error, message in (
-        ("hf:org/closed", CheckpointError, r"/org/closed is gated: accept its terms"),
-        ("hf:org/absent", FileNotFoundError, r"there is no repository \S+/org/absent, or it is private"),
-        ("hf:org/model@v9", FileNotFoundError, r"/org/model has no revision v9"),
-        ("hf:org/empty", FileNotFoundError, r"/org/empty holds none of model.safetensors"),
-        ("hf:model", ValueError, r"'hf:model' is not of the form hf:ORG/REPO"),
-        ("hf:org/model/file", ValueError, r"not of the form"),
+    for name, error, *named in (
+        ("hf:org/closed", CheckpointError, "/org/closed", "gated", "terms"),
+        ("hf:org/absent", FileNotFoundError, "/org/absent", "private"),
+        ("hf:org/model@v9", FileNotFoundError, "/org/model", "v9"),
+        ("hf:org/empty", FileNotFoundError, "/org/empty", "model.safetensors"),
+        ("hf:model", ValueError, "'hf:model'", "hf:ORG/REPO"),
+        ("hf:org/model/file", ValueError, "hf:org/model/file", "hf:ORG/REPO"),
     ):
-        with pytest.raises(error, match=message):
+        with refuses(error, *named):
             located(name).__enter__()
 
 
@@ -479,13 +472,15 @@ def test_without_network_the_error_says_what_to_put_where(server, monkeypatch):
     from huggingface_hub import constants
 
     server.stop()
-    message = (
-        r"hf:openai/clip-vit-base-patch16 can't be fetched(?s:.*)hf download openai/clip-vit-base-patch16 "
-        r"--revision v1 --local-dir clip-vit-base-patch16\n(?s:.*)config.json(?s:.*)checkpoint=/path/to/clip-vit-base-"
+    named = (
+        "hf:openai/clip-vit-base-patch16",
+        "hf download openai/clip-vit-base-patch16 --revision v1 --local-dir clip-vit-base-patch16\n",
+        "config.json",
+        "checkpoint=/path/to/clip-vit-base-",
     )
-    with pytest.raises(FileNotFoundError, match=message):
+    with refuses(FileNotFoundError, *named):
         located("hf:openai/clip-vit-base-patch16@v1").__enter__()
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(FileNotFoundError, match=message):
+    with refuses(FileNotFoundError, *named):
         located("hf:openai/clip-vit-base-patch16@v1").__enter__()
     assert hub.REACHABLE_WITHIN <= 10

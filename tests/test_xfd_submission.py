@@ -5,6 +5,7 @@ import zlib
 
 import numpy as np
 import pytest
+from messages import refuses
 from test_metrics import T1
 
 from jaxreid import retrieval
@@ -120,19 +121,19 @@ def test_what_is_no_submission_is_named(tmp_path):
     rows = [row for case in xfd.CASES for row in ranked(case)]
     path = tmp_path / "s.csv"
 
-    def refused(match, changed):
+    def refused(changed, *named):
         file_of(path, changed)
-        with pytest.raises(xfd.SubmissionError, match=match):
+        with refuses(xfd.SubmissionError, *named):
             xfd.read(path)
 
     short = dataclasses.replace(rows[1], gallery=("a",))
-    refused("row 2: 0002_21 does not rank each gallery tracklet", [rows[0], short])
+    refused([rows[0], short], "row 2", "0002_21")
     twice = (*GALLERY[:-1], GALLERY[0])
-    refused("row 2: .* once", [rows[0], dataclasses.replace(rows[1], gallery=twice)])
-    refused("row 4: case 'Case 1", [*rows[3:6], rows[0]])
-    refused("a query of a case stands in it twice", [rows[0], rows[0]])
+    refused([rows[0], dataclasses.replace(rows[1], gallery=twice)], "row 2", "once")
+    refused([*rows[3:6], rows[0]], "row 4", "Case 1")
+    refused([rows[0], rows[0]], "twice")
     path.write_text("query,gallery\n")
-    with pytest.raises(xfd.SubmissionError, match="the first line is not row_id,case"):
+    with refuses(xfd.SubmissionError, "row_id,case"):
         xfd.read(path)
     assert xfd.main(["score", str(path)]) == 2
 
@@ -140,7 +141,7 @@ def test_what_is_no_submission_is_named(tmp_path):
 def test_anonymous_names_are_not_scored():
     """The authors' script prints zeros."""
     rows = [row for case in xfd.CASES for row in ranked(case, T1[:1], ("x_1",))]
-    with pytest.raises(xfd.SubmissionError, match="'x_1' does not begin with an identity"):
+    with refuses(xfd.SubmissionError, "'x_1'", "identity"):
         xfd.score(rows)
     rows = [row for case in xfd.CASES for row in ranked(case, T1[:1], ("0099_1",))]
     with pytest.raises(xfd.SubmissionError, match="anonymised"):

@@ -59,7 +59,7 @@ class SidecarWriter:
       overwrite: replace a sidecar of this kind; without it an existing one is an error.
 
     Raises:
-      FileExistsError: there is one already and `overwrite` is false.
+      UserError: there is one already and `overwrite` is false.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class SidecarWriter:
         self.kind = kind
         self._final = sidecar_dir(prepared_dir, kind)
         if self._final.exists() and not overwrite:
-            raise UserError(f"{self._final} exists; pass overwrite=True to make the {kind} anew")
+            raise UserError(f"{self._final} exists; overwrite=True (--overwrite) makes the {kind} anew")
         self._meta = dict(meta or {})
         self._meta.setdefault("command", _default_command(kind, prepared_dir))
         self._part = self._final.with_name(f"{kind}.incomplete-{uuid.uuid4().hex[:8]}")

@@ -71,7 +71,7 @@ def import_sidecar(kind: str, directory: Path, name: str, source: Path, overwrit
 
     Raises:
       DataSetError: no tracklet has an entry, or the source is not of the expected form.
-      FileExistsError: there is one already and `overwrite` is false.
+      UserError: there is one already and `overwrite` is false.
     """
     report = Report()
     with SidecarWriter(directory, kind, {"imported_from": str(source)}, overwrite) as writer:
