@@ -105,6 +105,11 @@ def preset_config(file: str, method: str, preset: str, presets: tuple[str, ...],
     return fill(base_config(file, method, preset), table, presets.index(preset))
 
 
+def is_config(value: Any) -> bool:
+    """Whether JSON is a run's config; other programs have files of that name, too."""
+    return isinstance(value, dict) and {"method", "seed", "dataset"} <= set(value)
+
+
 def unknown_preset(preset: str, known: tuple[str, ...]) -> UserError:
     return UserError(f"unknown preset {preset!r}; this config has {', '.join(known)}")
 

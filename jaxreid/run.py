@@ -137,6 +137,10 @@ def open_model(workdir: Path, data_dir: Path | None = None) -> Model:
     return make_model(config, workdir, parallel.make_mesh(), info)
 
 
+def _everywhere(here: bool) -> bool:
+    return all(processes.gather(here))
+
+
 def start_run(config: Any, workdir: Path, data_dir: Path | None, *, dry: bool = False) -> Run:
     """Opens (or builds) the data set, lays out the devices and makes the method.
 
@@ -149,7 +153,7 @@ def start_run(config: Any, workdir: Path, data_dir: Path | None, *, dry: bool = 
     with contextlib.ExitStack() as stack:
         if dry:
             with processes.together():
-                dataset = stack.enter_context(foreseen_dataset(config.dataset, data_dir))
+                dataset = stack.enter_context(foreseen_dataset(config.dataset, data_dir, _everywhere))
         else:
             with processes.main_first(DataSetError):
                 dataset = open_dataset(config.dataset, data_dir)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 
-from jaxreid.config import EXECUTION, among, flatten
+from jaxreid.config import EXECUTION, among, flatten, is_config
 from jaxreid.dataset_info import INFO, save_info
 from jaxreid.errors import UserError
 from jaxreid.files import Held, held, read_json, write_json
@@ -106,11 +106,6 @@ def require_run(workdir: Path) -> None:
             f"{workdir} holds no run with a complete checkpoint: train first, with the same line without --mode, or "
             "name the folder of a run with --workdir"
         )
-
-
-def is_config(value: Any) -> bool:
-    """Whether JSON is a run's config; other programs have files of that name, too."""
-    return isinstance(value, dict) and {"method", "seed", "dataset"} <= set(value)
 
 
 def read_config(workdir: Path) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from jaxreid import parallel, processes
 from jaxreid.augment import Pixels
 from jaxreid.backbones import pretrained
 from jaxreid.checkpoints import Checkpoints, newest_whole
+from jaxreid.data import build
 from jaxreid.data.dataset import open_dataset
 from jaxreid.data.loader import LoaderOptions
 from jaxreid.extract import Extractor, tracklet_features
@@ -116,13 +117,10 @@ def main(index, port, data_dir, folder):
     # --- a data set that one process cannot open
     elsewhere = data_dir if index == 0 else folder / "nothing.txt"
     (folder / "nothing.txt").touch()
-    mine["data set"] = outcome(lambda: start_run(config(), folder, elsewhere, dry=True).dataset.name)
+    mine["data set"] = outcome(lambda: start_run(config(), folder, elsewhere).dataset.name)
     published = config(**{"dataset.name": "mars", "dataset.config": "", "dataset.train": "train"})
-    with (
-        mock.patch("jaxreid.run.open_dataset", lambda *_: open_dataset(config().dataset, data_dir))
-        if index == 0
-        else mock.MagicMock()
-    ):
+    tiny = open_dataset(config().dataset, data_dir).directory
+    with mock.patch.object(build, "find", lambda *_: None if index else tiny):
         mine["dry run"] = outcome(lambda: start_run(published, folder, folder, dry=True).dataset.name)
     other = {"dataset.config": "tiny"} if index == 0 else {"dataset.config": "tiny", "dataset.query": "gallery"}
     mine["other data"] = outcome(lambda: start_run(config(**other), folder, data_dir).dataset.name)

@@ -82,9 +82,10 @@ def test_a_resnet_cannot_be_scanned():
 
 
 def test_they_may_change_when_a_run_goes_on(tmp_path, capsys):
-    config = {"backbone": {"name": "a", "remat": False, "scan": False}}
+    config = {"method": "a", "seed": 1, "dataset": {}, "backbone": {"name": "a", "remat": False, "scan": False}}
     claim_workdir(tmp_path, config)
-    claim_workdir(tmp_path, {"backbone": {"name": "a", "remat": True, "scan": True}})
+    (tmp_path / "results.json").write_text("{}")  # it has come to something
+    claim_workdir(tmp_path, config | {"backbone": {"name": "a", "remat": True, "scan": True}})
     says(capsys.readouterr().out, "backbone.remat", "False → True")
     with refuses(ValueError, "backbone.name", "a → b"):
-        claim_workdir(tmp_path, {"backbone": {"name": "b", "remat": True, "scan": True}})
+        claim_workdir(tmp_path, config | {"backbone": {"name": "b", "remat": True, "scan": True}})

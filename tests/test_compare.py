@@ -264,11 +264,11 @@ def test_what_is_left_out_is_named_with_its_reason(tmp_path, capsys):
     found = compare([tmp_path])
     assert [row.runs[0].workdir.name for row in found.tables[0].rows] == ["good"]
     reasons = {path.name: why for path, why in found.left_out}
-    assert reasons == {
+    says(reasons["cut"], tmp_path / "cut" / "results.json", "damaged", "again")
+    assert {name: why for name, why in reasons.items() if name != "cut"} == {
         "short": "unfinished: scored after epoch 4 of 6",
         "footage": "not scored: no test tracklet has an identity",
         "training": "unfinished: there is no results.json yet",
-        "cut": "broken: results.json cannot be read (Expecting value: line 1 column 11 (char 10))",
         "old": "results.json has an old format; score the run again with --mode=evaluate, or train it again",
         "bare": "broken: there is no dataset.json",
         "nan": "broken: mAP of visible_to_infrared in results.json is nan",

@@ -2,6 +2,7 @@
 
 import html.parser
 import json
+import os
 import re
 import shutil
 
@@ -124,8 +125,8 @@ def test_two_lines_at_once_add_nothing_twice(people, workdir, tmp_path, capsys, 
 
     monkeypatch.setattr(embed, "add_to_gallery", meanwhile)
     assert run_embed(people, workdir, directory) == 0
-    assert seen == [1]
-    says(capsys.readouterr().err, "another", "tracklets")
+    assert seen == [2]
+    says(capsys.readouterr().err, f"process {os.getpid()}", people, directory)
     assert len(Gallery(directory)) == 6
 
 

@@ -198,9 +198,9 @@ def test_published_counts(tree, tmp_path, monkeypatch):
         (f"{TRAIN[1].prefix} 7\n", f"{TRAIN[1].prefix} seven\n", ("row 2", "'prefix identity'")),
         (TRAIN[1].prefix, "tracklet_train/0007/0007_0009_01_9",
          ("row 2", "frame", "tracklet_train/0007/0007_0009_01_9_*.jpg")),
-        (TRAIN[1].prefix, "tracklet_train/0099/0099_0009_01_9", ("0099", "missing", "frame")),
+        (TRAIN[1].prefix, "tracklet_train/0099/0099_0009_01_9", ("tracklet_train/0099", "missing")),
         (TRAIN[1].prefix, TRAIN[0].prefix, (1, "tracklets", "several", "rows", "0007_0001_01_1")),
-        (TRAIN[1].prefix, "tracklet_train/0007/0007", ("frames", f"{TRAIN[0].prefix}_0001")),
+        (TRAIN[1].prefix, "tracklet_train/0007/0007", ("row 2", "frames", TRAIN[0].prefix)),
     ],
 )  # fmt: skip
 def test_lists_that_are_wrong(tree, tmp_path, old, new, named):

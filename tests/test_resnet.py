@@ -105,7 +105,8 @@ def test_padding_has_no_influence():
     every = np.ones(int(mask.sum()), bool)
     expected = step(model, variables, x[mask], every, MODALITY[mask], weight[mask])
     np.testing.assert_array_equal(out["map"][~mask], 0)
-    np.testing.assert_allclose(out["map"][mask], expected[1][0]["map"], atol=1e-5)
+    # Convolutions of another number of rows may add in another order: roundings of values up to 5. A leak is 1e4.
+    np.testing.assert_allclose(out["map"][mask], expected[1][0]["map"], atol=1e-5, rtol=1e-5)
     np.testing.assert_allclose(out["pooled"][mask], expected[1][0]["pooled"], atol=1e-5)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), update, expected[1][1])
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4, rtol=1e-4), gradient, expected[0])

@@ -410,7 +410,7 @@ def evaluator(tmp_path):
     found.run = types.SimpleNamespace(
         workdir=tmp_path,
         method=method,
-        config=types.SimpleNamespace(method="any", seed=1, keep_best=False),
+        config=types.SimpleNamespace(name="any", method="any", seed=1, keep_best=False),
         dataset=types.SimpleNamespace(name="made up"),
         phase=lambda name: contextlib.nullcontext(),
         phases={"evaluation": 3.0},

@@ -8,7 +8,7 @@ import functools
 import hashlib
 import json
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -115,26 +115,33 @@ def _open(directory: Path, options: Any) -> Dataset:
 
 
 @contextlib.contextmanager
-def foreseen_dataset(options: Any, data_dir: Path | None) -> Iterator[Dataset]:
+def foreseen_dataset(
+    options: Any, data_dir: Path | None, everywhere: Callable[[bool], bool] = bool
+) -> Iterator[Dataset]:
     """The data set that a config names, where nothing may be written: as it is built, else as large as published, else
     drawn into a folder that lasts as long as the context.
+
+    Args:
+      options, data_dir: as for `open_dataset`.
+      everywhere: whether what is true here is true for all processes of the run, which have to take the same.
 
     Raises:
       UserError: it has to be built from its own files first.
     """
-    planned = plan_dataset(options)
+    directory, planned, failure = None, plan_dataset(options), None
     try:
         directory = build.find(options.name, options.config or None, data_dir, options.path or None)
-        reason = "the data set is not there"
     except build.DataSetError as error:
-        if planned is None:
-            raise
-        directory, reason = None, str(error).splitlines()[0]
-    if directory is not None:
+        failure = error
+    there = everywhere(directory is not None)
+    if there and directory is not None:
         yield _open(directory, options)
     elif planned is not None:
+        reason = str(failure).splitlines()[0] if failure else "the data set is not there"
         print(f"planned on {origin(options.name)}: {reason}", flush=True)
         yield planned
+    elif failure:
+        raise failure
     elif options.path:
         raise UserError(
             f"{options.name} is not built yet, and a dry run builds nothing: python -m jaxreid.data.build "

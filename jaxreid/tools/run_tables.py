@@ -21,10 +21,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxreid.config import EXECUTION, among, flatten
+from jaxreid.config import EXECUTION, among, flatten, is_config
 from jaxreid.errors import UserError
 from jaxreid.files import expand, read_json
-from jaxreid.workdirs import is_config
 
 # Settings that change neither training nor scores, up to rounding: speed, devices, logs, and the names of a config and
 # its preset, whose values stand in the config themselves.
