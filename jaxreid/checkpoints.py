@@ -157,7 +157,7 @@ class Checkpoints:
         if jax.process_index() == 0:  # first, so that weights that are there have their digests beside them
             path.parent.mkdir(parents=True, exist_ok=True)
             part = path.with_suffix(".json.part")
-            part.write_text(json.dumps(found))
+            part.write_text(json.dumps(found), encoding="utf-8")
             os.replace(part, path.with_suffix(".json"))
         with ocp.StandardCheckpointer() as checkpointer:
             checkpointer.save(path, tree)
@@ -179,7 +179,7 @@ class Checkpoints:
         """Raises DamagedCheckpoint where these are not the weights that `save_frozen` was given for a stage."""
         path = self.frozen_path(stage).with_suffix(".json")
         try:
-            saved = json.loads(path.read_text())
+            saved = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise DamagedCheckpoint(f"digests {path} cannot be read: {_first_line(error)}") from error
         _compare(tree, saved, f"frozen weights {self.frozen_path(stage)}")

@@ -193,7 +193,7 @@ class Evaluator:
             else:
                 results["scores"], results["reason"] = [], self._why_not_scored()
         start = run.workdir / "start.json"
-        results["before_training"] = json.loads(start.read_text()) if start.exists() else []
+        results["before_training"] = json.loads(start.read_text(encoding="utf-8")) if start.exists() else []
         results["epochs_done"], results["epochs"] = epochs_done, epochs
         results["assumptions"] = run.method.assumptions()
         results["notes"] = list(run.method.notes())
@@ -211,7 +211,7 @@ class Evaluator:
     def _seconds(self, epochs_done: int) -> dict[str, float]:
         """Seconds by phase; scoring the same state again keeps what training it took."""
         path = self.run.workdir / "results.json"
-        before = json.loads(path.read_text()) if path.exists() else {}
+        before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
         known = before.get("seconds", {}) if before.get("epochs_done") == epochs_done else {}
         return known | {name: round(seconds, 2) for name, seconds in self.run.phases.items()}
 

@@ -71,9 +71,9 @@ def held(path: Path, wait: float = 0) -> Iterator[None]:
     try:
         lock.acquire(timeout=wait)
     except filelock.Timeout as error:
-        raise Held(note.read_text().strip() if note.exists() else "another process") from error
+        raise Held(note.read_text(encoding="utf-8").strip() if note.exists() else "another process") from error
     try:
-        note.write_text(f"process {os.getpid()} on {socket.gethostname()}")
+        note.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
         yield
     finally:
         note.unlink(missing_ok=True)

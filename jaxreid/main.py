@@ -137,7 +137,7 @@ def _run(config: Any, workdir: Path, data_dir: Path | None) -> None:
 def _finished(workdir: Path) -> dict[str, Any] | None:
     """The results of a run that went to its last epoch; those of an earlier checkpoint do not count."""
     path = workdir / "results.json"
-    results = json.loads(path.read_text()) if path.exists() else {}
+    results = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     return results if results and results["epochs_done"] == results["epochs"] else None
 
 

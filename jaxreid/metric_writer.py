@@ -27,9 +27,9 @@ class MetricWriter:
             return
         kept = [row for row in read_metrics(workdir) if row["run_epoch"] < resume_epoch]
         aside = self._path.with_suffix(".jsonl.part")
-        aside.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        aside.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
         os.replace(aside, self._path)
-        self._file = self._path.open("a")
+        self._file = self._path.open("a", encoding="utf-8")
         from tensorboardX import SummaryWriter
 
         self._board = SummaryWriter(str(Path(workdir) / "tensorboard"), purge_step=resume_step or None)
@@ -58,7 +58,7 @@ def read_metrics(workdir: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     rows = []
-    for line in path.read_text().splitlines():
+    for line in path.read_text(encoding="utf-8").split("\n"):
         try:
             rows.append(json.loads(line))
         except json.JSONDecodeError:

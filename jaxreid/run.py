@@ -130,7 +130,7 @@ def open_model(workdir: Path, data_dir: Path | None = None) -> Model:
     path = workdir / "config.json"
     if not path.exists():
         raise UserError(f"{workdir} holds no run: {path} is missing")
-    config: Any = ConfigDict(json.loads(path.read_text()))
+    config: Any = ConfigDict(json.loads(path.read_text(encoding="utf-8")))
     info = read_info(workdir) or dataset_info(
         open_dataset(config.dataset, data_dir),
         find_method(config.method),
@@ -211,7 +211,7 @@ def claim_workdir(workdir: Path, config: dict[str, Any]) -> None:
             return
     except OSError as error:
         raise UserError(f"workdir {workdir} cannot be written: {error}; choose another with --workdir") from error
-    saved = json.loads(path.read_text())
+    saved = json.loads(path.read_text(encoding="utf-8"))
     found = list(differences(saved, json.loads(json.dumps(config))))
     changes = [
         change for change in found if not change.startswith(tuple(f"{key}{end}" for key in EXECUTION for end in ".:"))
@@ -237,7 +237,7 @@ def claim_dataset(run: Run) -> None:
     path, fingerprint = run.workdir / "dataset.json", run.dataset.fingerprint()
     if not path.exists():
         write_json(path, fingerprint)
-    changes = list(differences(json.loads(path.read_text()), fingerprint))
+    changes = list(differences(json.loads(path.read_text(encoding="utf-8")), fingerprint))
     if changes:
         raise UserError(f"workdir {run.workdir} was trained on another data set:\n  " + "\n  ".join(changes))
     if run.is_main and not (run.workdir / INFO).exists():

@@ -236,12 +236,12 @@ def _prepare(builder: Any, source: Path | None, beam: Sequence[str] | None) -> N
 def read_metadata(prepared: Path) -> dict[str, Any]:
     """What a builder noted of its set (protocol, cameras, identities, counts, …); read without TFDS."""
     path = prepared / "metadata.json"
-    return json.loads(path.read_text()) if path.exists() else {}
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
 def split_counts(prepared: Path) -> dict[str, int]:
     """Tracklets per split of a prepared set, in the order of the splits."""
-    info = json.loads((prepared / "dataset_info.json").read_text())
+    info = json.loads((prepared / "dataset_info.json").read_text(encoding="utf-8"))
     return {split["name"]: sum(map(int, split["shardLengths"])) for split in info["splits"]}
 
 
@@ -255,7 +255,7 @@ def _is_current(prepared: Path, fingerprint: str | None) -> bool:
             f"{prepared} is not a whole data set: {', '.join(missing[:5])} missing or empty "
             f"({len(missing)} files). Was it copied in part? Delete the directory and run again"
         )
-    file_format = json.loads((prepared / "dataset_info.json").read_text())["fileFormat"]
+    file_format = json.loads((prepared / "dataset_info.json").read_text(encoding="utf-8"))["fileFormat"]
     if file_format != "array_record":
         raise DataSetError(
             f"{prepared} was written as {file_format}, which cannot be read here: delete the directory and run again "
@@ -269,7 +269,7 @@ def _missing_files(prepared: Path) -> list[str]:
     missing = [file for file in description if not (prepared / file).is_file()]
     if missing:
         return missing
-    info = json.loads((prepared / "dataset_info.json").read_text())
+    info = json.loads((prepared / "dataset_info.json").read_text(encoding="utf-8"))
     shards = []
     for split in info["splits"]:
         count = len(split["shardLengths"])

@@ -75,7 +75,7 @@ def _read(path: Path) -> dict[str, Any]:
       UserError: there is no file, or it holds something else.
     """
     try:
-        found = json.loads(path.read_text())
+        found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist: is it the workdir of a run that was scored?") from error
     except (OSError, ValueError) as error:

@@ -170,7 +170,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     prepared = Path(options.dataset)
     if (prepared / "dataset_info.json").is_file():
-        name = json.loads((prepared / "dataset_info.json").read_text())["name"]
+        name = json.loads((prepared / "dataset_info.json").read_text(encoding="utf-8"))["name"]
     else:
         name, prepared = options.dataset.split("/")[0], build(options.dataset, data_dir=options.data_dir)
     report = import_sidecar(options.kind, prepared, name, options.source, options.overwrite)

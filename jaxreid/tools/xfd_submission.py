@@ -182,7 +182,7 @@ def rank_run(workdir: Path, data_dir: Path | None) -> Iterator[Ranking]:
     from jaxreid.evaluate import Evaluator
     from jaxreid.run import start_run
 
-    config = ml_collections.ConfigDict(json.loads((workdir / "config.json").read_text()))
+    config = ml_collections.ConfigDict(json.loads((workdir / "config.json").read_text(encoding="utf-8")))
     run = start_run(config, workdir, data_dir)
     tests = run.dataset.tests
     pairs = [case for test in tests for case in cases(resolve("xfd"), test.query, test.gallery, test.name)]

@@ -72,7 +72,7 @@ class _Shard:
     def is_whole(self, plan: _Plan) -> bool:
         """Whether it was written as planned, from frames that were all whole; others may have been repaired."""
         try:
-            found = json.loads(self.report.read_text())
+            found = json.loads(self.report.read_text(encoding="utf-8"))
             size = self.records.stat().st_size
         except (OSError, ValueError):
             return False
@@ -137,7 +137,10 @@ def write(builder: ListedBuilder, recorder: Recorder, listing: Listing, excluded
         _LOG.warning("%s: %d of %d files are there already", builder.name, total - len(pending), total)
     if pending:
         _run(builder.name, pending, options)
-    reports = {split: [json.loads(shard.report.read_text()) for shard in members] for split, members in shards.items()}
+    reports = {
+        split: [json.loads(shard.report.read_text(encoding="utf-8")) for shard in members]
+        for split, members in shards.items()
+    }
     excluded.add((path, fault) for found in reports.values() for report in found for path, fault in report["faults"])
     for members in present.values():
         for tracklet in members:
@@ -170,7 +173,9 @@ def write_shard(stem: str) -> None:
         size = aside.stat().st_size
         os.replace(aside, shard.records)
         found = [(path, fault) for path, fault in excluded.faults.items() if path not in plan.unusable]
-        aside.write_text(json.dumps({"plan": digest, "records": count, "bytes": size, "faults": found}))
+        aside.write_text(
+            json.dumps({"plan": digest, "records": count, "bytes": size, "faults": found}), encoding="utf-8"
+        )
         os.replace(aside, shard.report)
     finally:
         aside.unlink(missing_ok=True)
