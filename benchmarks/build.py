@@ -68,7 +68,7 @@ def export_as_mars(prepared: Path, root: Path, tracklets: int | None, size: tupl
                     names.append(f"{stem}F{position:03d}.jpg")
                     (folder / names[-1]).write_bytes(enlarged(frame, size))
                 queries += split == "query"
-        (root / "info" / f"{part}_name.txt").write_text("\n".join(names) + "\n")
+        (root / "info" / f"{part}_name.txt").write_text("\n".join(names) + "\n", encoding="utf-8")
         savemat(root / "info" / f"tracks_{part}_info.mat", {f"track_{part}_info": np.array(rows, np.int32)})
     savemat(root / "info" / "query_IDX.mat", {"query_IDX": np.arange(1, queries + 1)[None]})
 

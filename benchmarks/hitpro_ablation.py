@@ -88,7 +88,7 @@ def main() -> None:
         workdir = arguments.out / folder(name) / f"seed-{seed}"
         workdir.parent.mkdir(parents=True, exist_ok=True)
         share = shares.get()
-        with (workdir.parent / f"seed-{seed}.log").open("a") as log:
+        with (workdir.parent / f"seed-{seed}.log").open("a", encoding="utf-8") as log:
             done = subprocess.run(
                 line(VARIANTS[name], seed, workdir),
                 stdout=log,
@@ -99,7 +99,7 @@ def main() -> None:
         shares.put(share)
         if done.returncode:
             return f"{name}, seed {seed}: failed, see {log.name}"
-        scores = json.loads((workdir / "results.json").read_text())["scores"]
+        scores = json.loads((workdir / "results.json").read_text(encoding="utf-8"))["scores"]
         return f"{name}, seed {seed}: " + "  ".join(f"{s['direction']} mAP {s['mAP']:.1f}" for s in scores)
 
     with concurrent.futures.ThreadPoolExecutor(arguments.workers) as pool:

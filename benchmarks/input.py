@@ -45,10 +45,10 @@ def processes() -> tuple[float, float]:
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             # After the name in brackets: state, parent, …, user and system ticks at places 11 and 12.
-            fields = (folder / "stat").read_text().rpartition(")")[2].split()
+            fields = (folder / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()
             if int(fields[1]) == os.getpid():
                 seconds += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-                private = re.findall(r"Private_\w+:\s+(\d+)", (folder / "smaps_rollup").read_text())
+                private = re.findall(r"Private_\w+:\s+(\d+)", (folder / "smaps_rollup").read_text(encoding="utf-8"))
                 largest = max(largest, sum(map(int, private)) / 2**10)
         except OSError:  # it has ended
             continue

@@ -65,10 +65,10 @@ def kill_when(process: subprocess.Popen, happened: Callable[[], bool]) -> bool:
 
 def written(workdir: Path) -> dict[str, Any]:
     """What a finished run leaves, without what depends on the process that wrote it."""
-    results = json.loads((workdir / "results.json").read_text())
+    results = json.loads((workdir / "results.json").read_text(encoding="utf-8"))
     return {
-        "metrics.jsonl": (workdir / "metrics.jsonl").read_text(),
-        "start.json": (workdir / "start.json").read_text(),
+        "metrics.jsonl": (workdir / "metrics.jsonl").read_text(encoding="utf-8"),
+        "start.json": (workdir / "start.json").read_text(encoding="utf-8"),
         "results.json": {key: value for key, value in results.items() if key not in TIMED},
         "state": last_state(workdir),
     }
@@ -104,7 +104,11 @@ def moment(workdir: Path) -> str:
         return "report"
     if epochs.exists() and any("tmp" in path.name for path in epochs.iterdir()):
         return "checkpoint write"
-    rows = (workdir / "metrics.jsonl").read_text().splitlines() if (workdir / "metrics.jsonl").exists() else []
+    rows = (
+        (workdir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        if (workdir / "metrics.jsonl").exists()
+        else []
+    )
     whole = sorted(int(path.name) for path in epochs.iterdir()) if epochs.exists() else []
     if not rows:
         return "before the first refresh"

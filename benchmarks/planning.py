@@ -413,10 +413,10 @@ def main() -> None:
     options = parser.parse_args()
     utilisation = ASSUMED
     if options.measured:
-        utilisation = measured_utilisation(options.measured.read_text().splitlines())
-    page = fill_in(PAGE.read_text(), tables(utilisation, options.overlap))
+        utilisation = measured_utilisation(options.measured.read_text(encoding="utf-8").splitlines())
+    page = fill_in(PAGE.read_text(encoding="utf-8"), tables(utilisation, options.overlap))
     if options.write:
-        PAGE.write_text(page)
+        PAGE.write_text(page, encoding="utf-8")
     else:
         print(page, end="")
 

@@ -281,7 +281,7 @@ def main() -> None:
                 line = json.dumps(row, default=float)
                 print(line, flush=True)
                 if arguments.out:
-                    with open(arguments.out, "a") as file:
+                    with open(arguments.out, "a", encoding="utf-8") as file:
                         print(line, file=file)
 
 

@@ -319,7 +319,7 @@ def main() -> None:
             line = json.dumps({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()})
             print(line, flush=True)
             if args.out:
-                with open(args.out, "a") as file:
+                with open(args.out, "a", encoding="utf-8") as file:
                     file.write(line + "\n")
 
 

@@ -20,7 +20,7 @@ def ask_for_huge_pages() -> None:
     The C library reads the setting when a process starts, so that it can't be changed from within. A variable that
     is set already, to whatever value, is left alone.
     """
-    offered = OFFERED.read_text() if OFFERED.exists() else ""
+    offered = OFFERED.read_text(encoding="utf-8") if OFFERED.exists() else ""
     if VARIABLE in os.environ or "[madvise]" not in offered:
         return
     os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, VARIABLE: SETTING})

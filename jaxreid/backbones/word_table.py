@@ -109,4 +109,4 @@ class ClipTokenizer:
 def walkers_words() -> WordTokenizer:
     """The words of the captions of `walkers`, and of the prompts that methods learn."""
     resource = importlib.resources.files("jaxreid.backbones") / "weights" / "walkers_words.json"
-    return WordTokenizer(json.loads(resource.read_text()))
+    return WordTokenizer(json.loads(resource.read_text(encoding="utf-8")))

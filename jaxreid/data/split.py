@@ -246,7 +246,7 @@ def _frames_of(raw: bytes) -> list[bytes]:
 
 def split_names(directory: Path) -> tuple[str, ...]:
     """Names of the splits of a built data set."""
-    info = json.loads((Path(directory) / "dataset_info.json").read_text())
+    info = json.loads((Path(directory) / "dataset_info.json").read_text(encoding="utf-8"))
     return tuple(split["name"] for split in info["splits"])
 
 

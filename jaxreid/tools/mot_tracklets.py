@@ -131,7 +131,7 @@ def read_sequence(folder: Path, fps: float) -> MotSequence:
     tracks: dict[int, dict[int, tuple[float, float, float, float]]] = {}
     errors = []
     text = (folder / "gt" / "gt.txt").read_text(encoding="utf-8-sig", errors="replace")
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         try:

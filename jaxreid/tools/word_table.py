@@ -43,7 +43,7 @@ def main() -> None:
     arguments = parser.parse_args()
     table = WordTokenizer.of_texts([*caption_words(), *PROMPTS], load_tokenizer())
     lines = ",\n".join(f"  {json.dumps(word)}: {json.dumps(ids)}" for word, ids in table.words.items())
-    arguments.out.write_text("{\n" + lines + "\n}\n")
+    arguments.out.write_text("{\n" + lines + "\n}\n", encoding="utf-8")
     print(f"{len(table.words)} words, {len(table.clip_ids)} tokens: {arguments.out}")
 
 

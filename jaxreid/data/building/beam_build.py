@@ -74,7 +74,7 @@ class _Shard:
     def is_whole(self, plan: _Plan) -> bool:
         """Whether it was written as planned, from frames that were all whole; others may have been repaired."""
         try:
-            found = json.loads(self.report.read_text())
+            found = json.loads(self.report.read_text(encoding="utf-8"))
             size = self.records.stat().st_size
         except (OSError, ValueError):
             return False
@@ -147,7 +147,10 @@ def write(
         _LOG.warning("%s: %d of %d files are there already", builder.name, total - len(pending), total)
     if pending:
         _run(builder.name, pending, options)
-    reports = {split: [json.loads(shard.report.read_text()) for shard in members] for split, members in shards.items()}
+    reports = {
+        split: [json.loads(shard.report.read_text(encoding="utf-8")) for shard in members]
+        for split, members in shards.items()
+    }
     excluded.add((path, fault) for found in reports.values() for report in found for path, fault in report["faults"])
     for report in itertools.chain.from_iterable(reports.values()):
         deep.add(SixteenBit(**report["sixteen_bit"]))

@@ -166,8 +166,10 @@ def find_lists(name: str, source: Path, files: Sequence[str], folders: Sequence[
 
 
 def read_lines(path: Path) -> list[str]:
-    """The lines of a list; bytes that are no text show up in them."""
-    return path.read_text(encoding="utf-8-sig", errors="replace").rstrip().splitlines()
+    """The lines of a list, which line feeds and carriage returns end and nothing else that Unicode has for it; bytes
+    that are no text show up in them."""
+    text = path.read_text(encoding="utf-8-sig", errors="replace").rstrip()
+    return text.split("\n") if text else []
 
 
 def digest(paths: Iterable[Path]) -> str:
