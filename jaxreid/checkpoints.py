@@ -191,7 +191,7 @@ class Checkpoints:
         path = self.frozen_path(stage).with_suffix(".json")
         with processes.together(DamagedCheckpoint):
             try:
-                saved = json.loads(path.read_text())
+                saved = json.loads(path.read_text(encoding="utf-8"))
             except (OSError, ValueError) as error:
                 raise DamagedCheckpoint(f"digests {path} cannot be read: {_first_line(error)}") from error
         _compare(tree, saved, f"frozen weights {self.frozen_path(stage)}")

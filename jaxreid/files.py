@@ -93,7 +93,7 @@ def held(path: Path, wait: float = 0) -> Iterator[bool]:
         yield False
         return
     try:
-        note.write_text(f"process {os.getpid()} on {socket.gethostname()}")
+        note.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
         yield True
     finally:
         note.unlink(missing_ok=True)
@@ -102,7 +102,7 @@ def held(path: Path, wait: float = 0) -> Iterator[bool]:
 
 def _noted(note: Path) -> str:
     try:
-        return note.read_text().strip() or "another process"
+        return note.read_text(encoding="utf-8").strip() or "another process"
     except OSError:  # its holder has not written it yet, or is about to leave
         return "another process"
 

@@ -33,7 +33,7 @@ class MetricWriter:
             return
         kept = [row for row in read_metrics(workdir) if row["run_epoch"] < resume_epoch]
         write_text(self._path, "".join(json.dumps(row) + "\n" for row in kept))
-        self._file, self._board = self._path.open("a"), Board(Path(workdir) / BOARD)
+        self._file, self._board = self._path.open("a", encoding="utf-8"), Board(Path(workdir) / BOARD)
         with writing(self._path):
             for row in kept:
                 self._board.add(row)

@@ -187,7 +187,7 @@ def write_shard(stem: str) -> None:
         os.replace(aside, shard.records)
         found = [(path, fault) for path, fault in excluded.faults.items() if path not in plan.unusable]
         report = {"plan": digest, "records": count, "bytes": size, "faults": found}
-        aside.write_text(json.dumps({**report, "sixteen_bit": dataclasses.asdict(deep)}))
+        aside.write_text(json.dumps({**report, "sixteen_bit": dataclasses.asdict(deep)}), encoding="utf-8")
         os.replace(aside, shard.report)
     finally:
         aside.unlink(missing_ok=True)
