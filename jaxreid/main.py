@@ -85,6 +85,7 @@ def _run(config: Any, workdir: Path, data_dir: Path | None) -> None:
 
     from jaxreid import parallel
     from jaxreid.compiled import cache_compilations
+    from jaxreid.config_values import check_config
     from jaxreid.run import claim_dataset, claim_workdir, start_run
 
     if COORDINATOR.value:
@@ -92,8 +93,11 @@ def _run(config: Any, workdir: Path, data_dir: Path | None) -> None:
         if jax.process_index():  # process 0 speaks for all
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     cache_compilations()
+    check_config(config)
     mode, report = MODE.value, workdir / "report" / "index.html"
-    compare = expand(COMPARE.value) if COMPARE.value else None
+    compare = expand(COMPARE.value) if COMPARE.value is not None else None
+    if compare and not (compare / "results.json").exists() and not jax.process_index():
+        raise UserError(f"--compare={COMPARE.value}: no finished run is there ({compare / 'results.json'} is missing)")
     if mode != "dry_run":
         with parallel.main_first("workdir"):
             claim_workdir(workdir, config.to_dict())

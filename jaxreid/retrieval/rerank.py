@@ -62,8 +62,8 @@ class KReciprocal:
             raise UserError(f"query features are {query.shape[1]} wide, gallery features {gallery.shape[1]}")
         if k1 < 1 or k2 < 1 or not 0 <= lambda_ <= 1:
             raise UserError(f"k1={k1} and k2={k2} must be at least 1, lambda={lambda_} between 0 and 1")
-        if distance not in ("cosine", "euclidean"):
-            raise UserError(f"unknown distance {distance!r}; known: cosine, euclidean")
+        if distance not in distances_lib.OF_ROWS:
+            raise UserError(f"unknown distance {distance!r}; known: {', '.join(distances_lib.OF_ROWS)}")
         self.queries, self.lambda_ = len(query), lambda_
         features = jnp.concatenate([query, gallery])
         self.features = l2_normalise(features) if distance == "cosine" else features
@@ -87,6 +87,9 @@ class KReciprocal:
     def __call__(self, query: Array, gallery: Array) -> jax.Array:
         parts = (self.features, self.farthest, self.encoding, self.lists, self.lambda_)
         return _distances(*parts, jnp.asarray(query), self.queries + jnp.asarray(gallery))
+
+
+RERANKING = {"": None, "k_reciprocal": KReciprocal}  # by the names of configs
 
 
 def _matrix(features: Array, what: str) -> jax.Array:
