@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from jaxreid.data.batch import Batch
 from jaxreid.data.schema import INFRARED
-from jaxreid.errors import UserError
+from jaxreid.values import flag, fraction, non_negative, number, some_of, whole
 
 GREY = (0.2989, 0.5870, 0.1140)
 
@@ -58,10 +58,18 @@ class Augmentation:
 
     def __post_init__(self):
         object.__setattr__(self, "per_frame", tuple(self.per_frame))
-        if set(self.per_frame) - set(PER_FRAME):
-            raise UserError(f"augment.per_frame={self.per_frame} can name {', '.join(PER_FRAME)} only")
 
 
+LEAST_AREA = 0.02  # of an erased box, share of the frame
+
+VALUES = {
+    "crop": whole(0),
+    "erase_area": number(LEAST_AREA, 1),
+    "infrared_mix": flag,
+    "gamma": non_negative,
+    "per_frame": some_of(PER_FRAME),
+    **dict.fromkeys(("flip", "erase", "channel_exchange", "brightness", "contrast", "negative"), fraction),
+}
 UNCHANGED = Augmentation()
 
 
@@ -177,7 +185,7 @@ def _relight(frames: jax.Array, draws: Draws, options: Augmentation) -> jax.Arra
 
 def _erase(frames: jax.Array, draws: Draws, options: Augmentation, mean: tuple[float, ...]) -> jax.Array:
     _, _, height, width, _ = frames.shape
-    area = (0.02 + (options.erase_area - 0.02) * draws["area"]) * (height * width)
+    area = (LEAST_AREA + (options.erase_area - LEAST_AREA) * draws["area"]) * (height * width)
     aspect = jnp.exp(jnp.log(0.3) + (jnp.log(10 / 3) - jnp.log(0.3)) * draws["aspect"])
     box_height = jnp.minimum(jnp.sqrt(area * aspect), height)
     box_width = jnp.minimum(jnp.sqrt(area / aspect), width)

@@ -11,11 +11,11 @@ from jaxreid import parallel, processes, retrieval
 from jaxreid.cases import Case, cases
 from jaxreid.compiled import Compiled
 from jaxreid.environment import environment, read_training
-from jaxreid.errors import UserError
 from jaxreid.extract import tracklet_features, unit_rows
 from jaxreid.files import read_json, write_json
 from jaxreid.report import run_report
 from jaxreid.retrieval.protocols import resolve
+from jaxreid.retrieval.rerank import RERANKING
 from jaxreid.run import Run, abstract_batch
 from jaxreid.workdirs import RESULTS, START, read_results
 
@@ -33,8 +33,6 @@ class Evaluator:
     def __init__(self, run: Run) -> None:
         self.run = run
         self.options = run.method.evaluation()
-        if self.options.reranking not in ("", "k_reciprocal"):
-            raise UserError(f"evaluation.reranking={self.options.reranking!r} is neither '' nor 'k_reciprocal'")
         tests = run.dataset.tests
         protocols = tuple(resolve(key) for key in run.dataset.protocols)
         known = max(split.labels.pid.max() for split in run.dataset.test_splits) >= 0
@@ -92,7 +90,9 @@ class Evaluator:
             distance: Any = options.distance
             if reranking:
                 k1, k2, weight = options.rerank_k1, options.rerank_k2, options.rerank_lambda
-                distance = retrieval.KReciprocal(*rows, k1=k1, k2=k2, lambda_=weight, distance=options.distance)
+                reranker = RERANKING[options.reranking]
+                assert reranker is not None
+                distance = reranker(*rows, k1=k1, k2=k2, lambda_=weight, distance=options.distance)
                 rows = [np.arange(len(side)) for side in rows]
             scores = retrieval.score(
                 rows[0], rows[1], query.columns(), gallery.columns(), case.protocol, distance=distance, mesh=mesh

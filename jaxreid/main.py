@@ -94,9 +94,10 @@ def _run(config: Any, workdir: Path, data_dir: Path | None) -> None:
 
     from jaxreid import processes
     from jaxreid.compiled import cache_compilations
+    from jaxreid.config_values import check_config
     from jaxreid.dry_run import dry_run
     from jaxreid.run import start_run
-    from jaxreid.workdirs import alone, claim_workdir, require_run
+    from jaxreid.workdirs import RESULTS, alone, claim_workdir, require_run
 
     if COORDINATOR.value:
         processes.start(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value, HEARTBEAT_TIMEOUT.value)
@@ -104,13 +105,17 @@ def _run(config: Any, workdir: Path, data_dir: Path | None) -> None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         processes.same("command line", {"mode": MODE.value, "config": config.to_dict()})
     cache_compilations()
+    check_config(config)
     if MODE.value == "dry_run":
         run = start_run(config, workdir, data_dir, dry=True)
         describe(run)
         dry_run(run)
         return
     report = workdir / "report" / "index.html"
-    compare = expand(COMPARE.value) if COMPARE.value else None
+    compare = expand(COMPARE.value) if COMPARE.value is not None else None
+    with processes.together():
+        if compare and not jax.process_index() and not (compare / RESULTS).exists():
+            raise UserError(f"--compare={COMPARE.value}: no finished run is there ({compare / RESULTS} is missing)")
     train = MODE.value == "train"
     if not train:
         with processes.together():

@@ -12,6 +12,7 @@ import optax
 from jaxreid.errors import UserError
 from jaxreid.methods.method import Group, Optimiser, Progress, Schedule
 from jaxreid.parallel import flatten_paths
+from jaxreid.values import flag, fraction, non_negative, one_of, optional, pair, pattern, positive, series
 
 
 def find_group(path: str, groups: tuple[Group, ...]) -> Group:
@@ -42,11 +43,11 @@ def parameter_groups(options: Any, frozen: str) -> tuple[Group, ...]:
     counts), then `options.train` at `options.rate`; biases have a factor and a weight decay of their own. All else is
     frozen too."""
     groups = [Group(frozen, 0.0)]
-    for pattern, factor in (*options.multipliers, (options.train, 1.0)):
+    for path, factor in (*options.multipliers, (options.train, 1.0)):
         rate = options.rate * factor
-        bias = rf"^(?=.*bias$)(?=.*?(?:{pattern}))"
+        bias = rf"^(?=.*bias$)(?=.*?(?:{path}))"
         groups.append(Group(bias, rate * options.bias_factor, options.bias_decay))
-        groups.append(Group(pattern, rate, options.weight_decay))
+        groups.append(Group(path, rate, options.weight_decay))
     return (*groups, Group(r".*", 0.0))
 
 
@@ -76,48 +77,69 @@ def merge(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def schedule_factor(schedule: Schedule, epochs: int, progress: Progress) -> jax.Array:
-    """f32[], what the learning rates are multiplied with at `progress`.
+def _steps(schedule: Schedule, epochs: int, epoch: jax.Array) -> jax.Array:
+    return jnp.prod(jnp.where(epoch >= jnp.array(schedule.milestones), 0.1, 1.0))
 
-    Raises:
-      UserError: an unknown kind of schedule.
-    """
+
+def _cosine(schedule: Schedule, epochs: int, epoch: jax.Array) -> jax.Array:
+    start = 0.0 if schedule.whole_period else schedule.warmup_epochs
+    done = jnp.clip((epoch - start) / max(epochs - start, 1e-6), 0.0, 1.0)
+    return schedule.floor + (1 - schedule.floor) * 0.5 * (1 + jnp.cos(jnp.pi * done))
+
+
+def _constant(schedule: Schedule, epochs: int, epoch: jax.Array) -> jax.Array:
+    return jnp.float32(1.0)
+
+
+SCHEDULES = {"steps": _steps, "cosine": _cosine, "constant": _constant}  # after the warm-up
+
+SCHEDULE_VALUES = {
+    "kind": one_of(SCHEDULES),
+    "warmup_epochs": non_negative,
+    "warmup_start": fraction,
+    "milestones": series(non_negative, ascending=True),
+    "floor": fraction,
+    "whole_period": flag,
+    "offset": optional(non_negative),
+    "least_rate": non_negative,
+}
+
+
+def schedule_factor(schedule: Schedule, epochs: int, progress: Progress) -> jax.Array:
+    """f32[], what the learning rates are multiplied with at `progress`."""
     warmup = schedule.warmup_epochs
     epoch = progress.epoch if schedule.offset is None else jnp.floor(progress.epoch) + schedule.offset
-    if schedule.kind == "steps":
-        factor = jnp.prod(jnp.where(epoch >= jnp.array(schedule.milestones), 0.1, 1.0))
-    elif schedule.kind == "cosine":
-        start = 0.0 if schedule.whole_period else warmup
-        done = jnp.clip((epoch - start) / max(epochs - start, 1e-6), 0.0, 1.0)
-        factor = schedule.floor + (1 - schedule.floor) * 0.5 * (1 + jnp.cos(jnp.pi * done))
-    elif schedule.kind == "constant":
-        factor = jnp.float32(1.0)
-    else:
-        raise UserError(f"schedule {schedule.kind!r} is not one of steps, cosine, constant")
+    factor = SCHEDULES[schedule.kind](schedule, epochs, epoch)
     ramp = schedule.warmup_start + (1 - schedule.warmup_start) * epoch / max(warmup, 1e-6)
     return jnp.where(epoch < warmup, ramp, factor).astype(jnp.float32)
 
 
-def transformation(optimiser: Optimiser) -> optax.GradientTransformation:
-    """Gradient → direction, without the learning rate.
+KINDS = {"adam": ("decay", "adapt"), "adamw": ("adapt", "decay")}  # what happens to gradients, in order
 
-    Raises:
-      UserError: an unknown kind of optimiser.
-    """
+# Learning rates of a method are added by their names.
+OPTIMISER_VALUES = {
+    "kind": one_of(KINDS),
+    "weight_decay": non_negative,
+    "clip_norm": non_negative,
+    **dict.fromkeys(("bias_factor", "bias_decay"), non_negative),  # from here on of `parameter_groups`
+    "rate": positive,
+    "train": pattern,
+    "multipliers": series(pair(pattern, non_negative)),
+    **dict.fromkeys(("patch_rate", "tower_rate", "head_rate"), non_negative),  # of `encoder_groups`
+}
+
+
+def transformation(optimiser: Optimiser) -> optax.GradientTransformation:
+    """Gradient → direction, without the learning rate."""
     groups = optimiser.groups
 
     def decay(gradients: Any, params: Any) -> Any:
         rates = _by_path(params, lambda group: group.weight_decay, groups)
         return jax.tree.map(lambda g, p, rate: g + rate * p if rate else g, gradients, params, rates)
 
-    weight_decay = optax.stateless(decay)
-    adam = optax.scale_by_adam(b1=optimiser.b1, b2=optimiser.b2)
+    steps = {"decay": optax.stateless(decay), "adapt": optax.scale_by_adam(b1=optimiser.b1, b2=optimiser.b2)}
     clip = optax.clip_by_global_norm(optimiser.clip_norm) if optimiser.clip_norm else optax.identity()
-    if optimiser.kind == "adam":
-        return optax.chain(clip, weight_decay, adam)
-    if optimiser.kind == "adamw":
-        return optax.chain(clip, adam, weight_decay)
-    raise UserError(f"optimiser {optimiser.kind!r} is not one of adam, adamw")
+    return optax.chain(clip, *(steps[name] for name in KINDS[optimiser.kind]))
 
 
 def descend(params: Any, directions: Any, optimiser: Optimiser, factor: jax.Array, least_rate: float = 0.0) -> Any:

@@ -18,7 +18,9 @@ from ml_collections import ConfigDict
 
 from jaxreid import parallel, processes
 from jaxreid.augment import UNCHANGED, Augmentation, Pixels
+from jaxreid.backbones.frame_encoder import PRECISIONS
 from jaxreid.backbones.text import text_tokenizer
+from jaxreid.config_values import check_config
 from jaxreid.data.batch import Batch
 from jaxreid.data.build import DataSetError
 from jaxreid.data.dataset import Dataset, foreseen_dataset, open_dataset
@@ -29,8 +31,6 @@ from jaxreid.errors import UserError
 from jaxreid.extract import Extractor
 from jaxreid.methods.method import DatasetInfo, Method, find_method
 from jaxreid.workdirs import read_config
-
-PRECISIONS = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -106,8 +106,6 @@ def make_model(config: Any, workdir: Path, mesh: Mesh, info: DatasetInfo, *, dry
     Raises:
       UserError: a config value that does not fit the data or the library.
     """
-    if config.precision not in PRECISIONS:
-        raise UserError(f"config.precision={config.precision!r}; one of {', '.join(PRECISIONS)}")
     tokenize = text_tokenizer(config.backbone.name, config.backbone.checkpoint, counting=dry)
     info = dataclasses.replace(info, tokenize=tokenize)
     return Model(
@@ -149,6 +147,7 @@ def start_run(config: Any, workdir: Path, data_dir: Path | None, *, dry: bool = 
     Raises:
       UserError: a config value that does not fit the devices, the data or the library.
     """
+    check_config(config)
     start = time.perf_counter()
     with contextlib.ExitStack() as stack:
         if dry:
@@ -164,9 +163,11 @@ def start_run(config: Any, workdir: Path, data_dir: Path | None, *, dry: bool = 
             info = dataset_info(dataset, find_method(config.method), (config.frames.height, config.frames.width))
             model = make_model(config, workdir, mesh, info, dry=dry)  # reads a vocabulary where the method needs one
     run = Run(**vars(model), dataset=dataset)
-    for size in (config.extraction_batch, *(s.sampler.batch_size(info.columns) for s in run.method.stages())):
+    batches = {"config.extraction_batch": config.extraction_batch}
+    batches |= {f"stage {s.name!r} (config.batch)": s.sampler.batch_size(info.columns) for s in run.method.stages()}
+    for name, size in batches.items():
         if size % mesh.size:
-            raise UserError(f"a batch of {size} clips does not divide over {mesh.size} devices")
+            raise UserError(f"{name}: a batch of {size} clips does not divide over {mesh.size} devices")
     run.phases["data set"] = opened
     return run
 

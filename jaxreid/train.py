@@ -123,8 +123,8 @@ def train(run: Run, evaluator: Evaluator) -> tuple[TrainState, Any]:
       (state, frozen parameters) after the last epoch.
     """
     config = run.config
-    if config.keep_best and not (config.evaluate_every and evaluator.scored):
-        raise UserError("config.keep_best needs scores: set config.evaluate_every, on a data set that can be scored")
+    if config.keep_best and not evaluator.scored:
+        raise UserError("config.keep_best=True needs scores, and this data set cannot be scored: set it to False")
     checkpoints = Checkpoints(run.workdir, config.keep_checkpoints, config.keep_best)
     stages = run.method.stages()
     with run.phase("start-up"):

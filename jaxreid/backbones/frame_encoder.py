@@ -16,7 +16,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxreid.backbones.clip import vision_config
+from jaxreid.backbones import dinov2, imagenet
+from jaxreid.backbones.clip import VISION_TOWERS, vision_config
 from jaxreid.backbones.dinov2 import dinov2_config
 from jaxreid.backbones.imagenet import imagenet_config
 from jaxreid.backbones.resnet import ResNet, ResNetConfig
@@ -32,6 +33,14 @@ RESNETS = {
     "resnet_tiny_two_stem": ResNetConfig(depths=(1, 1, 1, 1), width=16, stems=2),
 }
 FAMILIES = {"": vision_config, "dinov2": dinov2_config, "imagenet": imagenet_config}
+PRECISIONS = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}  # compute types
+
+
+def known_encoders() -> list[str]:
+    """The names of `encoder_config`."""
+    towers = {"dinov2": {**dinov2.TOWERS, **dinov2.SMALL}, "imagenet": imagenet.TOWERS}
+    prefixed = [f"{family}:{name}" for family, names in towers.items() for name in names]
+    return [*VISION_TOWERS, *prefixed, *RESNETS]
 
 
 def encoder_config(

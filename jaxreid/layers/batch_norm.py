@@ -95,6 +95,9 @@ def calibrate_norm(params: dict[str, Array], features: Array, mask: Array) -> tu
     return normalised, statistics
 
 
+NECKS = ("before", "after")  # where features can be taken: at the batch norm of their neck
+
+
 class Neck(nn.Module):
     """Batch norm and a classifier without bias, drawn from N(0, 0.001²): the head that identity losses go through.
 

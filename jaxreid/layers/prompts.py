@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxreid.backbones.text import TextConfig, TextTower
+from jaxreid.backbones.tokenizer import WORDS, clean
 from jaxreid.errors import UserError
 from jaxreid.parallel import constrain
 
@@ -36,6 +37,14 @@ class DeepPrompts(nn.Module):
         table = self.param("table", nn.initializers.truncated_normal(0.02), shape)
         known = (condition >= 0)[None, :, None, None]
         return jnp.where(known, table[:, condition], table.mean(axis=1, keepdims=True))
+
+
+def template_faults(text: str, count: int) -> list[str]:
+    """A sentence where the learned words of a template, written X, are not `count` in a row."""
+    places = [place for place, word in enumerate(WORDS.findall(clean(text))) if word == "x"]
+    if places and places == list(range(places[0], places[0] + count)):
+        return []
+    return [f"config.prompt.template={text!r} needs {count} X in a row: prompt.n_ctx and prompt.shared_ctx say so"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,12 +83,11 @@ class PromptTemplate:
         """
         ids = tokenizer(text)[0].tolist()
         end = ids.index(max(ids))
-        places = [place for place, token in enumerate(ids) if token == tokenizer("X")[0][1]]
-        count = own + sum(shared)
-        if not places or places != list(range(places[0], places[0] + count)):
-            raise UserError(f"prompt.template={text!r} needs {count} X in a row: n_ctx and shared_ctx say so")
+        if faults := template_faults(text, own + sum(shared)):
+            raise UserError(*faults)
+        start = ids.index(tokenizer("X")[0][1])
         ids = ids[: end + 1] + [0] * ((context or 0) - end - 1)
-        return cls(tuple(ids), places[0], own, *shared)
+        return cls(tuple(ids), start, own, *shared)
 
     @property
     def end(self) -> int:

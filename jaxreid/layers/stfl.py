@@ -16,6 +16,7 @@ from jaxreid.backbones.vit import ViTConfig
 from jaxreid.errors import UserError
 
 Array = jax.Array
+GROUPED_MODES, SHIFT_MODES = ("shift", "tube"), ("patch", "channel")
 
 
 def neighbours(clip: Array) -> tuple[Array, Array]:
@@ -29,9 +30,6 @@ def grouped_attention(frames: int, heads: int, mode: str) -> Attend:
     "shift": `heads` of them take keys and values from the frame before, as many from the frame after, the clip's ends
     from themselves; on frames that are all the same this is CLIP. "tube": 2 · `heads` attend over all frames at their
     own position.
-
-    Raises:
-      UserError: an unknown mode.
     """
 
     def shifted(x: Array) -> Array:
@@ -53,9 +51,7 @@ def grouped_attention(frames: int, heads: int, mode: str) -> Attend:
         over_time = over_time.swapaxes(1, 2).reshape(-1, tokens, 2 * heads, q.shape[-1])
         return jnp.concatenate([over_time, attend(*(x[:, :, 2 * heads :] for x in (q, k, v)))], axis=2)
 
-    if mode not in ("shift", "tube"):
-        raise UserError(f"grouped_mode={mode!r} is neither 'shift' nor 'tube'")
-    return shift if mode == "shift" else tube
+    return dict(zip(GROUPED_MODES, (shift, tube), strict=True))[mode]
 
 
 SHIFTS = np.array([[-4, 1, 2], [-1, 0, 3], [-2, -3, 4]])  # frames by which patches of a 3×3 mosaic move (TPS, C)
@@ -107,13 +103,13 @@ def stfl_hooks(image: ViTConfig, split: tuple[int, int, int], grouped_mode: str,
     or "channel"s shift in the last.
 
     Raises:
-      UserError: the split is not that of the tower, or a mode is unknown.
+      UserError: the split is not that of the tower.
     """
     basic, grouped, shifted = split
     if sum(split) != image.depth:
         raise UserError(f"stfl_split={split} for a tower of {image.depth} blocks")
-    if tps_mode not in ("patch", "channel"):
-        raise UserError(f"tps_mode={tps_mode!r} is neither 'patch' nor 'channel'")
+    if tps_mode not in SHIFT_MODES:
+        raise ValueError(f"tps_mode={tps_mode!r} is not one of {', '.join(SHIFT_MODES)}")
     heads = max(1, image.heads // 6)  # 2 of 12 in each direction
     by_group = dict.fromkeys(range(basic, basic + grouped), grouped_attention(frames, heads, grouped_mode))
     last = range(basic + grouped, basic + grouped + shifted)

@@ -9,7 +9,7 @@ docs/hitpro.md, section 4.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 Array = jax.Array
 
+Scope = Literal["camera", "joint"]
 MASKED = -1e9
 
 
@@ -76,7 +77,7 @@ def hierarchical_losses(
     valid: Array,
     memory: PrototypeMemory,
     temperature: float | Array = 0.07,
-    scope: Literal["camera", "joint"] = "camera",
+    scope: Scope = "camera",
     *,
     cross_feature: Array | None = None,
     neutral_band: float = 0.1,
@@ -101,8 +102,8 @@ def hierarchical_losses(
       "within_excess", "cross_excess": the losses minus the entropy of their targets, the part that can fall.
       Everything is finite, 0 where nothing counts.
     """
-    if scope not in ("camera", "joint"):
-        raise UserError(f"hierarchical_losses: scope is {scope!r}, must be 'camera' or 'joint'")
+    if scope not in get_args(Scope):
+        raise ValueError(f"hierarchical_losses: scope {scope!r} is not one of {', '.join(get_args(Scope))}")
     memory = jax.lax.stop_gradient(memory)
     row = jnp.maximum(slot, 0)
     known = valid & (slot >= 0) & memory.valid[row]

@@ -11,9 +11,10 @@ import jax.numpy as jnp
 from jaxreid.errors import UserError
 
 Array = jax.Array
+Metric = Literal["euclidean", "cosine"]
 
 
-def pairwise_distance(features: Array, metric: Literal["euclidean", "cosine"] = "euclidean") -> Array:
+def pairwise_distance(features: Array, metric: Metric = "euclidean") -> Array:
     """Distances of all pairs of rows, f32[B, B]; features [B, D].
 
     "euclidean" is the root of the squared distance, which is kept at 1e-12 or more (so that its gradient is finite);
@@ -58,7 +59,7 @@ def batch_hard_triplet(
     label: Array,
     valid: Array,
     margin: float | None = 0.3,
-    metric: Literal["euclidean", "cosine"] = "euclidean",
+    metric: Metric = "euclidean",
 ) -> Array:
     """Mean over anchors of max(0, margin + d⁺ − d⁻), or of softplus(d⁺ − d⁻) with `margin=None` (soft margin).
 

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
 
 from jaxreid.errors import UserError
 from jaxreid.memory.prototypes import PrototypeMemory, unit_rows
+from jaxreid.values import check, flag, fraction, non_negative, number, one_of, positive, whole
 
 Array = jax.Array
 
@@ -26,6 +27,10 @@ MASKED = -1e9
 # When all row bests tie, the threshold is their mean, which rounding may put above each of them.
 TIE_TOLERANCE = 1e-6
 SOFTMAX_CODE_SCALE = 20.0
+
+Threshold = Literal["dynamic", "fixed", "none"]
+Weights = Literal["soft", "uniform"]
+Space = Literal["centred", "aggregated", "raw", "softmax_code"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,12 +60,12 @@ class AssociationConfig:
     cross_positives: int = 6
     delta: float = 0.1
     weight_temperature: float = 0.05
-    threshold: Literal["dynamic", "fixed", "none"] = "dynamic"
+    threshold: Threshold = "dynamic"
     fixed_threshold: float = 0.5
     mutual: bool = True
-    weights: Literal["soft", "uniform"] = "soft"
+    weights: Weights = "soft"
     aggregation: float = 0.5
-    stage2_space: Literal["centred", "aggregated", "raw", "softmax_code"] = "centred"
+    stage2_space: Space = "centred"
     look_alikes: bool = True
     look_alike_kappa: float = -2.0
     num_look_alikes: int = 8
@@ -68,19 +73,22 @@ class AssociationConfig:
     block: int = 1024
 
     def __post_init__(self):
-        choices = {
-            "threshold": ("dynamic", "fixed", "none"),
-            "weights": ("soft", "uniform"),
-            "stage2_space": ("centred", "aggregated", "raw", "softmax_code"),
-        }
-        for name, allowed in choices.items():
-            if getattr(self, name) not in allowed:
-                raise UserError(f"AssociationConfig.{name} is {getattr(self, name)!r}, must be one of {allowed}")
-        for name in ("candidates_per_camera", "within_positives", "cross_positives", "num_look_alikes", "block"):
-            if getattr(self, name) < 1:
-                raise UserError(f"AssociationConfig.{name} is {getattr(self, name)}, must be at least 1")
-        if self.weight_temperature <= 0:
-            raise UserError(f"AssociationConfig.weight_temperature is {self.weight_temperature}, must be positive")
+        check(vars(self), VALUES, "association.")
+
+
+VALUES = {
+    **dict.fromkeys(("candidates_per_camera", "within_positives", "cross_positives", "num_look_alikes"), whole(1)),
+    "block": whole(1),
+    "delta": non_negative,
+    "weight_temperature": positive,
+    "threshold": one_of(get_args(Threshold)),
+    "fixed_threshold": number(-1, 1),
+    "weights": one_of(get_args(Weights)),
+    "stage2_space": one_of(get_args(Space)),
+    **dict.fromkeys(("aggregation", "min_concentration"), fraction),
+    **dict.fromkeys(("mutual", "look_alikes"), flag),
+    "look_alike_kappa": number(),
+}
 
 
 class Positives(NamedTuple):

@@ -7,7 +7,7 @@ output. It uses identity labels, so it is the bound that unsupervised methods ar
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import flax.linen as nn
 import jax
@@ -19,7 +19,7 @@ from jaxreid.data.samplers import IdentitySampler
 from jaxreid.layers.batch_norm import MaskedBatchNorm
 from jaxreid.layers.temporal import masked_mean
 from jaxreid.losses.identity import cross_entropy
-from jaxreid.losses.triplet import batch_hard_triplet
+from jaxreid.losses.triplet import Metric, batch_hard_triplet
 from jaxreid.methods.method import (
     Backbone,
     DatasetInfo,
@@ -33,6 +33,7 @@ from jaxreid.methods.method import (
     Update,
     Variables,
 )
+from jaxreid.values import non_negative, number, one_of, under
 
 
 class ClipClassifier(nn.Module):
@@ -55,10 +56,17 @@ class ClipClassifier(nn.Module):
         return {"tower": v, "feature": z, "logits": classifier(z)}
 
 
+VALUES = {
+    "label_smoothing": number(0, below=1),
+    **under("triplet", {"margin": non_negative, "weight": non_negative, "metric": one_of(get_args(Metric))}),
+}
+
+
 class Baseline(Method):
     """See the module's docstring."""
 
     uses_identity = True
+    values = VALUES
 
     def __init__(self, config: Any, info: DatasetInfo) -> None:
         super().__init__(config, info)

@@ -16,8 +16,9 @@ it by name. A clip's features are means over its frames: "penultimate" (class to
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
-from typing import Any
+from typing import Any, get_args
 
 import flax.linen as nn
 import flax.struct
@@ -25,24 +26,26 @@ import jax
 import jax.numpy as jnp
 
 from jaxreid.augment import Augmentation
+from jaxreid.backbones.clip import VISION_TOWERS
 from jaxreid.backbones.frame_encoder import joint_config
-from jaxreid.backbones.text import TextConfig, text_config
+from jaxreid.backbones.text import TEXT_TOWERS, TextConfig, text_config
 from jaxreid.backbones.transformer import Adapters, Hooks
 from jaxreid.backbones.vit import ViT, ViTConfig
 from jaxreid.data.batch import Batch
+from jaxreid.data.clips import RULES
 from jaxreid.data.samplers import IdentitySampler, RandomIdentitySampler
-from jaxreid.errors import UserError
 from jaxreid.layers.adapters import TemporalAdapter, TokenAdapter
-from jaxreid.layers.batch_norm import MaskedBatchNorm, Neck
-from jaxreid.layers.conditions import condition, condition_rows
-from jaxreid.layers.prompts import DeepPrompts, PromptedText, PromptTemplate
+from jaxreid.layers.batch_norm import NECKS, MaskedBatchNorm, Neck
+from jaxreid.layers.conditions import COLUMNS, condition, condition_rows
+from jaxreid.layers.prompts import DeepPrompts, PromptedText, PromptTemplate, template_faults
 from jaxreid.layers.temporal import masked_mean
 from jaxreid.layers.tf_clip import SequenceSpecificPrompt, TemporalMemoryDiffusion
 from jaxreid.losses.identity import cross_entropy
 from jaxreid.losses.image_text import proxy_contrast, supervised_contrastive
-from jaxreid.losses.triplet import batch_hard_triplet
+from jaxreid.losses.triplet import Metric, batch_hard_triplet
 from jaxreid.memory.class_bank import build_proxies, image_memory, move_proxies
 from jaxreid.memory.prototypes import unit_rows
+from jaxreid.methods import prompt_learning
 from jaxreid.methods.method import (
     Backbone,
     DatasetInfo,
@@ -59,9 +62,11 @@ from jaxreid.methods.method import (
 from jaxreid.methods.prompt_learning import feature_rows, kept_features, prompt_losses, prompt_stage
 from jaxreid.optimisers import parameter_groups
 from jaxreid.parallel import constrain
+from jaxreid.values import flag, non_negative, number, one_of, positive, series, some_of, under, whole, word
 
 BANKS = ("prompt", "image_memory", "ema_memory")
 SAMPLERS = {"groups": RandomIdentitySampler, "balanced": IdentitySampler}
+FEATURES = ("penultimate", "last", "projected")  # of every frame
 
 
 class ClipReIDNetwork(nn.Module):
@@ -144,11 +149,8 @@ class ClipReIDNetwork(nn.Module):
             class_bias=bias,
             hooks=Hooks(frame_mask=batch.frame_mask, prompts=prompts, adapt=not plain),
         )
-        frame_features = {
-            "penultimate": out["taps"][0].tokens[:, 0],
-            "last": out["class_token"],
-            "projected": out["projected"],
-        }
+        values = out["taps"][0].tokens[:, 0], out["class_token"], out["projected"]
+        frame_features = dict(zip(FEATURES, values, strict=True))
         found = {
             name: masked_mean(x.reshape(clips, length, -1), batch.frame_mask) for name, x in frame_features.items()
         }
@@ -198,10 +200,50 @@ class BankMemory(flax.struct.PyTreeNode):
     features: jax.Array | None  # f32[N·parts, E], what the prompt stage learns from
 
 
+VALUES = {
+    **prompt_learning.VALUES,
+    "member": word,
+    "bank": one_of(BANKS),
+    "label_smoothing": number(0, below=1),
+    "backbone.name": one_of(TEXT_TOWERS),
+    "batch.sampler": one_of(SAMPLERS),
+    "prompt.shared_ctx": series(whole(0), length=2),
+    **under("memory", {"frames": whole(1), "rule": one_of(RULES), "per_sample": flag}),
+    **under("memory", {"momentum": number(0, below=1), "temperature": positive}),
+    **under("ssp", {"depth": whole(0), "self_attention": flag}),
+    "temporal.diffusion": flag,
+    **under("adapters", {"width": whole(0), "temporal": flag, "zero_start": flag}),
+    **under("sie", {"columns": some_of(COLUMNS), "strength": non_negative}),
+    **under("platform_prompts", {"blocks": whole(0), "columns": some_of(COLUMNS)}),
+    **dict.fromkeys(("taps", "embedding"), some_of((*FEATURES, "temporal"), least=1)),
+    "embedding_neck": one_of(NECKS),
+    **under("triplet", {"metric": one_of(get_args(Metric)), "margin": non_negative}),
+    **under("weights", dict.fromkeys(("identity", "triplet", "bank", "frame_identity"), non_negative)),
+    **under("weights", dict.fromkeys(("image_to_text", "text_to_image"), non_negative)),
+}
+
+
 class ClipReID(Method):
     """See the module's docstring."""
 
     uses_identity = True
+    values = VALUES
+
+    @classmethod
+    def contradictions(cls, config: Any) -> Iterator[str]:
+        if config.embedding_neck == "after" and "penultimate" in config.embedding:
+            yield "config.embedding has 'penultimate', which has no neck: take config.embedding_neck='before'"
+        for key in ("taps", "embedding"):
+            if "temporal" in config[key] and not config.temporal.diffusion:
+                yield f"config.{key} has 'temporal', the feature of the branch that config.temporal.diffusion=True adds"
+        width, heads = config.adapters.width, TemporalAdapter.heads
+        if config.adapters.temporal and width % heads:
+            yield f"config.adapters.width={width} must be a multiple of {heads}: the heads of config.adapters.temporal"
+        depth = VISION_TOWERS[config.backbone.name].depth
+        if config.platform_prompts.blocks > depth:
+            yield f"config.platform_prompts.blocks={config.platform_prompts.blocks} of a tower of {depth} blocks"
+        if config.bank == "prompt":
+            yield from template_faults(config.prompt.template, config.prompt.n_ctx + sum(config.prompt.shared_ctx))
 
     def __init__(self, config: Any, info: DatasetInfo) -> None:
         super().__init__(config, info)
@@ -209,12 +251,6 @@ class ClipReID(Method):
         image = joint_config(
             backbone.name, info.frame_size, config.precision, backbone.remat, backbone.scan, backbone.stride
         )
-        if config.bank not in BANKS:
-            raise UserError(f"bank={config.bank!r} is not one of {', '.join(BANKS)}")
-        if config.embedding_neck not in ("before", "after"):
-            raise UserError(f"embedding_neck={config.embedding_neck!r} is neither 'before' nor 'after'")
-        if config.embedding_neck == "after" and "penultimate" in config.embedding:
-            raise UserError("embedding has 'penultimate', which has no neck: take embedding_neck='before'")
         self.image, self.text = image, None
         self.moves_bank = config.bank == "ema_memory"
         if config.bank == "prompt":

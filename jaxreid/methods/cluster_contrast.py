@@ -18,6 +18,7 @@ a resumed run finds the same ones, and nothing compiles again. What did not fit 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -34,7 +35,7 @@ from jaxreid.losses.cluster import hard_negative_contrast, slot_contrast
 from jaxreid.memory import clusters
 from jaxreid.memory.clusters import ClusterMemory
 from jaxreid.memory.prototypes import build_prototypes, unit_rows, update_prototypes
-from jaxreid.methods.hitpro import TemporalAwareFeatureEncoder, camera_keys
+from jaxreid.methods.hitpro import TEMPORAL, TemporalAwareFeatureEncoder, camera_keys
 from jaxreid.methods.method import (
     Backbone,
     DatasetInfo,
@@ -51,12 +52,38 @@ from jaxreid.methods.method import (
 from jaxreid.optimisers import encoder_groups
 from jaxreid.parallel import constrain
 from jaxreid.retrieval.clustering import cluster_quality, dbscan, jaccard_graph
+from jaxreid.values import flag, non_negative, number, one_of, positive, under, whole
 
 MEMORIES, CROSS_MODALITY = ("cluster", "camera"), ("none", "adca", "pgm")
 
 
+VALUES = {
+    "temporal": one_of(TEMPORAL),
+    "memory": one_of(MEMORIES),
+    "cross_modality": one_of(CROSS_MODALITY),
+    "momentum": number(0, below=1),
+    "temperature": positive,
+    **dict.fromkeys(("camera_weight", "cross_weight"), non_negative),
+    **dict.fromkeys(("camera_from", "cross_from"), whole(0)),
+    **dict.fromkeys(("hard_negatives", "matched_clusters"), whole(1)),
+    **under("cluster", dict.fromkeys(("visible_eps", "infrared_eps"), number(above=0, below=1))),
+    **under("cluster", dict.fromkeys(("min_samples", "k1", "k2", "capacity", "width"), whole(1))),
+    "cluster.centred": flag,
+}
+
+
 class ClusterContrast(Method):
     """See the module's docstring."""
+
+    values = VALUES
+
+    @classmethod
+    def contradictions(cls, config: Any) -> Iterator[str]:
+        if config.cross_modality != "none" and config.memory != "cluster":
+            yield (
+                f"config.cross_modality={config.cross_modality!r} matches clusters, so it needs "
+                f"config.memory='cluster', not {config.memory!r}"
+            )
 
     def __init__(self, config: Any, info: DatasetInfo) -> None:
         super().__init__(config, info)
@@ -66,16 +93,10 @@ class ClusterContrast(Method):
         self.camera, camera_group, _ = camera_keys(info)
         self.group = camera_group[self.camera]  # the modality group of every tracklet
         self.modalities = tuple(int(code) for code in np.unique(info.table.modality))
-        if config.memory not in MEMORIES or config.cross_modality not in CROSS_MODALITY:
+        if config.cross_modality != "none" and len(self.modalities) != 2:
             raise UserError(
-                f"memory={config.memory!r} must be one of {MEMORIES}, "
-                f"cross_modality={config.cross_modality!r} one of {CROSS_MODALITY}"
-            )
-        if config.cross_modality != "none" and (config.memory != "cluster" or len(self.modalities) != 2):
-            raise UserError(
-                f"cross_modality={config.cross_modality!r} matches clusters of two modalities: it needs "
-                f"memory='cluster' and training tracklets of both, not memory={config.memory!r} and "
-                f"{', '.join(map(modality_name, self.modalities))} tracklets"
+                f"config.cross_modality={config.cross_modality!r} matches clusters of two modalities, but {info.name} "
+                f"has {', '.join(map(modality_name, self.modalities))} training tracklets only"
             )
 
     # --- the run ------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ No identity label is used: a tracklet, its camera and its modality are all that 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import flax.linen as nn
 import flax.struct
@@ -30,7 +30,8 @@ from jaxreid.data.split import Labels, modality_name
 from jaxreid.errors import UserError
 from jaxreid.layers.batch_norm import MaskedBatchNorm
 from jaxreid.layers.temporal import TemporalAggregation, masked_mean
-from jaxreid.losses.contrastive import hierarchical_losses
+from jaxreid.losses.contrastive import Scope, hierarchical_losses
+from jaxreid.memory.association import VALUES as ASSOCIATION_VALUES
 from jaxreid.memory.association import AssociationConfig, associate, cross_representation
 from jaxreid.memory.prototypes import (
     PrototypeMemory,
@@ -55,6 +56,10 @@ from jaxreid.methods.method import (
 )
 from jaxreid.optimisers import encoder_groups
 from jaxreid.parallel import constrain
+from jaxreid.values import flag, non_negative, number, one_of, positive, series, under, whole
+
+TEMPORAL = ("attention", "mean")  # aggregations over time, the second as the ablation without parameters
+UNITS = ("tracklet", "camera_track")  # what one prototype stands for
 
 
 class TemporalAwareFeatureEncoder(nn.Module):
@@ -62,7 +67,7 @@ class TemporalAwareFeatureEncoder(nn.Module):
 
     Attributes:
       tower: the frame encoder.
-      temporal: "attention", or "mean" as the ablation without parameters.
+      temporal: one of `TEMPORAL`.
     """
 
     tower: EncoderConfig
@@ -85,8 +90,24 @@ class HiTProMemory(flax.struct.PyTreeNode):
     slot: jax.Array  # i32[N], the slot of every training tracklet
 
 
+VALUES = {
+    "require_both_modalities": flag,
+    "temporal": one_of(TEMPORAL),
+    "kappa": series(number(), length=2),
+    "prototypes.unit": one_of(UNITS),
+    "prototypes.momentum": number(0, below=1),
+    **under("prototypes", dict.fromkeys(("parts", "capacity_multiple"), whole(1))),
+    **under("association", ASSOCIATION_VALUES),
+    **under("levels", dict.fromkeys(("intra_weight", "within_weight", "cross_weight"), non_negative)),
+    **under("levels", dict.fromkeys(("within_from", "cross_from"), whole(0))),
+    **under("levels", {"temperature": positive, "scope": one_of(get_args(Scope))}),
+}
+
+
 class HiTPro(Method):
     """See the module's docstring."""
+
+    values = VALUES
 
     def __init__(self, config: Any, info: DatasetInfo) -> None:
         super().__init__(config, info)
@@ -121,7 +142,7 @@ class HiTPro(Method):
             keys = np.stack([self.camera, table.recording], 1)
             groups, slot = np.unique(keys, axis=0, return_inverse=True)
             return slot.reshape(-1).astype(np.int32), groups[:, 0].astype(np.int32)
-        raise UserError(f"prototypes.unit={unit!r} is neither 'tracklet' nor 'camera_track'")
+        raise ValueError(f"prototypes.unit={unit!r} is not one of {', '.join(UNITS)}")
 
     # --- the run ------------------------------------------------------------------------------------------------
 

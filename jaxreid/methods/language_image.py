@@ -21,7 +21,7 @@ import numpy as np
 
 from jaxreid.augment import Augmentation
 from jaxreid.backbones.frame_encoder import joint_config
-from jaxreid.backbones.text import TextConfig, TextTower, text_config
+from jaxreid.backbones.text import TEXT_TOWERS, TextConfig, TextTower, text_config
 from jaxreid.backbones.vit import ViT, ViTConfig
 from jaxreid.data.batch import Batch
 from jaxreid.data.samplers import SlotSampler
@@ -41,6 +41,7 @@ from jaxreid.methods.method import (
     Variables,
 )
 from jaxreid.parallel import constrain
+from jaxreid.values import flag, fraction, non_negative, one_of, under, whole
 
 
 class TwoTowers(nn.Module):
@@ -75,10 +76,19 @@ class Captions(flax.struct.PyTreeNode):
     caption: jax.Array  # i32[N]
 
 
+VALUES = {
+    "backbone.name": one_of(TEXT_TOWERS),
+    "batch.tracklets": whole(1),
+    **under("text", {"pretrained": flag, "wordings": whole(1), "keep": fraction}),
+    **under("optimiser", dict.fromkeys(("image_rate", "text_rate"), non_negative)),
+}
+
+
 class LanguageImage(Method):
     """See the module's docstring."""
 
     uses_captions = True
+    values = VALUES
 
     def __init__(self, config: Any, info: DatasetInfo) -> None:
         super().__init__(config, info)

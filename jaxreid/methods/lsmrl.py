@@ -17,6 +17,7 @@ are not a reproduction of the paper's figures. STFL is `jaxreid.layers.stfl`.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import flax.linen as nn
@@ -26,18 +27,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxreid.augment import Augmentation
+from jaxreid.backbones.clip import VISION_TOWERS
 from jaxreid.backbones.frame_encoder import joint_config
-from jaxreid.backbones.text import TextConfig, text_config
+from jaxreid.backbones.text import TEXT_TOWERS, TextConfig, text_config
 from jaxreid.backbones.transformer import LayerNorm
 from jaxreid.backbones.vit import ViT, ViTConfig
 from jaxreid.data.batch import Batch
 from jaxreid.data.samplers import PairSampler
 from jaxreid.data.schema import INFRARED, VISIBLE
 from jaxreid.errors import UserError
-from jaxreid.layers.batch_norm import Neck
+from jaxreid.layers.batch_norm import NECKS, Neck
 from jaxreid.layers.cross_attention import ContextBlock
-from jaxreid.layers.prompts import PromptedText, PromptTemplate
-from jaxreid.layers.stfl import stfl_hooks
+from jaxreid.layers.prompts import PromptedText, PromptTemplate, template_faults
+from jaxreid.layers.stfl import GROUPED_MODES, SHIFT_MODES, stfl_hooks
 from jaxreid.layers.temporal import masked_mean
 from jaxreid.losses.identity import cross_entropy
 from jaxreid.losses.image_text import FIRST_SCALE, LARGEST_SCALE
@@ -49,6 +51,7 @@ from jaxreid.losses.modality import (
 )
 from jaxreid.losses.triplet import weighted_triplet
 from jaxreid.memory.prototypes import unit_rows
+from jaxreid.methods import prompt_learning
 from jaxreid.methods.method import (
     Backbone,
     DatasetInfo,
@@ -63,15 +66,26 @@ from jaxreid.methods.method import (
 )
 from jaxreid.methods.prompt_learning import feature_rows, kept_features, prompt_losses, prompt_stage
 from jaxreid.optimisers import parameter_groups
+from jaxreid.values import flag, fraction, non_negative, one_of, series, whole
 
-# What a config can choose by name.
-SWITCHES = {
-    "embedding_neck": ("before", "after"),
-    "sd_mode": ("attend", "append"),
-    "sd_tokens": ("cls", "all"),
-    "cmi_test": ("solo", "skip"),
-    "mod_disc": ("hct", "mma"),
-    "mod_gen": ("uniform", "third", "mmd"),
+PROBES = {"uniform": 2, "third": 3, "mmd": 0}  # mod_gen → outputs of the modality probe
+
+VALUES = {
+    **prompt_learning.VALUES,
+    "backbone.name": one_of(TEXT_TOWERS),
+    "stfl_split": series(whole(0), length=3),
+    "grouped_mode": one_of(GROUPED_MODES),
+    "tps_mode": one_of(SHIFT_MODES),
+    "embedding_neck": one_of(NECKS),
+    "sd_mode": one_of(("attend", "append")),
+    "sd_tokens": one_of(("cls", "all")),
+    "cmi_test": one_of(("solo", "skip")),
+    "mod_disc": one_of(("hct", "mma")),
+    "mod_gen": one_of(PROBES),
+    "mod_from": fraction,
+    **dict.fromkeys(("sd_top", "heads"), whole(1)),
+    **dict.fromkeys(("use_text", "use_sd", "use_cmi", "v2t_norm", "two_stage", "wrt_stable"), flag),
+    **dict.fromkeys(("lambda_text", "lambda_cons", "lambda_hct", "lambda_mod", "hct_margin"), non_negative),
 }
 
 # --- SD: semantic diffusion -----------------------------------------------------------------------------------------
@@ -242,6 +256,21 @@ class LSMRL(Method):
     """See the module's docstring."""
 
     uses_identity = True
+    values = VALUES
+
+    @classmethod
+    def contradictions(cls, config: Any) -> Iterator[str]:
+        name, split = config.backbone.name, tuple(config.stfl_split)
+        tower = VISION_TOWERS[name]
+        if config.evaluation.rule == "packed":
+            yield "config.evaluation.rule='packed' leaves clips unfilled, and this tower mixes a clip's frames"
+        if config.two_stage and not config.use_text:
+            yield "config.two_stage=True learns words that config.use_text=False does not use: change one of them"
+        if sum(split) != tower.depth:
+            yield f"config.stfl_split={split} must add up to the {tower.depth} blocks of config.backbone.name={name!r}"
+        if tower.projection and tower.projection % config.heads:
+            yield f"config.heads={config.heads} must divide the {tower.projection} channels of {name!r}'s joint space"
+        yield from template_faults(config.prompt.template, config.prompt.n_ctx)
 
     def __init__(self, config: Any, info: DatasetInfo) -> None:
         super().__init__(config, info)
@@ -249,13 +278,6 @@ class LSMRL(Method):
         image = joint_config(
             backbone.name, info.frame_size, config.precision, backbone.remat, backbone.scan, backbone.stride
         )
-        if config.evaluation.rule == "packed":
-            raise UserError("evaluation.rule='packed' leaves clips unfilled, and this tower mixes a clip's frames")
-        for name, known in SWITCHES.items():
-            if config[name] not in known:
-                raise UserError(f"{name}={config[name]!r} is not one of {', '.join(known)}")
-        if config.two_stage and not config.use_text:
-            raise UserError("two_stage=True learns words that use_text=False does not use; set one of them otherwise")
         missing = {VISIBLE, INFRARED} - set(np.unique(info.table.modality).tolist())
         if missing:
             raise UserError(f"{info.name}: training needs visible and infrared tracklets of the same people")
@@ -275,7 +297,7 @@ class LSMRL(Method):
             sd_mode=config.sd_mode,
             sd_tokens=config.sd_tokens,
             sd_top=config.sd_top,
-            modality_classes={"uniform": 2, "third": 3, "mmd": 0}[config.mod_gen],
+            modality_classes=PROBES[config.mod_gen],
             text_scale=config.v2t_norm,
         )
 

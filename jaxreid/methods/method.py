@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar
 
 import flax.struct
 import jax
@@ -27,6 +27,7 @@ from jaxreid.data.samplers import Columns, Sampler
 from jaxreid.data.split import Labels, TrackletTable
 from jaxreid.errors import UserError
 from jaxreid.layers.batch_norm import calibrate_norm
+from jaxreid.values import Table
 
 Variables = Any  # nested dicts {"params": …, "batch_stats": …}
 Metrics = dict[str, jax.Array]
@@ -222,11 +223,18 @@ class Method:
 
     uses_identity = False
     uses_captions = False
+    values: ClassVar[Table] = {}  # what the keys that only this method reads may be
 
     def __init__(self, config: Any, info: DatasetInfo) -> None:
         self.config, self.info = config, info
 
     # --- on the host, called once -------------------------------------------------------------------------------
+
+    @classmethod
+    def contradictions(cls, config: Any) -> Iterator[str]:
+        """Sentences about values, each of them allowed, that do not go together; before anything is opened."""
+        del config
+        yield from ()
 
     def stages(self) -> tuple[Stage, ...]:
         raise NotImplementedError

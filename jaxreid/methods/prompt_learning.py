@@ -17,6 +17,15 @@ from jaxreid.data.batch import Batch
 from jaxreid.data.samplers import PassSampler
 from jaxreid.losses.image_text import supervised_contrastive
 from jaxreid.methods.method import Extraction, Features, Group, Optimiser, Schedule, Stage, Update
+from jaxreid.optimisers import SCHEDULE_VALUES
+from jaxreid.values import flag, non_negative, positive, under, whole, word
+
+VALUES = {
+    **under("prompt", {"template": word, "n_ctx": whole(1), "multiple": whole(1)}),
+    **under("stage1", dict.fromkeys(("epochs", "parts", "frames", "batch"), whole(1))),
+    **under("stage1", {"augment": flag, "rate": positive, "weight_decay": non_negative}),
+    **under("stage1.schedule", SCHEDULE_VALUES),
+}
 
 
 def prompt_stage(options: Any, augment: Augmentation) -> Stage:

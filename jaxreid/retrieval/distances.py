@@ -100,6 +100,9 @@ DISTANCES: dict[str, Callable[[Any, Any], jax.Array]] = {
 }
 
 
+OF_ROWS = ("cosine", "euclidean")  # of plain matrices of features
+
+
 @functools.partial(jax.jit, static_argnums=0)
 def _prepared(distance: str, gallery: Array) -> Any:
     return _STEPS[distance][0](gallery)

@@ -89,6 +89,9 @@ class KReciprocal:
         return _distances(*parts, jnp.asarray(query), self.queries + jnp.asarray(gallery))
 
 
+RERANKING = {"": None, "k_reciprocal": KReciprocal}  # by the names of configs
+
+
 def _matrix(features: Array, what: str, distance: str = "cosine") -> jax.Array:
     host = np.asarray(features, np.float32)
     if host.ndim != 2 or not len(host):

@@ -1,0 +1,95 @@
+"""What the keys that every run has may be, and whether a whole config makes sense.
+
+Tables stand where their keys are read (`VALUES`, `…_VALUES`); those of `config.base_config` and of what all methods
+share are here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from jaxreid import augment
+from jaxreid.backbones.frame_encoder import PRECISIONS, encoder_config, known_encoders
+from jaxreid.config import flatten
+from jaxreid.data.build import SIXTEEN_BIT
+from jaxreid.data.clips import RULES, TRAINING_CLIPS
+from jaxreid.data.loader import INTERPOLATION
+from jaxreid.errors import UserError
+from jaxreid.extract import POOLS
+from jaxreid.methods.method import find_method
+from jaxreid.optimisers import OPTIMISER_VALUES, SCHEDULE_VALUES
+from jaxreid.retrieval.distances import OF_ROWS
+from jaxreid.retrieval.protocols import PROTOCOLS
+from jaxreid.retrieval.rerank import RERANKING
+from jaxreid.values import (
+    faults,
+    flag,
+    fraction,
+    free,
+    one_of,
+    positive,
+    series,
+    some_of,
+    under,
+    whole,
+    word,
+)
+
+LARGEST_SEED = 2**32 - 2  # jax takes 32 bits of a seed, and a run also uses the number that follows
+
+BASE = {
+    "name": word,
+    "method": word,
+    "preset": word,
+    "seed": whole(0, LARGEST_SEED),
+    "precision": one_of(PRECISIONS),
+    **dict.fromkeys(("epochs", "extraction_batch", "log_every", "keep_checkpoints"), whole(1)),
+    "evaluate_every": whole(0),
+    **dict.fromkeys(("evaluate_start", "keep_best"), flag),
+    **under("dataset", {"name": word, "config": free, "path": free}),  # which data sets there are, opening says
+    **under("dataset", dict.fromkeys(("train", "query", "gallery"), word)),
+    "dataset.protocols": some_of(PROTOCOLS),
+    "dataset.sixteen_bit": one_of(SIXTEEN_BIT),
+    **under("frames", {"height": whole(1), "width": whole(1)}),
+    **under("frames", {"mean": series(fraction, length=3), "std": series(positive, length=3)}),
+    **under("loading", {"interpolation": one_of(INTERPOLATION), "prefetch": whole(1), "cache": flag}),
+    **under("loading", dict.fromkeys(("threads", "workers"), whole(0))),
+    **under("evaluation", {"rule": one_of(RULES), "pool": one_of(POOLS), "flip": flag, "distance": one_of(OF_ROWS)}),
+    **under("evaluation", dict.fromkeys(("frames", "stride", "rerank_k1", "rerank_k2"), whole(1))),
+    **under("evaluation", {"reranking": one_of(RERANKING), "rerank_lambda": fraction}),
+    **under("mesh", {"devices": whole(0), "fsdp": whole(1)}),
+    **under("backbone", {"name": one_of(known_encoders), "checkpoint": free}),  # which weights there are, loading says
+    **under("backbone", {"remat": flag, "scan": flag, "stride": whole(0)}),
+    **under("batch", dict.fromkeys(("identities", "slots", "clips", "frames", "parts"), whole(1))),
+    **under("batch", {"piece": whole(0), "steps": whole(0), "rule": one_of(TRAINING_CLIPS), "aligned": flag}),
+    **under("optimiser", OPTIMISER_VALUES),
+    **under("schedule", SCHEDULE_VALUES),
+    **under("augment", augment.VALUES),
+}
+
+
+def check_config(config: Any) -> None:
+    """Looks at every value of a run's config, before anything is opened, loaded or compiled.
+
+    Raises:
+      UserError: values that mean nothing, or do not go together; the message names key, value and what is allowed.
+    """
+    method, values = find_method(config.method), dict(flatten(config.to_dict()))
+    found = list(faults(values, {**BASE, **method.values}))
+    found = found or [*_contradictions(config, values), *method.contradictions(config)]
+    if found:
+        raise UserError("; ".join(found))
+
+
+def _contradictions(config: Any, values: dict[str, Any]) -> Iterator[str]:
+    if config.keep_best and not config.evaluate_every:
+        yield "config.keep_best=True needs scores: config.evaluate_every must be at least 1"
+    rates = {key: value for key, value in values.items() if key.startswith("optimiser.") and key.endswith("rate")}
+    if rates and not any(rates.values()):
+        yield f"nothing would be trained: {', '.join(f'config.{key}' for key in rates)} are all 0"
+    backbone, size = config.backbone, (config.frames.height, config.frames.width)
+    try:
+        encoder_config(backbone.name, size, config.precision, backbone.remat, backbone.scan, backbone.get("stride", 0))
+    except UserError as error:
+        yield f"config.backbone.name={backbone.name!r} and config.frames.height, width={size}: {error}"
