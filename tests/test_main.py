@@ -1,6 +1,7 @@
 """The command line, as a user runs it: one short run, the same line again, and what goes wrong."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -40,10 +41,16 @@ def test_a_run_and_the_same_line_again(tmp_path, data_dir, tiny):
     assert again.returncode == 0 and "finished" in again.stdout
     assert again.stdout.splitlines()[-1] == f"report: {report}"
 
-    # A finished run is scored again for a comparison; one that is not there is no reason to fail.
-    scored = jaxreid(*line, f"--compare={tmp_path}/nowhere", cwd=ROOT)
+    assert {"jax", "devices", "python"} <= set(results["environment"])
+    assert re.fullmatch("[0-9a-f]{16}", results["starting_weights"])
+
+    nowhere = jaxreid(*line, f"--compare={tmp_path}/nowhere", cwd=ROOT)
+    assert nowhere.returncode == 2
+    says(nowhere.stderr, "--compare", tmp_path / "nowhere" / "results.json")
+    # A finished run is scored again for a comparison, also for one that comes to nothing.
+    scored = jaxreid(*line, f"--compare={tmp_path}/run", cwd=ROOT)
     assert scored.returncode == 0, scored.stderr
-    assert "not compared" in scored.stdout and "nowhere/results.json" in report.read_text()
+    assert "not compared" in scored.stdout
     repeated = json.loads((tmp_path / "run" / "results.json").read_text())
     assert repeated["scores"] == results["scores"]
 

@@ -1,8 +1,8 @@
 """Fills a gallery with the features of tracklets: data sets, folders, videos.
 
-    python -m jaxreid.tools.embed door.mp4 --checkpoint runs/hitpro-folder --gallery people.gallery
-    python -m jaxreid.tools.embed people --checkpoint runs/hitpro-folder --gallery people.gallery
-    python -m jaxreid.tools.embed walkers/vvi --split query --checkpoint runs/hitpro-walkers --gallery all.gallery
+    python -m jaxreid.tools.embed door.mp4 --checkpoint runs/hitpro-folder-seed1 --gallery people.gallery
+    python -m jaxreid.tools.embed people --checkpoint runs/hitpro-folder-seed1 --gallery people.gallery
+    python -m jaxreid.tools.embed walkers/vvi --split query --checkpoint runs/hitpro-walkers-seed1 --gallery all.gallery
 
 Every tracklet becomes one row: a feature as the run's evaluation computes it, what is known of the tracklet, and a
 thumbnail (128 pixels high, 2 to 4 kB). What is in the gallery already is left out, so that an interrupted line can be

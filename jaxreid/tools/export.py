@@ -1,6 +1,6 @@
 """Trained backbones of a workdir as a safetensors file, under Hugging Face's key names.
 
-    python -m jaxreid.tools.export --workdir runs/hitpro-walkers --out tower.safetensors
+    python -m jaxreid.tools.export --workdir runs/hitpro-walkers-seed1 --out tower.safetensors
 
 The file starts another run (`--config.backbone.checkpoint=tower.safetensors`) and is read by PyTorch users; of a CLIP
 with both towers it holds both. Their format says more in `jaxreid/backbones/pretrained.py`.
