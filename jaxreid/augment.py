@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from jaxreid.data.batch import Batch
 from jaxreid.data.schema import INFRARED
-from jaxreid.values import flag, fraction, non_negative, number, some_of, whole
+from jaxreid.values import check, flag, fraction, non_negative, number, some_of, whole
 
 GREY = (0.2989, 0.5870, 0.1140)
 
@@ -58,6 +58,7 @@ class Augmentation:
 
     def __post_init__(self):
         object.__setattr__(self, "per_frame", tuple(self.per_frame))
+        check(vars(self), VALUES, "augment.")
 
 
 LEAST_AREA = 0.02  # of an erased box, share of the frame

@@ -18,6 +18,7 @@ from jaxreid.backbones.frame_encoder import encoder_config
 from jaxreid.backbones.text import TextTower, text_config
 from jaxreid.backbones.vit import ViT
 from jaxreid.backbones.word_table import walkers_words
+from jaxreid.config_values import check_config
 from jaxreid.data.clips import plan_tracklets
 from jaxreid.data.samplers import IdentitySampler
 from jaxreid.extract import Extractor
@@ -654,11 +655,11 @@ def test_bank_of_text_follows_the_prompts():
 
 
 def test_unknown_values_are_named():
-    with refuses(ValueError, "bank", "'text'", "prompt", "image_memory", "ema_memory"):
-        make_method("clip_reid", bank="text")
-    with refuses(ValueError, "embedding_neck", "'both'"):
-        make_method("clip_reid", embedding_neck="both")
-    with refuses(ValueError, "'penultimate'", "neck"):
-        make_method("clip_reid", embedding_neck="after", embedding=("penultimate", "last"))
-    with refuses(ValueError, "'weather'", "camera_index"):
-        make_method("clip_reid", **{"sie.columns": ("weather",)})
+    for changes, named in (
+        ({"bank": "text"}, ("bank", "'text'", "prompt", "image_memory", "ema_memory")),
+        ({"embedding_neck": "both"}, ("embedding_neck", "'both'")),
+        ({"embedding_neck": "after", "embedding": ("penultimate", "last")}, ("'penultimate'", "neck")),
+        ({"sie.columns": ("weather",)}, ("'weather'", "camera_index")),
+    ):
+        with refuses(ValueError, *named):
+            check_config(family.make_config("clip_reid", **changes))

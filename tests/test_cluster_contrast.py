@@ -13,6 +13,7 @@ from test_training import SMALL, assert_equal, run_training
 
 from jaxreid import train
 from jaxreid.backbones import clip
+from jaxreid.config_values import check_config
 from jaxreid.data.split import Labels
 from jaxreid.evaluate import Evaluator
 from jaxreid.methods.cluster_contrast import ClusterContrast
@@ -82,9 +83,8 @@ def test_results_with_re_ranking_stand_beside_the_plain_ones(finished, monkeypat
 
 
 def test_unknown_re_ranking_is_named(tmp_path, data_dir, tiny):
-    run = start_run(make_config(**{"evaluation.reranking": "magic"}), tmp_path, data_dir)
     with refuses(ValueError, "evaluation.reranking", "'magic'"):
-        Evaluator(run)
+        start_run(make_config(**{"evaluation.reranking": "magic"}), tmp_path, data_dir)
 
 
 def test_resume_equals_the_uninterrupted_run(finished, tmp_path, data_dir):
@@ -223,7 +223,7 @@ def test_impossible_variants_are_named(tmp_path, data_dir, tiny):
         ({"cross_modality": "pgm", "memory": "camera"}, ("memory", "'cluster'")),
     ):
         with refuses(ValueError, *named):
-            ClusterContrast(make_config(**changes), run.method.info)
+            check_config(make_config(**changes))
     table = dataclasses.replace(run.method.info.table, modality=np.zeros_like(run.method.info.table.modality))
     info = dataclasses.replace(run.method.info, table=table)
     ClusterContrast(make_config(), info)

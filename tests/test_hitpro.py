@@ -190,5 +190,5 @@ def test_every_switch_runs_and_changes_the_loss(switch):
 
 
 def test_unknown_unit_is_named():
-    with refuses(ValueError, "'tracklet'", "'camera_track'"):
+    with refuses(ValueError, "prototypes.unit", "'person'", "tracklet", "camera_track"):
         make_method(**{"prototypes.unit": "person"})
