@@ -7,10 +7,12 @@ saved with a digest.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import logging
 import math
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -30,12 +32,19 @@ from jaxreid.workdirs import CHECKPOINTS, damaged_folder, epochs_folder
 STATE, META, SCORE, DIGESTS = "state", "meta", "score", "digests"
 
 
-def _not_raised_as_well(record: logging.LogRecord) -> bool:
-    """Orbax logs what fails in its threads with a traceback, once per thread, and raises it afterwards."""
-    return not (record.exc_info and "orbax" in Path(record.pathname).parts)
+@functools.cache
+def tell_failures_once() -> None:
+    """A save that fails is raised, and that is all that is said of it. Orbax would log it once more for every thread
+    and array, and what is still being written when it gives up finds its event loop closed."""
+    orbax_log, loop_log, show = logging.getLogger("absl"), logging.getLogger("asyncio"), sys.unraisablehook
+    orbax_log.addFilter(lambda record: not (record.exc_info and "orbax" in Path(record.pathname).parts))
+    loop_log.addFilter(lambda record: "exception was never retrieved" not in record.getMessage())
 
+    def hook(found: Any) -> None:
+        if not (isinstance(found.exc_value, RuntimeError) and "loop is closed" in str(found.exc_value)):
+            show(found)
 
-logging.getLogger("absl").addFilter(_not_raised_as_well)
+    sys.unraisablehook = hook
 
 
 class DamagedCheckpoint(UserError):
@@ -91,6 +100,7 @@ class Checkpoints:
     """
 
     def __init__(self, workdir: Path, keep: int = 2, keep_best: bool = False) -> None:
+        tell_failures_once()
         self.directory = Path(workdir).absolute() / CHECKPOINTS
         self._damaged, self._epochs = damaged_folder(self.directory.parent), epochs_folder(self.directory.parent)
         kept: list[Any] = [preservation_policy.LatestN(keep)]

@@ -2,12 +2,14 @@
 
 import importlib
 import json
+import logging
 import re
 import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from finished import CONFIG
@@ -15,6 +17,7 @@ from messages import refuses, says
 from tensorboardX.proto.event_pb2 import Event
 from test_main import SMALL, jaxreid
 
+from jaxreid.checkpoints import tell_failures_once
 from jaxreid.config import EXECUTION, among
 from jaxreid.data import build
 from jaxreid.dataset_info import INFO, read_info
@@ -278,3 +281,18 @@ def test_tensorboard_shows_every_window_once_after_a_resume(tmp_path):
     assert [row["step"] for row in rows] == [5, 10, 15, 20, 25, 30, 35, 40]
     expected = {("train/loss", row["step"]): row["loss"] for row in rows}
     assert shown(tmp_path / "tensorboard") == pytest.approx(expected)
+
+
+def test_a_save_that_failed_is_told_once(monkeypatch, caplog):
+    """By what it raises: not by Orbax's threads and loops as well; whatever else goes wrong there is shown."""
+    shown = []
+    monkeypatch.setattr(sys, "unraisablehook", shown.append)
+    tell_failures_once.__wrapped__()
+    late = SimpleNamespace(exc_value=RuntimeError("Event loop is closed"))
+    other = SimpleNamespace(exc_value=RuntimeError("another fault"))
+    for found in (late, other):
+        sys.unraisablehook(found)
+    assert shown == [other]
+    logging.getLogger("asyncio").error("Task exception was never retrieved")
+    logging.getLogger("asyncio").error("slow callback")
+    assert caplog.messages == ["slow callback"]
