@@ -63,20 +63,16 @@ class Embedder:
         """A unit feature of a tracklet, f32[D]; of each of a list of N tracklets, f32[N, D].
 
         Args:
-          frames: u8[T, H, W, 3] in RGB order, of any length and size, or a list of such (each may be a list of frames).
+          frames: a tracklet, u8[T, H, W, 3] in RGB order of any length and size: an array of NumPy or JAX, one picture
+            [H, W, 3], or a list of pictures, which may be PIL's. Or a list of tracklets, each of them such.
           modality: "rgb" or "ir", of all or of each; networks with a stem of its own for each look at it.
           camera: number in the training data set, for networks that know their cameras.
 
         Raises:
           UserError: not frames, an unknown modality, or a camera that was not in training.
         """
-        single = isinstance(frames, np.ndarray) and frames.ndim == 4
-        tracklets = [frames] if single else list(frames)
-        for number, tracklet in enumerate(tracklets):
-            if not len(tracklet) or any(
-                getattr(x, "dtype", None) != np.uint8 or x.ndim != 3 or x.shape[2] != 3 for x in tracklet
-            ):
-                raise UserError(f"tracklet {number} is not u8[T, H, W, 3] with at least one frame")
+        single = _is_tracklet(frames)
+        tracklets = [_frames(x, number) for number, x in enumerate([frames] if single else frames)]
         index = UNKNOWN
         if camera is not None:
             known = np.flatnonzero(self.info.cameras == camera)
@@ -106,3 +102,29 @@ class Embedder:
             digest.update(jax.tree_util.keystr(path).encode())
             digest.update(np.ascontiguousarray(jax.device_get(leaf)).tobytes())
         return {"digest": digest.hexdigest(), "workdir": str(self.workdir.resolve()), "epochs": self.epochs}
+
+
+def _is_picture(x: Any) -> bool:
+    return hasattr(x, "convert") or getattr(x, "ndim", 0) == 3
+
+
+def _is_tracklet(x: Any) -> bool:
+    """Whether it is one tracklet: a picture, an array of frames, or a list of pictures."""
+    return _is_picture(x) or getattr(x, "ndim", 0) == 4 or (isinstance(x, list | tuple) and all(map(_is_picture, x)))
+
+
+def _frames(tracklet: Any, number: int) -> list[np.ndarray]:
+    """The frames of a tracklet, u8[H, W, 3]."""
+    pictures = [tracklet] if _is_picture(tracklet) else list(tracklet) if _is_tracklet(tracklet) else []
+    if not pictures:
+        raise UserError(
+            f"tracklet {number} has no frame: a tracklet is u8[T, H, W, 3], a picture or a list of pictures"
+        )
+    frames = [np.asarray(x.convert("RGB") if hasattr(x, "convert") else x) for x in pictures]
+    for index, frame in enumerate(frames):
+        if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or not frame.size:
+            raise UserError(
+                f"frame {index} of tracklet {number} is {frame.dtype}{list(frame.shape)}: u8[H, W, 3] is needed, in "
+                "RGB order with values from 0 to 255"
+            )
+    return frames

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from finished import CONFIG
@@ -69,6 +70,32 @@ def test_a_list_of_frames_of_any_size(workdir):
     np.testing.assert_allclose(found[0], found[1], atol=1e-6)
     assert np.abs(found[2] - found[0]).max() > 1e-4
     np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
+
+
+class PilPicture:
+    """What is asked of a picture of PIL's, which need not be installed."""
+
+    def __init__(self, frame):
+        self.frame = frame
+
+    def convert(self, mode):
+        assert mode == "RGB"
+        return self.frame
+
+
+def test_pictures_in_every_form(workdir):
+    embedder = jaxreid.load(workdir, batch_size=8)
+    frames = np.random.default_rng(1).integers(0, 256, (3, 16, 8, 3), np.uint8)
+    expected, one = embedder.embed(frames), embedder.embed(frames[:1])
+    for given in (jnp.asarray(frames), list(frames), [jnp.asarray(x) for x in frames], list(map(PilPicture, frames))):
+        np.testing.assert_array_equal(embedder.embed(given), expected)
+    for given in (frames[0], jnp.asarray(frames[0]), PilPicture(frames[0]), [frames[0]]):
+        np.testing.assert_array_equal(embedder.embed(given), one)
+    found = embedder.embed([frames, PilPicture(frames[0]), list(frames)])
+    np.testing.assert_allclose(found, [expected, one, expected], atol=1e-6)  # another place in the batch
+    for bad, named in ((frames / 255, "float64"), (frames[..., :1], "uint8[16, 8, 1]"), (frames[0, 0], "frame")):
+        with refuses(ValueError, "tracklet 0", named, "u8"):
+            embedder.embed([bad])
 
 
 def test_modality_and_camera_reach_the_network(workdir, monkeypatch):

@@ -203,6 +203,44 @@ def test_search_ranks_by_cosine(gallery, people, tmp_path, capsys):
     assert not (tmp_path / "none.html").exists()
 
 
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".bmp", ".tiff"])
+def test_pictures_are_known_by_their_content(gallery, people, workdir, tmp_path, capsys, suffix):
+    """As a query and as a source, also under the name of another format; a folder of them is one tracklet."""
+    picture = cv2.imread(str(people / "door" / "t00" / "9.png"))
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for name in (f"a{suffix}", f"b{suffix}"):
+        (folder / name).write_bytes(cv2.imencode(suffix, picture)[1].tobytes())
+    renamed = shutil.copy(folder / f"a{suffix}", tmp_path / "renamed.jpg")
+    for query in (folder / f"a{suffix}", folder, renamed):
+        assert run_search(gallery, query, tmp_path / "page.html") == 0
+        (table,) = rows_of(capsys.readouterr().out)
+        assert len(table) == 6
+    assert run_embed(folder, workdir, tmp_path / "new") == 0 and len(Gallery(tmp_path / "new")) == 1
+    (camera := tmp_path / "cameras" / "door" / "t1").mkdir(parents=True)
+    shutil.copy(folder / f"a{suffix}", camera)
+    assert run_embed(tmp_path / "cameras", workdir, tmp_path / "new") == 0 and len(Gallery(tmp_path / "new")) == 2
+
+
+def test_what_is_neither_a_picture_nor_a_video_is_told_what_is_accepted(gallery, workdir, tmp_path, capsys):
+    for name, content in (("notes.txt", b"somebody\n" * 40), ("cut.png", b"\x00" * 64), ("door.mp4", b"\x00" * 64)):
+        (tmp_path / name).write_bytes(content)
+        for line in (
+            lambda path: run_search(gallery, path, tmp_path / "page.html"),
+            lambda path: run_embed(path, workdir, tmp_path / "new"),
+        ):
+            assert line(tmp_path / name) == 2
+            error = capsys.readouterr().err
+            assert str(tmp_path / name) in error
+            says(error, "JPEG", "PNG", "WebP", "BMP", "TIFF", "folder", "video")
+
+
+def test_own_camera_of_a_query_without_one_is_explained(gallery, people, tmp_path, capsys):
+    picture = people / "door" / "t00" / "9.png"
+    assert run_search(gallery, picture, tmp_path / "page.html", "--exclude_camera", "own") == 2
+    says(capsys.readouterr().err, "--exclude_camera own", "9.png", "door", "yard")
+
+
 def test_search_through_an_index(gallery, tmp_path, capsys):
     pytest.importorskip("faiss")
     tables = []

@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 
 from jaxreid.data.build import DataSetError
-from jaxreid.data.building.contents import is_image, left_out, list_frames, scan, twins_error
+from jaxreid.data.building.contents import IMAGE_SUFFIXES, is_image, left_out, list_frames, scan, twins_error
 from jaxreid.data.building.listed import shorten
 from jaxreid.data.names import known, nfc, printable
 
@@ -58,8 +58,9 @@ class Folder:
     faults: tuple[tuple[str, str], ...]
 
 
-def list_folder(config: str | None, source: Path | None) -> Folder:
-    """Lists `source`/<camera>/<tracklet>/*.jpg|jpeg|png and reads `source`/tracklets.csv where there is one.
+def list_folder(config: str | None, source: Path | None, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> Folder:
+    """Lists `source`/<camera>/<tracklet>/*.jpg|jpeg|png (or other `suffixes`), and reads `source`/tracklets.csv
+    where there is one.
 
     The name carries a fingerprint of the paths, sizes and times of the frames, of what is wrong with others, and of the
     table.
@@ -74,7 +75,7 @@ def list_folder(config: str | None, source: Path | None) -> Folder:
         raise DataSetError("folder: which directory? Give it with --source DIR, holding <camera>/<tracklet>/*.jpg")
     if not source.is_dir():
         raise DataSetError(f"folder: {source} is not a directory")
-    reader = _Reader(source)
+    reader = _Reader(source, suffixes)
     found, errors, warnings, digest = reader.read(), reader.errors, reader.warnings, reader.digest
     digest.update("".join(f"{path} {fault}\n" for path, fault in reader.faults).encode())
     if not found and not errors:
@@ -95,8 +96,8 @@ def list_folder(config: str | None, source: Path | None) -> Folder:
 class _Reader:
     """Reads the folders below `source`, and gathers what is to be said of them."""
 
-    def __init__(self, source: Path) -> None:
-        self.source = source
+    def __init__(self, source: Path, suffixes: tuple[str, ...]) -> None:
+        self.source, self.suffixes = source, suffixes
         self.digest = hashlib.sha256()
         self.errors: list[str] = []
         self.warnings: list[str] = []
@@ -119,8 +120,8 @@ class _Reader:
         """Names of the folders in the source or, with "camera/", in a camera's folder."""
         entries = scan(self.source / directory)
         place = self.source / directory
-        loose = [printable(name) for name in entries.files if is_image(name)]
-        others = [printable(name) for name in entries.files if not is_image(name)]
+        loose = [printable(name) for name in entries.files if is_image(name, self.suffixes)]
+        others = [printable(name) for name in entries.files if not is_image(name, self.suffixes)]
         if loose:
             self.errors.append(f"{place}: images lie in {'the camera' if directory else 'the source'}'s folder, e.g. "
                                f"{loose[0]}; put each tracklet's into a folder of its own")  # fmt: skip
@@ -133,14 +134,16 @@ class _Reader:
     def _tracklet(self, camera: str, name: str) -> Tracklet:
         folder = f"{camera}/{name}"
         place = self.source / folder
-        there = list_frames(place)
+        there = list_frames(place, self.suffixes)
         if there.others:
             self.warnings.append(left_out(place, there.others))
         if there.twins:
             self.errors.append(twins_error(place, there.twins))
         if not there.images:
             why = f" that can be used ({' '.join(there.faults[0])})" if there.faults else ""
-            self.errors.append(f"{place}: holds no image{why} (*.jpg, *.jpeg, *.png); remove the folder or fill it")
+            self.errors.append(
+                f"{place}: holds no image{why} (*{', *'.join(self.suffixes)}); remove the folder or fill it"
+            )
         self.faults += [(f"{folder}/{frame}", fault) for frame, fault in there.faults]
         for frame in sorted(there.images):
             status = (place / frame).stat()

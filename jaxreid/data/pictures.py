@@ -6,6 +6,7 @@ between the 1st and the 99th percentile of a tracklet. A JPEG is turned as its E
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 import cv2
@@ -18,6 +19,13 @@ MAX_PIXELS = 2**26  # twice a frame of 8K; a header that says more is damaged
 PERCENTILES = (1, 99)
 JPEG_SIGNATURE = b"\xff\xd8"
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+FORMATS = {  # what a picture begins with; in a WebP the size of the file stands between
+    "JPEG": rb"\xff\xd8\xff",
+    "PNG": rb"\x89PNG\r\n\x1a\n",
+    "WebP": rb"RIFF....WEBP",
+    "BMP": rb"BM",
+    "TIFF": rb"II\*\x00|MM\x00\*",
+}
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # SOF0 … SOF15; the three are other segments
 _RGB = {1: cv2.COLOR_GRAY2RGB, 3: cv2.COLOR_BGR2RGB, 4: cv2.COLOR_BGRA2RGBA}  # by channels
 _TYPES = {np.dtype(np.uint8), np.dtype(np.uint16)}
@@ -49,6 +57,11 @@ def load(data: bytes) -> np.ndarray:
     if image.dtype not in _TYPES:
         raise PictureError(f"holds {image.dtype} values; 8 or 16 bits are read")
     return image if plain else cv2.cvtColor(image, _RGB[image.shape[2] if image.ndim == 3 else 1])
+
+
+def format_of(data: bytes) -> str | None:
+    """Which of `FORMATS` the bytes begin like; None for all else."""
+    return next((name for name, start in FORMATS.items() if re.match(start, data, re.DOTALL)), None)
 
 
 def to_rgb(stored: np.ndarray, span: tuple[int, int] | None = None) -> np.ndarray:

@@ -102,7 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     add = parser.add_argument
     add("sources", metavar="SOURCE", nargs="+",
-        help="a folder <camera>/<tracklet>/*.jpg, a video, or a data set's NAME[/CONFIG]")  # fmt: skip
+        help="a folder <camera>/<tracklet>/*.jpg, pictures, a video, or a data set's NAME[/CONFIG]")  # fmt: skip
     add("--checkpoint", type=expand, required=True, metavar="WORKDIR", help="of a trained run; its newest checkpoint")
     add("--gallery", type=expand, required=True, metavar="DIR", help="made where there is none, else added to")
     add("--split", default="gallery", help="of a data set (default %(default)s)")

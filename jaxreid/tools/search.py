@@ -24,7 +24,7 @@ import numpy as np
 import jaxreid
 from jaxreid.compiled import cache_compilations
 from jaxreid.data.build import SCALE, SIXTEEN_BIT
-from jaxreid.data.names import printable
+from jaxreid.data.names import nfc, printable
 from jaxreid.data.schema import MODALITIES
 from jaxreid.errors import UserError, command
 from jaxreid.files import expand
@@ -32,7 +32,7 @@ from jaxreid.report import page
 from jaxreid.report.page import RankedList, Tracklet
 from jaxreid.retrieval import Gallery, build_index, search_gallery, search_index
 from jaxreid.retrieval.search import INDEX
-from jaxreid.tools.sources import IMAGE_SUFFIXES, Source, folder_source, picture_source, pictures_in, video_source
+from jaxreid.tools.sources import Source, file_source, folder_source, pictures_in
 
 COLUMNS = ("rank", "score", "source", "time", "camera", "tracklet")
 OWN = "own"  # of --exclude_camera: the camera of the query itself
@@ -125,9 +125,7 @@ def file_queries(
 def _source(path: Path, crops: Path, modality: str, sixteen_bit: str) -> Source:
     if path.is_dir() and not pictures_in(path):
         return folder_source(path, sixteen_bit=sixteen_bit)
-    if path.is_dir() or path.suffix.lower() in IMAGE_SUFFIXES:
-        return picture_source(path, modality, sixteen_bit)
-    return video_source(path, crops, modality)
+    return file_source(path, crops, modality, sixteen_bit)
 
 
 def search(
@@ -143,9 +141,14 @@ def search(
       UserError: a camera that the gallery does not have.
     """
     function = options.pop("function", search_gallery)
-    cameras = np.array(gallery.columns["camera"], str)
+    cameras = np.array([nfc(str(name)) for name in gallery.columns["camera"]], str)
     for query in queries:
-        names = [query.camera if name == OWN else name for name in exclude]
+        if OWN in exclude and not query.camera:
+            raise UserError(
+                f"--exclude_camera {OWN}: it is not known which camera {query.name} is of; name those to leave out "
+                f"({', '.join(np.unique(cameras)[:20])})"
+            )
+        names = [nfc(query.camera if name == OWN else name) for name in exclude]
         if wrong := [name for name in names if name not in cameras]:
             raise UserError(
                 f"--exclude_camera: no tracklet of the gallery is of camera {', '.join(map(repr, wrong))}; it has "

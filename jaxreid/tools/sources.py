@@ -14,18 +14,21 @@ import numpy as np
 
 from jaxreid.data import build
 from jaxreid.data.build import SCALE
-from jaxreid.data.building.contents import IMAGE_SUFFIXES, left_out, list_frames, twins_error
+from jaxreid.data.building.contents import PICTURE_SUFFIXES, is_image, left_out, list_frames, twins_error
 from jaxreid.data.building.listed import shorten
 from jaxreid.data.loose import FileReader, loose_split
 from jaxreid.data.names import printable
+from jaxreid.data.pictures import FORMATS, format_of
 from jaxreid.data.schema import MODALITIES
 from jaxreid.data.split import UNKNOWN, FrameReader, Split, open_split
 from jaxreid.errors import UserError
 from jaxreid.files import expand
 from jaxreid.methods.method import DatasetInfo
 from jaxreid.report.pictures import thumbnail
-from jaxreid.tools.tracklets import make_tracklets
+from jaxreid.tools.tracklets import TrackletError, make_tracklets
+from jaxreid.tools.video import VideoError
 
+ACCEPTED = f"a picture ({', '.join(FORMATS)}), a folder of pictures or of <camera>/<tracklet>/, and a video"
 _LOG = logging.getLogger(__name__)
 
 
@@ -70,9 +73,9 @@ def open_source(
     """The source that a word of the command line names; a path that exists comes before a data set's name.
 
     Args:
-      text: a data set's NAME[/CONFIG], a folder `<camera>/<tracklet>/*.jpg`, or a video.
+      text: a data set's NAME[/CONFIG], a folder `<camera>/<tracklet>/*.jpg`, or what `file_source` takes.
       split: of a data set.
-      modality: of a video.
+      modality: of a video or pictures.
       data_dir: where built data sets live.
       crops: tracklets of videos are made in this folder, or taken from it.
       info: the data set that the network knows the cameras of.
@@ -82,13 +85,36 @@ def open_source(
       UserError: it is none of these, or cannot be read; the message says what to do.
     """
     path = expand(text)
-    if path.is_dir():
+    if path.is_dir() and not pictures_in(path):
         return folder_source(path, sixteen_bit=sixteen_bit)
-    if path.is_file():
-        return video_source(path, crops, modality)
+    if path.exists():
+        return file_source(path, crops, modality, sixteen_bit)
     if text.partition("/")[0] in build.builder_names():
         return dataset_source(text, split, data_dir, info, sixteen_bit)
     raise UserError(f"{text} is no file, no folder and no data set; data sets are {', '.join(build.builder_names())}")
+
+
+def file_source(path: Path, crops: Path, modality: str, sixteen_bit: str = SCALE) -> Source:
+    """A picture, a folder of pictures, or a video; what a file is, its content says.
+
+    Raises:
+      UserError: it is none of these, or cannot be read.
+    """
+    if path.is_dir():
+        return picture_source(path, modality, sixteen_bit)
+    with path.open("rb") as file:
+        start = file.read(16)
+    if format_of(start):
+        return picture_source(path, modality, sixteen_bit)
+    if is_image(path.name, PICTURE_SUFFIXES):
+        raise UserError(f"{printable(path)} is called a picture, but its content is none; accepted are {ACCEPTED}")
+    try:
+        return video_source(path, crops, modality)
+    except (VideoError, TrackletError) as error:
+        raise UserError(
+            f"{error}\nOptions named here are those of python -m jaxreid.tools.tracklets: make tracklets with it, and "
+            f"give their folder. Accepted are {ACCEPTED}"
+        ) from error
 
 
 def dataset_source(name: str, split: str, data_dir: Path | None, info: DatasetInfo, sixteen_bit: str = SCALE) -> Source:
@@ -111,7 +137,7 @@ def folder_source(path: Path, name: str | None = None, sixteen_bit: str = SCALE)
       UserError: frames cannot be used; the message names them.
     """
     listing = importlib.import_module(f"{build.builder_package('folder').__name__}.listing")
-    folder = listing.list_folder(None, path)
+    folder = listing.list_folder(None, path, PICTURE_SUFFIXES)
     _remark(path, folder.warnings, folder.faults)
     tracklets = folder.tracklets
     split = loose_split(
@@ -156,7 +182,7 @@ def picture_source(path: Path, modality: str = "rgb", sixteen_bit: str = SCALE) 
     """
     files = [path]
     if path.is_dir():
-        found = list_frames(path)
+        found = list_frames(path, PICTURE_SUFFIXES)
         if found.twins:
             raise UserError(twins_error(path, found.twins))
         _remark(path, [left_out(path, found.others)] if found.others else [], found.faults)
@@ -167,4 +193,4 @@ def picture_source(path: Path, modality: str = "rgb", sixteen_bit: str = SCALE) 
 
 def pictures_in(folder: Path) -> list[Path]:
     """Picture files that lie in a folder itself."""
-    return [file for file in folder.iterdir() if file.is_file() and file.suffix.lower() in IMAGE_SUFFIXES]
+    return [file for file in folder.iterdir() if file.is_file() and is_image(file.name, PICTURE_SUFFIXES)]

@@ -10,7 +10,8 @@ from jaxreid.data.build import DataSetError
 from jaxreid.data.building.listed import natural_key
 from jaxreid.data.names import is_utf8, printable
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")  # of frames that are kept as they are
+PICTURE_SUFFIXES = (*IMAGE_SUFFIXES, ".webp", ".bmp", ".tif", ".tiff")  # of pictures that are only looked at
 NOT_UTF8 = "has a name that is not UTF-8"
 Fault = tuple[str, str]  # a name that can be printed, and what is wrong
 
@@ -35,9 +36,9 @@ class Frames:
     twins: list[str]  # two images of one name, such as a frame and its mask
 
 
-def is_image(name: str) -> bool:
+def is_image(name: str, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> bool:
     """By its suffix."""
-    return name.lower().endswith(IMAGE_SUFFIXES)
+    return name.lower().endswith(suffixes)
 
 
 def scan(directory: Path) -> Entries:
@@ -75,19 +76,19 @@ def _place(entry: os.DirEntry[str], found: Entries) -> None:
         found.broken.append((printable(entry.name), fault))
 
 
-def list_frames(directory: Path) -> Frames:
-    """What a folder of frames holds.
+def list_frames(directory: Path, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> Frames:
+    """What a folder of frames, which end in one of `suffixes`, holds.
 
     Raises:
       DataSetError: it cannot be read.
     """
     entries = scan(directory)
-    named = [name for name in entries.files if is_image(name)]
+    named = [name for name in entries.files if is_image(name, suffixes)]
     images = sorted(filter(is_utf8, named), key=natural_key)
     faults = [(printable(name), NOT_UTF8) for name in named if not is_utf8(name)]
-    faults += [(name, "is a folder") for name in entries.folders if is_image(name)]
-    others = [printable(name) for name in entries.files if not is_image(name)]
-    others += [name for name in entries.folders if not is_image(name)]
+    faults += [(name, "is a folder") for name in entries.folders if is_image(name, suffixes)]
+    others = [printable(name) for name in entries.files if not is_image(name, suffixes)]
+    others += [name for name in entries.folders if not is_image(name, suffixes)]
     stems: dict[str, str] = {}
     twins = []
     for name in images:
