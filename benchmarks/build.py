@@ -29,7 +29,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 from scipy.io import savemat
 
-from jaxreid.data.build import build, read_metadata, split_counts
+from jaxreid.data.build import build
+from jaxreid.data.prepared import read_metadata, split_counts
 from jaxreid.files import expand
 
 DIRECT_RUNNER = (

@@ -25,10 +25,10 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from benchmarks.papers import preset_run
-from jaxreid import parallel
-from jaxreid.checkpoints import STATE, Checkpoints, DamagedCheckpoint, digests
+from jaxreid.devices import parallel
 from jaxreid.files import expand
-from jaxreid.train import abstract_train_state
+from jaxreid.training.checkpoints import STATE, Checkpoints, DamagedCheckpoint, digests
+from jaxreid.training.start import abstract_train_state
 
 
 def cost(folder: Path, turns: int) -> dict[str, float]:

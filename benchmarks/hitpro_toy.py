@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxreid.layers.batch_norm import MaskedBatchNorm
+from jaxreid.backbones.batch_norm import MaskedBatchNorm
 from jaxreid.losses.contrastive import hierarchical_losses
 from jaxreid.memory import association, prototypes
 from jaxreid.memory.association import AssociationConfig

@@ -27,12 +27,12 @@ from jaxreid.config import find_config
 from jaxreid.data.dataset import Dataset, plan_dataset
 from jaxreid.data.planned import planned_split
 from jaxreid.dataset_info import dataset_info
-from jaxreid.dry_run import kept_for_backward
 from jaxreid.methods.method import Stage, find_method
-from jaxreid.optimisers import merge
-from jaxreid.run import Run, abstract_batch, make_model
-from jaxreid.steps import progress_at, variables_of
-from jaxreid.train import abstract_train_state
+from jaxreid.optimizers import merge
+from jaxreid.run.model import Run, abstract_batch, make_model
+from jaxreid.training.dry_run import kept_for_backward
+from jaxreid.training.start import abstract_train_state
+from jaxreid.training.steps import progress_at, variables_of
 
 AXES = ("data", "fsdp")
 
@@ -372,7 +372,7 @@ def _tower(name: str, size: tuple[int, int]) -> tuple[int, Any]:
 
 
 def _tower_activations(name: str, size: tuple[int, int], frames: int, remat: bool) -> float:
-    """Bytes that differentiation keeps, as `jaxreid.dry_run.kept_for_backward` counts them."""
+    """Bytes that differentiation keeps, as `jaxreid.training.dry_run.kept_for_backward` counts them."""
     module, arguments = _module(name, size, frames, remat)
     variables = jax.eval_shape(module.init, jax.random.key(0), *arguments)
 

@@ -22,12 +22,12 @@ import jax
 from jax.sharding import AbstractMesh
 
 from benchmarks.papers import AXES, XFD, XFD_THINNED, Workload, workloads
-from jaxreid import parallel
 from jaxreid.backbones.flops import vit_flops
 from jaxreid.backbones.frame_encoder import encoder_config
 from jaxreid.backbones.vit import ViTConfig
-from jaxreid.dry_run import UTILISATION
+from jaxreid.devices import parallel
 from jaxreid.files import expand
+from jaxreid.training.dry_run import UTILISATION
 
 PAGE = Path(__file__).parent.parent / "docs" / "planning.md"
 GIB = 2**30

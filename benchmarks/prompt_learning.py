@@ -17,9 +17,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxreid import parallel
 from jaxreid.backbones.text import text_config
 from jaxreid.backbones.word_table import walkers_words
+from jaxreid.devices import parallel
 from jaxreid.layers.prompts import PromptedText, PromptTemplate
 from jaxreid.losses.image_text import supervised_contrastive
 

@@ -70,12 +70,13 @@ def run_jaxreid(args, tower):
     import jax
     import jax.numpy as jnp
 
-    from jaxreid import parallel, steps
     from jaxreid.augment import Pixels
     from jaxreid.backbones.flops import vit_flops
     from jaxreid.data.batch import Batch
+    from jaxreid.dataset_info import DatasetInfo
+    from jaxreid.devices import parallel
     from jaxreid.methods.baseline import Baseline
-    from jaxreid.methods.method import DatasetInfo
+    from jaxreid.training import steps
 
     config = types.SimpleNamespace(
         backbone=types.SimpleNamespace(name=tower, checkpoint="", remat=args.remat, scan=args.scan),

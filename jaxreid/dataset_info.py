@@ -6,23 +6,52 @@ import dataclasses
 import json
 import zipfile
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from jaxreid.data.dataset import Dataset
+from jaxreid.data.samplers import Columns
 from jaxreid.data.sidecars import Sidecar
 from jaxreid.data.split import Labels, TrackletTable
 from jaxreid.errors import UserError
 from jaxreid.files import written_aside
-from jaxreid.methods.method import DatasetInfo, Method
 
 INFO = "dataset_info.npz"
 
 
-def dataset_info(dataset: Dataset, method: type[Method], frame_size: tuple[int, int]) -> DatasetInfo:
+@dataclasses.dataclass(frozen=True)
+class DatasetInfo:
+    """What a method may know of its data set before training.
+
+    `table` has one row per training tracklet and carries no identity; `num_identities` is 0 and `labels` is None for
+    methods that do not declare that they use identity, `captions` (a text per training tracklet) for those that do
+    not declare that they use them. `tokenize` makes ids of texts (i32[N, L]: start, the text, end, zeros) for the text
+    tower that belongs to the config's image tower.
+    """
+
+    name: str
+    table: TrackletTable
+    cameras: np.ndarray  # sorted training camera numbers; camera_index points here
+    frame_size: tuple[int, int]
+    num_identities: int = 0
+    labels: Labels | None = None
+    captions: tuple[str, ...] | None = None
+    tokenize: Callable[..., np.ndarray] | None = None
+
+    @property
+    def columns(self) -> Columns:
+        """What samplers draw by."""
+        return Columns.of(self.table, self.labels)
+
+
+def dataset_info(dataset: Dataset, method: type[Any], frame_size: tuple[int, int]) -> DatasetInfo:
     """The tables of the training split, with labels and captions only where the method declares that it uses them.
+
+    Args:
+      method: a subclass of `jaxreid.methods.method.Method`.
 
     Raises:
       UserError: the method needs labels or captions that the data set does not have.

@@ -20,11 +20,11 @@ import numpy as np
 from jaxreid.data.loose import ArrayReader, loose_split
 from jaxreid.data.split import UNKNOWN, FrameReader, Split
 from jaxreid.errors import UserError
-from jaxreid.extract import Extractor, tracklet_features
+from jaxreid.evaluation.extract import Extractor, tracklet_features
 from jaxreid.files import expand
-from jaxreid.run import open_model
-from jaxreid.steps import variables_of
-from jaxreid.train import restore_judged
+from jaxreid.run.model import open_model
+from jaxreid.training.restore import restore_judged
+from jaxreid.training.steps import variables_of
 
 
 class Embedder:

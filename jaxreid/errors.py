@@ -26,6 +26,10 @@ class UserError(ValueError):
     """Something that a user can mend; the message says what, where and how."""
 
 
+class DataSetError(UserError):
+    """A data set cannot be found, read or built; the message says what, where and what to do."""
+
+
 class MissingFileError(UserError, FileNotFoundError):
     """A file or folder that a user named, or that belongs to one, is not there."""
 

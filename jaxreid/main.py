@@ -14,9 +14,9 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from jaxreid.config import find_config
+from jaxreid.devices.huge_pages import ask_for_huge_pages
 from jaxreid.errors import INTERRUPTED, TRACEBACK_VARIABLE, USER_ERROR, UserError, told
 from jaxreid.files import expand
-from jaxreid.huge_pages import ask_for_huge_pages
 
 
 def _from_environment(name: str) -> int | None:
@@ -73,7 +73,7 @@ def main(argv: list[str]) -> None:
 
 
 def _default_workdir(config: Any) -> Path:
-    from jaxreid.workdirs import default_workdir
+    from jaxreid.run.workdirs import default_workdir
 
     flag = flags.FLAGS["config"]
     return default_workdir(config, flag.parser.parse(config_flags.get_config_filename(flag)))
@@ -83,7 +83,7 @@ def _leave(message: str, status: int) -> NoReturn:
     """Ends with an error."""
     print(message, file=sys.stderr, flush=True)
     if COORDINATOR.value:
-        from jaxreid import processes
+        from jaxreid.devices import processes
 
         processes.leave(status)
     sys.exit(status)
@@ -92,12 +92,12 @@ def _leave(message: str, status: int) -> NoReturn:
 def _run(config: Any, workdir: Path, data_dir: Path | None) -> None:
     import jax
 
-    from jaxreid import processes
-    from jaxreid.compiled import cache_compilations
-    from jaxreid.config_values import check_config
-    from jaxreid.dry_run import dry_run
-    from jaxreid.run import start_run
-    from jaxreid.workdirs import RESULTS, alone, claim_workdir, require_run
+    from jaxreid.devices import processes
+    from jaxreid.devices.compiled import cache_compilations
+    from jaxreid.run.config_values import check_config
+    from jaxreid.run.model import start_run
+    from jaxreid.run.workdirs import RESULTS, alone, claim_workdir, require_run
+    from jaxreid.training.dry_run import dry_run
 
     if COORDINATOR.value:
         processes.start(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value, HEARTBEAT_TIMEOUT.value)
@@ -140,31 +140,34 @@ def _run(config: Any, workdir: Path, data_dir: Path | None) -> None:
 
 
 def _train_and_score(run: Any, train: bool, compare: Path | None) -> None:
-    from jaxreid import processes
-    from jaxreid.evaluate import Evaluator
-    from jaxreid.train import restore_judged, variables_of
-    from jaxreid.train import train as run_training
-    from jaxreid.workdirs import claim_dataset
+    from jaxreid.devices import processes
+    from jaxreid.evaluation.evaluator import Evaluator
+    from jaxreid.report.run_report import report_run
+    from jaxreid.run.workdirs import claim_dataset
+    from jaxreid.training.loop import train as run_training
+    from jaxreid.training.restore import restore_judged
+    from jaxreid.training.steps import variables_of
 
     run.phases["importing"] = time.perf_counter() - STARTED - run.phases["data set"]
     describe(run)
     with processes.main_first():
-        claim_dataset(run)
+        claim_dataset(run.workdir, run.dataset, run.method.info)
     evaluator = Evaluator(run)
     if train:
         state, frozen = run_training(run, evaluator)
         epoch = done = sum(stage.epochs for stage in run.method.stages())
     if not train or run.config.keep_best:
         state, frozen, epoch, done = restore_judged(run)
-    results = evaluator.final(variables_of(state, frozen), state.memory, epoch, compare, done)
-    print_results(results)
+    found = evaluator.final(variables_of(state, frozen), state.memory, epoch, done)
+    report_run(run, found, compare)
+    print_results(found.results)
     seconds = "  ".join(f"{name} {value:.1f}" for name, value in run.phases.items())
     print(f"seconds: {seconds}  all {time.perf_counter() - STARTED:.1f}")
 
 
 def _finished(workdir: Path) -> dict[str, Any] | None:
     """The results of a run that went to its last epoch; those of an earlier checkpoint do not count."""
-    from jaxreid.workdirs import read_results
+    from jaxreid.run.workdirs import read_results
 
     results = read_results(workdir)
     return results if results and results["epochs_done"] == results["epochs"] else None

@@ -1,7 +1,7 @@
 """What the values of a config may be: conditions, and tables of them by key.
 
 A table stands beside the code that reads the keys, and takes the names that a value may have from there; what every run
-has is in `jaxreid.config_values`, which also looks at a whole config.
+has is in `jaxreid.run.config_values`, which also looks at a whole config.
 """
 
 from __future__ import annotations

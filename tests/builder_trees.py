@@ -6,7 +6,8 @@ import pytest
 import tensorflow_datasets as tfds
 
 from jaxreid.data import schema
-from jaxreid.data.build import DataSetError, build
+from jaxreid.data.build import build
+from jaxreid.errors import DataSetError
 
 
 def picture(seed, height=16, width=8, suffix=".jpg"):

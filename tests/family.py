@@ -11,8 +11,10 @@ from jaxreid.backbones.vit import ViTConfig
 from jaxreid.backbones.word_table import walkers_words
 from jaxreid.data.batch import Batch
 from jaxreid.data.split import Labels, TrackletTable
-from jaxreid.methods.method import DatasetInfo, Progress, find_method
-from jaxreid.parallel import flatten_paths
+from jaxreid.dataset_info import DatasetInfo
+from jaxreid.devices.parallel import flatten_paths
+from jaxreid.methods.method import find_method
+from jaxreid.optimizers import Progress
 
 IMAGE = ViTConfig(width=16, depth=2, heads=4, patch=8, image_size=(24, 24), projection=8)
 TEXT = TextConfig(width=16, depth=1, heads=2, projection=8, vocabulary=len(walkers_words().clip_ids))

@@ -2,13 +2,13 @@
 
 from importlib import import_module
 
-from jaxreid import train
 from jaxreid.backbones import clip
 from jaxreid.backbones.vit import ViTConfig
-from jaxreid.evaluate import Evaluator
+from jaxreid.evaluation.evaluator import Evaluator
 from jaxreid.main import run_main
-from jaxreid.run import start_run
-from jaxreid.workdirs import claim_dataset, claim_workdir
+from jaxreid.run.model import start_run
+from jaxreid.run.workdirs import claim_dataset, claim_workdir
+from jaxreid.training import loop as train
 
 SMALL = ViTConfig(width=32, depth=2, heads=2, patch=16, image_size=(64, 32), projection=16)
 CONFIG = {
@@ -34,6 +34,6 @@ def finish_run(workdir, data_dir, **changes):
     config.update_from_flattened_dict(CONFIG | changes)
     claim_workdir(workdir, config.to_dict())
     run = start_run(config, workdir, data_dir)
-    claim_dataset(run)
+    claim_dataset(workdir, run.dataset, run.method.info)
     train.train(run, Evaluator(run))
     return workdir

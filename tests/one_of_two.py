@@ -16,18 +16,18 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from jaxreid import parallel, processes
 from jaxreid.augment import Pixels
 from jaxreid.backbones import pretrained
-from jaxreid.checkpoints import Checkpoints, newest_whole
 from jaxreid.data import build
 from jaxreid.data.dataset import open_dataset
 from jaxreid.data.loader import LoaderOptions
-from jaxreid.extract import Extractor, tracklet_features
+from jaxreid.devices import parallel, processes
+from jaxreid.evaluation.extract import Extractor, tracklet_features
 from jaxreid.methods.method import Evaluation
-from jaxreid.run import start_run
-from jaxreid.train import init_variables
-from jaxreid.workdirs import claim_workdir
+from jaxreid.run.model import start_run
+from jaxreid.run.workdirs import claim_workdir
+from jaxreid.training.checkpoints import Checkpoints, newest_whole
+from jaxreid.training.start import init_variables
 
 BATCH, SIZE, RULE = 6, 16, Evaluation("dense", 2)
 

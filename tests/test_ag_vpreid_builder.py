@@ -10,8 +10,11 @@ from builder_trees import edit, ends, error, frame_names, ids, picture, prepare,
 from messages import refuses, says
 
 from jaxreid.data import schema
-from jaxreid.data.build import DataSetError, build, builder_class, main, read_metadata
+from jaxreid.data.build import build, main
+from jaxreid.data.builders import builder_class
 from jaxreid.data.planned import published as planned
+from jaxreid.data.prepared import read_metadata
+from jaxreid.errors import DataSetError
 
 _builder = builder_class("ag_vpreid").__module__.rsplit(".", 1)[0]
 listing = importlib.import_module(f"{_builder}.listing")

@@ -13,8 +13,8 @@ import one_of_two
 import pytest
 from test_processes import free_port
 
-from jaxreid import parallel
 from jaxreid.data.dataset import open_dataset
+from jaxreid.devices import parallel
 from jaxreid.errors import USER_ERROR, UserError
 from jaxreid.methods.method import Features
 from jaxreid.methods.prompt_learning import kept_features

@@ -10,7 +10,7 @@ import pytest
 from messages import refuses, says
 
 from jaxreid.backbones.frame_encoder import encoder_config
-from jaxreid.workdirs import claim_workdir
+from jaxreid.run.workdirs import claim_workdir
 
 DEPTH = 4  # the last block is computed for the class token alone, the one before it is tapped by some
 METHODS = {

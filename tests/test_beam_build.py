@@ -15,8 +15,10 @@ from messages import refuses, says
 from test_detreidx_builder import SPLITS
 from test_mars_builder import QUERIES, TEST, TRAIN
 
-from jaxreid.data.build import DataSetError, build, main, read_metadata, unfinished_directory
-from jaxreid.data.building import beam_build, listed_builder
+from jaxreid.data.build import build, main
+from jaxreid.data.building import beam_build, recorder
+from jaxreid.data.prepared import read_metadata, unfinished_directory
+from jaxreid.errors import DataSetError
 
 needs_beam = pytest.mark.skipif(importlib.util.find_spec("apache_beam") is None, reason="Apache Beam is not installed")
 OPTIONS = ["runner=DirectRunner"]
@@ -24,7 +26,7 @@ OPTIONS = ["runner=DirectRunner"]
 
 @pytest.fixture
 def tree(tmp_path, monkeypatch):
-    monkeypatch.setattr(listed_builder, "FRAMES_PER_SHARD", 12)  # 3 files of train, 2 of query, 3 of gallery
+    monkeypatch.setattr(recorder, "FRAMES_PER_SHARD", 12)  # 3 files of train, 2 of query, 3 of gallery
     root = tmp_path / "mars"
     write_tree(root, TRAIN, TEST, QUERIES)
     return root

@@ -15,7 +15,10 @@ import pytest
 from messages import refuses, says
 
 from jaxreid.data import build as command
-from jaxreid.data.build import DataSetError, build, builder_class, builder_names, read_metadata, split_counts
+from jaxreid.data.build import build
+from jaxreid.data.builders import builder_class, builder_names
+from jaxreid.data.prepared import read_metadata, split_counts
+from jaxreid.errors import DataSetError
 
 TINY = "walkers/tiny"
 

@@ -15,8 +15,11 @@ from builder_trees import leftovers
 from messages import refuses, says
 
 from jaxreid.data import schema
-from jaxreid.data.build import DataSetError, build, builder_class, main, read_metadata
-from jaxreid.data.building import listed_builder
+from jaxreid.data.build import build, main
+from jaxreid.data.builders import builder_class
+from jaxreid.data.building import recorder
+from jaxreid.data.prepared import read_metadata
+from jaxreid.errors import DataSetError
 
 _builder = builder_class("bupt_campus").__module__.rsplit(".", 1)[0]
 listing = importlib.import_module(f"{_builder}.listing")
@@ -143,7 +146,7 @@ def check(records, split, root, extra=()):
 
 
 def test_every_field_in_the_order_of_the_lists(tree, tmp_path, monkeypatch):
-    monkeypatch.setattr(listed_builder, "FRAMES_PER_SHARD", 8)  # several files per split
+    monkeypatch.setattr(recorder, "FRAMES_PER_SHARD", 8)  # several files per split
     path, splits = prepare(tree, tmp_path)
     assert len(list(path.glob("*-train.array_record-*"))) > 3
     assert list(splits) == ["train", "train_aux", "query", "gallery"]

@@ -8,7 +8,8 @@ import pytest
 from builder_trees import check_fields, ends, error, picture, prepare
 from messages import refuses, says
 
-from jaxreid.data.build import main, read_metadata
+from jaxreid.data.build import main
+from jaxreid.data.prepared import read_metadata
 from jaxreid.data.sidecars import Sidecar, sidecar_kinds
 from jaxreid.tools import mot_tracklets
 from jaxreid.tools.mot_tracklets import MotError, Settings, make_tracklets

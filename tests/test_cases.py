@@ -8,15 +8,15 @@ import pytest
 from messages import refuses
 
 from jaxreid import retrieval
-from jaxreid.cases import cases
 from jaxreid.data import schema
 from jaxreid.data import split as split_lib
 from jaxreid.data.build import build
 from jaxreid.data.dataset import Dataset, QueryGallery, open_dataset, pair_splits
 from jaxreid.data.split import Labels, Split, TrackletTable, join, open_split
-from jaxreid.evaluate import Evaluator
+from jaxreid.devices.parallel import make_mesh
+from jaxreid.evaluation.cases import cases
+from jaxreid.evaluation.evaluator import Evaluator
 from jaxreid.methods.method import Evaluation
-from jaxreid.parallel import make_mesh
 from jaxreid.retrieval.protocols import resolve
 
 

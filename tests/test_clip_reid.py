@@ -11,17 +11,16 @@ import pytest
 from family import CLIPS, PEOPLE, filled, largest, loss_of, make_batch, make_method, random_variables
 from messages import refuses
 
-from jaxreid import parallel
 from jaxreid.augment import Augmentation, Pixels
 from jaxreid.backbones.clip import vision_config
 from jaxreid.backbones.frame_encoder import encoder_config
 from jaxreid.backbones.text import TextTower, text_config
 from jaxreid.backbones.vit import ViT
 from jaxreid.backbones.word_table import walkers_words
-from jaxreid.config_values import check_config
 from jaxreid.data.clips import plan_tracklets
 from jaxreid.data.samplers import IdentitySampler
-from jaxreid.extract import Extractor
+from jaxreid.devices import parallel
+from jaxreid.evaluation.extract import Extractor
 from jaxreid.layers.prompts import PromptedText, PromptTemplate
 from jaxreid.layers.tf_clip import SequenceSpecificPrompt, TemporalMemoryDiffusion
 from jaxreid.losses.identity import cross_entropy
@@ -29,8 +28,8 @@ from jaxreid.losses.image_text import proxy_contrast, supervised_contrastive
 from jaxreid.losses.triplet import batch_hard, batch_hard_triplet, pairwise_distance
 from jaxreid.memory.class_bank import build_proxies, image_memory, move_proxies
 from jaxreid.methods.clip_reid import BankMemory
-from jaxreid.methods.method import Progress, Schedule
-from jaxreid.optimisers import descend, find_group, schedule_factor, split_trained, transformation
+from jaxreid.optimizers import Progress, Schedule, descend, find_group, schedule_factor, split_trained, transformation
+from jaxreid.run.config_values import check_config
 
 MEMBERS = ("clip_reid", "vsla_clip", "tf_clip")
 

@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 from test_training import assert_equal, run_training
 
-from jaxreid import train
 from jaxreid.backbones import clip, pretrained, text
 from jaxreid.backbones.text import TextConfig, TextTower
 from jaxreid.backbones.vit import ViT, ViTConfig
 from jaxreid.backbones.word_table import walkers_words
-from jaxreid.metric_writer import read_metrics
-from jaxreid.run import start_run
+from jaxreid.run.model import start_run
+from jaxreid.training.metric_writer import read_metrics
+from jaxreid.training.start import init_variables
+from jaxreid.training.steps import variables_of
 
 IMAGE = ViTConfig(width=16, depth=2, heads=2, patch=16, image_size=(64, 32), projection=8)
 TEXT = TextConfig(width=16, depth=1, heads=2, projection=8, vocabulary=len(walkers_words().clip_ids))
@@ -60,7 +61,7 @@ def test_two_stages_and_a_resume_inside_the_first(tmp_path, data_dir, tiny, weig
     assert not again.compiled["prompts/extract_step"].count  # what stage 1 learns from was kept
 
     # Stage 1 moved the words only, and the bank is theirs; CLIP's weights are those of the file to the end.
-    variables = jax.device_get(train.variables_of(state, frozen))
+    variables = jax.device_get(variables_of(state, frozen))
     jax.tree.map(np.testing.assert_array_equal, variables["params"]["text"]["tower"], words)
     tower = variables["params"]["image_tower"]
     assert "beside_mlp" in tower["block_00"]
@@ -69,7 +70,7 @@ def test_two_stages_and_a_resume_inside_the_first(tmp_path, data_dir, tiny, weig
         for key in name:
             found = found[key.key]
         np.testing.assert_array_equal(found, leaf)
-    start = train.init_variables(run)["params"]
+    start = init_variables(run)["params"]
     assert (np.abs(variables["params"]["text"]["own"] - start["text"]["own"]).max((1, 2)) > 1e-3).all()
     bank = jax.jit(lambda v: run.method.network.apply(v, 1, method="text_bank"))(variables)
     np.testing.assert_allclose(state.memory.bank, bank, atol=1e-5)
@@ -79,7 +80,7 @@ def test_two_stages_and_a_resume_inside_the_first(tmp_path, data_dir, tiny, weig
 def test_text_free_bank_is_the_mean_of_the_starting_tower_s_features(tmp_path, data_dir, tiny):
     config = make_config("tf_clip", epochs=1, **{"memory.frames": 4})
     run, state, _ = run_training(config, tmp_path, data_dir)
-    start = train.init_variables(start_run(config, tmp_path / "other", data_dir))
+    start = init_variables(start_run(config, tmp_path / "other", data_dir))
     split, reader = run.dataset.train, run.reader(run.dataset.train)
     tower = jax.jit(lambda x: ViT(IMAGE).apply({"params": start["params"]["image_tower"]}, x)["projected"])
     frames = [np.stack([reader.decode(row, i) for i in range(n)]) for row, n in enumerate(split.table.length)]
@@ -119,10 +120,10 @@ def test_lsmrl_in_two_stages(tmp_path, data_dir, tiny):
         ("prompts/train_step", "prompts/extract_step", "prompts/refresh", "prompts/refresh_after", "lsmrl/train_step"),
         1,
     )
-    variables = train.variables_of(state, frozen)
+    variables = variables_of(state, frozen)
     bank = jax.jit(lambda v: run.method.network.apply(v, 1, method="bank"))(variables)
     np.testing.assert_allclose(state.memory.text_bank, bank, atol=1e-5)
-    start = train.init_variables(run)["params"]["text"]["own"]
+    start = init_variables(run)["params"]["text"]["own"]
     assert (np.abs(variables["params"]["text"]["own"] - start).max((1, 2)) > 1e-3).all()
 
 
@@ -130,5 +131,5 @@ def test_lsmrl_keeps_the_bank_of_its_last_parameters(tmp_path, data_dir, tiny):
     config = make_config("lsmrl", epochs=2, stfl_split=(0, 1, 1), heads=2, **{"batch.steps": 2})
     run, state, frozen = run_training(config, tmp_path, data_dir)
     assert {step.count for step in run.compiled.values() if step.count} == {1}
-    bank = jax.jit(lambda v: run.method.network.apply(v, 1, method="bank"))(train.variables_of(state, frozen))
+    bank = jax.jit(lambda v: run.method.network.apply(v, 1, method="bank"))(variables_of(state, frozen))
     np.testing.assert_allclose(state.memory.text_bank, bank, atol=1e-5)

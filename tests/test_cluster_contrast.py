@@ -11,15 +11,16 @@ import pytest
 from messages import refuses
 from test_training import SMALL, assert_equal, run_training
 
-from jaxreid import train
 from jaxreid.backbones import clip
-from jaxreid.config_values import check_config
 from jaxreid.data.split import Labels
-from jaxreid.evaluate import Evaluator
+from jaxreid.evaluation.evaluator import Evaluator
 from jaxreid.methods.cluster_contrast import ClusterContrast
 from jaxreid.methods.method import Features
-from jaxreid.metric_writer import read_metrics
-from jaxreid.run import start_run
+from jaxreid.run.config_values import check_config
+from jaxreid.run.model import start_run
+from jaxreid.training import loop as train
+from jaxreid.training.metric_writer import read_metrics
+from jaxreid.training.steps import variables_of
 
 
 @pytest.fixture(autouse=True)
@@ -69,12 +70,12 @@ def test_labels_change_and_nothing_compiles_again(finished):
 def test_results_with_re_ranking_stand_beside_the_plain_ones(finished, monkeypatch):
     run, state, frozen = finished
     evaluator = Evaluator(run)
-    variables = train.variables_of(state, frozen)
-    plain = evaluator.final(variables, state.memory, 3)["scores"]
+    variables = variables_of(state, frozen)
+    plain = evaluator.final(variables, state.memory, 3).results["scores"]
     # λ = 0: by the overlap of neighbourhoods alone, which no small set ranks as the plain distance does.
     changes = {"reranking": "k_reciprocal", "rerank_k1": 12, "rerank_k2": 3, "rerank_lambda": 0.0}
     evaluator.options = dataclasses.replace(evaluator.options, **changes)
-    both = evaluator.final(variables, state.memory, 3)["scores"]
+    both = evaluator.final(variables, state.memory, 3).results["scores"]
     assert [record["reranking"] for record in both] == [False, False, True, True]
     assert both[:2] == plain
     assert [record["direction"] for record in both[:2]] == [record["direction"] for record in both[2:]]
@@ -129,7 +130,7 @@ def loss_of(run, state, frozen, batch, epoch=2):
     (stage,) = run.method.stages()
 
     def loss(params):
-        variables = train.variables_of(state.replace(params=params), frozen)
+        variables = variables_of(state.replace(params=params), frozen)
         progress = train.progress_at(stage, epoch, 0, 1)
         return run.method.loss(variables, state.memory, batch, jax.random.PRNGKey(0), progress, stage, "all")
 

@@ -10,10 +10,10 @@ from messages import refuses
 
 from jaxreid import values
 from jaxreid.config import flatten
-from jaxreid.config_values import BASE, check_config
 from jaxreid.errors import UserError
 from jaxreid.methods.method import find_method
-from jaxreid.run import start_run
+from jaxreid.run.config_values import BASE, check_config
+from jaxreid.run.model import start_run
 
 CONFIGS = sorted(path.stem for path in (Path(__file__).parent.parent / "configs").glob("*.py"))
 FREE = {"dataset.config", "dataset.path", "backbone.checkpoint"}  # opening and loading say what there is

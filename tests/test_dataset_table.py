@@ -27,7 +27,9 @@ from test_skeleton_builders import FOLDERS, FRAMES, PEOPLE, biwi, ks20, write_se
 from test_two_camera_builders import ilids, prid  # noqa: F401
 
 from jaxreid.data import schema
-from jaxreid.data.build import build, builder_names, read_metadata
+from jaxreid.data.build import build
+from jaxreid.data.builders import builder_names
+from jaxreid.data.prepared import read_metadata
 from jaxreid.retrieval.protocols import PROTOCOLS
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "datasets.md"

@@ -12,10 +12,10 @@ from jaxreid.backbones import hub, word_table
 from jaxreid.backbones.text import text_tokenizer
 from jaxreid.backbones.tokenizer import load_tokenizer
 from jaxreid.backbones.word_table import walkers_words
-from jaxreid.dry_run import dry_run
 from jaxreid.errors import MissingFileError, UserError
-from jaxreid.run import start_run
-from jaxreid.train import abstract_train_state
+from jaxreid.run.model import start_run
+from jaxreid.training.dry_run import dry_run
+from jaxreid.training.start import abstract_train_state
 
 CONFIGS = sorted(path.stem for path in (Path(__file__).parent.parent / "configs").glob("*.py"))
 

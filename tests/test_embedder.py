@@ -15,13 +15,12 @@ from ml_collections import ConfigDict
 
 import jaxreid
 from jaxreid import retrieval
-from jaxreid.dataset_info import INFO, read_info, save_info
-from jaxreid.evaluate import Evaluator
-from jaxreid.methods.method import DatasetInfo
-from jaxreid.parallel import make_mesh
-from jaxreid.run import start_run
-from jaxreid.steps import variables_of
-from jaxreid.train import restore_judged
+from jaxreid.dataset_info import INFO, DatasetInfo, read_info, save_info
+from jaxreid.devices.parallel import make_mesh
+from jaxreid.evaluation.evaluator import Evaluator
+from jaxreid.run.model import start_run
+from jaxreid.training.restore import restore_judged
+from jaxreid.training.steps import variables_of
 
 
 @pytest.fixture(scope="module")

@@ -15,19 +15,20 @@ import pytest
 from finished import CONFIG, SMALL
 
 import jaxreid
-from jaxreid import parallel, train
 from jaxreid.backbones import clip
 from jaxreid.backbones.pretrained import load, save_params
-from jaxreid.checkpoints import Checkpoints
+from jaxreid.devices import parallel
 from jaxreid.errors import UserError
-from jaxreid.evaluate import Evaluator
-from jaxreid.extract import pool_tracklets
-from jaxreid.finite import LAG, Watch, not_finite
+from jaxreid.evaluation.evaluator import Evaluator
+from jaxreid.evaluation.extract import pool_tracklets
 from jaxreid.methods.baseline import Baseline
 from jaxreid.methods.method import Features
-from jaxreid.run import start_run
+from jaxreid.run.model import start_run
+from jaxreid.run.workdirs import claim_workdir
 from jaxreid.tools import embed
-from jaxreid.workdirs import claim_workdir
+from jaxreid.training import loop as train
+from jaxreid.training.checkpoints import Checkpoints
+from jaxreid.training.finite import LAG, Watch, not_finite
 
 
 def make_config(**changes):

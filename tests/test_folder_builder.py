@@ -12,9 +12,12 @@ import tensorflow_datasets as tfds
 from messages import refuses, says
 
 from jaxreid.data import schema
-from jaxreid.data.build import DataSetError, build, builder_class, read_metadata
+from jaxreid.data.build import build
+from jaxreid.data.builders import builder_class
 from jaxreid.data.building import images
 from jaxreid.data.building.listed import natural_key
+from jaxreid.data.prepared import read_metadata
+from jaxreid.errors import DataSetError
 
 builder_class("folder")
 _builder = builder_class("folder").__module__.rsplit(".", 1)[0]

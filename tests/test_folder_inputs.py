@@ -8,9 +8,11 @@ import tensorflow_datasets as tfds
 from picture_files import claims
 from test_folder_builder import jpeg, write_table
 
-from jaxreid.data.build import DataSetError, build, read_metadata
+from jaxreid.data.build import build
 from jaxreid.data.building import contents
 from jaxreid.data.names import known, nfc, printable
+from jaxreid.data.prepared import read_metadata
+from jaxreid.errors import DataSetError
 
 
 @pytest.fixture

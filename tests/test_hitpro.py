@@ -13,8 +13,10 @@ from jaxreid.backbones import clip
 from jaxreid.backbones.vit import ViTConfig
 from jaxreid.data.batch import Batch
 from jaxreid.data.split import TrackletTable
+from jaxreid.dataset_info import DatasetInfo
 from jaxreid.methods.hitpro import HiTPro, camera_keys
-from jaxreid.methods.method import DatasetInfo, Features, Progress
+from jaxreid.methods.method import Features
+from jaxreid.optimizers import Progress
 
 SMALL = ViTConfig(width=32, depth=1, heads=2, patch=16, image_size=(64, 32), projection=16)
 TRACKLETS = 24

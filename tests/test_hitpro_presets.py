@@ -14,13 +14,17 @@ import test_bupt_campus_builder as bupt
 import test_hitsz_vcm_builder as hitsz
 from messages import refuses
 
-from jaxreid import optimisers, parallel, train
+from jaxreid import optimizers as optimisers
 from jaxreid.backbones import clip, frame_encoder, pretrained
 from jaxreid.backbones.resnet import ResNetConfig
 from jaxreid.backbones.vit import ViT, ViTConfig
-from jaxreid.evaluate import Evaluator
-from jaxreid.run import start_run
-from jaxreid.workdirs import claim_workdir
+from jaxreid.devices import parallel
+from jaxreid.evaluation.evaluator import Evaluator
+from jaxreid.run.model import start_run
+from jaxreid.run.workdirs import claim_workdir
+from jaxreid.training import loop as train
+from jaxreid.training.start import init_variables
+from jaxreid.training.steps import variables_of
 
 ROOT = Path(__file__).parent.parent
 SMALL = ViTConfig(width=32, depth=2, heads=2, patch=16, image_size=(224, 224), projection=16)
@@ -90,9 +94,9 @@ def run_training(config, workdir, data_dir, monkeypatch):
     claim_workdir(workdir, config.to_dict())
     run = start_run(config, workdir, data_dir)
     evaluator = Evaluator(run)
-    before = train.init_variables(run)["params"]
+    before = init_variables(run)["params"]
     state, frozen = train.train(run, evaluator)
-    return run, evaluator.final(train.variables_of(state, frozen), state.memory, 3), (before, state, frozen)
+    return run, evaluator.final(variables_of(state, frozen), state.memory, 3).results, (before, state, frozen)
 
 
 @pytest.mark.parametrize("preset", ["hitsz_vcm", "hitsz_vcm_camera_track"])
@@ -185,7 +189,7 @@ def test_weights_and_batch_statistics_come_from_a_torchvision_file(tmp_path, mon
     safetensors.numpy.save_file(tensors, tmp_path / "resnet.safetensors")
     config = miniature(get_config("hitsz_vcm_resnet50"), tmp_path / "resnet.safetensors", "")
     run = start_run(config, tmp_path / "run", tmp_path / "data", dry=True)
-    variables = train.init_variables(run)
+    variables = init_variables(run)
     for stem in ("stem", "stem_infrared"):
         found = variables["params"]["encoder"][stem]
         np.testing.assert_array_equal(found["conv"]["kernel"], tensors["conv1.weight"].transpose(2, 3, 1, 0))

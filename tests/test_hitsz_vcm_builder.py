@@ -15,8 +15,11 @@ from builder_trees import leftovers
 from messages import refuses, says
 
 from jaxreid.data import schema
-from jaxreid.data.build import DataSetError, build, builder_class, main, read_metadata
-from jaxreid.data.building import listed_builder
+from jaxreid.data.build import build, main
+from jaxreid.data.builders import builder_class
+from jaxreid.data.building import recorder
+from jaxreid.data.prepared import read_metadata
+from jaxreid.errors import DataSetError
 
 _builder = builder_class("hitsz_vcm").__module__.rsplit(".", 1)[0]
 listing = importlib.import_module(f"{_builder}.listing")
@@ -163,7 +166,7 @@ def test_every_field_in_the_order_of_the_lists(tmp_path, layout, monkeypatch):
     write_frames(train, test)
     separator = "\n" if layout == "merged" else " "
     write_lists(root if layout == "lists beside the identities" else root / "info", separator=separator)
-    monkeypatch.setattr(listed_builder, "FRAMES_PER_SHARD", 30)  # several files per split
+    monkeypatch.setattr(recorder, "FRAMES_PER_SHARD", 30)  # several files per split
     path, splits = prepare(root, tmp_path)
     assert len(list(path.glob("*-train.array_record-*"))) == 5
     assert list(splits) == ["train", "query", "gallery"]
@@ -313,7 +316,7 @@ def test_a_tracklet_without_a_whole_frame(tree, tmp_path, caplog, as_published, 
         path.write_bytes(path.read_bytes()[:100])
     message = error(tree, tmp_path, strict_counts=True, max_excluded=0.1)
     says(message, "frame", "tracklet", "0002M1D3T1", "set")
-    monkeypatch.setattr(listed_builder, "FRAMES_PER_SHARD", 12)  # a file of its own, that stays empty
+    monkeypatch.setattr(recorder, "FRAMES_PER_SHARD", 12)  # a file of its own, that stays empty
     path, splits = prepare(tree, tmp_path, max_excluded=0.1)
     says(caplog.text, "tracklet", "0002M1D3T1", "frame")
     assert [r["tracklet_id"].decode() for r in splits["train"]] == [

@@ -6,12 +6,12 @@ import sys
 
 import pytest
 
-from jaxreid import huge_pages
+from jaxreid.devices import huge_pages
 
 PROGRAM = """
 import os, sys
 from pathlib import Path
-from jaxreid import huge_pages
+from jaxreid.devices import huge_pages
 huge_pages.OFFERED = Path(sys.argv[1])
 huge_pages.ask_for_huge_pages()
 print(os.environ.get("GLIBC_TUNABLES", "unset"), sys.argv[2:])

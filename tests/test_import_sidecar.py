@@ -11,9 +11,10 @@ from builder_trees import prepare
 from mars_trees import Row, write_tree
 from messages import refuses, says
 
-from jaxreid.data.build import DataSetError, build
+from jaxreid.data.build import build
 from jaxreid.data.sidecar_files import FRAME_FORMATS, FrameFiles, read_captions
 from jaxreid.data.sidecars import MissingSidecar, Sidecar, sidecar_kinds
+from jaxreid.errors import DataSetError
 from jaxreid.tools.import_sidecar import import_sidecar, main
 
 # Tracklet: its frames, in MARS's way of naming; folders stand for cameras here.

@@ -10,19 +10,20 @@ from messages import refuses
 
 from configs import language_image as config_file
 from data_builders.walkers.world import CONFIGS, World
-from jaxreid import train
 from jaxreid.backbones.clip import vision_config
 from jaxreid.backbones.pretrained import load
 from jaxreid.backbones.text import TextTower, text_config
 from jaxreid.backbones.tokenizer import load_tokenizer
 from jaxreid.backbones.vit import ViT
 from jaxreid.backbones.word_table import END, START, WordTokenizer, walkers_words
-from jaxreid.evaluate import Evaluator
+from jaxreid.evaluation.evaluator import Evaluator
 from jaxreid.methods.language_image import matching_loss, shortened
-from jaxreid.run import start_run
+from jaxreid.run.model import start_run
+from jaxreid.run.workdirs import claim_workdir
 from jaxreid.tools.export import export
 from jaxreid.tools.word_table import PROMPTS, caption_words
-from jaxreid.workdirs import claim_workdir
+from jaxreid.training import loop as train
+from jaxreid.training.steps import variables_of
 
 
 def test_rows_are_clips_ids_in_ascending_order():
@@ -100,7 +101,7 @@ def test_from_captions_to_a_file_of_both_towers(data_dir, tiny, tmp_path):
     assert len(run.method.info.captions) == len(run.dataset.train)
     evaluator = Evaluator(run)
     state, frozen = train.train(run, evaluator)
-    assert evaluator.final(train.variables_of(state, frozen), state.memory, 2)["assumptions"]["captions"] == "yes"
+    assert evaluator.final(variables_of(state, frozen), state.memory, 2).results["assumptions"]["captions"] == "yes"
     losses = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert all(np.isfinite(row["loss"]) for row in losses if row["kind"] == "train")
     steps = {name: step.count for name, step in run.compiled.items()}
@@ -108,7 +109,7 @@ def test_from_captions_to_a_file_of_both_towers(data_dir, tiny, tmp_path):
 
     file = tmp_path / "towers.safetensors"
     assert export(tmp_path / "run", file, data_dir) == ["image_tower", "text_tower"]
-    params = jax.device_get(train.variables_of(state, frozen)["params"])
+    params = jax.device_get(variables_of(state, frozen)["params"])
     image, text = vision_config("walkers_vit_tiny"), text_config("walkers_vit_tiny")
     loaded = {"image_tower": load(file, image), "text_tower": load(file, text)}
     for name, tree in loaded.items():

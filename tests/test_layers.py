@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from messages import refuses
 
-from jaxreid.layers.batch_norm import MaskedBatchNorm, calibrate_norm
+from jaxreid.backbones.batch_norm import MaskedBatchNorm, calibrate_norm
 from jaxreid.layers.temporal import TemporalAggregation, masked_mean
 
 FRAMES = jnp.array([[[1.0, 2.0], [3.0, 4.0], [5.0, 9.0]]])

@@ -10,7 +10,9 @@ import pytest
 from builder_trees import check_fields, edit, ends, error, ids, prepare, write
 from messages import says
 
-from jaxreid.data.build import build, builder_class, main, read_metadata
+from jaxreid.data.build import build, main
+from jaxreid.data.builders import builder_class
+from jaxreid.data.prepared import read_metadata
 
 listing = importlib.import_module(f"{builder_class('ls_vid').__module__.rsplit('.', 1)[0]}.listing")
 

@@ -17,7 +17,6 @@ from jaxreid.backbones.text import text_config
 from jaxreid.backbones.transformer import attend
 from jaxreid.backbones.vit import ViT
 from jaxreid.backbones.word_table import walkers_words
-from jaxreid.config_values import check_config
 from jaxreid.layers import stfl
 from jaxreid.layers.prompts import PromptTemplate
 from jaxreid.losses.modality import (
@@ -28,9 +27,18 @@ from jaxreid.losses.modality import (
 )
 from jaxreid.losses.triplet import weighted_triplet
 from jaxreid.methods import lsmrl
-from jaxreid.methods.method import Progress, Schedule
-from jaxreid.optimisers import descend, find_group, merge, schedule_factor, split_trained, transformation
+from jaxreid.optimizers import (
+    Progress,
+    Schedule,
+    descend,
+    find_group,
+    merge,
+    schedule_factor,
+    split_trained,
+    transformation,
+)
 from jaxreid.retrieval.protocols import resolve
+from jaxreid.run.config_values import check_config
 
 SPLIT = {"stfl_split": (0, 1, 1), "heads": 2}
 

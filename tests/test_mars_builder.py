@@ -13,9 +13,12 @@ from mars_trees import Row, write_tables, write_tree
 from messages import refuses, says
 from scipy.io import savemat
 
-from jaxreid.data.build import DataSetError, build, builder_class, main, read_metadata
-from jaxreid.data.building import listed_builder
+from jaxreid.data.build import build, main
+from jaxreid.data.builders import builder_class
+from jaxreid.data.building import recorder
 from jaxreid.data.planned import published as planned
+from jaxreid.data.prepared import read_metadata
+from jaxreid.errors import DataSetError
 
 _builder = builder_class("mars").__module__.rsplit(".", 1)[0]
 listing = importlib.import_module(f"{_builder}.listing")
@@ -87,7 +90,7 @@ def check(records, rows, role, root, source):
 
 
 def test_every_field_in_the_order_of_the_tables(tree, tmp_path, monkeypatch):
-    monkeypatch.setattr(listed_builder, "FRAMES_PER_SHARD", 12)  # several files per split
+    monkeypatch.setattr(recorder, "FRAMES_PER_SHARD", 12)  # several files per split
     path, splits = prepare("mars", tree, tmp_path)
     assert len(list(path.glob("*-train.array_record-*"))) == 3  # of 11, 12 and 12 frames
     source = f"mars/standard_unchecked 1.0.0 lists {read_metadata(path)['lists']}"

@@ -11,11 +11,14 @@ import pytest
 from messages import refuses, says
 from test_training import SMALL, make_config, run_training
 
-from jaxreid import parallel, train
 from jaxreid.backbones import clip
-from jaxreid.metric_writer import read_metrics
-from jaxreid.run import abstract_batch, start_run
-from jaxreid.workdirs import claim_workdir
+from jaxreid.devices import parallel
+from jaxreid.run.model import abstract_batch, start_run
+from jaxreid.run.workdirs import claim_workdir
+from jaxreid.training import loop as train
+from jaxreid.training.metric_writer import read_metrics
+from jaxreid.training.restore import restore_judged
+from jaxreid.training.start import abstract_train_state, enter_stage
 
 METHODS = {
     "hitpro": {"epochs": 7, "batch.slots": 8, "log_every": 1, "evaluate_start": False},
@@ -32,7 +35,7 @@ def small_arrays():
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(clip.VISION_TOWERS, "small", SMALL)
-        patch.setattr("jaxreid.parallel.SPLIT_ABOVE", 512)
+        patch.setattr("jaxreid.devices.parallel.SPLIT_ABOVE", 512)
         patch.setattr(optax, "scale_by_adam", functools.partial(optax.scale_by_adam, eps=1e-2))
         yield
 
@@ -45,7 +48,7 @@ def trained(tmp_path_factory, data_dir, tiny):
     def train_once(method, devices, fsdp):
         config = make_config(method, **METHODS[method], **{"mesh.devices": devices, "mesh.fsdp": fsdp})
         run, state, _ = run_training(config, tmp_path_factory.mktemp(f"{method}-{devices}-{fsdp}"), data_dir)
-        start, _ = train._enter(run, run.method.stages()[0], None, None)
+        start, _ = enter_stage(run, run.method.stages()[0], None, None)
         losses = [row for row in read_metrics(run.workdir) if row["kind"] == "train"]
         return SimpleNamespace(start=jax.device_get(start.params), state=state, losses=losses, run=run)
 
@@ -90,7 +93,7 @@ def test_a_checkpoint_restores_onto_another_mesh(devices, fsdp, trained, data_di
     config = make_config("hitpro", **METHODS["hitpro"], **{"mesh.devices": devices, "mesh.fsdp": fsdp})
     claim_workdir(workdir, config.to_dict())
     says(capsys.readouterr().out, "mesh.fsdp", f"4 → {fsdp}")
-    state, _, epoch, done = train.restore_judged(start_run(config, workdir, data_dir))
+    state, _, epoch, done = restore_judged(start_run(config, workdir, data_dir))
     assert epoch == done == METHODS["hitpro"]["epochs"]
     for before, after in zip(jax.tree.leaves(written.state), jax.tree.leaves(state), strict=True):
         np.testing.assert_array_equal(jax.device_get(before), jax.device_get(after))
@@ -119,7 +122,7 @@ def test_a_step_gathers_one_parameter_at_a_time(method, fsdp, tmp_path, data_dir
         config.levels.scope, config.prototypes.capacity_multiple, config.batch.slots = "camera", 1024, 12
     run = start_run(config, tmp_path, data_dir)
     stage = run.method.stages()[0]
-    trees = train.abstract_train_state(run, stage)
+    trees = abstract_train_state(run, stage)
     state, frozen = (parallel.with_shardings(tree, parallel.state_sharding(tree, run.mesh)) for tree in trees)
     batch = abstract_batch(run, stage.sampler.batch_size(run.method.info.columns), stage.frames)
     step = train.EpochLoop(run, stage, 0, state).train_step

@@ -8,16 +8,17 @@ import numpy as np
 import pytest
 from picture_files import GREY, GREY_ALPHA, PALETTE, claims, encoded, png, sixteen_bit
 
-from jaxreid.data.build import build, main, read_metadata
+from jaxreid.data.build import build, main
 from jaxreid.data.building import beam_build
 from jaxreid.data.building.images import image_fault
 from jaxreid.data.dataset import open_dataset
 from jaxreid.data.loose import ArrayReader, FileReader, loose_split
 from jaxreid.data.pictures import PictureError, load, to_rgb, value_range
+from jaxreid.data.prepared import read_metadata
 from jaxreid.data.split import open_split
 from jaxreid.errors import UserError
 from jaxreid.report.pictures import shrunk
-from jaxreid.workdirs import claim_workdir
+from jaxreid.run.workdirs import claim_workdir
 
 RNG = np.random.default_rng(3)
 GREYS = RNG.integers(0, 256, (16, 8), np.uint8)

@@ -10,9 +10,10 @@ from jax.sharding import AbstractMesh
 from messages import refuses
 
 from benchmarks import papers, planning
-from jaxreid import dry_run, parallel
-from jaxreid.steps import groups
-from jaxreid.train import abstract_train_state
+from jaxreid.devices import parallel
+from jaxreid.training import dry_run
+from jaxreid.training.start import abstract_train_state
+from jaxreid.training.steps import groups
 
 MACHINE = planning.Machine("four", 4, 2, peak=1e15, memory=100e9, memory_bandwidth=1e12, link=1e9, source="")
 

@@ -12,7 +12,7 @@ import pytest
 from messages import refuses, says
 
 from benchmarks.kill_resume import LINE, kill, kill_when, written
-from jaxreid import processes
+from jaxreid.devices import processes
 
 ROOT = Path(__file__).parent.parent
 # Four addends may be summed in another order than on one process: see test_mesh.py about Adam's ε.

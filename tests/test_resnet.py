@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxreid.backbones.batch_norm import MaskedBatchNorm
 from jaxreid.backbones.resnet import ResNet, ResNetConfig, gem
-from jaxreid.layers.batch_norm import MaskedBatchNorm
 
 TINY = ResNetConfig(depths=(1, 2), width=4, stems=2)
 MODALITY = np.array([0, 1, 1, 0, 1, 0, 0, 1])

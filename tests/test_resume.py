@@ -17,9 +17,12 @@ import pytest
 from messages import refuses, says
 
 from benchmarks.kill_resume import LINE, unequal, written
-from jaxreid import parallel, train
-from jaxreid.checkpoints import Checkpoints, DamagedCheckpoint, digests
-from jaxreid.run import start_run
+from jaxreid.devices import parallel
+from jaxreid.run.model import start_run
+from jaxreid.training import restore as restoring
+from jaxreid.training.checkpoints import Checkpoints, DamagedCheckpoint, digests
+from jaxreid.training.restore import restore
+from jaxreid.training.start import enter_stage
 
 ROOT = Path(__file__).parent.parent
 
@@ -34,7 +37,12 @@ def rows(workdir):
 MOMENTS = [
     ("writing frozen weights", r"open /frozen/hitpro\.[^/]*/_METADATA", "config.json", "checkpoints/frozen/hitpro"),
     ("scoring the features of the start", "os.rename /start.json$", "checkpoints/frozen/hitpro", "start.json"),
-    ("in the steps of epoch 1", "call jaxreid.train:Forecast.after 2", "start.json", "checkpoints/epochs/1"),
+    (
+        "in the steps of epoch 1",
+        "call jaxreid.training.forecast:Forecast.after 2",
+        "start.json",
+        "checkpoints/epochs/1",
+    ),
     ("writing checkpoint 1", r"os.mkdir /epochs/1\.[^/]*/state", "start.json", "checkpoints/epochs/1"),
     ("naming checkpoint 1", "os.rename /epochs/1$", "start.json", "checkpoints/epochs/1"),
     (
@@ -43,8 +51,18 @@ MOMENTS = [
         "checkpoints/epochs/1",
         "checkpoints/epochs/2",
     ),
-    ("scoring epoch 2", "call jaxreid.evaluate:Evaluator.scores 1", "checkpoints/epochs/1", "checkpoints/epochs/2"),
-    ("in the final evaluation", "call jaxreid.evaluate:Evaluator.final 1", "checkpoints/epochs/2", "results.json"),
+    (
+        "scoring epoch 2",
+        "call jaxreid.evaluation.evaluator:Evaluator.scores 1",
+        "checkpoints/epochs/1",
+        "checkpoints/epochs/2",
+    ),
+    (
+        "in the final evaluation",
+        "call jaxreid.evaluation.evaluator:Evaluator.final 1",
+        "checkpoints/epochs/2",
+        "results.json",
+    ),
     ("writing the report", "os.rename /report/index.html$", "results.json", "report/index.html"),
 ]
 FEW = [MOMENTS[i] for i in (0, 4, 5, 8)]
@@ -179,7 +197,7 @@ def test_no_flipped_bit_is_taken_for_what_was_saved(tmp_path):
     checkpoints.save(1, tree, {"epoch": 1})
     checkpoints.save_frozen("stage", tree)
     checkpoints.wait()
-    for folder, restore in (
+    for folder, again in (
         ("epochs/1/state", lambda: checkpoints.restore(1, tree, place)),
         ("frozen/stage", lambda: checkpoints.restore_frozen("stage", tree, place)),
     ):
@@ -189,12 +207,12 @@ def test_no_flipped_bit_is_taken_for_what_was_saved(tmp_path):
         for bit in rng.integers(0, 8 * largest.stat().st_size, 8).tolist():
             flip(largest, bit)
             try:
-                np.testing.assert_array_equal(restore()["kernel"], tree["kernel"])  # a bit that holds nothing
+                np.testing.assert_array_equal(again()["kernel"], tree["kernel"])  # a bit that holds nothing
             except DamagedCheckpoint:
                 refused += 1
             flip(largest, bit)
         assert refused >= 6
-        np.testing.assert_array_equal(restore()["kernel"], tree["kernel"])
+        np.testing.assert_array_equal(again()["kernel"], tree["kernel"])
     checkpoints.close()
 
 
@@ -235,29 +253,29 @@ def test_frozen_weights_of_a_later_stage_need_the_stage_before(tmp_path, data_di
     model = start_run(family.make_config("clip_reid", **options), tmp_path, data_dir)
     prompts, main = model.method.stages()
     checkpoints = Checkpoints(tmp_path)
-    state, frozen = train._enter(model, prompts, None, None)
+    state, frozen = enter_stage(model, prompts, None, None)
     state = state.replace(params=jax.tree.map(lambda x: x + 1, state.params))  # as if trained
     checkpoints.save_frozen(prompts.name, frozen)
     checkpoints.save(2, state, {"stage": 0, "epoch": 2, "step": 8})
-    state, frozen = train._enter(model, main, state, frozen)
+    state, frozen = enter_stage(model, main, state, frozen)
     checkpoints.save_frozen(main.name, frozen)
     checkpoints.save(3, state, {"stage": 1, "epoch": 1, "step": 9})
     checkpoints.wait()
     for stage in (prompts, main):
         shutil.rmtree(checkpoints.frozen_path(stage.name))
     with pytest.warns(UserWarning, match="made again"):
-        _, again, _ = train._restore(model, checkpoints, 3)
+        _, again, _ = restore(model, checkpoints, 3)
     assert jax.tree.structure(again) == jax.tree.structure(frozen)
     jax.tree.map(np.testing.assert_array_equal, again, frozen)
     assert not checkpoints.frozen_path(main.name).exists()  # who only reads, writes nothing
 
     shutil.rmtree(checkpoints.path(2))
     with refuses(ValueError, "'prompts'", "checkpoint"):
-        train._restore(model, checkpoints, 3)
+        restore(model, checkpoints, 3)
     other = model.method.stages()[0]
     with refuses(ValueError, "frozen weights", other.name):
         model.config.seed = 2  # random weights of another seed: as if those of the file had changed
-        train._frozen_again(model, checkpoints, 0, DamagedCheckpoint(f"frozen weights of {other.name}"))
+        restoring._frozen_again(model, checkpoints, 0, DamagedCheckpoint(f"frozen weights of {other.name}"))
     checkpoints.close()
 
 

@@ -10,10 +10,10 @@ import pytest
 from messages import refuses, says
 
 from jaxreid import retrieval
-from jaxreid.cases import cases
 from jaxreid.data.schema import INFRARED, VISIBLE
 from jaxreid.data.split import Labels, Split, TrackletTable
-from jaxreid.evaluate import Evaluator
+from jaxreid.evaluation.cases import cases
+from jaxreid.evaluation.evaluator import Evaluator
 from jaxreid.report import cameras, data_figures, earlier, ranked, run_report
 from jaxreid.report.pictures import shrunk
 from jaxreid.retrieval.protocols import PROTOCOLS, Protocol, resolve
@@ -428,14 +428,13 @@ def test_scores_are_kept_when_the_report_fails(evaluator, monkeypatch):
 
     monkeypatch.setattr(run_report, "write", fail)
     with pytest.raises(OSError, match="no space"):
-        evaluator.final(None, None, 2)
+        run_report.report_run(evaluator.run, evaluator.final(None, None, 2))
     assert json.loads((evaluator.run.workdir / "results.json").read_text())["scores"] == [{"mAP": 12.5, "cmc": [1.0]}]
 
 
-def test_scoring_again_keeps_the_time_of_training(evaluator, monkeypatch):
-    monkeypatch.setattr(run_report, "write", lambda *arguments: None)
+def test_scoring_again_keeps_the_time_of_training(evaluator):
     path = evaluator.run.workdir / "results.json"
     path.write_text(json.dumps({"epochs_done": 2, "seconds": {"steps": 80.0, "evaluation": 9.0}}))
-    assert evaluator.final(None, None, 2)["seconds"] == {"steps": 80.0, "evaluation": 3.0}
+    assert evaluator.final(None, None, 2).results["seconds"] == {"steps": 80.0, "evaluation": 3.0}
     # Another state took another time to train.
-    assert evaluator.final(None, None, 1)["seconds"] == {"evaluation": 3.0}
+    assert evaluator.final(None, None, 1).results["seconds"] == {"evaluation": 3.0}

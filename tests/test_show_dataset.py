@@ -10,7 +10,8 @@ import pytest
 from messages import says
 from test_mars_builder import tree as mars  # noqa: F401
 
-from jaxreid.data.build import build, split_counts
+from jaxreid.data.build import build
+from jaxreid.data.prepared import split_counts
 from jaxreid.data.split import open_split
 from jaxreid.tools import show_dataset as tool
 

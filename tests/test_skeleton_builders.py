@@ -13,9 +13,12 @@ from builder_trees import check_fields, error, ids, prepare
 from messages import refuses, says
 
 from jaxreid.data import schema
-from jaxreid.data.build import DataSetError, build, builder_class, main, read_metadata
+from jaxreid.data.build import build, main
+from jaxreid.data.builders import builder_class
 from jaxreid.data.building import skeletons
+from jaxreid.data.prepared import read_metadata
 from jaxreid.data.split import join, open_split
+from jaxreid.errors import DataSetError
 
 FOLDERS = {
     "biwi": {"train": "Training", "query": "Testing/Walking", "gallery": "Testing/Still"},

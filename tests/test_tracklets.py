@@ -17,12 +17,12 @@ import numpy as np
 import pytest
 from messages import refuses, says
 
+from jaxreid.footage.detectors import hog_detector, make_detector, shrink
+from jaxreid.footage.linking import Linker, greedy_matches, iou
+from jaxreid.footage.motion import MotionModel
+from jaxreid.footage.video import FrameReader, Video, VideoError
 from jaxreid.tools import tracklets as tool
-from jaxreid.tools.detectors import hog_detector, make_detector, shrink
-from jaxreid.tools.linking import Linker, greedy_matches, iou
-from jaxreid.tools.motion import MotionModel
 from jaxreid.tools.tracklets import Settings, TrackletError, make_tracklets
-from jaxreid.tools.video import FrameReader, Video, VideoError
 
 FPS = 10
 RED, BLUE = (40, 40, 220), (220, 40, 40)  # BGR
@@ -557,7 +557,7 @@ def test_huggingface_detector_without_people_or_model(tmp_path, monkeypatch):
 
 @pytest.mark.parity
 def test_huggingface_model_id_offline_says_which_folder_to_give():
-    code = "from jaxreid.tools.detectors import make_detector; make_detector('hf:nobody/no-such-detector')"
+    code = "from jaxreid.footage.detectors import make_detector; make_detector('hf:nobody/no-such-detector')"
     offline = {**os.environ, "HF_HUB_OFFLINE": "1"}
     done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True, env=offline)
     assert done.returncode != 0

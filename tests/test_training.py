@@ -12,13 +12,16 @@ from finished import SMALL
 from messages import refuses
 from tqdm import tqdm
 
-from jaxreid import train
 from jaxreid.backbones import clip
-from jaxreid.checkpoints import Checkpoints
-from jaxreid.evaluate import Evaluator
-from jaxreid.metric_writer import read_metrics
-from jaxreid.run import start_run
-from jaxreid.workdirs import claim_workdir
+from jaxreid.evaluation.evaluator import Evaluator
+from jaxreid.run.model import start_run
+from jaxreid.run.workdirs import claim_workdir
+from jaxreid.training import loop as train
+from jaxreid.training.checkpoints import Checkpoints
+from jaxreid.training.metric_writer import read_metrics
+from jaxreid.training.restore import restore_judged
+from jaxreid.training.start import enter_stage
+from jaxreid.training.steps import variables_of
 
 
 @pytest.fixture(autouse=True)
@@ -88,7 +91,7 @@ def finished(tmp_path_factory, data_dir, tiny):
 def test_results_of_a_run(finished):
     run, state, frozen = finished
     evaluator = Evaluator(run)
-    results = evaluator.final(train.variables_of(state, frozen), state.memory, 3)
+    results = evaluator.final(variables_of(state, frozen), state.memory, 3).results
     saved = json.loads((run.workdir / "results.json").read_text())
     assert saved == json.loads(json.dumps(results))
     scores = {record["direction"]: record for record in saved["scores"]}
@@ -108,7 +111,7 @@ def test_results_of_a_run(finished):
 
 def test_steps_change_parameters_and_move_prototypes(finished):
     run, state, _ = finished
-    start, _ = train._enter(run, run.method.stages()[0], None, None)
+    start, _ = enter_stage(run, run.method.stages()[0], None, None)
     before, after = jax.device_get((start.params, state.params))
     moved = jax.tree.map(lambda a, b: bool(np.any(a != b)), before, after)
     assert all(jax.tree.leaves(moved)), moved
@@ -122,7 +125,7 @@ def test_steps_change_parameters_and_move_prototypes(finished):
 def test_the_neck_starts_from_the_statistics_of_the_whole_split(finished):
     run, *_ = finished
     stage = run.method.stages()[0]
-    start, frozen = train._enter(run, stage, None, None)
+    start, frozen = enter_stage(run, stage, None, None)
     loop = train.EpochLoop(run, stage, 0, start)
     before = loop.extract(start, frozen, 0, tqdm(disable=True))
     calibrated, features = loop.calibrate(start, frozen, tqdm(disable=True))
@@ -217,7 +220,7 @@ def test_padding_changes_nothing(finished):
 
     def loss(batch):
         return run.method.loss(
-            train.variables_of(state, frozen), state.memory, batch, jax.random.PRNGKey(0), progress, stage, "all"
+            variables_of(state, frozen), state.memory, batch, jax.random.PRNGKey(0), progress, stage, "all"
         )
 
     one, other = jax.jit(loss)(batch), jax.jit(loss)(filled)
@@ -261,8 +264,8 @@ def test_scoring_an_unfinished_run_does_not_finish_it(tmp_path, data_dir, tiny):
     from jaxreid.main import _finished
 
     run, _, _ = run_training(make_config("hitpro"), tmp_path, data_dir, stop_after=2)
-    state, frozen, epoch, done = train.restore_judged(run)
+    state, frozen, epoch, done = restore_judged(run)
     assert epoch == done == 2
-    results = Evaluator(run).final(train.variables_of(state, frozen), state.memory, done)
+    results = Evaluator(run).final(variables_of(state, frozen), state.memory, done).results
     assert results["scores"][0]["checkpoint"] == "epoch 2 of 3"
     assert _finished(tmp_path) is None

@@ -11,9 +11,9 @@ from test_detreidx_builder import write_answers
 from test_skeleton_builders import biwi  # noqa: F401
 
 from jaxreid.data import schema
-from jaxreid.data.build import read_metadata
 from jaxreid.data.building.listed import Tracklet, identity_remarks
 from jaxreid.data.building.tree import Tree
+from jaxreid.data.prepared import read_metadata
 from jaxreid.data.sidecar_files import FrameFiles, read_captions
 from jaxreid.errors import UserError
 

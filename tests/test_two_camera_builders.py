@@ -11,7 +11,10 @@ from builder_trees import check_fields, ends, error, ids, prepare, write
 from messages import refuses, says
 from scipy.io import savemat
 
-from jaxreid.data.build import DataSetError, build, builder_class, read_metadata
+from jaxreid.data.build import build
+from jaxreid.data.builders import builder_class
+from jaxreid.data.prepared import read_metadata
+from jaxreid.errors import DataSetError
 
 SPLITS_FILE = "train_test_splits_ilidsvid.mat"
 # Folders of people, whose numbers have gaps, and the numbers of their frames before both cameras.

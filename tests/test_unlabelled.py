@@ -11,11 +11,11 @@ from test_training import SMALL, assert_equal, run_training
 from jaxreid.backbones import clip
 from jaxreid.data.samplers import ClusterSampler, Columns, NothingToDraw, SlotSampler
 from jaxreid.data.split import Labels
-from jaxreid.evaluate import Evaluator
+from jaxreid.evaluation.evaluator import Evaluator
 from jaxreid.main import print_results
 from jaxreid.methods.cluster_contrast import ClusterContrast
-from jaxreid.metric_writer import read_metrics
-from jaxreid.train import variables_of
+from jaxreid.training.metric_writer import read_metrics
+from jaxreid.training.steps import variables_of
 
 
 @pytest.fixture(autouse=True)
@@ -118,7 +118,7 @@ def test_a_run_of_nothing_but_noise_ends_with_scores(tmp_path, data_dir, tiny, c
     with pytest.warns(UserWarning, match="is skipped") as told:
         run, state, frozen = run_training(make_config(**{"cluster.min_samples": 99}), tmp_path, data_dir)
     assert len([warning for warning in told if "is skipped" in str(warning.message)]) == 3 and int(state.step) == 0
-    results = Evaluator(run).final(variables_of(state, frozen), state.memory, 3)
+    results = Evaluator(run).final(variables_of(state, frozen), state.memory, 3).results
     print_results(results)
     assert "rank-1" in capsys.readouterr().out
 

@@ -11,7 +11,9 @@ import tensorflow_datasets as tfds
 from messages import refuses
 
 from jaxreid.data import schema
-from jaxreid.data.build import build, builder_class, read_metadata, split_counts
+from jaxreid.data.build import build
+from jaxreid.data.builders import builder_class
+from jaxreid.data.prepared import read_metadata, split_counts
 from jaxreid.data.sidecars import Sidecar, sidecar_kinds
 
 _package = builder_class("walkers").__module__.rsplit(".", 1)[0]

@@ -14,11 +14,13 @@ from data_builders.walkers.caption import describe
 from data_builders.walkers.person import walk
 from data_builders.walkers.world import CONFIGS, World
 from jaxreid import retrieval
-from jaxreid.cases import cases
 from jaxreid.data import schema
-from jaxreid.data.build import build, builder_class, read_metadata
+from jaxreid.data.build import build
+from jaxreid.data.builders import builder_class
+from jaxreid.data.prepared import read_metadata
 from jaxreid.data.sidecars import Sidecar, sidecar_kinds
 from jaxreid.data.split import open_split
+from jaxreid.evaluation.cases import cases
 from jaxreid.retrieval.protocols import resolve
 
 _package = builder_class("walkers").__module__.rsplit(".", 1)[0]

@@ -17,15 +17,13 @@ from messages import refuses, says
 from tensorboardX.proto.event_pb2 import Event
 from test_main import SMALL, jaxreid
 
-from jaxreid.checkpoints import tell_failures_once
 from jaxreid.config import EXECUTION, among
 from jaxreid.data import build
 from jaxreid.dataset_info import INFO, read_info
-from jaxreid.environment import read_training
-from jaxreid.errors import UserError, writing
-from jaxreid.metric_writer import MetricWriter, read_metrics
-from jaxreid.run import start_run
-from jaxreid.workdirs import (
+from jaxreid.errors import DataSetError, UserError, writing
+from jaxreid.run.environment import read_training
+from jaxreid.run.model import start_run
+from jaxreid.run.workdirs import (
     alone,
     claim_dataset,
     claim_workdir,
@@ -35,6 +33,8 @@ from jaxreid.workdirs import (
     read_results,
     require_run,
 )
+from jaxreid.training.checkpoints import tell_failures_once
+from jaxreid.training.metric_writer import MetricWriter, read_metrics
 
 ROOT = Path(__file__).parent.parent
 
@@ -131,14 +131,14 @@ def test_data_that_were_moved_are_the_same_run(tmp_path, capsys):
 def test_other_data_under_the_same_path_are_another_run(tmp_path, workdir, data_dir, tiny):
     copy = shutil.copytree(workdir, tmp_path / "run")
     run = start_run(config("baseline", **CONFIG | {"backbone.name": "walkers_vit_tiny"}), copy, data_dir)
-    claim_dataset(run)  # the same
+    claim_dataset(run.workdir, run.dataset, run.method.info)  # the same
     changed = json.loads((copy / "dataset.json").read_text())
     changed["contents"]["train"] = "0" * 16
     (copy / "dataset.json").write_text(json.dumps(changed))
     with refuses(UserError, copy, "contents.train", "--workdir"):
-        claim_dataset(run)
+        claim_dataset(run.workdir, run.dataset, run.method.info)
     shutil.rmtree(copy / "checkpoints")  # nothing was trained on them: begun anew
-    claim_dataset(run)
+    claim_dataset(run.workdir, run.dataset, run.method.info)
     assert json.loads((copy / "dataset.json").read_text()) == run.dataset.fingerprint()
 
 
@@ -225,7 +225,7 @@ def test_without_a_home_a_place_for_data_is_asked_for(monkeypatch):
 
     monkeypatch.delenv("JAXREID_DATA_DIR", raising=False)
     monkeypatch.setattr("pathlib.Path.expanduser", expanduser)
-    with refuses(build.DataSetError, "--data_dir", "JAXREID_DATA_DIR"):
+    with refuses(DataSetError, "--data_dir", "JAXREID_DATA_DIR"):
         build.build("walkers/tiny")
 
 

@@ -9,8 +9,8 @@ from messages import refuses
 from test_metrics import T1
 
 from jaxreid import retrieval
-from jaxreid.cases import cases
 from jaxreid.data.split import Labels, Split, TrackletTable
+from jaxreid.evaluation.cases import cases
 from jaxreid.retrieval.protocols import resolve
 from jaxreid.tools import xfd_submission as xfd
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from jaxreid.data.build import DataSetError
 from jaxreid.data.building.listed import DEFAULT_MAX_EXCLUDED, UNCHECKED, choose
+from jaxreid.errors import DataSetError
 
 VERSION = "1.0.0"
 DEFAULT_CONFIG, FAKE_IR_CONFIG = "rgb_ir", "fake_ir"

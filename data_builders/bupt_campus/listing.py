@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from jaxreid.data.build import DataSetError
 from jaxreid.data.building import listed
 from jaxreid.data.building.listed import Listing, Tracklet
+from jaxreid.errors import DataSetError
 
 from .published import PUBLISHED
 

@@ -14,11 +14,13 @@ from typing import Any, cast
 import tensorflow_datasets as tfds
 
 from jaxreid.data import schema
-from jaxreid.data.build import SCALE, DataSetError, progress
 from jaxreid.data.building.images import read_image
 from jaxreid.data.building.listed import DEFAULT_MAX_EXCLUDED, ExcludedFrames
+from jaxreid.data.building.progress import progress
 from jaxreid.data.building.sixteen_bit import SixteenBit, Span, eight_bits
 from jaxreid.data.pictures import is_sixteen_bit
+from jaxreid.data.schema import SCALE
+from jaxreid.errors import DataSetError
 
 from . import VERSION
 from .listing import TABLE, Folder, Tracklet, list_folder

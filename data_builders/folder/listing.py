@@ -8,10 +8,10 @@ import hashlib
 import re
 from pathlib import Path
 
-from jaxreid.data.build import DataSetError
 from jaxreid.data.building.contents import IMAGE_SUFFIXES, is_image, left_out, list_frames, scan, twins_error
 from jaxreid.data.building.listed import shorten
 from jaxreid.data.names import known, nfc, printable
+from jaxreid.errors import DataSetError
 
 TABLE = "tracklets.csv"
 MODALITIES = ("rgb", "ir")

@@ -6,8 +6,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from jaxreid.data.build import DataSetError
 from jaxreid.data.building.listed import DEFAULT_MAX_EXCLUDED, UNCHECKED, choose
+from jaxreid.errors import DataSetError
 
 VERSION = "1.0.0"
 MIN_FRAMES = 12  # as in all published results

@@ -6,9 +6,9 @@ import re
 from pathlib import Path
 from typing import Any
 
-from jaxreid.data.build import DataSetError
 from jaxreid.data.building.listed import DEFAULT_MAX_EXCLUDED
 from jaxreid.data.building.variants import choose_variant
+from jaxreid.errors import DataSetError
 
 VERSION = "1.0.0"
 FOLDS = 10

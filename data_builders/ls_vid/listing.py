@@ -8,11 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxreid.data.build import DataSetError, progress
 from jaxreid.data.building import listed
 from jaxreid.data.building.listed import Listing, Tracklet
 from jaxreid.data.building.matlab import read_matlab
+from jaxreid.data.building.progress import progress
 from jaxreid.data.building.tree import Tree
+from jaxreid.errors import DataSetError
 
 from . import MAX_FRAMES
 from .published import COUNTS, FRAMES, RECALLED

@@ -13,8 +13,9 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from jaxreid.data import schema
-from jaxreid.data.build import DataSetError, progress
+from jaxreid.data.building.progress import progress
 from jaxreid.data.sidecars import SidecarWriter
+from jaxreid.errors import DataSetError
 
 from . import DEFAULT_CONFIG, VERSION, fingerprint
 from .camera import CAPTURE_POINTS, Camera

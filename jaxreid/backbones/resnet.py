@@ -20,8 +20,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxreid.backbones.batch_norm import MaskedBatchNorm
 from jaxreid.errors import UserError
-from jaxreid.layers.batch_norm import MaskedBatchNorm
 
 Array = jax.Array
 

@@ -23,85 +23,18 @@ import logging
 import os
 import shutil
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
+from jaxreid.data.builders import DATA_DIR_VARIABLE, builder_class, builder_names, builder_package, default_data_dir
 from jaxreid.data.names import is_utf8, printable
-from jaxreid.errors import UserError, command, writing
-from jaxreid.files import Held, expand, held, read_json
+from jaxreid.data.prepared import is_current, read_metadata, split_counts, unfinished_directory
+from jaxreid.data.schema import REFUSE, SCALE, SIXTEEN_BIT
+from jaxreid.errors import DataSetError, command, writing
+from jaxreid.files import Held, expand, held
 
-DATA_DIR_VARIABLE = "JAXREID_DATA_DIR"
-SCALE, REFUSE = SIXTEEN_BIT = ("scale", "refuse")  # what is done with 16-bit pictures
 _LOG = logging.getLogger(__name__)
-
-
-class DataSetError(UserError):
-    """A data set cannot be found, read or built; the message says what, where and what to do."""
-
-
-def default_data_dir() -> Path:
-    """`$JAXREID_DATA_DIR`, or `~/.cache/jaxreid/data`. Raises DataSetError where no home directory is known."""
-    try:
-        return expand(os.environ.get(DATA_DIR_VARIABLE) or "~/.cache/jaxreid/data")
-    except UserError as error:
-        raise DataSetError(
-            f"no home directory is known to keep data sets in: choose a place with --data_dir or ${DATA_DIR_VARIABLE}"
-        ) from error
-
-
-def _builders() -> tuple[str, Path]:
-    """The package that holds the builder folders, and its directory: packaged in a wheel, else beside `jaxreid`."""
-    package = Path(__file__).resolve().parents[1]
-    if (package / "data_builders").is_dir():
-        return f"{package.name}.data_builders", package / "data_builders"
-    return "data_builders", package.parent / "data_builders"
-
-
-def builder_names() -> list[str]:
-    """Names that `build` knows, sorted."""
-    return sorted(path.parent.name for path in _builders()[1].glob("*/*_dataset_builder.py"))
-
-
-def builder_package(name: str) -> ModuleType:
-    """Imports the folder of a builder, but no module in it."""
-    if name not in builder_names():
-        raise DataSetError(
-            f"no data set is called {name!r}; there are {', '.join(builder_names())} (in {_builders()[1]}). "
-            "One's own pictures are built with the name 'folder' and --source DIR"
-        )
-    package, directory = _builders()
-    root = str(directory.parent)
-    if "." not in package and root not in sys.path:
-        sys.path.append(root)
-    module = importlib.import_module(f"{package}.{name}")
-    found = Path(next(iter(module.__path__))).resolve()
-    if found != directory / name:
-        raise DataSetError(
-            f"{package}.{name} was imported from {found}, not from {directory}: another package called "
-            f"{package!r} comes first on sys.path; start from another directory"
-        )
-    return module
-
-
-def builder_class(name: str) -> type:
-    """The TFDS builder class of a data set.
-
-    Raises:
-      DataSetError: no builder has this name; the message lists those that exist.
-    """
-    package = builder_package(name)
-    return importlib.import_module(f"{package.__name__}.{name}_dataset_builder").Builder
-
-
-def progress(
-    items: Iterable[Any], description: str, total: int | None = None, unit: str = "tracklets"
-) -> Iterable[Any]:
-    """Iterates with a progress bar on stderr that shows the rate and the time left; for builders."""
-    from tqdm import tqdm
-
-    return tqdm(items, desc=description, total=total, unit=f" {unit}", mininterval=0.5, leave=False)
 
 
 def build(
@@ -140,7 +73,7 @@ def build(
         raise DataSetError(f"sixteen_bit={sixteen_bit!r}; it is one of {', '.join(SIXTEEN_BIT)}")
     name, config, root, raw = _asked(name, config, data_dir, source)
     prepared, wanted = _place(name, config, root, raw, options)
-    if _is_current(prepared, wanted):
+    if is_current(prepared, wanted):
         return _checked(prepared, sixteen_bit)
     for path in filter(None, (raw, root)):
         if not is_utf8(path):
@@ -153,7 +86,7 @@ def build(
             raise
         raise DataSetError(f"{error}\nPrepared in {root / name}: {', '.join(others)}") from error
     with _lock(prepared) as locked:
-        if _is_current(prepared, wanted):  # another process built it while this one waited
+        if is_current(prepared, wanted):  # another process built it while this one waited
             return _checked(prepared, sixteen_bit)
         if prepared.exists():
             _LOG.warning("%s was drawn by another version of its builder: building it anew", prepared)
@@ -171,7 +104,7 @@ def build(
             with writing(prepared):
                 _prepare(builder, raw, beam, sixteen_bit)
         except OSError:
-            if locked or not _is_current(prepared, wanted):  # else another process was first to give it its name
+            if locked or not is_current(prepared, wanted):  # else another process was first to give it its name
                 raise
     return prepared
 
@@ -186,7 +119,7 @@ def find(
     """The directory that `build` would return, None where it would build; writes nothing."""
     name, config, root, raw = _asked(name, config, data_dir, source)
     prepared, wanted = _place(name, config, root, raw, options)
-    return prepared if _is_current(prepared, wanted) else None
+    return prepared if is_current(prepared, wanted) else None
 
 
 def _asked(name: str, config: str | None, data_dir: Any, source: Any) -> tuple[str, str | None, Path, Path | None]:
@@ -235,11 +168,6 @@ def _quiet_tfds() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def unfinished_directory(prepared: Path) -> Path:
-    """Where a build through Beam keeps the files of a set until all of them are whole."""
-    return prepared.with_name(f"unfinished.{prepared.name}")
-
-
 def _prepare(builder: Any, source: Path | None, beam: Sequence[str] | None, sixteen_bit: str) -> None:
     import tensorflow_datasets as tfds
 
@@ -265,41 +193,6 @@ def _prepare(builder: Any, source: Path | None, beam: Sequence[str] | None, sixt
     shutil.rmtree(unfinished_directory(Path(builder.data_dir)), ignore_errors=True)
 
 
-def read_metadata(prepared: Path) -> dict[str, Any]:
-    """What a builder noted of its set (protocol, cameras, identities, counts, …); read without TFDS."""
-    return _described(prepared, "metadata.json") if (prepared / "metadata.json").exists() else {}
-
-
-def split_counts(prepared: Path) -> dict[str, int]:
-    """Tracklets per split of a prepared set, in the order of the splits."""
-    info = _described(prepared, "dataset_info.json")
-    return {split["name"]: sum(map(int, split["shardLengths"])) for split in info["splits"]}
-
-
-def _described(prepared: Path, file: str) -> dict[str, Any]:
-    """What a file in JSON says of a prepared set."""
-    return read_json(prepared / file, f"delete {prepared} and run again, it is then built anew")
-
-
-def _is_current(prepared: Path, fingerprint: str | None) -> bool:
-    """Whether a set is there, whole, and made with what would make it now."""
-    if not prepared.exists():
-        return False
-    missing = _missing_files(prepared)
-    if missing:
-        raise DataSetError(
-            f"{prepared} is not a whole data set: {', '.join(missing[:5])} missing or empty "
-            f"({len(missing)} files). Was it copied in part? Delete the directory and run again"
-        )
-    file_format = _described(prepared, "dataset_info.json")["fileFormat"]
-    if file_format != "array_record":
-        raise DataSetError(
-            f"{prepared} was written as {file_format}, which cannot be read here: delete the directory and run again "
-            "(or `tfds build` with --file_format=array_record)"
-        )
-    return fingerprint is None or read_metadata(prepared).get("fingerprint") == fingerprint
-
-
 def _checked(prepared: Path, sixteen_bit: str) -> Path:
     """A set that is there. Raises UserError where it was made of 16-bit pictures and these are refused."""
     found = read_metadata(prepared).get("sixteen_bit") if sixteen_bit == REFUSE else None
@@ -308,20 +201,6 @@ def _checked(prepared: Path, sixteen_bit: str) -> Path:
             f"{prepared} was made of 16-bit pictures, and sixteen_bit={REFUSE} takes none: {found['remark']}"
         )
     return prepared
-
-
-def _missing_files(prepared: Path) -> list[str]:
-    description = ["dataset_info.json", "features.json"]
-    missing = [file for file in description if not (prepared / file).is_file()]
-    if missing:
-        return missing
-    info = _described(prepared, "dataset_info.json")
-    shards = []
-    for split in info["splits"]:
-        count = len(split["shardLengths"])
-        stem = f"{info['name']}-{split['name']}.{info['fileFormat']}"
-        shards += [f"{stem}-{shard:05d}-of-{count:05d}" for shard in range(count)]
-    return [file for file in shards if not (prepared / file).is_file() or not (prepared / file).stat().st_size]
 
 
 @contextlib.contextmanager

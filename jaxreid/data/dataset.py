@@ -16,9 +16,10 @@ import numpy as np
 
 from jaxreid.data import build
 from jaxreid.data.planned import origin, planned_split, published
-from jaxreid.data.schema import INFRARED, VISIBLE
+from jaxreid.data.prepared import read_metadata
+from jaxreid.data.schema import INFRARED, SCALE, VISIBLE
 from jaxreid.data.split import Split, modality_name, open_split, split_names
-from jaxreid.errors import UserError
+from jaxreid.errors import DataSetError, UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +94,7 @@ def open_dataset(options: Any, data_dir: Path | None) -> Dataset:
         options.config or None,
         data_dir=data_dir,
         source=options.path or None,
-        sixteen_bit=getattr(options, "sixteen_bit", build.SCALE),  # earlier runs have no such key
+        sixteen_bit=getattr(options, "sixteen_bit", SCALE),  # earlier runs have no such key
     )
     return _open(directory, options)
 
@@ -101,7 +102,7 @@ def open_dataset(options: Any, data_dir: Path | None) -> Dataset:
 def _open(directory: Path, options: Any) -> Dataset:
     train = open_split(directory, options.train)
     cameras = np.unique(train.table.camera)
-    facts = build.read_metadata(directory)
+    facts = read_metadata(directory)
     opened = functools.cache(lambda name: open_split(directory, name, cameras))
     pairs = pair_splits(split_names(directory), options.query, options.gallery, facts.get("cases", {}))
     return Dataset(
@@ -131,7 +132,7 @@ def foreseen_dataset(
     directory, planned, failure = None, plan_dataset(options), None
     try:
         directory = build.find(options.name, options.config or None, data_dir, options.path or None)
-    except build.DataSetError as error:
+    except DataSetError as error:
         failure = error
     there = everywhere(directory is not None)
     if there and directory is not None:

@@ -7,6 +7,7 @@ The order is the plan's, whatever the number of threads, worker processes or hos
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -18,8 +19,6 @@ from jaxreid.data.batch import Batch
 from jaxreid.data.clips import ClipPlan
 from jaxreid.data.split import UNKNOWN, FrameReader, Split
 from jaxreid.errors import UserError
-
-cv2.setNumThreads(0)  # grain's threads and workers are the parallelism
 
 ELEMENTS_PER_BATCH = 8
 INTERPOLATION = {"bilinear": cv2.INTER_LINEAR, "bicubic": cv2.INTER_CUBIC, "area": cv2.INTER_AREA}
@@ -52,6 +51,7 @@ class _Clips:
         return len(self.rows)
 
     def __getitem__(self, position: Any) -> dict[str, Any]:
+        _one_thread_each()
         rows, options = self.rows[int(position)], self.options
         frames = np.zeros((len(rows), self.plan.frames.shape[1], options.height, options.width, 3), np.uint8)
         for clip, row in zip(frames, rows, strict=True):
@@ -164,6 +164,12 @@ def batches(
     finally:
         if hasattr(iterator, "close"):
             iterator.close()  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@functools.cache
+def _one_thread_each() -> None:
+    """OpenCV uses no threads of its own in this process: grain's threads and workers are the parallelism."""
+    cv2.setNumThreads(0)
 
 
 def _parse_flags_for_grain() -> None:

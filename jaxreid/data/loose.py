@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxreid.data.build import SCALE
 from jaxreid.data.names import printable
-from jaxreid.data.schema import MODALITIES
+from jaxreid.data.schema import MODALITIES, SCALE
 from jaxreid.data.split import UNKNOWN, FrameReader, Labels, Split, TrackletTable
 from jaxreid.errors import UserError
 
@@ -75,7 +74,7 @@ class FileReader(FrameReader):
 
     Args:
       paths: of the frames of every tracklet.
-      sixteen_bit: what is done with 16-bit pictures, one of `jaxreid.data.build.SIXTEEN_BIT`.
+      sixteen_bit: what is done with 16-bit pictures, one of `jaxreid.data.schema.SIXTEEN_BIT`.
     """
 
     REMEDY = "mend it or take it away"

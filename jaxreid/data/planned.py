@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxreid.data import build, schema
+from jaxreid.data import builders, schema
 from jaxreid.data.split import UNKNOWN, Labels, Split, TrackletTable
 
 
@@ -31,7 +31,7 @@ def origin(name: str) -> str:
 
 def _figures(name: str) -> ModuleType | None:
     try:
-        return importlib.import_module(f"{build.builder_package(name).__name__}.published")
+        return importlib.import_module(f"{builders.builder_package(name).__name__}.published")
     except ModuleNotFoundError:
         return None
 

@@ -16,10 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from jaxreid.data.build import DataSetError
 from jaxreid.data.building import listed
 from jaxreid.data.names import known, nfc
-from jaxreid.errors import UserError
+from jaxreid.errors import DataSetError, UserError
 
 
 @dataclasses.dataclass(frozen=True)

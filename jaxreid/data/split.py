@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 
 from jaxreid.data import pictures, schema
-from jaxreid.data.build import SCALE
 from jaxreid.data.names import printable
+from jaxreid.data.schema import SCALE
 from jaxreid.errors import UserError
 from jaxreid.files import expand, written_aside
 

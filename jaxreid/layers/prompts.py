@@ -13,8 +13,8 @@ import numpy as np
 
 from jaxreid.backbones.text import TextConfig, TextTower
 from jaxreid.backbones.tokenizer import WORDS, clean
+from jaxreid.devices.parallel import constrain
 from jaxreid.errors import UserError
-from jaxreid.parallel import constrain
 
 Array = jax.Array
 

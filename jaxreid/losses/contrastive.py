@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Literal, get_args
 import jax
 import jax.numpy as jnp
 
+from jaxreid.devices.parallel import constrain_columns
 from jaxreid.errors import UserError
-from jaxreid.parallel import constrain_columns
 
 if TYPE_CHECKING:
     from jaxreid.memory.prototypes import PrototypeMemory

@@ -13,26 +13,16 @@ import flax.linen as nn
 import jax
 
 from jaxreid.augment import Augmentation
+from jaxreid.backbones.batch_norm import MaskedBatchNorm
 from jaxreid.backbones.frame_encoder import EncoderConfig, encode_frames, encoder_config
 from jaxreid.data.batch import Batch
 from jaxreid.data.samplers import IdentitySampler
-from jaxreid.layers.batch_norm import MaskedBatchNorm
+from jaxreid.dataset_info import DatasetInfo
 from jaxreid.layers.temporal import masked_mean
 from jaxreid.losses.identity import cross_entropy
 from jaxreid.losses.triplet import Metric, batch_hard_triplet
-from jaxreid.methods.method import (
-    Backbone,
-    DatasetInfo,
-    Extraction,
-    Group,
-    Method,
-    Optimiser,
-    Progress,
-    Schedule,
-    Stage,
-    Update,
-    Variables,
-)
+from jaxreid.methods.method import Backbone, Extraction, Method, Stage, Update, Variables
+from jaxreid.optimizers import Group, Optimiser, Progress, Schedule
 from jaxreid.values import non_negative, number, one_of, under
 
 

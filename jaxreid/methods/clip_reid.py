@@ -26,6 +26,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxreid.augment import Augmentation
+from jaxreid.backbones.batch_norm import MaskedBatchNorm
 from jaxreid.backbones.clip import VISION_TOWERS
 from jaxreid.backbones.frame_encoder import joint_config
 from jaxreid.backbones.text import TEXT_TOWERS, TextConfig, text_config
@@ -34,9 +35,11 @@ from jaxreid.backbones.vit import ViT, ViTConfig
 from jaxreid.data.batch import Batch
 from jaxreid.data.clips import RULES
 from jaxreid.data.samplers import IdentitySampler, RandomIdentitySampler
+from jaxreid.dataset_info import DatasetInfo
+from jaxreid.devices.parallel import constrain
 from jaxreid.layers.adapters import TemporalAdapter, TokenAdapter
-from jaxreid.layers.batch_norm import NECKS, MaskedBatchNorm, Neck
 from jaxreid.layers.conditions import COLUMNS, condition, condition_rows
+from jaxreid.layers.neck import NECKS, Neck
 from jaxreid.layers.prompts import DeepPrompts, PromptedText, PromptTemplate, template_faults
 from jaxreid.layers.temporal import masked_mean
 from jaxreid.layers.tf_clip import SequenceSpecificPrompt, TemporalMemoryDiffusion
@@ -46,22 +49,9 @@ from jaxreid.losses.triplet import Metric, batch_hard_triplet
 from jaxreid.memory.class_bank import build_proxies, image_memory, move_proxies
 from jaxreid.memory.prototypes import unit_rows
 from jaxreid.methods import prompt_learning
-from jaxreid.methods.method import (
-    Backbone,
-    DatasetInfo,
-    Extraction,
-    Features,
-    Method,
-    Optimiser,
-    Progress,
-    Schedule,
-    Stage,
-    Update,
-    Variables,
-)
+from jaxreid.methods.method import Backbone, Extraction, Features, Method, Stage, Update, Variables
 from jaxreid.methods.prompt_learning import feature_rows, kept_features, prompt_losses, prompt_stage
-from jaxreid.optimisers import parameter_groups
-from jaxreid.parallel import constrain
+from jaxreid.optimizers import Optimiser, Progress, Schedule, parameter_groups
 from jaxreid.values import flag, non_negative, number, one_of, positive, series, some_of, under, whole, word
 
 BANKS = ("prompt", "image_memory", "ema_memory")

@@ -30,27 +30,16 @@ from jaxreid.backbones.frame_encoder import encoder_config, feature_width
 from jaxreid.data.batch import Batch
 from jaxreid.data.samplers import SlotSampler
 from jaxreid.data.split import Labels, modality_name
+from jaxreid.dataset_info import DatasetInfo
+from jaxreid.devices.parallel import constrain
 from jaxreid.errors import UserError
 from jaxreid.losses.cluster import hard_negative_contrast, slot_contrast
 from jaxreid.memory import clusters
 from jaxreid.memory.clusters import ClusterMemory
 from jaxreid.memory.prototypes import build_prototypes, unit_rows, update_prototypes
 from jaxreid.methods.hitpro import TEMPORAL, TemporalAwareFeatureEncoder, camera_keys
-from jaxreid.methods.method import (
-    Backbone,
-    DatasetInfo,
-    Extraction,
-    Features,
-    Method,
-    Optimiser,
-    Progress,
-    Schedule,
-    Stage,
-    Update,
-    Variables,
-)
-from jaxreid.optimisers import encoder_groups
-from jaxreid.parallel import constrain
+from jaxreid.methods.method import Backbone, Extraction, Features, Method, Stage, Update, Variables
+from jaxreid.optimizers import Optimiser, Progress, Schedule, encoder_groups
 from jaxreid.retrieval.clustering import cluster_quality, dbscan, jaccard_graph
 from jaxreid.values import flag, non_negative, number, one_of, positive, under, whole
 

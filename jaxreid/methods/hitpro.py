@@ -23,12 +23,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxreid.augment import Augmentation
+from jaxreid.backbones.batch_norm import MaskedBatchNorm
 from jaxreid.backbones.frame_encoder import EncoderConfig, encode_frames, encoder_config, feature_width
 from jaxreid.data.batch import Batch
 from jaxreid.data.samplers import SlotSampler
 from jaxreid.data.split import Labels, modality_name
+from jaxreid.dataset_info import DatasetInfo
+from jaxreid.devices.parallel import constrain
 from jaxreid.errors import UserError
-from jaxreid.layers.batch_norm import MaskedBatchNorm
 from jaxreid.layers.temporal import TemporalAggregation, masked_mean
 from jaxreid.losses.contrastive import Scope, hierarchical_losses
 from jaxreid.memory.association import VALUES as ASSOCIATION_VALUES
@@ -41,21 +43,8 @@ from jaxreid.memory.prototypes import (
     unit_rows,
     update_prototypes,
 )
-from jaxreid.methods.method import (
-    Backbone,
-    DatasetInfo,
-    Extraction,
-    Features,
-    Method,
-    Optimiser,
-    Progress,
-    Schedule,
-    Stage,
-    Update,
-    Variables,
-)
-from jaxreid.optimisers import encoder_groups
-from jaxreid.parallel import constrain
+from jaxreid.methods.method import Backbone, Extraction, Features, Method, Stage, Update, Variables
+from jaxreid.optimizers import Optimiser, Progress, Schedule, encoder_groups
 from jaxreid.values import flag, non_negative, number, one_of, positive, series, under, whole
 
 TEMPORAL = ("attention", "mean")  # aggregations over time, the second as the ablation without parameters

@@ -25,22 +25,13 @@ from jaxreid.backbones.text import TEXT_TOWERS, TextConfig, TextTower, text_conf
 from jaxreid.backbones.vit import ViT, ViTConfig
 from jaxreid.data.batch import Batch
 from jaxreid.data.samplers import SlotSampler
+from jaxreid.dataset_info import DatasetInfo
+from jaxreid.devices.parallel import constrain
 from jaxreid.layers.temporal import masked_mean
 from jaxreid.losses.image_text import FIRST_SCALE, LARGEST_SCALE, matching_loss
 from jaxreid.memory.prototypes import unit_rows
-from jaxreid.methods.method import (
-    Backbone,
-    DatasetInfo,
-    Group,
-    Method,
-    Optimiser,
-    Progress,
-    Schedule,
-    Stage,
-    Update,
-    Variables,
-)
-from jaxreid.parallel import constrain
+from jaxreid.methods.method import Backbone, Method, Stage, Update, Variables
+from jaxreid.optimizers import Group, Optimiser, Progress, Schedule
 from jaxreid.values import flag, fraction, non_negative, one_of, under, whole
 
 

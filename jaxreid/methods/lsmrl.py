@@ -35,9 +35,10 @@ from jaxreid.backbones.vit import ViT, ViTConfig
 from jaxreid.data.batch import Batch
 from jaxreid.data.samplers import PairSampler
 from jaxreid.data.schema import INFRARED, VISIBLE
+from jaxreid.dataset_info import DatasetInfo
 from jaxreid.errors import UserError
-from jaxreid.layers.batch_norm import NECKS, Neck
 from jaxreid.layers.cross_attention import ContextBlock
+from jaxreid.layers.neck import NECKS, Neck
 from jaxreid.layers.prompts import PromptedText, PromptTemplate, template_faults
 from jaxreid.layers.stfl import GROUPED_MODES, SHIFT_MODES, stfl_hooks
 from jaxreid.layers.temporal import masked_mean
@@ -52,20 +53,9 @@ from jaxreid.losses.modality import (
 from jaxreid.losses.triplet import weighted_triplet
 from jaxreid.memory.prototypes import unit_rows
 from jaxreid.methods import prompt_learning
-from jaxreid.methods.method import (
-    Backbone,
-    DatasetInfo,
-    Features,
-    Method,
-    Optimiser,
-    Progress,
-    Schedule,
-    Stage,
-    Update,
-    Variables,
-)
+from jaxreid.methods.method import Backbone, Features, Method, Stage, Update, Variables
 from jaxreid.methods.prompt_learning import feature_rows, kept_features, prompt_losses, prompt_stage
-from jaxreid.optimisers import parameter_groups
+from jaxreid.optimizers import Optimiser, Progress, Schedule, parameter_groups
 from jaxreid.values import flag, fraction, non_negative, one_of, series, whole
 
 PROBES = {"uniform": 2, "third": 3, "mmd": 0}  # mod_gen → outputs of the modality probe

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import flax.struct
@@ -20,83 +20,20 @@ import jax
 import numpy as np
 
 from jaxreid.augment import UNCHANGED, Augmentation
+from jaxreid.backbones.batch_norm import calibrate_norm
 from jaxreid.data.batch import Batch
 from jaxreid.data.clips import ClipPlan, plan_all_parts, plan_tracklets
 from jaxreid.data.pieces import plan_epoch
 from jaxreid.data.samplers import Columns, Sampler
-from jaxreid.data.split import Labels, TrackletTable
+from jaxreid.data.split import Labels
+from jaxreid.dataset_info import DatasetInfo
+from jaxreid.devices.parallel import register_batch
 from jaxreid.errors import UserError
-from jaxreid.layers.batch_norm import calibrate_norm
+from jaxreid.optimizers import Optimiser, Progress, Schedule
 from jaxreid.values import Table
 
 Variables = Any  # nested dicts {"params": …, "batch_stats": …}
 Metrics = dict[str, jax.Array]
-
-
-@dataclasses.dataclass(frozen=True)
-class DatasetInfo:
-    """What a method may know of its data set before training.
-
-    `table` has one row per training tracklet and carries no identity; `num_identities` is 0 and `labels` is None for
-    methods that do not declare that they use identity, `captions` (a text per training tracklet) for those that do
-    not declare that they use them. `tokenize` makes ids of texts (i32[N, L]: start, the text, end, zeros) for the text
-    tower that belongs to the config's image tower.
-    """
-
-    name: str
-    table: TrackletTable
-    cameras: np.ndarray  # sorted training camera numbers; camera_index points here
-    frame_size: tuple[int, int]
-    num_identities: int = 0
-    labels: Labels | None = None
-    captions: tuple[str, ...] | None = None
-    tokenize: Callable[..., np.ndarray] | None = None
-
-    @property
-    def columns(self) -> Columns:
-        """What samplers draw by."""
-        return Columns.of(self.table, self.labels)
-
-
-@dataclasses.dataclass(frozen=True)
-class Group:
-    """Parameters whose path matches `pattern` (regular expression, first match counts) and how they are updated."""
-
-    pattern: str
-    learning_rate: float  # 0 = frozen
-    weight_decay: float = 0.0
-
-
-@dataclasses.dataclass(frozen=True)
-class Optimiser:
-    """`adam` couples the weight decay as an L2 term in the gradient, `adamw` decouples it; `clip_norm` 0 = off."""
-
-    kind: str
-    groups: tuple[Group, ...]
-    clip_norm: float = 0.0
-    b1: float = 0.9
-    b2: float = 0.999
-
-
-@dataclasses.dataclass(frozen=True)
-class Schedule:
-    """Factor on the learning rate as a function of the epoch and the stage's length.
-
-    Linear warm-up from `warmup_start` over `warmup_epochs`, then `steps` (×0.1 at each of `milestones`) or `cosine`
-    down to `floor`; the cosine's half period is what warm-up leaves of the stage or, with `whole_period`, the stage.
-    The epoch is fractional or, where `offset` is given, the number of whole epochs done plus `offset` (recipes that
-    set the rate once per epoch count epochs from 1, or step after the epoch: 1 or 0). `least_rate` is absolute and the
-    same for all groups: rate = least_rate + (group's rate − least_rate) · factor.
-    """
-
-    kind: str = "cosine"
-    warmup_epochs: float = 0.0
-    warmup_start: float = 0.01
-    milestones: tuple[float, ...] = ()
-    floor: float = 0.05
-    whole_period: bool = False
-    offset: float | None = None
-    least_rate: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,6 +95,9 @@ class Stage:
         )
 
 
+POOLS = ("before", "after")  # how the clips of a tracklet are pooled
+
+
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
     """How test tracklets become features: clip rule (jaxreid.data.clips), frames per clip, and pooling of a
@@ -196,14 +136,6 @@ class Backbone:
     config: Any  # the network's configuration, which decides shapes and positions
 
 
-class Progress(flax.struct.PyTreeNode):
-    """Where training stands in its stage; traced, so that schedules never cause a new compile."""
-
-    step: Any  # i32, in the stage
-    epoch: Any  # f32, whole epochs done in the stage plus the fraction of the present one
-    fraction: Any  # f32, epoch / epochs of the stage
-
-
 class Features(flax.struct.PyTreeNode):
     """What an extraction pass found: named arrays with one row per clip, padded to a fixed count."""
 
@@ -226,6 +158,7 @@ class Method:
     values: ClassVar[Table] = {}  # what the keys that only this method reads may be
 
     def __init__(self, config: Any, info: DatasetInfo) -> None:
+        register_batch()
         self.config, self.info = config, info
 
     # --- on the host, called once -------------------------------------------------------------------------------

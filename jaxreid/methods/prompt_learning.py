@@ -16,8 +16,8 @@ from jaxreid.augment import UNCHANGED, Augmentation
 from jaxreid.data.batch import Batch
 from jaxreid.data.samplers import PassSampler
 from jaxreid.losses.image_text import supervised_contrastive
-from jaxreid.methods.method import Extraction, Features, Group, Optimiser, Schedule, Stage, Update
-from jaxreid.optimisers import SCHEDULE_VALUES
+from jaxreid.methods.method import Extraction, Features, Stage, Update
+from jaxreid.optimizers import SCHEDULE_VALUES, Group, Optimiser, Schedule
 from jaxreid.values import flag, non_negative, positive, under, whole, word
 
 VALUES = {

@@ -10,10 +10,10 @@ from typing import Any
 from jaxreid.config import flatten
 from jaxreid.errors import UserError
 from jaxreid.files import read_json
-from jaxreid.metric_writer import read_metrics
 from jaxreid.report.page import Earlier, Record
 from jaxreid.report.words import ranked_direction
-from jaxreid.workdirs import differences
+from jaxreid.run.workdirs import differences
+from jaxreid.training.metric_writer import read_metrics
 
 SAME = {  # what must be equal before two scores can be subtracted
     "clip_rule": "clip rule",

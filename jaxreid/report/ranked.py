@@ -12,8 +12,8 @@ from jaxreid.report.page import RankedList, Tracklet
 from jaxreid.report.pictures import shrunk
 
 if TYPE_CHECKING:
-    from jaxreid.cases import Case, Side
-    from jaxreid.run import Run
+    from jaxreid.evaluation.cases import Case, Side
+    from jaxreid.run.model import Run
 
 QUERIES, RESULTS, CLIP = 2, 10, 5  # queries of each kind, tracklets in a list, frames of the query
 KINDS = ("best", "typical", "worst")

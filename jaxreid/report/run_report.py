@@ -9,38 +9,40 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxreid import retrieval
-from jaxreid.metric_writer import read_metrics
+from jaxreid.devices import processes
+from jaxreid.files import write_json
 from jaxreid.report.cameras import camera_table
 from jaxreid.report.data_figures import data_table, length_histograms
 from jaxreid.report.earlier import read_earlier
 from jaxreid.report.page import CameraTable, Earlier, ReportContents, write_report
 from jaxreid.report.ranked import ranked_lists
+from jaxreid.run.workdirs import RESULTS
+from jaxreid.training.metric_writer import read_metrics
 
 if TYPE_CHECKING:
-    from jaxreid.cases import Case
-    from jaxreid.run import Run
+    from jaxreid.evaluation.cases import Case
+    from jaxreid.evaluation.evaluator import Assessment
+    from jaxreid.run.model import Run
 
 
-def write(
-    run: Run,
-    cases: tuple[Case, ...],
-    distance: str,
-    features: dict[str, np.ndarray],
-    quality: list[retrieval.Scores],
-    results: dict[str, Any],
-    compare: Path | None = None,
-) -> Path:
-    """Writes the report of a run into its workdir.
+def report_run(run: Run, found: Assessment, compare: Path | None = None) -> None:
+    """Writes the report of a run into its workdir, and what that took into `results.json`; process 0 does.
 
     Args:
-      run: the run.
-      cases: what was ranked, those of the headline protocol first; distance: how.
-      features: split name → f32[N, D], one row per test tracklet.
-      quality: per-query scores of every case; empty where nothing was scored.
-      results: what `results.json` holds.
       compare: workdir of an earlier run to show beside this one.
     """
-    splits = run.dataset.splits
+    with processes.together():  # a process that leaves earlier would count as lost
+        if run.is_main:
+            with run.phase("report"):
+                write(run, found, compare)
+            found.results["seconds"]["report"] = round(run.phases["report"], 2)
+            write_json(run.workdir / RESULTS, found.results)
+
+
+def write(run: Run, found: Assessment, compare: Path | None = None) -> Path:
+    """Writes the report of a run into its workdir; arguments as for `report_run`."""
+    splits, results, cases = run.dataset.splits, found.results, found.cases
+    distance, features, quality = found.distance, found.features, found.quality
     return write_report(
         run.workdir,
         ReportContents(

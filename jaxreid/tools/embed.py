@@ -22,9 +22,8 @@ import numpy as np
 from tqdm import tqdm
 
 import jaxreid
-from jaxreid.compiled import cache_compilations
-from jaxreid.data.build import SCALE, SIXTEEN_BIT
-from jaxreid.data.schema import MODALITIES
+from jaxreid.data.schema import MODALITIES, SCALE, SIXTEEN_BIT
+from jaxreid.devices.compiled import cache_compilations
 from jaxreid.embedder import Embedder
 from jaxreid.errors import UserError, command
 from jaxreid.files import Held, expand, held

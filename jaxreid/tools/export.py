@@ -18,9 +18,9 @@ from jaxreid.backbones.pretrained import save_params
 from jaxreid.backbones.resnet import ResNetConfig
 from jaxreid.errors import UserError, command
 from jaxreid.files import expand
-from jaxreid.run import open_model
-from jaxreid.steps import variables_of
-from jaxreid.train import restore_judged
+from jaxreid.run.model import open_model
+from jaxreid.training.restore import restore_judged
+from jaxreid.training.steps import variables_of
 
 
 def export(workdir: Path, out: Path, data_dir: Path | None = None) -> list[str]:

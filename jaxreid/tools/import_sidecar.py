@@ -19,12 +19,13 @@ from typing import Any
 
 import numpy as np
 
-from jaxreid.data.build import DataSetError, build, progress
+from jaxreid.data.build import build
 from jaxreid.data.building.listed import shorten
+from jaxreid.data.building.progress import progress
 from jaxreid.data.sidecar_files import FRAME_FORMATS, FrameFiles, FrameFormat, read_captions
 from jaxreid.data.sidecars import SidecarWriter, sidecar_dir
 from jaxreid.data.split import split_names
-from jaxreid.errors import command
+from jaxreid.errors import DataSetError, command
 from jaxreid.files import expand, read_json
 
 KINDS = (*FRAME_FORMATS, "captions")

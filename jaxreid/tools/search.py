@@ -22,10 +22,9 @@ from typing import Any
 import numpy as np
 
 import jaxreid
-from jaxreid.compiled import cache_compilations
-from jaxreid.data.build import SCALE, SIXTEEN_BIT
 from jaxreid.data.names import nfc, printable
-from jaxreid.data.schema import MODALITIES
+from jaxreid.data.schema import MODALITIES, SCALE, SIXTEEN_BIT
+from jaxreid.devices.compiled import cache_compilations
 from jaxreid.errors import UserError, command
 from jaxreid.files import expand
 from jaxreid.report import page

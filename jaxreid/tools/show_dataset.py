@@ -19,6 +19,8 @@ import cv2
 import numpy as np
 
 from jaxreid.data import build, schema
+from jaxreid.data.builders import builder_names
+from jaxreid.data.prepared import read_metadata
 from jaxreid.data.sidecars import sidecar_kinds
 from jaxreid.data.split import FrameReader, Split, modality_name, open_split, split_names
 from jaxreid.errors import command
@@ -62,7 +64,7 @@ def render(directory: Path, name: str, persons: int = PERSONS, tracklets: int = 
       persons: of each split; tracklets: of each person.
     """
     splits = [open_split(directory, split) for split in split_names(directory)]
-    facts = build.read_metadata(directory)
+    facts = read_metadata(directory)
     cameras = {int(camera["number"]): str(camera["name"]) for camera in facts.get("cameras", ())}
     return page.render_template(
         "dataset.html",
@@ -173,7 +175,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m jaxreid.tools.show_dataset", description="Show what a data set holds on a page."
     )
     add = parser.add_argument
-    add("name", metavar="NAME[/CONFIG]", help=f"one of {', '.join(build.builder_names())}")
+    add("name", metavar="NAME[/CONFIG]", help=f"one of {', '.join(builder_names())}")
     add("--data_dir", help="where prepared sets live, as for jaxreid.data.build")
     add("--source", help="directory with the raw data, for a set that is not prepared yet")
     add("--option", metavar="NAME=VALUE", action="append", default=[], type=build.option, help="of the builder")

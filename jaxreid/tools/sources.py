@@ -13,20 +13,21 @@ from typing import Any
 import numpy as np
 
 from jaxreid.data import build
-from jaxreid.data.build import SCALE
+from jaxreid.data.builders import builder_names, builder_package
 from jaxreid.data.building.contents import PICTURE_SUFFIXES, is_image, left_out, list_frames, twins_error
 from jaxreid.data.building.listed import shorten
 from jaxreid.data.loose import FileReader, loose_split
 from jaxreid.data.names import printable
 from jaxreid.data.pictures import FORMATS, format_of
-from jaxreid.data.schema import MODALITIES
+from jaxreid.data.prepared import read_metadata
+from jaxreid.data.schema import MODALITIES, SCALE
 from jaxreid.data.split import UNKNOWN, FrameReader, Split, open_split
+from jaxreid.dataset_info import DatasetInfo
 from jaxreid.errors import UserError
 from jaxreid.files import expand
-from jaxreid.methods.method import DatasetInfo
+from jaxreid.footage.video import VideoError
 from jaxreid.report.pictures import thumbnail
 from jaxreid.tools.tracklets import TrackletError, make_tracklets
-from jaxreid.tools.video import VideoError
 
 ACCEPTED = f"a picture ({', '.join(FORMATS)}), a folder of pictures or of <camera>/<tracklet>/, and a video"
 _LOG = logging.getLogger(__name__)
@@ -79,7 +80,7 @@ def open_source(
       data_dir: where built data sets live.
       crops: tracklets of videos are made in this folder, or taken from it.
       info: the data set that the network knows the cameras of.
-      sixteen_bit: what is done with 16-bit pictures, one of `jaxreid.data.build.SIXTEEN_BIT`.
+      sixteen_bit: what is done with 16-bit pictures, one of `jaxreid.data.schema.SIXTEEN_BIT`.
 
     Raises:
       UserError: it is none of these, or cannot be read; the message says what to do.
@@ -89,9 +90,9 @@ def open_source(
         return folder_source(path, sixteen_bit=sixteen_bit)
     if path.exists():
         return file_source(path, crops, modality, sixteen_bit)
-    if text.partition("/")[0] in build.builder_names():
+    if text.partition("/")[0] in builder_names():
         return dataset_source(text, split, data_dir, info, sixteen_bit)
-    raise UserError(f"{text} is no file, no folder and no data set; data sets are {', '.join(build.builder_names())}")
+    raise UserError(f"{text} is no file, no folder and no data set; data sets are {', '.join(builder_names())}")
 
 
 def file_source(path: Path, crops: Path, modality: str, sixteen_bit: str = SCALE) -> Source:
@@ -125,7 +126,7 @@ def dataset_source(name: str, split: str, data_dir: Path | None, info: DatasetIn
     if not same:  # its cameras are not those that the network may know
         unknown = np.full(len(found), UNKNOWN, np.int32)
         found = dataclasses.replace(found, table=dataclasses.replace(found.table, camera_index=unknown))
-    names = {int(camera["number"]): camera["name"] for camera in build.read_metadata(directory).get("cameras", ())}
+    names = {int(camera["number"]): camera["name"] for camera in read_metadata(directory).get("cameras", ())}
     cameras = [str(names.get(number, number)) for number in found.table.camera.tolist()]
     return Source(f"{name}:{split}", found, found.reader(cache=False), cameras, [None] * len(found))
 
@@ -136,7 +137,7 @@ def folder_source(path: Path, name: str | None = None, sixteen_bit: str = SCALE)
     Raises:
       UserError: frames cannot be used; the message names them.
     """
-    listing = importlib.import_module(f"{build.builder_package('folder').__name__}.listing")
+    listing = importlib.import_module(f"{builder_package('folder').__name__}.listing")
     folder = listing.list_folder(None, path, PICTURE_SUFFIXES)
     _remark(path, folder.warnings, folder.faults)
     tracklets = folder.tracklets

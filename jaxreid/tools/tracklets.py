@@ -37,10 +37,10 @@ from tqdm import tqdm
 from jaxreid.data.names import nfc, printable
 from jaxreid.errors import UserError, command
 from jaxreid.files import expand, read_json
-from jaxreid.tools.detectors import Detector, make_detector
-from jaxreid.tools.linking import Linker
-from jaxreid.tools.motion import MotionModel
-from jaxreid.tools.video import FrameReader, Video, VideoError
+from jaxreid.footage.detectors import Detector, make_detector
+from jaxreid.footage.linking import Linker
+from jaxreid.footage.motion import MotionModel
+from jaxreid.footage.video import FrameReader, Video, VideoError
 
 TRACKLET_COLUMNS = (
     "camera", "tracklet", "identity", "modality", "split", "start_time", "end_time", "recording",
@@ -63,7 +63,7 @@ class Settings:
     """How tracklets are made; two runs with equal settings on equal videos make equal tracklets.
 
     Attributes:
-      detector: `hog` or `hf:MODEL` (`jaxreid.tools.detectors.make_detector`).
+      detector: `hog` or `hf:MODEL` (`jaxreid.footage.detectors.make_detector`).
       upscale: enlargement before HOG.
       min_score: lowest score of a box, None for the detector's own default.
       stride: look at every `stride`-th frame.

@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 
 from jaxreid import retrieval
-from jaxreid.cases import Case, cases
 from jaxreid.errors import UserError, command
+from jaxreid.evaluation.cases import Case, cases
 from jaxreid.files import expand
 from jaxreid.retrieval import metrics
 from jaxreid.retrieval.distances import Distance
@@ -177,18 +177,19 @@ def rank_run(workdir: Path, data_dir: Path | None) -> Iterator[Ranking]:
     """The rankings of a run's newest checkpoint."""
     import ml_collections
 
-    from jaxreid import train
-    from jaxreid.evaluate import Evaluator
-    from jaxreid.run import start_run
-    from jaxreid.workdirs import read_config
+    from jaxreid.evaluation.evaluator import Evaluator
+    from jaxreid.run.model import start_run
+    from jaxreid.run.workdirs import read_config
+    from jaxreid.training.restore import restore_judged
+    from jaxreid.training.steps import variables_of
 
     config = ml_collections.ConfigDict(read_config(workdir))
     run = start_run(config, workdir, data_dir)
     tests = run.dataset.tests
     pairs = [case for test in tests for case in cases(resolve("xfd"), test.query, test.gallery, test.name)]
-    state, frozen, *_ = train.restore_judged(run)
+    state, frozen, *_ = restore_judged(run)
     evaluator = Evaluator(run)
-    features = evaluator.features(train.variables_of(state, frozen), state.memory)
+    features = evaluator.features(variables_of(state, frozen), state.memory)
     arrays = {split: found["feature"] for split, found in features.items()}
     return rankings(pairs, arrays, evaluator.options.distance)
 

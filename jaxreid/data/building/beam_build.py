@@ -27,10 +27,12 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.core import example_serializer, writer
 
 from jaxreid.data import schema
-from jaxreid.data.build import DataSetError, unfinished_directory
 from jaxreid.data.building.listed import ExcludedFrames, Listing, Tracklet
-from jaxreid.data.building.listed_builder import ListedBuilder, Recorder, shards_of
+from jaxreid.data.building.listed_builder import ListedBuilder
+from jaxreid.data.building.recorder import Recorder, shards_of
 from jaxreid.data.building.sixteen_bit import SixteenBit
+from jaxreid.data.prepared import unfinished_directory
+from jaxreid.errors import DataSetError
 
 _LOG = logging.getLogger(__name__)
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from jaxreid.data.build import DataSetError
 from jaxreid.data.building import listed
 from jaxreid.data.building.listed import Listing, Tracklet
 from jaxreid.data.building.tree import Tree
+from jaxreid.errors import DataSetError
 
 CONFIG = "own"  # shows in the names of runs: nobody else has this selection
 SPLITS = ("train", "query", "gallery")

@@ -6,9 +6,9 @@ import dataclasses
 import os
 from pathlib import Path
 
-from jaxreid.data.build import DataSetError
 from jaxreid.data.building.listed import natural_key
 from jaxreid.data.names import is_utf8, printable
+from jaxreid.errors import DataSetError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")  # of frames that are kept as they are
 PICTURE_SUFFIXES = (*IMAGE_SUFFIXES, ".webp", ".bmp", ".tif", ".tiff")  # of pictures that are only looked at

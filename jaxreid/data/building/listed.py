@@ -16,7 +16,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxreid.data.build import DataSetError, progress
+from jaxreid.data.building.progress import progress
+from jaxreid.errors import DataSetError
 
 DEFAULT_MAX_EXCLUDED = 0.05
 UNCHECKED = "_unchecked"  # ends the names of configurations whose counts need not be the published ones

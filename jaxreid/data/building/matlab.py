@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxreid.data.build import DataSetError
+from jaxreid.errors import DataSetError
 
 _HDF5 = b"\x89HDF\r\n\x1a\n"  # at the beginning, or after the header that MATLAB puts there
 

@@ -16,12 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from jaxreid.data.build import DataSetError, progress
 from jaxreid.data.building import listed
 from jaxreid.data.building.contents import NOT_UTF8
 from jaxreid.data.building.listed import DEFAULT_MAX_EXCLUDED, UNCHECKED, ExcludedFrames, Listing, Tracklet, choose
+from jaxreid.data.building.progress import progress
 from jaxreid.data.names import is_utf8, printable
-from jaxreid.errors import UserError
+from jaxreid.errors import DataSetError, UserError
 
 CLIP_FRAMES = 6  # of all published results
 WHOLE = "sequences"  # the configuration whose records are not cut into clips

@@ -6,10 +6,11 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from jaxreid.data.build import DataSetError, progress
 from jaxreid.data.building.contents import is_image, list_frames, scan, twins_error
+from jaxreid.data.building.progress import progress
 from jaxreid.data.names import printable
 from jaxreid.data.schema import LARGEST_NUMBER
+from jaxreid.errors import DataSetError
 
 
 class Tree:

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxreid.data.build import DataSetError
 from jaxreid.data.building.listed import DEFAULT_MAX_EXCLUDED, UNCHECKED, choose
+from jaxreid.errors import DataSetError
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,107 +8,34 @@ from __future__ import annotations
 
 import time
 import warnings
-import zlib
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from jaxreid import optimisers, parallel, processes
-from jaxreid.backbones import pretrained
-from jaxreid.checkpoints import Checkpoints, DamagedCheckpoint, digest, newest_whole
-from jaxreid.compiled import Compiled, compile_together
-from jaxreid.data.batch import Batch
 from jaxreid.data.loader import batches
 from jaxreid.data.samplers import NothingToDraw
-from jaxreid.environment import note_training
+from jaxreid.devices import parallel, processes
+from jaxreid.devices.compiled import Compiled, compile_together
 from jaxreid.errors import UserError
-from jaxreid.evaluate import Evaluator, headline
-from jaxreid.finite import Watch
-from jaxreid.methods.method import Features, Progress, Stage, Variables
-from jaxreid.metric_writer import MetricWriter
-from jaxreid.run import Model, Run, abstract_batch, example_batch
-from jaxreid.steps import TrainState, groups, init_train_state, make_train_step, progress_at, variables_of
-from jaxreid.workdirs import holds_checkpoint
+from jaxreid.evaluation.evaluator import Evaluator, headline
+from jaxreid.evaluation.extract import make_extractor
+from jaxreid.methods.method import Features, Stage
+from jaxreid.optimizers import Progress
+from jaxreid.run.environment import note_training
+from jaxreid.run.model import Run, abstract_batch
+from jaxreid.training.checkpoints import Checkpoints, digest, newest_whole
+from jaxreid.training.finite import Watch
+from jaxreid.training.forecast import Forecast
+from jaxreid.training.metric_writer import MetricWriter
+from jaxreid.training.restore import restore
+from jaxreid.training.start import enter_stage
+from jaxreid.training.steps import TrainState, groups, make_train_step, progress_at, variables_of
 
 # ----------------------------------------------------------------------------------------------------------------
 # State
 # ----------------------------------------------------------------------------------------------------------------
-
-
-def init_variables(run: Model) -> Variables:
-    """Parameters and batch statistics at the start: random, then pretrained weights where the method names some."""
-    rng, batch = jax.random.PRNGKey(run.config.seed), example_batch(run)
-    with processes.together():
-        sources = [
-            (backbone.path, pretrained.load_variables(backbone.name, backbone.config))
-            for backbone in run.method.backbones()
-            if backbone.name
-        ]
-    if jax.process_count() > 1:
-        checksums = {"/".join(path): _checksums(weights) for path, weights in sources}
-        processes.same("file of pretrained weights", checksums)
-
-    def random_part(rng: jax.Array, batch: Batch) -> Variables:
-        variables = run.method.init(rng, batch)
-        for path, weights in sources:  # what weights replace is neither drawn nor compiled
-            for collection, loaded in weights.items():
-                tree, name = _at(variables[collection], path)
-                tree[name] = _without(tree[name], loaded)
-        return variables
-
-    shapes = jax.eval_shape(run.method.init, rng, batch)
-    shardings = parallel.state_sharding(shapes, run.mesh)
-    placed = parallel.state_sharding(jax.eval_shape(random_part, rng, batch), run.mesh)
-    variables = jax.jit(random_part, out_shardings=placed)(rng, batch)
-    for path, weights in sources:
-        for collection, loaded in weights.items():
-            tree, name = _at(variables[collection], path)
-            place, _ = _at(shardings[collection], path)
-            tree[name] = optimisers.merge(tree[name], _placed(loaded, place[name]))
-    return variables
-
-
-def _checksums(weights: Any) -> Any:
-    return jax.tree.map(lambda leaf: zlib.crc32(leaf.tobytes()), weights)
-
-
-def _without(tree: Any, other: Any) -> Any:
-    """The leaves of a nested dict that another has not: a backbone's adapters, say, that no weights replace."""
-    left = {}
-    for key, value in tree.items():
-        if key not in other:
-            left[key] = value
-        elif isinstance(value, dict) and (inside := _without(value, other[key])):
-            left[key] = inside
-    return left
-
-
-def _placed(tree: Any, shardings: Any) -> Any:
-    """The leaves of a nested dict where shardings of a tree with more leaves say."""
-    if isinstance(tree, dict):
-        return {key: _placed(value, shardings[key]) for key, value in tree.items()}
-    return parallel.place(tree, shardings)
-
-
-def _at(tree: Any, path: tuple[str, ...]) -> tuple[Any, str]:
-    """(the dict that holds a path's last name, that name)."""
-    for key in path[:-1]:
-        tree = tree[key]
-    return tree, path[-1]
-
-
-def abstract_train_state(run: Model, stage: Stage) -> tuple[TrainState, Any]:
-    """Shapes and types of what `init_train_state` makes; nothing is computed and no weight is read."""
-
-    def start() -> tuple[TrainState, Any]:
-        variables = run.method.init(jax.random.PRNGKey(0), example_batch(run))
-        memory = jax.tree.map(jnp.asarray, run.method.init_memory())
-        return init_train_state(stage, variables, memory, jnp.int32(0), jax.random.PRNGKey(0))
-
-    return jax.eval_shape(start)
 
 
 # ----------------------------------------------------------------------------------------------------------------
@@ -128,7 +55,7 @@ def train(run: Run, evaluator: Evaluator) -> tuple[TrainState, Any]:
     checkpoints = Checkpoints(run.workdir, config.keep_checkpoints, config.keep_best)
     stages = run.method.stages()
     with run.phase("start-up"):
-        restored = newest_whole(checkpoints, lambda number: (number, *_restore(run, checkpoints, number, mend=True)))
+        restored = newest_whole(checkpoints, lambda number: (number, *restore(run, checkpoints, number, mend=True)))
     state: Any
     latest, state, frozen, meta = restored or (0, None, None, {"stage": 0, "epoch": 0, "step": 0})
     with processes.together():
@@ -143,7 +70,7 @@ def train(run: Run, evaluator: Evaluator) -> tuple[TrainState, Any]:
                     print(f"resuming {run.workdir} after epoch {meta['epoch']} of stage {stage.name!r}", flush=True)
                     first = meta["epoch"]
                 else:
-                    state, frozen = _enter(run, stage, state, frozen)
+                    state, frozen = enter_stage(run, stage, state, frozen)
                     checkpoints.save_frozen(stage.name, frozen)
                     first = 0
             weights = None if restored or number else digest(variables_of(state, frozen))
@@ -189,100 +116,6 @@ def train(run: Run, evaluator: Evaluator) -> tuple[TrainState, Any]:
     return state, frozen  # pyright: ignore[reportReturnType]
 
 
-def _enter(run: Model, stage: Stage, state: TrainState | None, frozen: Any) -> tuple[TrainState, Any]:
-    """State at the border of a stage: what trains changes, the rest is carried over."""
-    if state is None:
-        variables = init_variables(run)
-        with processes.together():  # a method may read a vocabulary
-            memory = run.method.init_memory()
-        step, rng = np.int32(0), jax.random.PRNGKey(run.config.seed + 1)
-    else:
-        variables, memory, step, rng = variables_of(state, frozen), state.memory, state.step, state.rng
-    fresh, frozen = init_train_state(stage, variables, memory, step, rng)
-    fresh = jax.tree.map(jnp.asarray, fresh)
-    return jax.device_put(fresh, parallel.state_sharding(fresh, run.mesh)), frozen
-
-
-def _restore(
-    run: Model, checkpoints: Checkpoints, number: int, mend: bool = False
-) -> tuple[TrainState, Any, dict[str, Any]]:
-    """(state, frozen parameters, where in the run they belong) of a checkpoint; with `mend` frozen parameters that
-    had to be made again are written in place of the damaged ones."""
-    meta = checkpoints.meta(number)
-    stage = run.method.stages()[meta["stage"]]
-    with processes.together():  # as _enter
-        state, frozen = abstract_train_state(run, stage)
-    state = checkpoints.restore(number, state, parallel.state_sharding(state, run.mesh))
-    try:
-        frozen = checkpoints.restore_frozen(stage.name, frozen, parallel.state_sharding(frozen, run.mesh))
-    except DamagedCheckpoint as error:
-        frozen = _frozen_again(run, checkpoints, meta["stage"], error)
-        aside = f"; the damaged ones were moved to {checkpoints.replace_frozen(stage.name, frozen)}" if mend else ""
-        warnings.warn(f"{error}\nthey were made again from what the stage began with{aside}", stacklevel=2)
-    return state, frozen, meta
-
-
-def _frozen_again(run: Model, checkpoints: Checkpoints, number: int, damage: DamagedCheckpoint) -> Any:
-    """The frozen parameters of stage `number`, from where it began: the first from random and pretrained weights, any
-    other from the last checkpoint of the stage before.
-
-    Raises:
-      UserError: that checkpoint is not there or damaged, or what was made is not what the digests say.
-    """
-    stages = run.method.stages()
-    stage, before = stages[number], sum(stage.epochs for stage in stages[:number])
-    path = checkpoints.frozen_path(stage.name)
-    way_out = f"put a copy of {path} back, or delete {checkpoints.directory} to train from the start"
-    state, frozen = None, None
-    if number:
-        try:
-            state, frozen, _ = _restore(run, checkpoints, before)
-        except DamagedCheckpoint as error:
-            cause = f"they hold what stage {stages[number - 1].name!r} trained; its last checkpoint is needed: {error}"
-            raise UserError(f"{damage}\n{cause}\n{way_out}") from error
-    _, frozen = _enter(run, stage, state, frozen)
-    try:
-        checkpoints.compare_frozen(stage.name, frozen)
-    except DamagedCheckpoint as error:
-        cause = f"they were made again, but are not known to be the same: {error}"
-        raise UserError(f"{damage}\n{cause}\n{way_out}") from error
-    return frozen
-
-
-def restore_judged(run: Model) -> tuple[TrainState, Any, int, int]:
-    """What a workdir is judged by: its newest checkpoint, with `keep_best` that with the highest test score.
-
-    Returns:
-      (state, frozen parameters, epochs until this state, epochs trained).
-
-    Raises:
-      UserError: there is none, or it is damaged; an older one is never taken for it.
-    """
-    if not holds_checkpoint(run.workdir):
-        raise UserError(f"{run.workdir} holds no complete checkpoint: train first, or name the workdir of a run")
-    checkpoints = Checkpoints(run.workdir)
-    try:
-        latest = checkpoints.latest()
-        best = processes.of_main(checkpoints.best) if run.config.get("keep_best") else None
-        number = best or latest
-        if number is None or latest is None:
-            raise UserError(f"{checkpoints.directory} holds no complete checkpoint: train first, or name a workdir")
-        try:
-            state, frozen, _ = _restore(run, checkpoints, number)
-        except DamagedCheckpoint as error:
-            earlier = [other for other in checkpoints.numbers() if other < number]
-            hint = (
-                f"checkpoint {earlier[0]} is there: move the damaged one and {run.workdir / 'results.json'} away, and "
-                "the same line trains on from it"
-                if earlier
-                else f"no earlier checkpoint is there: train again in another --workdir, or delete {run.workdir}"
-            )
-            raise UserError(f"{error}\n{hint}") from error
-        return state, frozen, number, latest
-    finally:
-        checkpoints.close()
-
-
 class EpochLoop:
     """The epochs of one stage: its compiled steps, its plans, its loaders."""
 
@@ -295,7 +128,8 @@ class EpochLoop:
         self.train_step = make_train_step(method, stage, run.pixels, run.mesh, self.sharding)
         run.compiled[f"{stage.name}/train_step"] = self.train_step
         if stage.extraction:
-            self.extractor = run.extractor(
+            self.extractor = make_extractor(
+                run,
                 f"{stage.name}/extract_step",
                 lambda variables, memory, batch: method.extract(variables, memory, batch, stage),
                 augmentation=stage.extraction.augment,
@@ -449,46 +283,6 @@ class EpochLoop:
                 bar.set_postfix(known, refresh=False)
             bar.update(size)
         return state, jax.device_get(metrics), size * steps
-
-
-class Forecast:
-    """How long a stage will take, told once after its first steps."""
-
-    SKIPPED, STEPS = 2, 10  # steps that are not measured (the pipeline fills up), steps that are
-
-    def __init__(self, run: Run, stage: Stage) -> None:
-        self.run, self.stage = run, stage
-        self.preparing = -self._prepared()  # seconds of extraction and refresh until the first step
-        self.start, self.told = 0.0, False
-
-    def _prepared(self) -> float:
-        return self.run.phases["extraction"] + self.run.phases["refresh"]
-
-    def after(self, step: int, steps: int, epoch: int, result: Any) -> str | None:
-        """Called after every step; waits for two results of the first epoch, for none afterwards."""
-        first, last = min(self.SKIPPED, steps) - 1, min(self.SKIPPED + self.STEPS, steps) - 1
-        if self.told or step not in (first, last):
-            return None
-        jax.block_until_ready(result)
-        if step == first < last:
-            self.start = time.perf_counter()
-            return None
-        self.told = True
-        stage, epochs = self.stage, self.stage.epochs - epoch
-        line = f"stage {stage.name!r}: {epochs} epochs × {steps} steps to go"
-        if first == last:  # too few to be measured
-            return line
-        each, preparing = (time.perf_counter() - self.start) / (last - first), self.preparing + self._prepared()
-        passes = -(-epochs // stage.extraction.every) if stage.extraction and stage.extraction.every else 1
-        seconds = epochs * steps * each + passes * preparing
-        return f"{line}, about {_duration(seconds)}: {each:.2f} s per step, {passes} × {preparing:.1f} s of extraction"
-
-
-def _duration(seconds: float) -> str:
-    return next(
-        (f"{seconds / unit:.1f} {name}" for unit, name in ((3600, "h"), (60, "min")) if seconds >= unit),
-        f"{seconds:.0f} s",
-    )
 
 
 def _summary(metrics: dict[str, float], diagnosis: dict[str, float]) -> str:

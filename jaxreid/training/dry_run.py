@@ -8,14 +8,16 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from jaxreid import parallel
-from jaxreid.compiled import Compiled
 from jaxreid.data.batch import Batch
+from jaxreid.devices import parallel
+from jaxreid.devices.compiled import Compiled
+from jaxreid.evaluation.extract import make_extractor
 from jaxreid.methods.method import Stage
-from jaxreid.optimisers import merge
-from jaxreid.run import Run, abstract_batch, example_batch
-from jaxreid.steps import TrainState, groups, progress_at, variables_of
-from jaxreid.train import EpochLoop, abstract_train_state
+from jaxreid.optimizers import merge
+from jaxreid.run.model import Run, abstract_batch, example_batch
+from jaxreid.training.loop import EpochLoop
+from jaxreid.training.start import abstract_train_state
+from jaxreid.training.steps import TrainState, groups, progress_at, variables_of
 
 # Dense bf16 peaks in TFLOP/s, from the vendors' data sheets.
 PEAKS = {"A100": 312, "H100 SXM": 989, "TPU v4": 275, "TPU v5p": 459}
@@ -105,7 +107,7 @@ def _evaluation(run: Run) -> float:
     variables, memory = (
         parallel.with_shardings(tree, parallel.state_sharding(tree, run.mesh)) for tree in jax.eval_shape(start)
     )
-    extractor = run.extractor("embed_step", run.method.embed, options.flip)
+    extractor = make_extractor(run, "embed_step", run.method.embed, options.flip)
     work = count * _compiled(
         run, "embedding step", extractor.step, variables, memory, abstract_batch(run, size, options.frames)
     )

@@ -23,11 +23,11 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-from jaxreid import processes
+from jaxreid.devices import processes
+from jaxreid.devices.parallel import with_shardings
 from jaxreid.errors import UserError, writing
 from jaxreid.files import write_json
-from jaxreid.parallel import with_shardings
-from jaxreid.workdirs import CHECKPOINTS, damaged_folder, epochs_folder
+from jaxreid.run.workdirs import CHECKPOINTS, damaged_folder, epochs_folder
 
 STATE, META, SCORE, DIGESTS = "state", "meta", "score", "digests"
 

@@ -12,13 +12,12 @@ from typing import Any
 from jaxreid import augment
 from jaxreid.backbones.frame_encoder import PRECISIONS, encoder_config, known_encoders
 from jaxreid.config import flatten
-from jaxreid.data.build import SIXTEEN_BIT
 from jaxreid.data.clips import RULES, TRAINING_CLIPS
 from jaxreid.data.loader import INTERPOLATION
+from jaxreid.data.schema import SIXTEEN_BIT
 from jaxreid.errors import UserError
-from jaxreid.extract import POOLS
-from jaxreid.methods.method import find_method
-from jaxreid.optimisers import OPTIMISER_VALUES, SCHEDULE_VALUES
+from jaxreid.methods.method import POOLS, find_method
+from jaxreid.optimizers import OPTIMISER_VALUES, SCHEDULE_VALUES
 from jaxreid.retrieval.distances import OF_ROWS
 from jaxreid.retrieval.protocols import PROTOCOLS
 from jaxreid.retrieval.rerank import RERANKING

@@ -10,7 +10,7 @@ from typing import Any
 
 from jaxreid.errors import UserError, writing
 from jaxreid.files import write_text
-from jaxreid.workdirs import BOARD, METRICS
+from jaxreid.run.workdirs import BOARD, METRICS
 
 WHERE = ("kind", "stage", "epoch", "run_epoch", "step")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -19,7 +20,11 @@ from jaxreid.errors import UserError
 AXES = ("data", "fsdp")
 SPLIT_ABOVE = 2**18  # elements; smaller arrays are cheaper to copy than to gather
 
-jax.tree_util.register_dataclass(Batch, [f.name for f in dataclasses.fields(Batch)], [])
+
+@functools.cache
+def register_batch() -> None:
+    """Tells jax what a `Batch` is made of; before one is passed to a jitted function."""
+    jax.tree_util.register_dataclass(Batch, [f.name for f in dataclasses.fields(Batch)], [])
 
 
 def make_mesh(fsdp: int = 1, devices: int = 0) -> Mesh:
@@ -29,6 +34,7 @@ def make_mesh(fsdp: int = 1, devices: int = 0) -> Mesh:
       UserError: there are fewer devices, processes have different numbers of them or would get different numbers, or
         the number is not a multiple of `fsdp`; the message names the sizes that fit.
     """
+    register_batch()
     found = by_process(jax.devices(), jax.process_count(), devices)
     count = len(found)
     if fsdp < 1 or count % fsdp:

@@ -1,25 +1,45 @@
-"""Evaluation: a split's features, their scores in every direction of every protocol, and the report."""
+"""Evaluation: a split's features, and their scores in every direction of every protocol."""
 
 from __future__ import annotations
 
-from pathlib import Path
+import dataclasses
 from typing import Any
 
 import numpy as np
 
-from jaxreid import parallel, processes, retrieval
-from jaxreid.cases import Case, cases
-from jaxreid.compiled import Compiled
-from jaxreid.environment import environment, read_training
-from jaxreid.extract import tracklet_features, unit_rows
+from jaxreid import retrieval
+from jaxreid.devices import parallel, processes
+from jaxreid.devices.compiled import Compiled
+from jaxreid.evaluation.cases import Case, cases
+from jaxreid.evaluation.extract import make_extractor, tracklet_features, unit_rows
 from jaxreid.files import read_json, write_json
-from jaxreid.report import run_report
 from jaxreid.retrieval.protocols import resolve
 from jaxreid.retrieval.rerank import RERANKING
-from jaxreid.run import Run, abstract_batch
-from jaxreid.workdirs import RESULTS, START, read_results
+from jaxreid.run.environment import environment, read_training
+from jaxreid.run.model import Run, abstract_batch
+from jaxreid.run.workdirs import RESULTS, START, read_results
 
 CMC_LENGTH = 20
+
+
+@dataclasses.dataclass(frozen=True)
+class Assessment:
+    """What the final evaluation found.
+
+    Attributes:
+      results: what `results.json` holds: `scores`, one record per case, or `reason`, why nothing was scored;
+        `before_training`, records of the controls; `assumptions`, `notes` and what the run cost.
+      cases: what was ranked, those of the headline protocol first.
+      distance: how.
+      features: split name → f32[N, D], one row per test tracklet.
+      quality: per-query scores of every case; empty where nothing was scored.
+    """
+
+    results: dict[str, Any]
+    cases: tuple[Case, ...]
+    distance: str
+    features: dict[str, np.ndarray]
+    quality: list[retrieval.Scores]
 
 
 class Evaluator:
@@ -44,7 +64,7 @@ class Evaluator:
         )
         for case in self.cases if self.scored else ():  # a run that cannot be scored should not be trained first
             case.check()
-        self.extractor = run.extractor("embed_step", run.method.embed, self.options.flip)
+        self.extractor = make_extractor(run, "embed_step", run.method.embed, self.options.flip)
 
     def jobs(self, variables: Any, memory: Any) -> list[tuple[Compiled, tuple[Any, ...]]]:
         """The embedding step with its arguments, for `compile_together`."""
@@ -163,18 +183,11 @@ class Evaluator:
                 centred[name][group[name] == code] -= rows.mean(0)
         return {name: unit_rows(rows) for name, rows in centred.items()}
 
-    def final(
-        self, variables: Any, memory: Any, epoch: int, compare: Path | None = None, epochs_done: int | None = None
-    ) -> dict[str, Any]:
-        """Scores, `results.json` and the report of a state after `epoch` epochs of the whole run.
+    def final(self, variables: Any, memory: Any, epoch: int, epochs_done: int | None = None) -> Assessment:
+        """Scores a state after `epoch` epochs of the whole run, and writes `results.json`.
 
         Args:
           epochs_done: how many the run has trained, where that is another number (an earlier state is the best).
-          compare: workdir of an earlier run that the report shows beside this one.
-
-        Returns:
-          What `results.json` holds: `scores`, one record per case, or `reason`, why nothing was scored;
-          `before_training`, records of the controls; `assumptions`, `notes` and what the run cost.
         """
         run = self.run
         epochs = sum(stage.epochs for stage in run.method.stages())
@@ -187,7 +200,7 @@ class Evaluator:
         results["dataset"] = run.dataset.name
         with run.phase("evaluation"):
             features = {name: arrays["feature"] for name, arrays in self.features(variables, memory).items()}
-            quality: list[Any] = []
+            quality: list[retrieval.Scores] = []
             if self.scored:
                 scored = self._score(features, checkpoint)
                 quality = [scores for _, scores in scored[: len(self.cases)]]
@@ -205,13 +218,8 @@ class Evaluator:
         results["seconds"] = self._seconds(epochs_done)
         with processes.together():  # a process that leaves earlier would count as lost
             if run.is_main:
-                # Scores are kept whatever becomes of the report.
                 write_json(run.workdir / RESULTS, results)
-                with run.phase("report"):
-                    run_report.write(run, self.cases, self.options.distance, features, quality, results, compare)
-                results["seconds"] = self._seconds(epochs_done)
-                write_json(run.workdir / RESULTS, results)
-        return results
+        return Assessment(results, self.cases, self.options.distance, features, quality)
 
     def _start(self) -> list[dict[str, Any]]:
         remedy = "delete it: the report then does without the scores from before training"

@@ -2,17 +2,67 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from typing import Any
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
 
+from jaxreid.devices.parallel import flatten_paths
 from jaxreid.errors import UserError
-from jaxreid.methods.method import Group, Optimiser, Progress, Schedule
-from jaxreid.parallel import flatten_paths
 from jaxreid.values import flag, fraction, non_negative, one_of, optional, pair, pattern, positive, series
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """Parameters whose path matches `pattern` (regular expression, first match counts) and how they are updated."""
+
+    pattern: str
+    learning_rate: float  # 0 = frozen
+    weight_decay: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimiser:
+    """`adam` couples the weight decay as an L2 term in the gradient, `adamw` decouples it; `clip_norm` 0 = off."""
+
+    kind: str
+    groups: tuple[Group, ...]
+    clip_norm: float = 0.0
+    b1: float = 0.9
+    b2: float = 0.999
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """Factor on the learning rate as a function of the epoch and the stage's length.
+
+    Linear warm-up from `warmup_start` over `warmup_epochs`, then `steps` (×0.1 at each of `milestones`) or `cosine`
+    down to `floor`; the cosine's half period is what warm-up leaves of the stage or, with `whole_period`, the stage.
+    The epoch is fractional or, where `offset` is given, the number of whole epochs done plus `offset` (recipes that
+    set the rate once per epoch count epochs from 1, or step after the epoch: 1 or 0). `least_rate` is absolute and the
+    same for all groups: rate = least_rate + (group's rate − least_rate) · factor.
+    """
+
+    kind: str = "cosine"
+    warmup_epochs: float = 0.0
+    warmup_start: float = 0.01
+    milestones: tuple[float, ...] = ()
+    floor: float = 0.05
+    whole_period: bool = False
+    offset: float | None = None
+    least_rate: float = 0.0
+
+
+class Progress(flax.struct.PyTreeNode):
+    """Where training stands in its stage; traced, so that schedules never cause a new compile."""
+
+    step: Any  # i32, in the stage
+    epoch: Any  # f32, whole epochs done in the stage plus the fraction of the present one
+    fraction: Any  # f32, epoch / epochs of the stage
 
 
 def find_group(path: str, groups: tuple[Group, ...]) -> Group:

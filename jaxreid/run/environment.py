@@ -12,7 +12,7 @@ import jax
 
 from jaxreid import __version__
 from jaxreid.files import read_json, write_json
-from jaxreid.workdirs import TRAINING
+from jaxreid.run.workdirs import TRAINING
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 

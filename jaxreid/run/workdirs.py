@@ -9,17 +9,15 @@ import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 
 from jaxreid.config import EXECUTION, among, flatten, is_config
-from jaxreid.dataset_info import INFO, save_info
+from jaxreid.data.dataset import Dataset
+from jaxreid.dataset_info import INFO, DatasetInfo, save_info
 from jaxreid.errors import UserError
 from jaxreid.files import Held, held, read_json, write_json
-
-if TYPE_CHECKING:
-    from jaxreid.run import Run
 
 LOCK = ".lock"
 CONFIG, DATASET, START, TRAINING = "config.json", "dataset.json", "start.json", "training.json"
@@ -173,7 +171,7 @@ def _clear(workdir: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def claim_dataset(run: Run) -> None:
+def claim_dataset(workdir: Path, dataset: Dataset, info: DatasetInfo) -> None:
     """Remembers the data set that a workdir was trained on, or checks that it is still the same.
 
     What its method was told of it is kept as well, so that `jaxreid.load` needs no data set.
@@ -181,22 +179,22 @@ def claim_dataset(run: Run) -> None:
     Raises:
       UserError: it is another one, and the run has come to a checkpoint; the message names the difference.
     """
-    path, fingerprint = run.workdir / DATASET, run.dataset.fingerprint()
+    path, fingerprint = workdir / DATASET, dataset.fingerprint()
     remedy = "delete it if the data are those that the run was begun with: it is written again"
     saved = read_json(path, remedy) if path.exists() else None
     changes = list(differences(saved, fingerprint)) if saved is not None else []
-    if changes and holds_run(run.workdir):
+    if changes and holds_run(workdir):
         listing = "\n  ".join(changes)
         raise UserError(
-            f"workdir {run.workdir} was trained on another data set:\n  {listing}\n"
+            f"workdir {workdir} was trained on another data set:\n  {listing}\n"
             "name the data set that it was trained on, or choose another --workdir"
         )
     if changes:
-        _clear(run.workdir)
+        _clear(workdir)
     if changes or saved is None:
         write_json(path, fingerprint)
-    if run.is_main and not (run.workdir / INFO).exists():
-        save_info(run.workdir, run.method.info)
+    if jax.process_index() == 0 and not (workdir / INFO).exists():
+        save_info(workdir, info)
 
 
 def read_results(workdir: Path) -> dict[str, Any]:

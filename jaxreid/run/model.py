@@ -16,21 +16,19 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from jaxreid import parallel, processes
-from jaxreid.augment import UNCHANGED, Augmentation, Pixels
+from jaxreid.augment import Pixels
 from jaxreid.backbones.frame_encoder import PRECISIONS
 from jaxreid.backbones.text import text_tokenizer
-from jaxreid.config_values import check_config
 from jaxreid.data.batch import Batch
-from jaxreid.data.build import DataSetError
 from jaxreid.data.dataset import Dataset, foreseen_dataset, open_dataset
 from jaxreid.data.loader import LoaderOptions
 from jaxreid.data.split import FrameReader, Split
-from jaxreid.dataset_info import dataset_info, read_info
-from jaxreid.errors import UserError
-from jaxreid.extract import Extractor
-from jaxreid.methods.method import DatasetInfo, Method, find_method
-from jaxreid.workdirs import read_config
+from jaxreid.dataset_info import DatasetInfo, dataset_info, read_info
+from jaxreid.devices import parallel, processes
+from jaxreid.errors import DataSetError, UserError
+from jaxreid.methods.method import Method, find_method
+from jaxreid.run.config_values import check_config
+from jaxreid.run.workdirs import read_config
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -81,19 +79,6 @@ class Run(Model):
         if split.name not in self.readers:
             self.readers[split.name] = split.reader(cache=self.loading.cache)
         return self.readers[split.name]
-
-    def extractor(
-        self,
-        name: str,
-        function: Any,
-        flip: bool = False,
-        augmentation: Augmentation = UNCHANGED,
-    ) -> Extractor:
-        """An extractor whose compiled step is listed under `name`."""
-        size, seed = self.config.extraction_batch, self.config.seed
-        extractor = Extractor(function, self.pixels, self.mesh, size, flip, augmentation, seed)
-        self.compiled[name] = extractor.step
-        return extractor
 
     @property
     def is_main(self) -> bool:

@@ -11,17 +11,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxreid import parallel, processes
 from jaxreid.augment import UNCHANGED, Augmentation, Pixels
-from jaxreid.compiled import Compiled
 from jaxreid.data.batch import Batch
 from jaxreid.data.clips import ClipPlan
 from jaxreid.data.loader import LoaderOptions, batches
 from jaxreid.data.split import FrameReader, Split
+from jaxreid.devices import parallel, processes
+from jaxreid.devices.compiled import Compiled
 from jaxreid.errors import UserError, some
-from jaxreid.methods.method import Evaluation, Features
-
-POOLS = ("before", "after")
+from jaxreid.methods.method import POOLS, Evaluation, Features
+from jaxreid.run.model import Run
 
 
 class Extractor:
@@ -104,6 +103,16 @@ class Extractor:
             return jax.ShapeDtypeStruct((count, *leaf.shape[1:]), leaf.dtype, sharding=rows)
 
         return jax.tree.map(row, self.step.result_shapes(*arguments))
+
+
+def make_extractor(
+    run: Run, name: str, function: Any, flip: bool = False, augmentation: Augmentation = UNCHANGED
+) -> Extractor:
+    """An extractor of a run, whose compiled step the run lists under `name`."""
+    size, seed = run.config.extraction_batch, run.config.seed
+    extractor = Extractor(function, run.pixels, run.mesh, size, flip, augmentation, seed)
+    run.compiled[name] = extractor.step
+    return extractor
 
 
 def tracklet_features(

@@ -14,13 +14,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxreid import processes
 from jaxreid.config import flatten
+from jaxreid.devices import processes
+from jaxreid.devices.parallel import to_host
 from jaxreid.errors import UserError, some
-from jaxreid.extract import broken_rows
+from jaxreid.evaluation.extract import broken_rows
 from jaxreid.methods.method import Features, Stage
-from jaxreid.parallel import to_host
-from jaxreid.steps import total_names
+from jaxreid.training.steps import total_names
 
 LAG = 4  # steps from a step to the look at its losses; so many are under way on the device meanwhile
 

@@ -93,27 +93,3 @@ def calibrate_norm(params: dict[str, Array], features: Array, mask: Array) -> tu
     variables = {"params": params, "batch_stats": statistics}
     normalised: Array = norm.apply(variables, features, mask, use_running_average=True)  # pyright: ignore
     return normalised, statistics
-
-
-NECKS = ("before", "after")  # where features can be taken: at the batch norm of their neck
-
-
-class Neck(nn.Module):
-    """Batch norm and a classifier without bias, drawn from N(0, 0.001²): the head that identity losses go through.
-
-    Attributes:
-      classes: C.
-      use_bias: whether the batch norm has a trained shift; without, it is 0.
-    """
-
-    classes: int
-    use_bias: bool = False
-
-    def setup(self):
-        self.norm = MaskedBatchNorm(use_bias=self.use_bias)
-        init = nn.initializers.normal(0.001)
-        self.classifier = nn.Dense(self.classes, use_bias=False, kernel_init=init)
-
-    def __call__(self, features: Array, mask: Array, train: bool) -> Array:
-        """features [N, D], mask bool[N] → logits f32[N, C]."""
-        return self.classifier(self.norm(features, mask, use_running_average=not train))

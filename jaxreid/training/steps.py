@@ -9,11 +9,13 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxreid import optimisers, parallel
+from jaxreid import optimizers as optimisers
 from jaxreid.augment import Pixels
-from jaxreid.compiled import Compiled
 from jaxreid.data.batch import Batch
-from jaxreid.methods.method import Method, Progress, Stage, Variables
+from jaxreid.devices import parallel
+from jaxreid.devices.compiled import Compiled
+from jaxreid.methods.method import Method, Stage, Variables
+from jaxreid.optimizers import Progress
 
 
 class TrainState(flax.struct.PyTreeNode):

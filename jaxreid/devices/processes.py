@@ -16,8 +16,8 @@ from typing import Any, NoReturn
 
 import jax
 
+from jaxreid.devices.parallel import flatten_paths
 from jaxreid.errors import UserError, told
-from jaxreid.parallel import flatten_paths
 
 # Process 0 may build a data set meanwhile. Nobody waits that long for a dead process: its missing heartbeat ends all.
 WAIT = 7 * 24 * 3600 * 1000  # ms

@@ -1,0 +1,105 @@
+"""The state that training begins with, and what becomes of it at the border of a stage."""
+
+from __future__ import annotations
+
+import zlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxreid import optimizers
+from jaxreid.backbones import pretrained
+from jaxreid.data.batch import Batch
+from jaxreid.devices import parallel, processes
+from jaxreid.methods.method import Stage, Variables
+from jaxreid.run.model import Model, example_batch
+from jaxreid.training.steps import TrainState, init_train_state, variables_of
+
+
+def init_variables(run: Model) -> Variables:
+    """Parameters and batch statistics at the start: random, then pretrained weights where the method names some."""
+    rng, batch = jax.random.PRNGKey(run.config.seed), example_batch(run)
+    with processes.together():
+        sources = [
+            (backbone.path, pretrained.load_variables(backbone.name, backbone.config))
+            for backbone in run.method.backbones()
+            if backbone.name
+        ]
+    if jax.process_count() > 1:
+        checksums = {"/".join(path): _checksums(weights) for path, weights in sources}
+        processes.same("file of pretrained weights", checksums)
+
+    def random_part(rng: jax.Array, batch: Batch) -> Variables:
+        variables = run.method.init(rng, batch)
+        for path, weights in sources:  # what weights replace is neither drawn nor compiled
+            for collection, loaded in weights.items():
+                tree, name = _at(variables[collection], path)
+                tree[name] = _without(tree[name], loaded)
+        return variables
+
+    shapes = jax.eval_shape(run.method.init, rng, batch)
+    shardings = parallel.state_sharding(shapes, run.mesh)
+    placed = parallel.state_sharding(jax.eval_shape(random_part, rng, batch), run.mesh)
+    variables = jax.jit(random_part, out_shardings=placed)(rng, batch)
+    for path, weights in sources:
+        for collection, loaded in weights.items():
+            tree, name = _at(variables[collection], path)
+            place, _ = _at(shardings[collection], path)
+            tree[name] = optimizers.merge(tree[name], _placed(loaded, place[name]))
+    return variables
+
+
+def _checksums(weights: Any) -> Any:
+    return jax.tree.map(lambda leaf: zlib.crc32(leaf.tobytes()), weights)
+
+
+def _without(tree: Any, other: Any) -> Any:
+    """The leaves of a nested dict that another has not: a backbone's adapters, say, that no weights replace."""
+    left = {}
+    for key, value in tree.items():
+        if key not in other:
+            left[key] = value
+        elif isinstance(value, dict) and (inside := _without(value, other[key])):
+            left[key] = inside
+    return left
+
+
+def _placed(tree: Any, shardings: Any) -> Any:
+    """The leaves of a nested dict where shardings of a tree with more leaves say."""
+    if isinstance(tree, dict):
+        return {key: _placed(value, shardings[key]) for key, value in tree.items()}
+    return parallel.place(tree, shardings)
+
+
+def _at(tree: Any, path: tuple[str, ...]) -> tuple[Any, str]:
+    """(the dict that holds a path's last name, that name)."""
+    for key in path[:-1]:
+        tree = tree[key]
+    return tree, path[-1]
+
+
+def abstract_train_state(run: Model, stage: Stage) -> tuple[TrainState, Any]:
+    """Shapes and types of what `init_train_state` makes; nothing is computed and no weight is read."""
+
+    def start() -> tuple[TrainState, Any]:
+        variables = run.method.init(jax.random.PRNGKey(0), example_batch(run))
+        memory = jax.tree.map(jnp.asarray, run.method.init_memory())
+        return init_train_state(stage, variables, memory, jnp.int32(0), jax.random.PRNGKey(0))
+
+    return jax.eval_shape(start)
+
+
+def enter_stage(run: Model, stage: Stage, state: TrainState | None, frozen: Any) -> tuple[TrainState, Any]:
+    """State at the border of a stage: what trains changes, the rest is carried over."""
+    if state is None:
+        variables = init_variables(run)
+        with processes.together():  # a method may read a vocabulary
+            memory = run.method.init_memory()
+        step, rng = np.int32(0), jax.random.PRNGKey(run.config.seed + 1)
+    else:
+        variables, memory, step, rng = variables_of(state, frozen), state.memory, state.step, state.rng
+    fresh, frozen = init_train_state(stage, variables, memory, step, rng)
+    fresh = jax.tree.map(jnp.asarray, fresh)
+    return jax.device_put(fresh, parallel.state_sharding(fresh, run.mesh)), frozen
