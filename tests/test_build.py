@@ -15,6 +15,7 @@ import pytest
 from messages import refuses, says
 
 from jaxreid.data import build as command
+from jaxreid.data import builders
 from jaxreid.data.build import build
 from jaxreid.data.builders import builder_class, builder_names
 from jaxreid.data.prepared import read_metadata, split_counts
@@ -107,7 +108,7 @@ def test_command_line_options(data_dir, capsys):
 
 def test_another_package_of_the_same_name_is_noticed(tmp_path):
     """Only where the builders stand beside the package, as in a checkout."""
-    if command._builders()[0] != "data_builders":
+    if builders._builders()[0] != "data_builders":
         pytest.skip("builders are inside the package")
     (tmp_path / "data_builders" / "walkers").mkdir(parents=True)
     for folder in ("data_builders", "data_builders/walkers"):
@@ -178,7 +179,7 @@ def test_a_killed_build_is_not_taken_for_a_set(tmp_path):
         "print",
         "draw = w.World.draw; w.World.draw = lambda *a: (os.write(1, b'drawing\\n'), input(), draw(*a)); print",
     )
-    process = python(code, tmp_path, stdin=subprocess.PIPE, cwd=command._builders()[1].parent)
+    process = python(code, tmp_path, stdin=subprocess.PIPE, cwd=builders._builders()[1].parent)
     assert process.stdout.readline() == "drawing\n"
     home = tmp_path / "walkers" / "tiny"
     assert not (home / "1.0.0").exists()
@@ -231,7 +232,7 @@ def test_a_wheel_s_layout(tmp_path):
     source = Path(command.__file__).parents[1]
     ignore = shutil.ignore_patterns("__pycache__", "weights", "data_builders")
     shutil.copytree(source, tmp_path / "jaxreid", ignore=ignore)
-    shutil.copytree(command._builders()[1], tmp_path / "jaxreid" / "data_builders", ignore=ignore)
+    shutil.copytree(builders._builders()[1], tmp_path / "jaxreid" / "data_builders", ignore=ignore)
     code = BUILD_TINY + "; print([m for m in sys.modules if m.startswith('data_builders')])"
     code += "; print(sys.modules['jaxreid.data_builders.walkers.world'].__file__)"
     process = python(code, tmp_path / "data", cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(tmp_path)})
@@ -259,7 +260,7 @@ for builder in (walkers.Builder(data_dir=sys.argv[2], config="tiny"), folder.Bui
     builder.download_and_prepare(file_format="array_record", download_config=source)
     print(builder.name, builder.info.splits["train"].num_examples)
 """
-    process = python(code, command._builders()[1], tmp_path / "data", tmp_path / "pictures", cwd=tmp_path)
+    process = python(code, builders._builders()[1], tmp_path / "data", tmp_path / "pictures", cwd=tmp_path)
     output, errors = process.communicate()
     train = split_counts(tmp_path / "data" / "walkers" / "tiny" / "1.0.0")["train"]
     assert [line for line in output.splitlines() if line[:3] in ("wal", "fol")] == [f"walkers {train}", "folder 1"], (
@@ -297,7 +298,7 @@ def test_an_ordinary_builder_reads_source_as_its_manual_directory(tmp_path, monk
     (package / "numbers" / "numbers_dataset_builder.py").write_text(PLAIN_BUILDER)
     (tmp_path / "raw").mkdir()
     (tmp_path / "raw" / "numbers.txt").write_text("4 5 6")
-    monkeypatch.setattr(command, "_builders", lambda: ("other_builders", package))
+    monkeypatch.setattr(builders, "_builders", lambda: ("other_builders", package))
     monkeypatch.setattr(sys, "path", list(sys.path))
     path = build("numbers", data_dir=tmp_path / "data", source=tmp_path / "raw")
     assert path == tmp_path / "data" / "numbers" / "2.1.0" and split_counts(path) == {"train": 3}

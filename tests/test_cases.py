@@ -156,8 +156,7 @@ def test_a_data_set_of_several_cases_is_opened_and_scored(data_dir):
     assert {s.name for s in dataset.splits} == set(XFD) == set(dataset.fingerprint()["tracklets"])
     assert set(dataset.query.table.platform.tolist()) == {schema.PLATFORMS.index("uav")}
     method = types.SimpleNamespace(evaluation=lambda: Evaluation("recombine", 4, stride=2), embed=None)
-    run = types.SimpleNamespace(dataset=dataset, method=method, mesh=make_mesh(devices=1), extractor=lambda *_: None)
-    evaluator = Evaluator(run)
+    evaluator = evaluator_of(dataset, method)
     rng = np.random.default_rng(0)
     features = {s.name: rng.normal(size=(len(s), 5)).astype(np.float32) for s in dataset.test_splits}
     found = evaluator._score(features, "last")
@@ -177,13 +176,22 @@ def test_features_of_a_whole_test_set_are_those_of_its_splits():
     query, gallery = split("query", [1, 2], camera=0), split("gallery", [1, 2, 3], camera=1)
     dataset = Dataset("d", None, query, (QueryGallery("", query, gallery),), ("mars_full",), np.arange(2))
     method = types.SimpleNamespace(evaluation=lambda: Evaluation("packed", 4), embed=None)
-    run = types.SimpleNamespace(dataset=dataset, method=method, mesh=make_mesh(devices=1), extractor=lambda *_: None)
-    evaluator = Evaluator(run)
+    evaluator = evaluator_of(dataset, method)
     found = {"query": np.eye(5)[:2], "gallery": np.eye(5)[[0, 1, 4]]}
     whole = evaluator.with_joined({name: {"feature": rows} for name, rows in found.items()})
     [(record, scores)] = evaluator._score({name: arrays["feature"] for name, arrays in whole.items()}, "last")
     assert record["gallery"] == 5 and record["rank-1"] == 100
     assert retrieval.PROTOCOLS[scores.protocol].queries_in_gallery
+
+
+def evaluator_of(dataset, method):
+    """One whose network is never called."""
+    config = types.SimpleNamespace(extraction_batch=1, seed=0)
+    return Evaluator(
+        types.SimpleNamespace(
+            dataset=dataset, method=method, config=config, mesh=make_mesh(devices=1), pixels=None, compiled={}
+        )
+    )
 
 
 # The index file.

@@ -16,6 +16,7 @@ from jaxreid.data.split import Labels
 from jaxreid.evaluation.evaluator import Evaluator
 from jaxreid.methods.cluster_contrast import ClusterContrast
 from jaxreid.methods.method import Features
+from jaxreid.report.run_report import report_run
 from jaxreid.run.config_values import check_config
 from jaxreid.run.model import start_run
 from jaxreid.training import loop as train
@@ -75,7 +76,9 @@ def test_results_with_re_ranking_stand_beside_the_plain_ones(finished, monkeypat
     # λ = 0: by the overlap of neighbourhoods alone, which no small set ranks as the plain distance does.
     changes = {"reranking": "k_reciprocal", "rerank_k1": 12, "rerank_k2": 3, "rerank_lambda": 0.0}
     evaluator.options = dataclasses.replace(evaluator.options, **changes)
-    both = evaluator.final(variables, state.memory, 3).results["scores"]
+    found = evaluator.final(variables, state.memory, 3)
+    report_run(run, found)
+    both = found.results["scores"]
     assert [record["reranking"] for record in both] == [False, False, True, True]
     assert both[:2] == plain
     assert [record["direction"] for record in both[:2]] == [record["direction"] for record in both[2:]]

@@ -20,7 +20,7 @@ from jaxreid.backbones.resnet import ResNetConfig
 from jaxreid.backbones.vit import ViT, ViTConfig
 from jaxreid.devices import parallel
 from jaxreid.evaluation.evaluator import Evaluator
-from jaxreid.run.model import start_run
+from jaxreid.run.model import example_batch, start_run
 from jaxreid.run.workdirs import claim_workdir
 from jaxreid.training import loop as train
 from jaxreid.training.start import init_variables
@@ -137,7 +137,7 @@ def test_the_ancestors_encoder(tmp_path):
     config = get_config("hitsz_vcm_resnet50")
     assert (config.frames.height, config.frames.width, config.optimiser.weight_decay) == (288, 144, 5e-4)
     run = start_run(config, tmp_path / "run", tmp_path / "data", dry=True)
-    shapes = jax.eval_shape(run.method.init, jax.random.key(0), train.example_batch(run))
+    shapes = jax.eval_shape(run.method.init, jax.random.key(0), example_batch(run))
     assert sum(leaf.size for leaf in jax.tree.leaves(shapes["params"])) == 24_056_704
     (stage,) = run.method.stages()
     assert len(run.dataset.train) * stage.extraction.parts * stage.extraction.frames == 117_012

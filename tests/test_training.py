@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from jaxreid.backbones import clip
 from jaxreid.evaluation.evaluator import Evaluator
+from jaxreid.report.run_report import report_run
 from jaxreid.run.model import start_run
 from jaxreid.run.workdirs import claim_workdir
 from jaxreid.training import loop as train
@@ -91,7 +92,9 @@ def finished(tmp_path_factory, data_dir, tiny):
 def test_results_of_a_run(finished):
     run, state, frozen = finished
     evaluator = Evaluator(run)
-    results = evaluator.final(variables_of(state, frozen), state.memory, 3).results
+    found = evaluator.final(variables_of(state, frozen), state.memory, 3)
+    report_run(run, found)
+    results = found.results
     saved = json.loads((run.workdir / "results.json").read_text())
     assert saved == json.loads(json.dumps(results))
     scores = {record["direction"]: record for record in saved["scores"]}

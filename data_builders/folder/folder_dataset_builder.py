@@ -19,7 +19,7 @@ from jaxreid.data.building.listed import DEFAULT_MAX_EXCLUDED, ExcludedFrames
 from jaxreid.data.building.progress import progress
 from jaxreid.data.building.sixteen_bit import SixteenBit, Span, eight_bits
 from jaxreid.data.pictures import is_sixteen_bit
-from jaxreid.data.schema import SCALE
+from jaxreid.data.prepared import SCALE
 from jaxreid.errors import DataSetError
 
 from . import VERSION

@@ -29,8 +29,15 @@ from typing import Any
 
 from jaxreid.data.builders import DATA_DIR_VARIABLE, builder_class, builder_names, builder_package, default_data_dir
 from jaxreid.data.names import is_utf8, printable
-from jaxreid.data.prepared import is_current, read_metadata, split_counts, unfinished_directory
-from jaxreid.data.schema import REFUSE, SCALE, SIXTEEN_BIT
+from jaxreid.data.prepared import (
+    REFUSE,
+    SCALE,
+    SIXTEEN_BIT,
+    is_current,
+    read_metadata,
+    split_counts,
+    unfinished_directory,
+)
 from jaxreid.errors import DataSetError, command, writing
 from jaxreid.files import Held, expand, held
 

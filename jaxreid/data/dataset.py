@@ -16,8 +16,8 @@ import numpy as np
 
 from jaxreid.data import build
 from jaxreid.data.planned import origin, planned_split, published
-from jaxreid.data.prepared import read_metadata
-from jaxreid.data.schema import INFRARED, SCALE, VISIBLE
+from jaxreid.data.prepared import SCALE, read_metadata
+from jaxreid.data.schema import INFRARED, VISIBLE
 from jaxreid.data.split import Split, modality_name, open_split, split_names
 from jaxreid.errors import DataSetError, UserError
 

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from jaxreid.data.names import printable
-from jaxreid.data.schema import MODALITIES, SCALE
+from jaxreid.data.prepared import SCALE
+from jaxreid.data.schema import MODALITIES
 from jaxreid.data.split import UNKNOWN, FrameReader, Labels, Split, TrackletTable
 from jaxreid.errors import UserError
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 import cv2
 import numpy as np
 
-from jaxreid.data.schema import REFUSE, SCALE
+from jaxreid.data.prepared import REFUSE, SCALE
 from jaxreid.errors import UserError
 
 MAX_PIXELS = 2**26  # twice a frame of 8K; a header that says more is damaged

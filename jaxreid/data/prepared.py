@@ -8,6 +8,8 @@ from typing import Any
 from jaxreid.errors import DataSetError
 from jaxreid.files import read_json
 
+SCALE, REFUSE = SIXTEEN_BIT = ("scale", "refuse")  # what a build does with 16-bit pictures
+
 
 def unfinished_directory(prepared: Path) -> Path:
     """Where a build through Beam keeps the files of a set until all of them are whole."""

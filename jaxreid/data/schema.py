@@ -16,7 +16,6 @@ from jaxreid.errors import UserError
 MODALITIES = ("rgb", "ir", "fake_ir", "skeleton", "depth")
 PLATFORMS = ("unknown", "ground", "cctv", "wearable", "uav")
 ROLES = ("train", "train_aux", "val", "query", "gallery")
-SCALE, REFUSE = SIXTEEN_BIT = ("scale", "refuse")  # what a build does with 16-bit pictures
 VISIBLE, INFRARED = MODALITIES.index("rgb"), MODALITIES.index("ir")
 NUM_ATTRIBUTES = 24
 LARGEST_NUMBER = 2**31 - 1  # that a record holds

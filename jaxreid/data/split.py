@@ -20,7 +20,7 @@ import numpy as np
 
 from jaxreid.data import pictures, schema
 from jaxreid.data.names import printable
-from jaxreid.data.schema import SCALE
+from jaxreid.data.prepared import SCALE
 from jaxreid.errors import UserError
 from jaxreid.files import expand, written_aside
 

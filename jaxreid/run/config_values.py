@@ -14,7 +14,7 @@ from jaxreid.backbones.frame_encoder import PRECISIONS, encoder_config, known_en
 from jaxreid.config import flatten
 from jaxreid.data.clips import RULES, TRAINING_CLIPS
 from jaxreid.data.loader import INTERPOLATION
-from jaxreid.data.schema import SIXTEEN_BIT
+from jaxreid.data.prepared import SIXTEEN_BIT
 from jaxreid.errors import UserError
 from jaxreid.methods.method import POOLS, find_method
 from jaxreid.optimizers import OPTIMISER_VALUES, SCHEDULE_VALUES

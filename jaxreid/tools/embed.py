@@ -22,7 +22,8 @@ import numpy as np
 from tqdm import tqdm
 
 import jaxreid
-from jaxreid.data.schema import MODALITIES, SCALE, SIXTEEN_BIT
+from jaxreid.data.prepared import SCALE, SIXTEEN_BIT
+from jaxreid.data.schema import MODALITIES
 from jaxreid.devices.compiled import cache_compilations
 from jaxreid.embedder import Embedder
 from jaxreid.errors import UserError, command

@@ -23,7 +23,8 @@ import numpy as np
 
 import jaxreid
 from jaxreid.data.names import nfc, printable
-from jaxreid.data.schema import MODALITIES, SCALE, SIXTEEN_BIT
+from jaxreid.data.prepared import SCALE, SIXTEEN_BIT
+from jaxreid.data.schema import MODALITIES
 from jaxreid.devices.compiled import cache_compilations
 from jaxreid.errors import UserError, command
 from jaxreid.files import expand

@@ -19,8 +19,8 @@ from jaxreid.data.building.listed import shorten
 from jaxreid.data.loose import FileReader, loose_split
 from jaxreid.data.names import printable
 from jaxreid.data.pictures import FORMATS, format_of
-from jaxreid.data.prepared import read_metadata
-from jaxreid.data.schema import MODALITIES, SCALE
+from jaxreid.data.prepared import SCALE, read_metadata
+from jaxreid.data.schema import MODALITIES
 from jaxreid.data.split import UNKNOWN, FrameReader, Split, open_split
 from jaxreid.dataset_info import DatasetInfo
 from jaxreid.errors import UserError

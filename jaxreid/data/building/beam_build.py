@@ -28,7 +28,6 @@ from tensorflow_datasets.core import example_serializer, writer
 
 from jaxreid.data import schema
 from jaxreid.data.building.listed import ExcludedFrames, Listing, Tracklet
-from jaxreid.data.building.listed_builder import ListedBuilder
 from jaxreid.data.building.recorder import Recorder, shards_of
 from jaxreid.data.building.sixteen_bit import SixteenBit
 from jaxreid.data.prepared import unfinished_directory
@@ -89,7 +88,7 @@ def pipeline_options(builder: Any, flags: Sequence[str]) -> Any:
     Raises:
       DataSetError: the data set is not one that Beam can build, or Apache Beam is not installed.
     """
-    if not isinstance(builder, ListedBuilder):
+    if not getattr(builder, "lists_tracklets", False):
         raise DataSetError(f"{builder.name}: is not built through Apache Beam; leave --beam out")
     try:
         from apache_beam.options.pipeline_options import PipelineOptions
@@ -102,7 +101,7 @@ def pipeline_options(builder: Any, flags: Sequence[str]) -> Any:
 
 
 def write(
-    builder: ListedBuilder,
+    builder: tfds.core.DatasetBuilder,
     recorder: Recorder,
     listing: Listing,
     excluded: ExcludedFrames,
@@ -112,7 +111,7 @@ def write(
     """Writes every split of a listing into `builder.data_dir` and notes them in `builder.info`.
 
     Args:
-      builder: the data set's.
+      builder: the data set's, a `ListedBuilder`.
       recorder: makes its records.
       listing: its tracklets.
       excluded: frames that cannot be used; those that the workers find are added.

@@ -23,7 +23,7 @@ from jaxreid.data.building.listed import DEFAULT_MAX_EXCLUDED, ExcludedFrames, L
 from jaxreid.data.building.progress import progress
 from jaxreid.data.building.recorder import ReadFrame, Recorder, SeeFrames, shards_of
 from jaxreid.data.building.sixteen_bit import SixteenBit
-from jaxreid.data.schema import SCALE
+from jaxreid.data.prepared import SCALE
 from jaxreid.errors import DataSetError
 
 _LOG = logging.getLogger(__name__)
@@ -53,6 +53,7 @@ class ListedBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
     READ_FRAME: ClassVar[ReadFrame] = staticmethod(read_image)
     SEE_FRAMES: ClassVar[SeeFrames | None] = None
     CONFIG: ClassVar[type[ListedConfig]] = ListedConfig
+    lists_tracklets: ClassVar[bool] = True  # so that Apache Beam can build it (beam_build.py)
     sixteen_bit: str = SCALE  # what is done with 16-bit pictures; `jaxreid.data.build.build` sets it
     SETTINGS: ClassVar[Callable[..., dict[str, Any]]]  # the builder folder's: fields of a CONFIG by name and options
 

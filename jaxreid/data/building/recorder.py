@@ -14,7 +14,7 @@ from jaxreid.data.building import listed
 from jaxreid.data.building.images import read_image
 from jaxreid.data.building.listed import ExcludedFrames, Tracklet
 from jaxreid.data.building.sixteen_bit import SixteenBit, eight_bits
-from jaxreid.data.schema import SCALE
+from jaxreid.data.prepared import SCALE
 from jaxreid.errors import DataSetError
 
 FRAMES_PER_SHARD = 8192  # about 100 MB
