@@ -169,13 +169,13 @@ def precision(index, world: World) -> float:
 
 @functools.partial(jax.jit, static_argnames=("settings", "steps"))
 def train_epoch(state, memory, data, order, level, settings: Settings, steps: int):
-    """All steps of one epoch; state = (variables, optimiser state, key)."""
+    """All steps of one epoch; state = (variables, optimizer state, key)."""
     part, modality, slot = data
     encoder = Encoder(settings.width)
-    optimiser = make_optimiser(settings, steps)
+    optimizer = make_optimizer(settings, steps)
 
     def step(carry, rows):
-        variables, optimiser_state, memory, key = carry
+        variables, optimizer_state, memory, key = carry
         key, noise = jax.random.split(key)
         clips = part[rows] + settings.clip_noise * jax.random.normal(noise, (settings.batch, 64))
 
@@ -193,17 +193,17 @@ def train_epoch(state, memory, data, order, level, settings: Settings, steps: in
             return losses["intra"] + level[0] * losses["within"] + level[1] * losses["cross"], (z, update)
 
         gradient, (z, update) = jax.grad(loss, has_aux=True)(variables["params"])
-        change, optimiser_state = optimiser.update(gradient, optimiser_state)
+        change, optimizer_state = optimizer.update(gradient, optimizer_state)
         variables = {**update, "params": optax.apply_updates(variables["params"], change)}
         memory = prototypes.update_prototypes(memory, z, slot[rows], jnp.ones(settings.batch, bool), settings.momentum)
-        return (variables, optimiser_state, memory, key), None
+        return (variables, optimizer_state, memory, key), None
 
-    variables, optimiser_state, key = state
-    (variables, optimiser_state, memory, key), _ = jax.lax.scan(step, (variables, optimiser_state, memory, key), order)
-    return (variables, optimiser_state, key), memory
+    variables, optimizer_state, key = state
+    (variables, optimizer_state, memory, key), _ = jax.lax.scan(step, (variables, optimizer_state, memory, key), order)
+    return (variables, optimizer_state, key), memory
 
 
-def make_optimiser(settings: Settings, steps: int):
+def make_optimizer(settings: Settings, steps: int):
     return optax.adam(optax.cosine_decay_schedule(settings.learning_rate, steps))
 
 
@@ -242,7 +242,7 @@ def run(settings: Settings, seed: int) -> dict[str, float]:
     variables = Encoder(settings.width).init(jax.random.key(seed), part[:2], modality[:2], train=False)
     variables = calibrate(variables, part, modality, settings.width)
     steps = len(world.order(rng, settings.batch // 2)) * settings.epochs
-    state = (variables, make_optimiser(settings, steps).init(variables["params"]), jax.random.key(seed + 1))
+    state = (variables, make_optimizer(settings, steps).init(variables["params"]), jax.random.key(seed + 1))
     associate = jax.jit(association.associate, static_argnums=2)
     log = {}
     for epoch in range(settings.epochs):

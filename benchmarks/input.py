@@ -8,7 +8,7 @@ Tracklets of 100 drawn JPEG pictures; clips of `--frames` frames from all over a
     decoder    one thread decodes and resizes pictures in memory, with every decoder that is installed
     jaxreid    the loader over a built data set: threads in the process, or worker processes
     torch      a DataLoader of worker processes over the files: PIL decodes and resizes, then float32 in 0…1, channels
-               first, normalised, as torchreid's transforms do (jaxreid delivers bytes and normalises on the device)
+               first, normalized, as torchreid's transforms do (jaxreid delivers bytes and normalizes on the device)
 
 `frames_per_second_per_core` divides by the processor seconds that all processes spent, not by the number of workers, so
 that other load on the machine matters less. `worker_mb` is the largest worker's own memory (private, in MiB). With
@@ -163,7 +163,7 @@ def main() -> None:
             built = build.build("folder", data_dir=Path(root, f"built{source}"), source=tree)
             data = split.open_split(built, "train")
             order = np.random.default_rng(0).integers(0, len(data), args.clips)
-            plan = clips.plan_tracklets(data.table.length, rule="chunk_first", frames=args.frames)
+            plan = clips.plan_tracklets(data.table.length, clip_sampling="chunk_first", seq_len=args.frames)
             plan = clips.ClipPlan(*(column[order] for column in (plan.tracklet, plan.part, plan.frames, plan.mask)))
             for kind in ("threads", "workers"):
                 options = loader.LoaderOptions(height, width, **{kind: args.workers})

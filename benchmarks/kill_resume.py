@@ -33,9 +33,9 @@ LINE = (
     "--config=hitpro",
     "--config.dataset.config=tiny",
     "--config.epochs=2",
-    "--config.batch.slots=4",
-    "--config.prototypes.capacity_multiple=8",
-    "--config.extraction_batch=16",
+    "--config.batch.num_prototypes=4",
+    "--config.prototypes.pad_to_multiple_of=8",
+    "--config.extraction_batch_size=16",
     "--config.log_every=1",
     "--config.evaluate_every=1",
 )

@@ -2,7 +2,7 @@
 
 Nothing is computed on a device and no data set is read: work is counted in traced programs (`jaxreid.backbones.flops`),
 arrays are shapes. Where a preset of configs/ is a paper's configuration, or differs from it in a few values, method,
-batch and epochs are the preset's own. Texts are tokenised with the vocabulary of an installed open_clip.
+batch and epochs are the preset's own. Texts are tokenized with the vocabulary of an installed open_clip.
 benchmarks/planning.py makes tables of it.
 """
 
@@ -107,7 +107,7 @@ class OfTowers:
     unknown: str = ""
 
 
-_VSLA_ON_XFD = {"dataset.name": "detreidx", "batch.frames": 16}
+_VSLA_ON_XFD = {"dataset.name": "detreidx", "batch.seq_len": 16}
 PAPERS: tuple[OfPreset | OfTowers, ...] = (
     OfPreset("HiTPro", "hitpro:hitsz_vcm"),
     OfPreset(
@@ -126,7 +126,7 @@ PAPERS: tuple[OfPreset | OfTowers, ...] = (
     OfPreset(
         "VReID-XFD baseline",
         "vsla_clip:mars",
-        {**_VSLA_ON_XFD, "batch.identities": 2, "batch.clips": 8, "epochs": 120},
+        {**_VSLA_ON_XFD, "batch.num_identities": 2, "batch.num_instances": 8, "epochs": 120},
         unknown=ALL_XFD,
     ),
     OfPreset(
@@ -137,17 +137,23 @@ PAPERS: tuple[OfPreset | OfTowers, ...] = (
             "backbone.name": "ViT-L/14",
             "frames.height": 252,
             "frames.width": 126,
-            "batch.identities": 4,
-            "batch.clips": 8,
+            "batch.num_identities": 4,
+            "batch.num_instances": 8,
             "epochs": 20,
-            "optimiser.train": "(beside_attention|beside_mlp|^platform_prompts|^necks_|block_2[0-3]/)",
+            "optimizer.trainable": "(beside_attention|beside_mlp|^platform_prompts|^necks_|block_2[0-3]/)",
         },
         unknown=f"batch (24 in the release of an earlier form) and how many blocks train (4 of 24 here); {ALL_XFD}",
     ),
     OfPreset(
         "S3-CLIP",
         "vsla_clip:mars",
-        {"dataset.name": "detreidx", "batch.frames": 8, "batch.identities": 4, "batch.clips": 4, "epochs": 60},
+        {
+            "dataset.name": "detreidx",
+            "batch.seq_len": 8,
+            "batch.num_identities": 4,
+            "batch.num_instances": 4,
+            "epochs": 60,
+        },
         times=4.0,  # task loss through the tower once, then restored, plain and mixed frames as one batch
         kept_times=3.0,
         extra=4 * 2 * 128 * 2.18e9,  # SwinIR-light: forward and backward pass, then a forward pass
@@ -157,7 +163,7 @@ PAPERS: tuple[OfPreset | OfTowers, ...] = (
     OfPreset(
         "CSIP-ReID",
         "clip_reid:mars",
-        {"batch.identities": 4, "batch.clips": 4, "batch.frames": 8, "epochs": 80},
+        {"batch.num_identities": 4, "batch.num_instances": 4, "batch.seq_len": 8, "epochs": 80},
         extra=3 * 2 * (0.1e12 + 128 * 1.1e9) + 2 * 16 * 3e9,  # prototype fusion, temporal model; skeletons forward
         parameters=9_195_520 + 525_313 + 15_169_537,
         unknown="its second stage; the first learns from features that are computed once",
@@ -172,9 +178,9 @@ PAPERS: tuple[OfPreset | OfTowers, ...] = (
             "backbone.name": "imagenet:ViT-B/16",
             "frames.height": 256,
             "frames.width": 128,
-            "batch.identities": 4,
-            "batch.clips": 4,
-            "batch.frames": 4,
+            "batch.num_identities": 4,
+            "batch.num_instances": 4,
+            "batch.seq_len": 4,
             "epochs": 120,
         },
         extra=3 * 2 * 16 * 3.0e9,  # local branch in its exact fast form
@@ -218,17 +224,17 @@ def workload_of_preset(paper: OfPreset) -> Workload:
     labels = run.dataset.train.labels.identity if labels is None else np.asarray(labels)
     length = run.dataset.train.table.length
     steps = len(stage.plan(labels, columns, length, np.random.default_rng(0))) // clips
-    other_work, decoded = 0.0, float(clips * stage.frames * steps)
+    other_work, decoded = 0.0, float(clips * stage.seq_len * steps)
     if stage.extraction:
         passes = -(-stage.epochs // stage.extraction.every) if stage.extraction.every else 1
-        read = len(stage.extraction.plan(length)) * stage.extraction.frames
+        read = len(stage.extraction.plan(length)) * stage.extraction.seq_len
         other_work = passes / stage.epochs * read * _extraction_work(run, stage, state, frozen)
         decoded += passes / stage.epochs * read
     work, kept = [], []
     for remat in (False, True):
         again, same = preset_run(paper.preset, paper.changes | {"backbone.remat": remat})
         work.append(paper.times * _step_work(again, same, state, frozen, clips) + paper.extra)
-        batch = abstract_batch(again, clips, stage.frames)
+        batch = abstract_batch(again, clips, stage.seq_len)
         kept.append(paper.kept_times * kept_for_backward(again, same, state, frozen, batch))
     extra = _flat(paper.parameters)
     told = {key: value for key, value in paper.changes.items() if key != "precision" and not key.startswith("dataset.")}
@@ -240,7 +246,7 @@ def workload_of_preset(paper: OfPreset) -> Workload:
         tower=config.backbone.name,
         size=(config.frames.height, config.frames.width),
         clips=clips,
-        frames=stage.frames,
+        frames=stage.seq_len,
         epochs=stage.epochs,
         steps=steps,
         trained=(state.params, extra),
@@ -280,7 +286,7 @@ def _xfd() -> Dataset:
 
 def _step_work(run: Run, stage: Stage, state: Any, frozen: Any, clips: int) -> int:
     (update,) = stage.updates
-    batch = _shapes(abstract_batch(run, clips, stage.frames))
+    batch = _shapes(abstract_batch(run, clips, stage.seq_len))
     batch = batch.replace(frames=jax.ShapeDtypeStruct(batch.frames.shape, run.pixels.dtype))
 
     def gradients(params: Any, state: Any, frozen: Any, batch: Any) -> Any:
@@ -297,7 +303,7 @@ def _step_work(run: Run, stage: Stage, state: Any, frozen: Any, clips: int) -> i
 def _extraction_work(run: Run, stage: Stage, state: Any, frozen: Any) -> float:
     """FLOP per frame."""
     assert stage.extraction
-    clips, frames = run.config.extraction_batch, stage.extraction.frames
+    clips, frames = run.config.extraction_batch_size, stage.extraction.seq_len
     batch = _shapes(abstract_batch(run, clips, frames))
     batch = batch.replace(frames=jax.ShapeDtypeStruct(batch.frames.shape, run.pixels.dtype))
 

@@ -68,7 +68,7 @@ class CountingReader(split.FrameReader):
 
 def measure(data: split.Split, options: loader.LoaderOptions, frames: int, clips_read: int) -> dict[str, float]:
     tracklets, length = len(data), int(data.table.length[0])
-    plan = clips.plan_tracklets(data.table.length, rule="chunk_first", frames=frames)
+    plan = clips.plan_tracklets(data.table.length, clip_sampling="chunk_first", seq_len=frames)
     record = data.reader(cache=False)
     record.encoded(0)  # opens the files
     known = data.reader(cache=True)

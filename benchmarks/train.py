@@ -82,7 +82,7 @@ def run_jaxreid(args, tower):
         backbone=types.SimpleNamespace(name=tower, checkpoint="", remat=args.remat, scan=args.scan),
         precision=args.precision,
         batch=types.SimpleNamespace(identities=args.identities, clips=args.clips, frames=args.frames, piece=0),
-        optimiser=types.SimpleNamespace(
+        optimizer=types.SimpleNamespace(
             kind="adamw", tower_rate=RATE, head_rate=RATE, weight_decay=DECAY, clip_norm=0.0
         ),
         schedule={"kind": "constant"},
@@ -201,7 +201,7 @@ def run_torch(args, tower, compiled=False):
     torch.manual_seed(0)
     torch.set_float32_matmul_precision("high" if half else "highest")
     network = torch_model(tower, SIZE, torch).to(device)
-    optimiser = torch.optim.AdamW(network.parameters(), RATE, weight_decay=DECAY, fused=cuda)
+    optimizer = torch.optim.AdamW(network.parameters(), RATE, weight_decay=DECAY, fused=cuda)
     mean = torch.tensor((0.48, 0.46, 0.41), device=device).view(3, 1, 1)
     std = torch.tensor((0.27, 0.26, 0.28), device=device).view(3, 1, 1)
 
@@ -229,10 +229,10 @@ def run_torch(args, tower, compiled=False):
 
     def take(i):
         frames, identity = (x.to(device, non_blocking=True) for x in batches[i % len(batches)])
-        optimiser.zero_grad(set_to_none=True)
+        optimizer.zero_grad(set_to_none=True)
         loss = function(frames, identity)
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         held["loss"].append(loss.detach())
 
     def wait():

@@ -20,17 +20,19 @@ def get_config(preset: str = "walkers") -> ml_collections.ConfigDict:
     )
 
     config.epochs = 16
-    config.batch = ml_collections.ConfigDict({"identities": 24, "clips": 4, "frames": 2, "piece": 0})
+    config.batch = ml_collections.ConfigDict({"num_identities": 24, "num_instances": 4, "seq_len": 2, "piece_len": 0})
     config.label_smoothing = 0.1
     # On unit features: a soft margin on raw ones can be satisfied by shrinking them to nothing.
-    config.triplet = ml_collections.ConfigDict({"margin": 0.3, "metric": "cosine", "weight": 0.2})  # margin 0 = soft
-    config.optimiser = ml_collections.ConfigDict(
-        {"kind": "adamw", "tower_rate": 3e-4, "head_rate": 9e-3, "weight_decay": 1e-4, "clip_norm": 5.0}
+    config.triplet = ml_collections.ConfigDict({"margin": 0.3, "soft_margin": False, "metric": "cosine", "weight": 0.2})
+    config.optimizer = ml_collections.ConfigDict(
+        {"name": "adamw", "backbone_lr": 3e-4, "head_lr": 9e-3, "weight_decay": 1e-4, "clip_norm": 5.0}
     )
-    config.schedule = ml_collections.ConfigDict({"kind": "cosine", "warmup_epochs": 1.0})
+    config.schedule = ml_collections.ConfigDict({"name": "cosine", "warmup_epochs": 1.0})
     config.augment = ml_collections.ConfigDict(
         {"crop": 3, "flip": 0.5, "erase": 0.2, "channel_exchange": 0.5, "infrared_mix": True}
         | {"contrast": 0.0, "gamma": 0.0, "negative": 0.0}
     )
-    config.evaluation.update({"rule": "packed", "frames": 6, "pool": "after", "flip": False, "distance": "cosine"})
+    config.evaluation.update(
+        {"clip_sampling": "packed", "seq_len": 6, "pool": "after", "flip": False, "distance": "cosine"}
+    )
     return config

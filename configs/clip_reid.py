@@ -22,7 +22,7 @@ TABLE: dict[str, Any] = {
     "loading.cache": [True, False, False, False],
     "loading.threads": [2, 16, 16, 16],
     "loading.interpolation": ["bilinear", "bicubic", "bicubic", "bicubic"],
-    "extraction_batch": [32, 128, 128, 128],
+    "extraction_batch_size": [32, 128, 128, 128],
     "evaluate_every": 0,
     "backbone.name": ["walkers_vit_tiny", "ViT-B/16", "ViT-B/16", "ViT-B/16"],
     "backbone.checkpoint": ["walkers_vit_tiny", CLIP_B16, CLIP_B16, CLIP_B16],  # both towers and the vocabulary
@@ -40,9 +40,9 @@ TABLE: dict[str, Any] = {
     "prompt.template": "A photo of a X X X X person.",
     "prompt.n_ctx": 4,
     "prompt.shared_ctx": (0, 0),
-    "prompt.multiple": [8, 128, 128, 128],
-    "memory.frames": 8,  # of the clips that an image memory is made of
-    "memory.rule": "dense",  # which clips these are (jaxreid.data.clips.RULES)
+    "prompt.pad_to_multiple_of": [8, 128, 128, 128],
+    "memory.seq_len": 8,  # of the clips that an image memory is made of
+    "memory.clip_sampling": "dense",  # which clips these are (jaxreid.data.clips.RULES)
     "memory.momentum": 0.2,  # weight of the old row, for "ema_memory"
     "memory.temperature": 0.05,
     "memory.per_sample": False,  # True: mean rows also move to every sample in turn, as released
@@ -50,28 +50,27 @@ TABLE: dict[str, Any] = {
     "ssp.self_attention": False,
     # Stage 1: prompts, on features of the starting tower.
     "stage1.epochs": [30, 120, 120, 120],
-    "stage1.parts": [2, 4, 2, 4],  # features per tracklet
-    "stage1.frames": 1,  # that each is the mean of
+    "stage1.clips_per_tracklet": [2, 4, 2, 4],  # features per tracklet
+    "stage1.seq_len": 1,  # that each is the mean of
     "stage1.augment": False,  # True: features of augmented frames, as VSLA-CLIP's release by mistake
-    "stage1.batch": 64,
-    "stage1.rate": [3.5e-3, 3.5e-4, 3.5e-4, 3.5e-4],
+    "stage1.batch_size": 64,
+    "stage1.lr": [3.5e-3, 3.5e-4, 3.5e-4, 3.5e-4],
     "stage1.weight_decay": 1e-4,
-    "stage1.schedule.kind": "cosine",
+    "stage1.schedule.name": "cosine",
     "stage1.schedule.warmup_epochs": [1.0, 5.0, 5.0, 5.0],
-    "stage1.schedule.warmup_start": 1e-5 / 3.5e-4,
-    "stage1.schedule.floor": 1e-6 / 3.5e-4,
-    "stage1.schedule.whole_period": True,
-    "stage1.schedule.offset": 1.0,
+    "stage1.schedule.warmup_factor": 1e-5 / 3.5e-4,
+    "stage1.schedule.min_factor": 1e-6 / 3.5e-4,
+    "stage1.schedule.cosine_includes_warmup": True,
+    "stage1.schedule.epoch_offset": 1.0,
     # Stage 2.
     "temporal.diffusion": False,  # TF-CLIP's branch
     "adapters.width": 0,  # VSLA-CLIP's, 0 = none
     "adapters.temporal": True,
-    "adapters.zero_start": False,
+    "adapters.zero_init": False,
     "sie.columns": (),  # "camera_index", "platform", "modality"
     "sie.strength": 1.0,
     "platform_prompts.blocks": 0,
     "platform_prompts.columns": ("camera_index",),
-    "taps": ("penultimate", "last", "projected"),  # features with a triplet loss
     # On `walkers`, a run with the published weights and a Euclidean margin stayed at the margin, and the less the bank
     # weighs the better (docs/clip_reid.md).
     "weights.identity": [1.0, 0.25, 0.25, 0.25],
@@ -82,28 +81,30 @@ TABLE: dict[str, Any] = {
     "weights.frame_identity": 0.0,
     # On raw features of a small tower, shrinking them to nothing satisfies the other one.
     "triplet.metric": ["cosine", "euclidean", "euclidean", "euclidean"],
-    "triplet.margin": 0.3,  # 0 = soft
+    "triplet.margin": 0.3,
+    "triplet.soft_margin": False,  # True: softplus instead of the margin
+    "triplet.features": ("penultimate", "last", "projected"),
     "label_smoothing": 0.1,
     "batch.sampler": ["balanced", "groups", "balanced", "balanced"],
-    "batch.identities": [24, 16, 16, 16],
-    "batch.clips": 4,
-    "batch.frames": [2, 1, 1, 1],
-    "batch.rule": "chunk",  # which frames make a training clip (jaxreid.data.clips.TRAINING_CLIPS)
-    "batch.piece": 0,  # frames of the pieces that longer training tracklets are cut into (LS-VID: 48), 0 = whole
+    "batch.num_identities": [24, 16, 16, 16],
+    "batch.num_instances": 4,
+    "batch.seq_len": [2, 1, 1, 1],
+    "batch.clip_sampling": "chunk",  # which frames make a training clip (jaxreid.data.clips.TRAINING_CLIPS)
+    "batch.piece_len": 0,  # frames of the pieces that longer training tracklets are cut into (LS-VID: 48), 0 = whole
     "epochs": [16, 60, 60, 60],
-    "optimiser.kind": "adam",
-    "optimiser.rate": [3e-4, 5e-6, 5e-6, 5e-6],
-    "optimiser.weight_decay": 1e-4,
-    "optimiser.bias_factor": 2.0,
-    "optimiser.bias_decay": 1e-4,
-    "optimiser.train": ".*",
+    "optimizer.name": "adam",
+    "optimizer.lr": [3e-4, 5e-6, 5e-6, 5e-6],
+    "optimizer.weight_decay": 1e-4,
+    "optimizer.bias_lr_factor": 2.0,
+    "optimizer.bias_weight_decay": 1e-4,
+    "optimizer.trainable": ".*",
     # (pattern, factor on the rate), first match counts. A small tower's heads start from nothing in a short run.
-    "optimiser.multipliers": [(("^(necks_|frame_norm|temporal|sequence)", 30.0),), (), (), ()],
-    "schedule.kind": ["cosine", "steps", "steps", "steps"],
+    "optimizer.lr_factors": [(("^(necks_|frame_norm|temporal|sequence)", 30.0),), (), (), ()],
+    "schedule.name": ["cosine", "steps", "steps", "steps"],
     "schedule.warmup_epochs": [1.0, 10.0, 10.0, 10.0],
-    "schedule.warmup_start": 0.1,
+    "schedule.warmup_factor": 0.1,
     "schedule.milestones": [(), (30.0, 50.0), (30.0, 50.0), (30.0, 50.0)],
-    "schedule.offset": [None, 1.0, 1.0, 1.0],
+    "schedule.epoch_offset": [None, 1.0, 1.0, 1.0],
     "augment.crop": [3, 10, 10, 10],
     "augment.flip": 0.5,
     "augment.erase": [0.2, 0.5, 0.5, 0.5],
@@ -117,9 +118,9 @@ TABLE: dict[str, Any] = {
     "augment.negative": [0.3, 0.0, 0.0, 0.0],
     # Test clips.
     "embedding": ("last", "projected"),
-    "embedding_neck": ["after", "before", "before", "before"],  # the batch norms: a switch of the released code
-    "evaluation.rule": ["packed", "chunk_first", "chunk_first", "linspace"],
-    "evaluation.frames": [6, 8, 6, 10],
+    "neck_feat": ["after", "before", "before", "before"],  # the batch norms: a switch of the released code
+    "evaluation.clip_sampling": ["packed", "chunk_first", "chunk_first", "linspace"],
+    "evaluation.seq_len": [6, 8, 6, 10],
     "evaluation.pool": "after",
     "evaluation.flip": False,
     "evaluation.distance": "cosine",

@@ -2,7 +2,7 @@
 
 Presets: `walkers` (default: both modalities) and `walkers_visible` (the small tower, minutes on two CPU cores),
 `hitsz_vcm` and `bupt_campus` (CLIP ViT-B/16, one GPU or TPU slice). Encoder, clips and test clips are those of
-configs/hitpro.py; variants by `--config.memory=camera` and `--config.cross_modality=adca|pgm`.
+configs/hitpro.py; variants by `--config.memory.kind=camera` and `--config.cross_modality=adca|pgm`.
 """
 
 from typing import Any
@@ -21,7 +21,7 @@ TABLE: dict[str, Any] = {
     "precision": ["float32", "float32", "bfloat16", "bfloat16"],
     "loading.cache": [True, True, False, False],
     "loading.threads": [2, 2, 16, 16],
-    "extraction_batch": [32, 32, 128, 128],
+    "extraction_batch_size": [32, 32, 128, 128],
     "backbone.name": ["walkers_vit_tiny", "walkers_vit_tiny", "ViT-B/16", "ViT-B/16"],
     "backbone.checkpoint": ["walkers_vit_tiny", "walkers_vit_tiny", CLIP_B16, CLIP_B16],
     "backbone.remat": False,  # True: less memory, a quarter more work
@@ -30,23 +30,23 @@ TABLE: dict[str, Any] = {
     "frames.width": [32, 32, 128, 128],
     "frames.mean": [HALF["mean"], HALF["mean"], IMAGENET["mean"], IMAGENET["mean"]],
     "frames.std": [HALF["std"], HALF["std"], IMAGENET["std"], IMAGENET["std"]],
-    "temporal": "attention",
+    "temporal.pooling": "attention",
     # Sampling: clusters of each modality per step, clips of a cluster, frames of a clip, parts that a tracklet is cut
     # into; steps per epoch, whatever the number of clusters.
-    "batch.slots": [12, 24, 8, 8],
-    "batch.clips": [4, 4, 4, 4],
-    "batch.frames": [2, 2, 6, 6],
+    "batch.num_clusters": [12, 24, 8, 8],
+    "batch.num_instances": [4, 4, 4, 4],
+    "batch.seq_len": [2, 2, 6, 6],
     "batch.parts": [2, 2, 2, 4],
-    "batch.steps": [20, 20, 200, 200],
-    # Optimisation.
+    "batch.steps_per_epoch": [20, 20, 200, 200],
+    # Optimization.
     "epochs": [6, 6, 50, 50],
-    "optimiser.kind": ["adamw", "adamw", "adam", "adam"],
-    "optimiser.patch_rate": [3e-4, 3e-4, 0.0, 0.0],
-    "optimiser.tower_rate": [3e-4, 3e-4, 5e-6, 5e-6],
-    "optimiser.head_rate": [9e-3, 9e-3, 3.5e-4, 3.5e-4],
-    "optimiser.weight_decay": [1e-4, 1e-4, 5e-4, 5e-4],
-    "optimiser.clip_norm": [5.0, 5.0, 0.0, 0.0],
-    "schedule.kind": ["cosine", "cosine", "steps", "steps"],
+    "optimizer.name": ["adamw", "adamw", "adam", "adam"],
+    "optimizer.patch_lr": [3e-4, 3e-4, 0.0, 0.0],
+    "optimizer.backbone_lr": [3e-4, 3e-4, 5e-6, 5e-6],
+    "optimizer.head_lr": [9e-3, 9e-3, 3.5e-4, 3.5e-4],
+    "optimizer.weight_decay": [1e-4, 1e-4, 5e-4, 5e-4],
+    "optimizer.clip_norm": [5.0, 5.0, 0.0, 0.0],
+    "schedule.name": ["cosine", "cosine", "steps", "steps"],
     "schedule.warmup_epochs": [1.0, 1.0, 0.0, 0.0],
     "schedule.milestones": [(), (), (20.0, 40.0), (20.0, 40.0)],
     # Augmentation, as in configs/hitpro.py.
@@ -67,24 +67,24 @@ TABLE: dict[str, Any] = {
     "cluster.min_samples": [2, 2, 4, 2],
     "cluster.k1": [8, 8, 30, 30],
     "cluster.k2": [3, 3, 6, 6],
-    "cluster.centred": False,  # without the mean of each camera
-    "cluster.capacity": [256, 256, 512, 512],  # neighbours that are kept of a tracklet
-    "cluster.width": 128,  # entries of an encoding before the expansion
+    "cluster.center_cameras": False,  # without the mean of each camera
+    "cluster.max_neighbors": [256, 256, 512, 512],  # neighbours that are kept of a tracklet
+    "cluster.max_encoding": 128,  # entries of an encoding before the expansion
     # Memory: "cluster", or "camera" with its cross-camera term.
-    "memory": "cluster",
-    "momentum": 0.1,
-    "temperature": 0.05,
-    "hard_negatives": 50,
-    "camera_weight": 0.5,
-    "camera_from": [3, 3, 5, 5],
+    "memory.kind": "cluster",
+    "memory.momentum": 0.1,  # weight of the old row
+    "memory.temperature": 0.05,
+    "memory.hard_negatives": 50,
+    "memory.camera_weight": 0.5,
+    "memory.camera_start_epoch": [3, 3, 5, 5],
     # "none", "adca" or "pgm", from an epoch on.
     "cross_modality": "none",
-    "cross_from": [3, 3, 25, 25],
+    "cross_start_epoch": [3, 3, 25, 25],
     "cross_weight": 0.25,
     "matched_clusters": [256, 256, 1024, 1024],
     # Test clips.
-    "evaluation.rule": ["packed", "packed", "chunk_first", "linspace"],
-    "evaluation.frames": [6, 6, 6, 10],
+    "evaluation.clip_sampling": ["packed", "packed", "chunk_first", "linspace"],
+    "evaluation.seq_len": [6, 6, 6, 10],
     "evaluation.pool": "after",
     "evaluation.flip": False,
     "evaluation.distance": "cosine",

@@ -23,7 +23,7 @@ TABLE: dict[str, Any] = {
     "precision": ["float32", "float32", "bfloat16", "bfloat16"],
     "loading.cache": [True, True, False, False],
     "loading.threads": [2, 2, 16, 16],
-    "extraction_batch": [32, 32, 128, 128],  # what a CPU's caches hold; the wide towers run on accelerators
+    "extraction_batch_size": [32, 32, 128, 128],  # what a CPU's caches hold; the wide towers run on accelerators
     # Temporal-aware feature encoder.
     "backbone.name": ["walkers_vit_tiny", "walkers_vit_tiny", "ViT-B/16", "ViT-B/16"],
     "backbone.checkpoint": ["walkers_vit_tiny", "walkers_vit_tiny", CLIP_B16, CLIP_B16],
@@ -33,20 +33,20 @@ TABLE: dict[str, Any] = {
     "frames.width": [32, 32, 128, 128],
     "frames.mean": [HALF["mean"], HALF["mean"], IMAGENET["mean"], IMAGENET["mean"]],
     "frames.std": [HALF["std"], HALF["std"], IMAGENET["std"], IMAGENET["std"]],
-    "temporal": "attention",
-    # Sampling: visible and infrared slots per step, clips of a slot, frames of a clip.
-    "batch.slots": [24, 24, 16, 16],
-    "batch.clips": 2,
-    "batch.frames": [2, 2, 6, 6],
-    # Optimisation. Few tracklets make short epochs, hence more of them in `folder`.
+    "temporal.pooling": "attention",
+    # Sampling: prototypes of each modality per step, clips of a prototype, frames of a clip.
+    "batch.num_prototypes": [24, 24, 16, 16],
+    "batch.num_instances": 2,
+    "batch.seq_len": [2, 2, 6, 6],
+    # Optimization. Few tracklets make short epochs, hence more of them in `folder`.
     "epochs": [6, 20, 50, 50],
-    "optimiser.kind": ["adamw", "adamw", "adam", "adam"],
-    "optimiser.patch_rate": [3e-4, 3e-4, 0.0, 0.0],
-    "optimiser.tower_rate": [3e-4, 3e-4, 5e-6, 5e-6],
-    "optimiser.head_rate": [9e-3, 9e-3, 3.5e-4, 3.5e-4],
-    "optimiser.weight_decay": 1e-4,
-    "optimiser.clip_norm": [5.0, 5.0, 0.0, 0.0],
-    "schedule.kind": ["cosine", "cosine", "steps", "steps"],
+    "optimizer.name": ["adamw", "adamw", "adam", "adam"],
+    "optimizer.patch_lr": [3e-4, 3e-4, 0.0, 0.0],
+    "optimizer.backbone_lr": [3e-4, 3e-4, 5e-6, 5e-6],
+    "optimizer.head_lr": [9e-3, 9e-3, 3.5e-4, 3.5e-4],
+    "optimizer.weight_decay": 1e-4,
+    "optimizer.clip_norm": [5.0, 5.0, 0.0, 0.0],
+    "schedule.name": ["cosine", "cosine", "steps", "steps"],
     "schedule.warmup_epochs": [1.0, 1.0, 10.0, 10.0],
     "schedule.milestones": [(), (), (20.0, 40.0), (20.0, 40.0)],
     # Augmentation. A fabric's brightness differs between visible and infrared light: features of drawn people must
@@ -64,7 +64,7 @@ TABLE: dict[str, Any] = {
     "prototypes.unit": ["tracklet", "tracklet", "tracklet", "tracklet"],
     "prototypes.parts": [2, 2, 2, 4],
     "prototypes.momentum": 0.5,
-    "prototypes.capacity_multiple": [256, 256, 1024, 1024],
+    "prototypes.pad_to_multiple_of": [256, 256, 1024, 1024],
     # Two-stage positive mining with its dynamic threshold (κ in the first and in the last epoch) and soft weights.
     "kappa": [(0.5, -0.5), (0.5, -0.5), (0.0, -2.0), (0.0, -2.0)],
     "association.candidates_per_camera": 1,
@@ -82,18 +82,18 @@ TABLE: dict[str, Any] = {
     "association.look_alike_kappa": -2.0,
     "association.num_look_alikes": 8,
     "association.min_concentration": 0.0,
-    # Three-level contrastive learning; `…_from` are the epochs at which a level is switched on.
+    # Three-level contrastive learning; `…_start_epoch`: when a level is switched on.
     "levels.intra_weight": [0.5, 0.5, 1.0, 1.0],
     "levels.within_weight": [1.0, 1.0, 0.5, 0.5],
     "levels.cross_weight": [1.0, 1.0, 0.5, 0.5],
-    "levels.within_from": [0, 0, 5, 5],
-    "levels.cross_from": [1, 1, 15, 15],
+    "levels.within_start_epoch": [0, 0, 5, 5],
+    "levels.cross_start_epoch": [1, 1, 15, 15],
     "levels.temperature": 0.07,
     # On drawn people the joint softmax is better (docs/hitpro.md); the specification's toy study says the opposite.
     "levels.scope": ["joint", "camera", "camera", "camera"],
     # Test clips. HITSZ-VCM and BUPTCampus as their own codes draw them.
-    "evaluation.rule": ["packed", "packed", "chunk_first", "linspace"],
-    "evaluation.frames": [6, 6, 6, 10],
+    "evaluation.clip_sampling": ["packed", "packed", "chunk_first", "linspace"],
+    "evaluation.seq_len": [6, 6, 6, 10],
     "evaluation.pool": "after",
     "evaluation.flip": False,
     "evaluation.distance": "cosine",
@@ -109,9 +109,9 @@ _RESNET50 = {
     "backbone.checkpoint": "torchvision/resnet50-v1",
     "frames.height": 288,
     "frames.width": 144,
-    "optimiser.patch_rate": 3.5e-4,
-    "optimiser.tower_rate": 3.5e-4,
-    "optimiser.weight_decay": 5e-4,
+    "optimizer.patch_lr": 3.5e-4,
+    "optimizer.backbone_lr": 3.5e-4,
+    "optimizer.weight_decay": 5e-4,
 }
 # Presets that differ from one of the above in these values only.
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {

@@ -19,7 +19,7 @@ def get_config(preset: str = "walkers") -> ml_collections.ConfigDict:
     config.dataset.name, config.dataset.config = "walkers", "captioned"
     config.frames = ml_collections.ConfigDict({"height": 64, "width": 32, **HALF})
     config.loading.cache = True
-    config.extraction_batch = 32
+    config.extraction_batch_size = 32
     config.backbone = ml_collections.ConfigDict(
         {"name": "walkers_vit_tiny", "checkpoint": "walkers_vit_tiny", "remat": False, "scan": False}
     )
@@ -28,13 +28,15 @@ def get_config(preset: str = "walkers") -> ml_collections.ConfigDict:
     config.text = ml_collections.ConfigDict({"pretrained": False, "wordings": 8, "keep": 0.7})
 
     config.epochs = 24
-    config.batch = ml_collections.ConfigDict({"tracklets": 128, "frames": 1})
-    config.optimiser = ml_collections.ConfigDict(
-        {"image_rate": 0.0, "head_rate": 1e-3, "text_rate": 1e-3, "weight_decay": 0.1, "clip_norm": 1.0}
+    config.batch = ml_collections.ConfigDict({"batch_size": 128, "seq_len": 1})
+    config.optimizer = ml_collections.ConfigDict(
+        {"backbone_lr": 0.0, "head_lr": 1e-3, "text_lr": 1e-3, "weight_decay": 0.1, "clip_norm": 1.0}
     )
-    config.schedule = ml_collections.ConfigDict({"kind": "cosine", "warmup_epochs": 1.0})
+    config.schedule = ml_collections.ConfigDict({"name": "cosine", "warmup_epochs": 1.0})
     config.augment = ml_collections.ConfigDict(
         {"crop": 3, "flip": 0.5, "brightness": 0.2, "contrast": 0.3, "gamma": 0.3}
     )
-    config.evaluation.update({"rule": "packed", "frames": 6, "pool": "after", "flip": False, "distance": "cosine"})
+    config.evaluation.update(
+        {"clip_sampling": "packed", "seq_len": 6, "pool": "after", "flip": False, "distance": "cosine"}
+    )
     return config

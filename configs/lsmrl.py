@@ -22,7 +22,7 @@ TABLE: dict[str, Any] = {
     "precision": ["float32", "bfloat16", "bfloat16"],
     "loading.cache": [True, False, False],
     "loading.threads": [2, 16, 16],
-    "extraction_batch": [32, 128, 128],
+    "extraction_batch_size": [32, 128, 128],
     "backbone.name": ["walkers_vit_tiny", "ViT-B/16", "ViT-B/16"],
     "backbone.checkpoint": ["walkers_vit_tiny", CLIP_B16, CLIP_B16],  # both towers and the vocabulary
     "backbone.remat": False,  # True: less memory, a quarter more work; of the text tower too
@@ -39,7 +39,7 @@ TABLE: dict[str, Any] = {
     # The language side and SD; without text there is no SD either.
     "prompt.template": "A X X X X person observed in both day and night conditions.",
     "prompt.n_ctx": 4,
-    "prompt.multiple": 8,  # the number of devices divides it
+    "prompt.pad_to_multiple_of": 8,  # the number of devices divides it
     "use_text": True,
     "v2t_norm": False,  # True: cosines with a learned scale instead of VLD's dot products
     "use_sd": True,
@@ -49,18 +49,18 @@ TABLE: dict[str, Any] = {
     # CLIP-ReID's two stages instead of VLD's joint training: words first, on features of the starting tower.
     "two_stage": False,
     "stage1.epochs": [30, 120, 120],
-    "stage1.parts": 1,  # features per tracklet
-    "stage1.frames": [4, 6, 6],  # that each is the mean of
+    "stage1.clips_per_tracklet": 1,  # features per tracklet
+    "stage1.seq_len": [4, 6, 6],  # that each is the mean of
     "stage1.augment": False,
-    "stage1.batch": 64,
-    "stage1.rate": [3.5e-3, 3.5e-4, 3.5e-4],
+    "stage1.batch_size": 64,
+    "stage1.lr": [3.5e-3, 3.5e-4, 3.5e-4],
     "stage1.weight_decay": 1e-4,
-    "stage1.schedule.kind": "cosine",
+    "stage1.schedule.name": "cosine",
     "stage1.schedule.warmup_epochs": [1.0, 5.0, 5.0],
-    "stage1.schedule.warmup_start": 1e-5 / 3.5e-4,
-    "stage1.schedule.floor": 1e-6 / 3.5e-4,
-    "stage1.schedule.whole_period": True,
-    "stage1.schedule.offset": 1.0,
+    "stage1.schedule.warmup_factor": 1e-5 / 3.5e-4,
+    "stage1.schedule.min_factor": 1e-6 / 3.5e-4,
+    "stage1.schedule.cosine_includes_warmup": True,
+    "stage1.schedule.epoch_offset": 1.0,
     # CMI; heads of 64 channels for SD and CMI.
     "use_cmi": True,
     "cmi_test": "solo",  # or "skip": test features are those that go into CMI
@@ -74,29 +74,29 @@ TABLE: dict[str, Any] = {
     "lambda_mod": 0.1,
     "mod_disc": "hct",  # or "mma": a soft margin of mean distances (M³-ReID)
     "mod_gen": "uniform",  # or "third", "mmd"
-    "mod_from": 0.25,  # share of the run after which the modality probe trains
+    "mod_start_fraction": 0.25,  # share of the run after which the modality probe trains
     # Pairs of a visible and an infrared tracklet: identities per step, pairs of each.
-    "batch.identities": [12, 4, 8],
-    "batch.clips": [2, 4, 2],
-    "batch.frames": [4, 6, 6],
-    "batch.rule": ["chunk", "chunk", "random"],  # which frames make a clip (jaxreid.data.clips.TRAINING_CLIPS)
+    "batch.num_identities": [12, 4, 8],
+    "batch.num_pairs": [2, 4, 2],
+    "batch.seq_len": [4, 6, 6],
+    "batch.clip_sampling": ["chunk", "chunk", "random"],  # which frames make a clip (jaxreid.data.clips.TRAINING_CLIPS)
     "batch.aligned": False,  # True: both of a pair show the same moment (BUPTCampus, where VLD draws so)
-    "batch.steps": [0, 200, 200],  # per epoch; 0 = every tracklet once on average
+    "batch.steps_per_epoch": [0, 200, 200],  # per epoch; 0 = every tracklet once on average
     "epochs": [12, 24, 24],
-    "optimiser.rate": [3e-4, 2.5e-5, 2.5e-5],
-    "optimiser.weight_decay": 1e-4,
-    "optimiser.bias_factor": 1.0,
-    "optimiser.bias_decay": 1e-4,
-    "optimiser.train": "^image_tower/",
-    "optimiser.multipliers": (("^(text|necks_|logit_scale)", 25.0), ("^(diffusion|interaction|modality)", 10.0)),
-    "optimiser.clip_norm": [5.0, 0.0, 0.0],
-    "schedule.kind": "cosine",
+    "optimizer.lr": [3e-4, 2.5e-5, 2.5e-5],
+    "optimizer.weight_decay": 1e-4,
+    "optimizer.bias_lr_factor": 1.0,
+    "optimizer.bias_weight_decay": 1e-4,
+    "optimizer.trainable": "^image_tower/",
+    "optimizer.lr_factors": (("^(text|necks_|logit_scale)", 25.0), ("^(diffusion|interaction|modality)", 10.0)),
+    "optimizer.clip_norm": [5.0, 0.0, 0.0],
+    "schedule.name": "cosine",
     "schedule.warmup_epochs": [1.0, 3.0, 3.0],
-    "schedule.warmup_start": 0.0,
-    "schedule.floor": 0.0,
-    "schedule.whole_period": True,
-    "schedule.offset": [None, 0.0, 0.0],
-    "schedule.least_rate": 2.5e-7,
+    "schedule.warmup_factor": 0.0,
+    "schedule.min_factor": 0.0,
+    "schedule.cosine_includes_warmup": True,
+    "schedule.epoch_offset": [None, 0.0, 0.0],
+    "schedule.min_lr": 2.5e-7,
     # One draw per clip: patches of different frames must stay at the same place. VLD draws for every frame:
     # per_frame=("crop", "flip", "channel", "erase").
     "augment.per_frame": (),
@@ -106,10 +106,10 @@ TABLE: dict[str, Any] = {
     "augment.channel_exchange": 0.5,
     "augment.infrared_mix": True,
     # Test features before or after the batch norms of their necks.
-    "embedding_neck": ["after", "before", "before"],
+    "neck_feat": ["after", "before", "before"],
     # Test clips: one of six frames; on `walkers` as many as show all frames.
-    "evaluation.rule": ["dense", "chunk_first", "linspace"],
-    "evaluation.frames": 6,
+    "evaluation.clip_sampling": ["dense", "chunk_first", "linspace"],
+    "evaluation.seq_len": 6,
     "evaluation.pool": "after",
     "evaluation.flip": False,
     "evaluation.distance": "cosine",

@@ -1,8 +1,8 @@
-"""Augmentation and normalisation on the device: pure functions of a batch and a random key.
+"""Augmentation and normalization on the device: pure functions of a batch and a random key.
 
 One draw per clip, unless `Augmentation.per_frame` says otherwise: crop, flip, erased box and colour change are the
 same for all frames of a clip, and differ between two clips of one tracklet. Pixels are handled as floats in 0…1 until
-`normalise`.
+`normalize`.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def to_unit(batch: Batch) -> Batch:
     return batch.replace(frames=batch.frames.astype(jnp.float32) / 255.0)
 
 
-def normalise(batch: Batch, mean: tuple[float, ...], std: tuple[float, ...], dtype: jnp.dtype) -> Batch:
+def normalize(batch: Batch, mean: tuple[float, ...], std: tuple[float, ...], dtype: jnp.dtype) -> Batch:
     """(frames − mean) / std per channel, in the compute dtype."""
     frames = (batch.frames - jnp.array(mean)) / jnp.array(std)
     return batch.replace(frames=frames.astype(dtype))
@@ -98,7 +98,7 @@ class Pixels:
         batch = to_unit(batch)
         if rng is not None:
             batch = augment(batch, rng, options, self.mean)
-        return normalise(batch, self.mean, self.std, self.dtype)
+        return normalize(batch, self.mean, self.std, self.dtype)
 
 
 # What is drawn for every clip, as numbers in [0, 1). All of them in one call: random bits for each separately would be

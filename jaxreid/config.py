@@ -50,7 +50,7 @@ def base_config(file: str, method: str, preset: str) -> Any:
     config.preset = preset
     config.seed = 1
     config.precision = "float32"  # compute type of the network; parameters, norms and losses are always float32
-    config.extraction_batch = 128  # clips per step where no gradient is needed
+    config.extraction_batch_size = 128  # clips per step where no gradient is needed
     config.evaluate_every = 0  # epochs; 0 = after training only
     config.evaluate_start = True  # also score the features that training starts from, and the free controls
     config.log_every = 10  # steps per row of metrics.jsonl

@@ -28,13 +28,13 @@ from jaxreid.training.steps import variables_of
 
 
 class Embedder:
-    """Features of tracklets as the evaluation of a run computes them: its clips, resizing, pooling, normalisation.
+    """Features of tracklets as the evaluation of a run computes them: its clips, resizing, pooling, normalization.
 
     Args:
       workdir: of a run with a checkpoint; the newest is taken.
       data_dir: where built data sets live; asked for only by a workdir without `dataset_info.npz`.
-      batch_size: clips in a step; the run's `extraction_batch` where not given. A tracklet costs a whole step, so a
-        small one suits single queries.
+      batch_size: clips in a step; the run's `extraction_batch_size` where not given. A tracklet costs a whole step,
+        so a small one suits single queries.
 
     Attributes:
       info: what the run's method was told of its data set.
@@ -52,7 +52,7 @@ class Embedder:
         self._config, self._rule = model.config.to_json(sort_keys=True), model.method.evaluation()
         self._state = variables_of(state, frozen), state.memory
         self._loading = dataclasses.replace(model.loading, workers=0, cache=False)
-        size = -(-(batch_size or model.config.extraction_batch) // model.mesh.size) * model.mesh.size
+        size = -(-(batch_size or model.config.extraction_batch_size) // model.mesh.size) * model.mesh.size
         self._extractor = Extractor(model.method.embed, model.pixels, model.mesh, size, self._rule.flip)
 
     @property

@@ -12,8 +12,9 @@ from jaxreid.training import loop as train
 
 SMALL = ViTConfig(width=32, depth=2, heads=2, patch=16, image_size=(64, 32), projection=16)
 CONFIG = {
-    "dataset.config": "tiny", "backbone.name": "small", "backbone.checkpoint": "", "epochs": 1, "extraction_batch": 16,
-    "mesh.devices": 1, "evaluate_start": False, "batch.identities": 4, "batch.clips": 4,
+    "dataset.config": "tiny", "backbone.name": "small", "backbone.checkpoint": "", "epochs": 1,
+    "extraction_batch_size": 16, "mesh.devices": 1, "evaluate_start": False,
+    "batch.num_identities": 4, "batch.num_instances": 4,
 }  # fmt: skip
 
 

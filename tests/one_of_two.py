@@ -36,7 +36,12 @@ def config(**changes):
     from configs.baseline import get_config
 
     found = get_config()
-    small = {"dataset.config": "tiny", "batch.identities": 3, "batch.clips": 4, "extraction_batch": BATCH}
+    small = {
+        "dataset.config": "tiny",
+        "batch.num_identities": 3,
+        "batch.num_instances": 4,
+        "extraction_batch_size": BATCH,
+    }
     found.update_from_flattened_dict(small | changes)
     return found
 

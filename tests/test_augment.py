@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from messages import refuses
 
-from jaxreid.augment import PER_FRAME, Augmentation, augment, normalise, to_unit
+from jaxreid.augment import PER_FRAME, Augmentation, augment, normalize, to_unit
 from jaxreid.data.batch import Batch
 
 MEAN = (0.5, 0.4, 0.3)
@@ -132,7 +132,7 @@ def test_what_frames_cannot_draw_is_named():
         Augmentation(per_frame=("gamma",))
 
 
-def test_normalise(batch):
-    found = normalise(batch, MEAN, (0.1, 0.2, 0.4), jnp.float32).frames
+def test_normalize(batch):
+    found = normalize(batch, MEAN, (0.1, 0.2, 0.4), jnp.float32).frames
     wanted = (np.asarray(batch.frames) - np.array(MEAN)) / np.array([0.1, 0.2, 0.4])
     assert np.allclose(found, wanted, atol=1e-5)  # float32 rounding of values up to 10

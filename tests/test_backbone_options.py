@@ -17,7 +17,7 @@ METHODS = {
     "baseline": {},
     "hitpro": {},
     "cluster_contrast": {},
-    "clip_reid": {"taps": ("last", "projected")},
+    "clip_reid": {"triplet.features": ("last", "projected")},
     "vsla_clip": {"adapters.width": 4},
     "tf_clip": {},
     "lsmrl": {"stfl_split": (2, 0, 2)},

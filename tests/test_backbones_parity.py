@@ -93,7 +93,7 @@ def to_tree(tensors: dict[str, Any], skip: str = "-") -> dict:
 
 
 def randomise(model: Any, seed: int = 0) -> Any:
-    """All weights and statistics random: the 0s and 1s of initialisation would hide mistakes."""
+    """All weights and statistics random: the 0s and 1s of initialization would hide mistakes."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, tensor in model.state_dict().items():

@@ -186,7 +186,7 @@ def test_features_of_a_whole_test_set_are_those_of_its_splits():
 
 def evaluator_of(dataset, method):
     """One whose network is never called."""
-    config = types.SimpleNamespace(extraction_batch=1, seed=0)
+    config = types.SimpleNamespace(extraction_batch_size=1, seed=0)
     return Evaluator(
         types.SimpleNamespace(
             dataset=dataset, method=method, config=config, mesh=make_mesh(devices=1), pixels=None, compiled={}

@@ -148,7 +148,7 @@ def test_learning_rates_of_stage_1():
 )
 def test_learning_rates_of_stage_2(member, epochs, wanted):
     config = importlib.import_module(f"configs.{member}").get_config("mars")
-    np.testing.assert_allclose(rates(config.schedule, config.optimiser.rate, config.epochs, epochs), wanted, rtol=1e-5)
+    np.testing.assert_allclose(rates(config.schedule, config.optimizer.lr, config.epochs, epochs), wanted, rtol=1e-5)
 
 
 def test_presets_are_the_contract():
@@ -167,14 +167,22 @@ def test_presets_are_the_contract():
         ),
     }.items():
         c = importlib.import_module(f"configs.{member}").get_config("mars")
-        batch = (c.batch.identities, c.batch.clips, c.batch.frames)
-        found = (c.bank, batch, c.epochs, c.optimiser.rate, c.triplet.metric, tuple(c.taps), tuple(c.sie.columns))
+        batch = (c.batch.num_identities, c.batch.num_instances, c.batch.seq_len)
+        found = (
+            c.bank,
+            batch,
+            c.epochs,
+            c.optimizer.lr,
+            c.triplet.metric,
+            tuple(c.triplet.features),
+            tuple(c.sie.columns),
+        )
         assert found == wanted
         assert (c.weights.identity, c.weights.triplet, c.weights.bank, c.label_smoothing) == (0.25, 1, 1, 0.1)
         drawn = {"clip_reid": "chunk", "vsla_clip": "floor", "tf_clip": "chunk"}
         erased = (0.2, ("erase",)) if member == "tf_clip" else (0.4, ())
-        assert (c.batch.rule, (c.augment.erase_area, tuple(c.augment.per_frame))) == (drawn[member], erased)
-        assert (c.optimiser.kind, c.optimiser.bias_factor, c.optimiser.bias_decay) == ("adam", 2.0, 1e-4)
+        assert (c.batch.clip_sampling, (c.augment.erase_area, tuple(c.augment.per_frame))) == (drawn[member], erased)
+        assert (c.optimizer.name, c.optimizer.bias_lr_factor, c.optimizer.bias_weight_decay) == ("adam", 2.0, 1e-4)
 
 
 @pytest.mark.parity
@@ -182,10 +190,10 @@ def test_weight_decay_is_in_the_gradient_and_biases_have_their_own():
     """Two steps of a bias and a weight against PyTorch's Adam, whose weight decay is an L2 term."""
     import torch
 
-    method = make_method("vsla_clip", **{"optimiser.weight_decay": 0.3, "optimiser.bias_decay": 0.1})
-    optimiser = main_stage(method).updates[0].optimiser
+    method = make_method("vsla_clip", **{"optimizer.weight_decay": 0.3, "optimizer.bias_weight_decay": 0.1})
+    optimizer = main_stage(method).updates[0].optimizer
     paths = ("image_tower/block_00/beside_mlp/down/kernel", "image_tower/block_00/beside_mlp/down/bias")
-    groups = [find_group(path, optimiser.groups) for path in paths]
+    groups = [find_group(path, optimizer.groups) for path in paths]
     assert [g.learning_rate for g in groups] == pytest.approx([3e-3, 6e-3]) and groups[0].weight_decay == 0.3
     values, slopes = [np.float32([0.5, -2.0]), np.float32([1.5])], [np.float32([0.2, 0.1]), np.float32([-0.4])]
     theirs = [torch.nn.Parameter(torch.tensor(v)) for v in values]
@@ -201,14 +209,14 @@ def test_weight_decay_is_in_the_gradient_and_biases_have_their_own():
             "image_tower": {"block_00": {"beside_mlp": {"down": dict(zip(("kernel", "bias"), leaves, strict=True))}}}
         }
 
-    update, ours = transformation(optimiser), tree([jnp.asarray(v) for v in values])
+    update, ours = transformation(optimizer), tree([jnp.asarray(v) for v in values])
     state = update.init(ours)
     for _ in range(2):
         for p, g in zip(theirs, slopes, strict=True):
             p.grad = torch.tensor(g)
         adam.step()
         directions, state = update.update(tree([jnp.asarray(g) for g in slopes]), state, ours)
-        ours = descend(ours, directions, optimiser, jnp.float32(1.0))
+        ours = descend(ours, directions, optimizer, jnp.float32(1.0))
     found = ours["image_tower"]["block_00"]["beside_mlp"]["down"]
     np.testing.assert_allclose(found["kernel"], theirs[0].detach().numpy(), rtol=1e-5)
     np.testing.assert_allclose(found["bias"], theirs[1].detach().numpy(), rtol=1e-5)
@@ -290,14 +298,14 @@ def test_stage_1_on_augmented_frames():
 def test_frames_of_test_clips(length, tf_clip, vsla):
     for member, wanted in (("tf_clip", tf_clip), ("vsla_clip", vsla)):
         options = importlib.import_module(f"configs.{member}").get_config("mars").evaluation
-        plan = plan_tracklets(np.array([length]), rule=options.rule, frames=options.frames)
+        plan = plan_tracklets(np.array([length]), options.clip_sampling, options.seq_len)
         assert plan.frames.tolist() == [wanted]
 
 
 def test_frames_of_vsla_s_training_clips():
     """Eight blocks of ⌊n / 8⌋ frames, one random frame of each; the last block takes the remainder."""
-    stage = main_stage(make_method("vsla_clip", **{"batch.rule": "floor", "batch.frames": 8}))
-    assert importlib.import_module("configs.vsla_clip").get_config("mars").batch.rule == "floor"
+    stage = main_stage(make_method("vsla_clip", **{"batch.clip_sampling": "floor", "batch.seq_len": 8}))
+    assert importlib.import_module("configs.vsla_clip").get_config("mars").batch.clip_sampling == "floor"
     info = make_method("vsla_clip").info
     length, rng, seen = np.full(CLIPS, 21), np.random.default_rng(0), [set() for _ in range(8)]
     stage = dataclasses.replace(stage, sampler=IdentitySampler(PEOPLE, 2))
@@ -309,9 +317,9 @@ def test_frames_of_vsla_s_training_clips():
 
 
 def test_chunks_of_the_memory_and_sliding_windows():
-    dense = plan_tracklets(np.array([27]), rule="dense", frames=8)
+    dense = plan_tracklets(np.array([27]), clip_sampling="dense", seq_len=8)
     assert dense.frames[-1].tolist() == [24, 25, 26, 24, 25, 26, 24, 25] and len(dense) == 4
-    windows = plan_tracklets(np.array([27, 8, 3]), rule="windows", frames=8)
+    windows = plan_tracklets(np.array([27, 8, 3]), clip_sampling="windows", seq_len=8)
     assert windows.tracklet.tolist() == [0, 0, 0, 0, 0, 1, 2]
     assert windows.frames[:5, 0].tolist() == [0, 4, 8, 12, 16]
     assert windows.frames[5].tolist() == list(range(8)) and windows.frames[6].tolist() == [0, 1, 2, 2, 2, 2, 2, 2]
@@ -391,7 +399,7 @@ def test_a_bank_that_follows_training():
     """CLIMB-ReID's memory: made of the tower as it is, contrasted as it was before the batch, moved by the batch."""
     method = make_method("clip_reid", bank="ema_memory", embedding_neck="before")
     (stage,) = method.stages()
-    assert (stage.extraction.every, stage.extraction.rule) == (1, "dense")
+    assert (stage.extraction.every, stage.extraction.clip_sampling) == (1, "dense")
     variables, batch = random_variables(method), make_batch()
     memory = BankMemory(jnp.asarray(rows_of_length_1(2 * PEOPLE, 8, seed=4)), None)
     assert method.init_memory().bank.shape == memory.bank.shape
@@ -454,7 +462,7 @@ def test_adapters_and_heads_of_a_whole_method(width, wanted, monkeypatch):
     assert sum(size for path, size in sizes.items() if path.endswith("classifier/kernel")) == 800_000
     assert sum(size for path, size in sizes.items() if path.startswith("platform_prompts")) == 13_824
     # All that trains: adapters, prompts, necks.
-    trained, _ = split_trained(params, main_stage(method).updates[0].optimiser)
+    trained, _ = split_trained(params, main_stage(method).updates[0].optimizer)
     total = sum(leaf.size for leaf in jax.tree.leaves(trained))
     assert total == wanted + 13_824 + 800_000 + 768 + 512
 
@@ -486,10 +494,10 @@ def test_stage_1_learns_the_words_of_the_identities_it_sees():
     own = np.abs(gradient["text"]["own"]).max((1, 2))
     assert (own[:2] > 1e-6).all() and (own[2:] == 0).all()  # rows 0…3 show people 0 and 1
     assert all(largest(gradient)[f"text/{name}"] > 1e-6 for name in ("before", "after"))
-    trained, _ = split_trained(variables["params"], method.stages()[0].updates[0].optimiser)
+    trained, _ = split_trained(variables["params"], method.stages()[0].updates[0].optimizer)
     assert set(family.paths(trained)) == {"text/own", "text/before", "text/after"}
     # Adam's weight decay moves a row that the batch does not show.
-    update = transformation(method.stages()[0].updates[0].optimiser)
+    update = transformation(method.stages()[0].updates[0].optimizer)
     directions, _ = update.update(jax.tree.map(jnp.zeros_like, trained), update.init(trained), trained)
     assert np.abs(directions["text"]["own"]).min() > 0
 
@@ -504,7 +512,7 @@ def test_gradients_of_stage_2(member):
     )[0]
     found = largest(gradient)
     assert all(value == 0 for path, value in found.items() if path.startswith("text/"))
-    trained, _ = split_trained(gradient, main_stage(method).updates[0].optimiser)
+    trained, _ = split_trained(gradient, main_stage(method).updates[0].optimizer)
     silent = {path for path, value in largest(trained).items() if value == 0}
     assert {path for path in silent if not path.endswith("key/bias")} == set()  # a softmax does not see that one
     assert all("norm/bias" not in path for path in found)
@@ -513,7 +521,7 @@ def test_gradients_of_stage_2(member):
 
 
 def test_the_temporal_branch_never_reaches_the_tower():
-    method = make_method("tf_clip", taps=("temporal",), **{"weights.bank": 0.0, "ssp.depth": 0})
+    method = make_method("tf_clip", **{"triplet.features": ("temporal",), "weights.bank": 0.0, "ssp.depth": 0})
     variables = random_variables(method)
     batch = make_batch()
 
@@ -575,7 +583,7 @@ def embedded(method, variables, batch):
     return jax.jit(lambda v, b: method.embed(v, None, b))(variables, batch)["feature"]
 
 
-def test_features_behind_the_necks_are_batch_normalised():
+def test_features_behind_the_necks_are_batch_normalized():
     """By the running statistics of each part; rows that only fill the batch don't matter."""
     method, plain = (make_method("tf_clip", embedding_neck=place) for place in ("after", "before"))
     variables, batch = random_variables(method), make_batch()
@@ -656,8 +664,8 @@ def test_bank_of_text_follows_the_prompts():
 def test_unknown_values_are_named():
     for changes, named in (
         ({"bank": "text"}, ("bank", "'text'", "prompt", "image_memory", "ema_memory")),
-        ({"embedding_neck": "both"}, ("embedding_neck", "'both'")),
-        ({"embedding_neck": "after", "embedding": ("penultimate", "last")}, ("'penultimate'", "neck")),
+        ({"neck_feat": "both"}, ("neck_feat", "'both'")),
+        ({"neck_feat": "after", "embedding": ("penultimate", "last")}, ("'penultimate'", "neck")),
         ({"sie.columns": ("weather",)}, ("'weather'", "camera_index")),
     ):
         with refuses(ValueError, *named):

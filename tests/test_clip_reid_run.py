@@ -29,9 +29,9 @@ def small_towers(monkeypatch):
 def make_config(name, **changes):
     config = importlib.import_module(f"configs.{name}").get_config()
     config.dataset.config, config.backbone.name, config.backbone.checkpoint = "tiny", "small", ""
-    config.extraction_batch, config.log_every, config.mesh.devices = 16, 1, 1
+    config.extraction_batch_size, config.log_every, config.mesh.devices = 16, 1, 1
     config.evaluate_start = False
-    config.batch.identities, config.batch.clips = 4, 2
+    config.batch.num_identities, config.batch.num_instances = 4, 2
     config.update_from_flattened_dict(changes)
     return config
 
@@ -78,7 +78,7 @@ def test_two_stages_and_a_resume_inside_the_first(tmp_path, data_dir, tiny, weig
 
 
 def test_text_free_bank_is_the_mean_of_the_starting_tower_s_features(tmp_path, data_dir, tiny):
-    config = make_config("tf_clip", epochs=1, **{"memory.frames": 4})
+    config = make_config("tf_clip", epochs=1, **{"memory.seq_len": 4})
     run, state, _ = run_training(config, tmp_path, data_dir)
     start = init_variables(start_run(config, tmp_path / "other", data_dir))
     split, reader = run.dataset.train, run.reader(run.dataset.train)
@@ -114,7 +114,7 @@ def test_a_bank_that_follows_training_is_resumed(tmp_path, data_dir, tiny):
 
 @pytest.mark.extended
 def test_lsmrl_in_two_stages(tmp_path, data_dir, tiny):
-    changes = {"two_stage": True, "stage1.epochs": 2, "batch.steps": 2, "stfl_split": (0, 1, 1), "heads": 2}
+    changes = {"two_stage": True, "stage1.epochs": 2, "batch.steps_per_epoch": 2, "stfl_split": (0, 1, 1), "heads": 2}
     run, state, frozen = run_training(make_config("lsmrl", epochs=1, **changes), tmp_path, data_dir)
     assert {name: step.count for name, step in run.compiled.items() if step.count} == dict.fromkeys(
         ("prompts/train_step", "prompts/extract_step", "prompts/refresh", "prompts/refresh_after", "lsmrl/train_step"),
@@ -128,7 +128,7 @@ def test_lsmrl_in_two_stages(tmp_path, data_dir, tiny):
 
 
 def test_lsmrl_keeps_the_bank_of_its_last_parameters(tmp_path, data_dir, tiny):
-    config = make_config("lsmrl", epochs=2, stfl_split=(0, 1, 1), heads=2, **{"batch.steps": 2})
+    config = make_config("lsmrl", epochs=2, stfl_split=(0, 1, 1), heads=2, **{"batch.steps_per_epoch": 2})
     run, state, frozen = run_training(config, tmp_path, data_dir)
     assert {step.count for step in run.compiled.values() if step.count} == {1}
     bank = jax.jit(lambda v: run.method.network.apply(v, 1, method="bank"))(variables_of(state, frozen))

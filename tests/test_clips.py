@@ -7,7 +7,7 @@ from jaxreid.data import clips
 
 
 def rule(name, length, frames, stride=1):
-    plan = clips.plan_tracklets(np.array([length]), rule=name, frames=frames, stride=stride)
+    plan = clips.plan_tracklets(np.array([length]), clip_sampling=name, seq_len=frames, stride=stride)
     return [row[mask].tolist() for row, mask in zip(plan.frames, plan.mask, strict=True)]
 
 
@@ -40,7 +40,7 @@ def test_recombine_interleaves_clips():
 def test_recombine_shows_every_frame_in_as_few_clips_as_hold_them():
     """Data set specification, section 13: ⌈n/16⌉ clips at stride 4."""
     lengths = np.arange(1, 200)
-    plan = clips.plan_tracklets(lengths, rule="recombine", frames=16, stride=4)
+    plan = clips.plan_tracklets(lengths, clip_sampling="recombine", seq_len=16, stride=4)
     np.testing.assert_array_equal(np.bincount(plan.tracklet), -(-lengths // 16))
     for tracklet, length in enumerate(lengths):
         own = plan.frames[plan.tracklet == tracklet].ravel()
@@ -51,7 +51,7 @@ def test_recombine_shows_every_frame_in_as_few_clips_as_hold_them():
 
 def test_packed_shows_every_frame_once():
     lengths = np.array([1, 4, 9, 13])
-    plan = clips.plan_tracklets(lengths, rule="packed", frames=4)
+    plan = clips.plan_tracklets(lengths, clip_sampling="packed", seq_len=4)
     for tracklet, length in enumerate(lengths):
         rows = plan.tracklet == tracklet
         assert plan.frames[rows][plan.mask[rows]].tolist() == list(range(length))
@@ -59,7 +59,7 @@ def test_packed_shows_every_frame_once():
 
 
 def test_parts_of_a_tracklet():
-    plan = clips.plan_all_parts(np.array([24, 13]), parts=2, frames=6)
+    plan = clips.plan_all_parts(np.array([24, 13]), parts=2, seq_len=6)
     assert plan.frames.tolist() == [
         [0, 2, 4, 6, 8, 10],
         [12, 14, 16, 18, 20, 22],
@@ -70,7 +70,7 @@ def test_parts_of_a_tracklet():
 
 
 def test_a_tracklet_shorter_than_its_parts_has_a_frame_in_each():
-    plan = clips.plan_all_parts(np.array([1, 2]), parts=3, frames=2)
+    plan = clips.plan_all_parts(np.array([1, 2]), parts=3, seq_len=2)
     assert (plan.frames[:3] == 0).all()
     assert (plan.frames[3:] < 2).all() and (plan.frames >= 0).all()
 
@@ -87,7 +87,7 @@ def test_random_frames_stay_in_their_chunk():
 
 
 def test_padding_is_not_a_tracklet():
-    plan = clips.plan_all_parts(np.array([4]), parts=2, frames=2).padded(8)
+    plan = clips.plan_all_parts(np.array([4]), parts=2, seq_len=2).padded(8)
     assert len(plan) == 8 and (plan.tracklet[2:] == -1).all() and not plan.mask[2:].any()
 
 

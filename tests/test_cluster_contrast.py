@@ -33,9 +33,9 @@ def make_config(**changes):
     config = import_module("configs.cluster_contrast").get_config()
     config.dataset.config = "tiny"
     config.backbone.name, config.backbone.checkpoint = "small", ""
-    config.epochs, config.extraction_batch = 3, 16
+    config.epochs, config.extraction_batch_size = 3, 16
     config.mesh.devices, config.log_every = 1, 2
-    config.batch.slots, config.batch.clips, config.batch.steps = 4, 2, 3
+    config.batch.num_clusters, config.batch.num_instances, config.batch.steps_per_epoch = 4, 2, 3
     config.cluster.k1, config.cluster.k2, config.cluster.min_samples = 4, 2, 2
     config.cluster.visible_eps = config.cluster.infrared_eps = 0.8
     config.update_from_flattened_dict(changes)
@@ -102,9 +102,9 @@ def test_resume_equals_the_uninterrupted_run(finished, tmp_path, data_dir):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"memory": "camera", "camera_from": 1},
-        {"cross_modality": "adca", "cross_from": 1},
-        {"cross_modality": "pgm", "cross_from": 1},
+        {"memory.kind": "camera", "memory.camera_start_epoch": 1},
+        {"cross_modality": "adca", "cross_start_epoch": 1},
+        {"cross_modality": "pgm", "cross_start_epoch": 1},
     ],
     ids=lambda changes: next(iter(changes.values())),
 )
@@ -222,9 +222,9 @@ def test_diagnosis_of_known_clusters():
 def test_impossible_variants_are_named(tmp_path, data_dir, tiny):
     run = start_run(make_config(), tmp_path, data_dir)
     for changes, named in (
-        ({"memory": "person"}, ("memory", "'person'")),
+        ({"memory.kind": "person"}, ("memory.kind", "'person'")),
         ({"cross_modality": "magic"}, ("cross_modality", "'magic'")),
-        ({"cross_modality": "pgm", "memory": "camera"}, ("memory", "'cluster'")),
+        ({"cross_modality": "pgm", "memory.kind": "camera"}, ("memory.kind", "'cluster'")),
     ):
         with refuses(ValueError, *named):
             check_config(make_config(**changes))
@@ -240,5 +240,7 @@ def test_presets_keep_the_ancestors_settings(preset, min_samples):
     config = import_module("configs.cluster_contrast").get_config(preset)
     assert (config.cluster.visible_eps, config.cluster.infrared_eps) == (0.6, 0.6)
     assert (config.cluster.k1, config.cluster.k2, config.cluster.min_samples) == (30, 6, min_samples)
-    assert (config.momentum, config.temperature, config.memory) == (0.1, 0.05, "cluster")
-    assert (config.camera_from, config.camera_weight, config.hard_negatives, config.cross_weight) == (5, 0.5, 50, 0.25)
+    assert (config.memory.momentum, config.memory.temperature, config.memory.kind) == (0.1, 0.05, "cluster")
+    memory = config.memory
+    assert (memory.camera_start_epoch, memory.camera_weight, memory.hard_negatives) == (5, 0.5, 50)
+    assert config.cross_weight == 0.25

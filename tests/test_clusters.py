@@ -8,7 +8,7 @@ import pytest
 from messages import refuses
 from scipy.optimize import linear_sum_assignment
 
-from jaxreid.data.samplers import Columns, SlotSampler
+from jaxreid.data.samplers import Columns, LabelSampler
 from jaxreid.losses.cluster import hard_negative_contrast, slot_contrast
 from jaxreid.memory import clusters
 
@@ -145,8 +145,10 @@ def test_hard_negative_contrast(hardest):
 def test_sampler_draws_a_fixed_number_of_batches_without_noise():
     labels, modality = np.array([0, 0, -1, 1, 1, 2, -1, 2]), np.array([0, 0, 0, 0, 0, 1, 1, 1])
     columns = Columns(modality, *np.zeros((3, 8), np.int64))
-    tracklet, _ = SlotSampler(slots=2, clips=2, parts=1, steps=7).draw(labels, columns, np.random.default_rng(0))
+    tracklet, _ = LabelSampler(num_labels=2, num_instances=2, parts=1, steps=7).draw(
+        labels, columns, np.random.default_rng(0)
+    )
     assert tracklet.shape == (7, 8)
     assert set(tracklet.reshape(-1)) == {0, 1, 3, 4, 5, 7}
     with refuses(ValueError, "modality 1", 3):
-        SlotSampler(2, 2, 1).draw(np.where(modality == 1, -1, labels), columns, np.random.default_rng(0))
+        LabelSampler(2, 2, 1).draw(np.where(modality == 1, -1, labels), columns, np.random.default_rng(0))

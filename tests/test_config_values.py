@@ -85,8 +85,8 @@ def test_conditions(condition, good, bad):
     [
         ("hitpro", "epochs", 0, "1"),
         ("hitpro", "epochs", -1, "1"),
-        ("hitpro", "extraction_batch", 0, "1"),
-        ("hitpro", "batch.slots", 0, "1"),
+        ("hitpro", "extraction_batch_size", 0, "1"),
+        ("hitpro", "batch.num_prototypes", 0, "1"),
         ("hitpro", "frames.height", 0, "1"),
         ("hitpro", "evaluate_every", -1, "0"),
         ("hitpro", "keep_checkpoints", 0, "1"),
@@ -97,12 +97,12 @@ def test_conditions(condition, good, bad):
         ("hitpro", "loading.interpolation", "lanczos", "bilinear"),
         ("hitpro", "dataset.protocols", ("markt",), "market"),
         ("hitpro", "evaluation.reranking", "knn", "k_reciprocal"),
-        ("hitpro", "evaluation.rule", "all", "packed"),
+        ("hitpro", "evaluation.clip_sampling", "all", "packed"),
         ("hitpro", "evaluation.pool", "mean", "after"),
         ("hitpro", "precision", "float16", "bfloat16"),
         ("hitpro", "mesh.devices", -1, "0"),
-        ("hitpro", "schedule.kind", "linear", "cosine"),
-        ("baseline", "batch.identities", 0, "1"),
+        ("hitpro", "schedule.name", "linear", "cosine"),
+        ("baseline", "batch.num_identities", 0, "1"),
         ("baseline", "triplet.metric", "manhattan", "cosine"),
         ("cluster_contrast", "cross_modality", "agw", "adca"),
         ("cluster_contrast", "cluster.k1", 0, "1"),
@@ -130,18 +130,22 @@ def test_a_value_without_sense_is_told_by_its_key(name, key, value, allowed):
         ("hitpro", {"keep_best": True}, ("config.keep_best", "config.evaluate_every")),
         (
             "baseline",
-            {"optimiser.tower_rate": 0.0, "optimiser.head_rate": 0.0},
-            ("config.optimiser.tower_rate", "config.optimiser.head_rate"),
+            {"optimizer.backbone_lr": 0.0, "optimizer.head_lr": 0.0},
+            ("config.optimizer.backbone_lr", "config.optimizer.head_lr"),
         ),
         ("hitpro", {"backbone.name": "dinov2:ViT-S/14"}, ("config.backbone.name", "frames.height", 64, 14)),
-        ("cluster_contrast", {"cross_modality": "pgm", "memory": "camera"}, ("config.cross_modality", "config.memory")),
+        (
+            "cluster_contrast",
+            {"cross_modality": "pgm", "memory.kind": "camera"},
+            ("config.cross_modality", "config.memory.kind"),
+        ),
         ("clip_reid", {"prompt.template": "A photo."}, ("config.prompt.template", 4, "X")),
-        ("clip_reid", {"embedding": ("penultimate",)}, ("config.embedding", "config.embedding_neck='before'")),
-        ("clip_reid", {"taps": ("temporal",)}, ("config.taps", "config.temporal.diffusion")),
+        ("clip_reid", {"embedding": ("penultimate",)}, ("config.embedding", "config.neck_feat='before'")),
+        ("clip_reid", {"triplet.features": ("temporal",)}, ("config.triplet.features", "config.temporal.diffusion")),
         ("vsla_clip", {"adapters.width": 30}, ("config.adapters.width", "config.adapters.temporal")),
         ("lsmrl", {"two_stage": True, "use_text": False}, ("config.two_stage", "config.use_text")),
         ("lsmrl", {"stfl_split": (4, 4, 4)}, ("config.stfl_split", "config.backbone.name")),
-        ("lsmrl", {"evaluation.rule": "packed"}, ("config.evaluation.rule",)),
+        ("lsmrl", {"evaluation.clip_sampling": "packed"}, ("config.evaluation.clip_sampling",)),
     ],
 )
 def test_values_that_do_not_go_together_are_told(name, changes, named):
@@ -150,8 +154,8 @@ def test_values_that_do_not_go_together_are_told(name, changes, named):
 
 
 def test_all_faults_are_told_at_once():
-    with refuses(UserError, "config.epochs", "config.extraction_batch", "config.levels.temperature"):
-        check_config(config(epochs=0, extraction_batch=0, **{"levels.temperature": 0.0}))
+    with refuses(UserError, "config.epochs", "config.extraction_batch_size", "config.levels.temperature"):
+        check_config(config(epochs=0, extraction_batch_size=0, **{"levels.temperature": 0.0}))
 
 
 def test_values_are_looked_at_before_anything_is_opened(tmp_path):

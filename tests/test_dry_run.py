@@ -90,7 +90,7 @@ def test_a_sentence_of_words_that_are_not_packaged_has_its_length(tmp_path, data
 
 
 def test_packaged_words_have_clip_s_ids(nothing):
-    """Golden ids of OpenAI's tokeniser."""
+    """Golden ids of OpenAI's tokenizer."""
     ids = text_tokenizer("ViT-B/16", "hf:openai/clip-vit-base-patch16")("A photo of a X X X X person.")
     expected = [49406, 320, 1125, 539, 320, 343, 343, 343, 343, 2533, 269, 49407]
     assert ids.shape == (1, 77) and ids[0, :12].tolist() == expected and not ids[0, 12:].any()

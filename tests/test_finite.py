@@ -63,7 +63,7 @@ def checkpoints(workdir):
 @pytest.fixture
 def watch():
     """Of a run whose tower and head learn at rates of their own."""
-    rates = {"optimiser.tower_rate": 7e29, "optimiser.head_rate": 2e30}
+    rates = {"optimizer.backbone_lr": 7e29, "optimizer.head_lr": 2e30}
     config = make_config(**rates, precision="bfloat16", **{"backbone.checkpoint": "b16.pt"})
     return Watch(config, Baseline.stages(SimpleNamespace(config=config))[0])  # pyright: ignore
 
@@ -84,7 +84,7 @@ def test_a_loss_that_is_not_finite_is_named_with_what_to_try(watch):
         "checkpoint=b16.pt",
     ):
         assert words in message
-    assert "config.optimiser.tower_rate=7e+29" in message and "config.optimiser.head_rate=2e+30" in message
+    assert "config.optimizer.backbone_lr=7e+29" in message and "config.optimizer.head_lr=2e+30" in message
     assert "loss_identity" not in message and "weight_decay" not in message
     for count in range(1, LAG + 2):
         with pytest.raises(UserError, match=f"step {count} "):
@@ -98,7 +98,7 @@ def test_the_last_good_checkpoint_stays(tmp_path, data_dir, tiny, monkeypatch):
     def broken(params, progress):
         return jnp.where(progress.epoch > 1, jnp.nan, 0.0)
 
-    few = {"epochs": 3, "batch.identities": 2, "batch.clips": 2}
+    few = {"epochs": 3, "batch.num_identities": 2, "batch.num_instances": 2}
     for _ in range(2):
         with monkeypatch.context() as patch, pytest.raises(UserError, match=r"epoch 2 .*step 2 .*loss is nan") as error:
             run_baseline(tmp_path, data_dir, patch, broken, **few)
@@ -115,10 +115,10 @@ def test_a_state_that_overflows_under_a_finite_loss_is_not_saved(tmp_path, data_
     def added(params, progress):
         return jnp.sqrt(0.0 * params["classifier"]["kernel"][0, 0])
 
-    one_step = {"batch.identities": 6, "batch.clips": 8}
+    one_step = {"batch.num_identities": 6, "batch.num_instances": 8}
     with pytest.raises(UserError, match=r"epoch 1 .*params/classifier/kernel") as error:
         run_baseline(tmp_path, data_dir, monkeypatch, added, **one_step)
-    assert "optimiser" in str(error.value) and not checkpoints(tmp_path)
+    assert "optimizer" in str(error.value) and not checkpoints(tmp_path)
 
 
 def test_arrays_that_are_not_finite_are_named_wherever_they_lie():
@@ -173,7 +173,7 @@ def test_a_broken_model_fills_no_gallery(workdir, tmp_path, data_dir, tiny, monk
 def test_features_that_training_starts_from(watch):
     """Clustering would call them noise, and a memory of them would only show in the next loss."""
     found = jax.tree.map(jnp.asarray, features([[1, 1], [np.inf, 0], [0, 0], [np.nan, 0]], [0, 2, 1, -1]))
-    with pytest.raises(UserError, match=r"epoch 3.* 1 tracklets .*: c\b.*config.optimiser"):
+    with pytest.raises(UserError, match=r"epoch 3.* 1 tracklets .*: c\b.*config.optimizer"):
         watch.after_extraction(2, found, ["a", "b", "c"])
     watch.after_extraction(2, found.replace(tracklet=jnp.full(4, -1), valid=jnp.zeros(4, bool)), ["a", "b", "c"])
 
@@ -192,7 +192,12 @@ def test_processes_end_alike(tmp_path, data_dir, tiny):
     with socket.socket() as opened:
         opened.bind(("localhost", 0))
         port = opened.getsockname()[1]
-    changes = {"dataset.config": "tiny", "batch.identities": 2, "optimiser.tower_rate": 1e30, "evaluate_start": False}
+    changes = {
+        "dataset.config": "tiny",
+        "batch.num_identities": 2,
+        "optimizer.backbone_lr": 1e30,
+        "evaluate_start": False,
+    }
     line = [sys.executable, "-m", "jaxreid.main", "--config=baseline", f"--workdir={tmp_path}/run"]
     line += [f"--data_dir={data_dir}", *(f"--config.{key}={value}" for key, value in changes.items())]
     line += [f"--coordinator=localhost:{port}", "--num_processes=2"]

@@ -48,7 +48,7 @@ def make_info():
 def make_method(info=None, **changes):
     config = hitpro_config.get_config()
     config.backbone.name, config.backbone.checkpoint = "small", ""
-    config.prototypes.capacity_multiple, config.levels.scope = 4, "camera"
+    config.prototypes.pad_to_multiple_of, config.levels.scope = 4, "camera"
     config.update_from_flattened_dict(changes)
     return HiTPro(config, info or make_info())
 
@@ -109,7 +109,7 @@ def test_kappa_is_linear_over_the_epochs():
 
 
 def test_levels_switch_on_at_their_epochs():
-    switches = {"levels.within_from": 2, "levels.cross_from": 4, "association.threshold": "none"}
+    switches = {"levels.within_start_epoch": 2, "levels.cross_start_epoch": 4, "association.threshold": "none"}
     method = make_method(
         **switches, **{"levels.intra_weight": 1.0, "levels.within_weight": 0.5, "levels.cross_weight": 0.25}
     )
@@ -163,7 +163,7 @@ def test_a_new_encoder_averages_the_frames():
 @pytest.mark.parametrize(
     "switch",
     [
-        {"temporal": "mean"},
+        {"temporal.pooling": "mean"},
         {"prototypes.unit": "camera_track"},
         {"association.threshold": "fixed"},
         {"association.threshold": "none"},
@@ -186,7 +186,7 @@ def test_every_switch_runs_and_changes_the_loss(switch):
     default, _ = losses(make_method(**loose), 1)
     total, parts = losses(make_method(**loose, **switch), 1)
     assert np.isfinite(total) and all(np.isfinite(list(parts.values())))
-    if switch not in ({"temporal": "mean"}, {"association.min_concentration": 0.5}):
+    if switch not in ({"temporal.pooling": "mean"}, {"association.min_concentration": 0.5}):
         # A new temporal layer is the mean, and all of these slots are concentrated enough to stay.
         assert total != default
 

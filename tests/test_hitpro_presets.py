@@ -14,7 +14,7 @@ import test_bupt_campus_builder as bupt
 import test_hitsz_vcm_builder as hitsz
 from messages import refuses
 
-from jaxreid import optimizers as optimisers
+from jaxreid import optimizers as optimizers
 from jaxreid.backbones import clip, frame_encoder, pretrained
 from jaxreid.backbones.resnet import ResNetConfig
 from jaxreid.backbones.vit import ViT, ViTConfig
@@ -42,12 +42,16 @@ def test_settings_of_the_specification(preset):
     assert (config.frames.height, config.frames.width) == (256, 128)
     assert config.frames.mean == (0.485, 0.456, 0.406) and config.frames.std == (0.229, 0.224, 0.225)
     assert config.batch.to_dict() == {"slots": 16, "clips": 2, "frames": 6}
-    assert (config.optimiser.kind, config.optimiser.weight_decay) == ("adam", 1e-4)
-    rates = config.optimiser.patch_rate, config.optimiser.tower_rate, config.optimiser.head_rate
+    assert (config.optimizer.name, config.optimizer.weight_decay) == ("adam", 1e-4)
+    rates = config.optimizer.patch_lr, config.optimizer.backbone_lr, config.optimizer.head_lr
     assert rates == (0.0, 5e-6, 3.5e-4)
     assert (config.epochs, config.schedule.warmup_epochs, config.schedule.milestones) == (50, 10.0, (20.0, 40.0))
     assert (config.levels.intra_weight, config.levels.within_weight, config.levels.cross_weight) == (1.0, 0.5, 0.5)
-    assert (config.levels.within_from, config.levels.cross_from, config.levels.temperature) == (5, 15, 0.07)
+    assert (config.levels.within_start_epoch, config.levels.cross_start_epoch, config.levels.temperature) == (
+        5,
+        15,
+        0.07,
+    )
     assert config.kappa == (0.0, -2.0)
     mining = config.association
     assert (mining.candidates_per_camera, mining.within_positives, mining.cross_positives) == (1, 4, 6)
@@ -58,7 +62,7 @@ def test_settings_of_the_specification(preset):
     assert (config.augment.crop, config.augment.flip, config.augment.erase) == (10, 0.5, 0.5)
     assert config.augment.channel_exchange == 0.5 and config.augment.infrared_mix
     expected = {"hitsz_vcm": ("chunk_first", 6), "bupt_campus": ("linspace", 10)}[preset]
-    assert (config.evaluation.rule, config.evaluation.frames) == expected
+    assert (config.evaluation.clip_sampling, config.evaluation.seq_len) == expected
 
 
 def test_the_recording_unit_is_a_preset_of_its_own():
@@ -82,9 +86,9 @@ def clip_weights(tmp_path_factory):
 def miniature(config, weights, source):
     config.backbone.checkpoint, config.dataset.path = str(weights), str(source)
     config.frames.height, config.frames.width = 64, 32
-    config.epochs, config.extraction_batch = 3, 8
-    config.batch.slots, config.batch.frames, config.prototypes.capacity_multiple = 2, 3, 8
-    config.levels.within_from, config.levels.cross_from = 1, 2
+    config.epochs, config.extraction_batch_size = 3, 8
+    config.batch.num_prototypes, config.batch.seq_len, config.prototypes.pad_to_multiple_of = 2, 3, 8
+    config.levels.within_start_epoch, config.levels.cross_start_epoch = 1, 2
     config.mesh.devices, config.loading.threads = 1, 2
     return config
 
@@ -135,15 +139,15 @@ def test_a_miniature_of_hitsz_vcm_trains_from_clip_weights(tmp_path, clip_weight
 def test_the_ancestors_encoder(tmp_path):
     """HiTPro's specification, sections 3.1, 3.2 (24,056,704 parameters), 5.1 and 9.5 (117,012 frames)."""
     config = get_config("hitsz_vcm_resnet50")
-    assert (config.frames.height, config.frames.width, config.optimiser.weight_decay) == (288, 144, 5e-4)
+    assert (config.frames.height, config.frames.width, config.optimizer.weight_decay) == (288, 144, 5e-4)
     run = start_run(config, tmp_path / "run", tmp_path / "data", dry=True)
     shapes = jax.eval_shape(run.method.init, jax.random.key(0), example_batch(run))
     assert sum(leaf.size for leaf in jax.tree.leaves(shapes["params"])) == 24_056_704
     (stage,) = run.method.stages()
-    assert len(run.dataset.train) * stage.extraction.parts * stage.extraction.frames == 117_012
-    groups = stage.updates[0].optimiser.groups
+    assert len(run.dataset.train) * stage.extraction.parts * stage.extraction.seq_len == 117_012
+    groups = stage.updates[0].optimizer.groups
     paths = [path for path, _ in parallel.flatten_paths(shapes["params"])]
-    assert {optimisers.find_group(path, groups).learning_rate for path in paths} == {3.5e-4}
+    assert {optimizers.find_group(path, groups).learning_rate for path in paths} == {3.5e-4}
 
 
 def test_a_miniature_trains_with_a_stem_for_each_modality(tmp_path, monkeypatch):

@@ -94,8 +94,8 @@ def test_shortened_captions_keep_the_person_and_the_order():
 
 def test_from_captions_to_a_file_of_both_towers(data_dir, tiny, tmp_path):
     config = config_file.get_config()
-    config.dataset.config, config.epochs, config.batch.tracklets = "tiny", 2, 8
-    config.mesh.devices, config.extraction_batch = 1, 16
+    config.dataset.config, config.epochs, config.batch.batch_size = "tiny", 2, 8
+    config.mesh.devices, config.extraction_batch_size = 1, 16
     claim_workdir(tmp_path / "run", config.to_dict())
     run = start_run(config, tmp_path / "run", data_dir)
     assert len(run.method.info.captions) == len(run.dataset.train)
@@ -134,9 +134,9 @@ def test_the_packaged_clip_finds_captions_of_people_it_never_saw():
     specs = [spec for spec in world.specs("test") if spec.modality == "rgb"][::6]
     frames = np.stack([world.draw(spec).frames[::4][:3] for spec in specs])
     image, text = vision_config("walkers_vit_tiny"), text_config("walkers_vit_tiny")
-    normalised = (frames.reshape(-1, 64, 32, 3) / 255.0 - 0.5) / 0.5
+    normalized = (frames.reshape(-1, 64, 32, 3) / 255.0 - 0.5) / 0.5
     towers = {name: {"params": load("walkers_vit_tiny", config)} for name, config in (("i", image), ("t", text))}
-    joint = ViT(image).apply(towers["i"], jnp.asarray(normalised, jnp.float32))["projected"]
+    joint = ViT(image).apply(towers["i"], jnp.asarray(normalized, jnp.float32))["projected"]
     joint = np.asarray(joint).reshape(len(specs), 3, -1).mean(1)
     captions = sorted({describe(world.persons[pid]) for pid in world.pids("test")})
     words = np.asarray(TextTower(text).apply(towers["t"], walkers_words()(captions))["projected"])

@@ -35,7 +35,7 @@ def read(split, plan, batch_size, processes=1, **options):
     ],
 )
 def test_every_planned_frame_is_there_in_order(split, batch_size, options):
-    plan = plan_all_parts(split.table.length, parts=2, frames=2)
+    plan = plan_all_parts(split.table.length, parts=2, seq_len=2)
     found, reader = read(split, plan, batch_size, **options), split.reader(cache=True)
     count, filled = len(plan), -(-len(plan) // batch_size) * batch_size
     assert len(found["frames"]) == filled
@@ -48,7 +48,7 @@ def test_every_planned_frame_is_there_in_order(split, batch_size, options):
 
 
 def test_processes_share_a_batch(split):
-    plan = plan_all_parts(split.table.length, parts=1, frames=2)
+    plan = plan_all_parts(split.table.length, parts=1, seq_len=2)
     whole, shared = read(split, plan, 6), read(split, plan, 6, processes=2)
     for name in whole:
         np.testing.assert_array_equal(whole[name], shared[name])
@@ -58,7 +58,7 @@ def test_processes_share_a_batch(split):
 
 @pytest.mark.parametrize("cache", [False, True])
 def test_only_planned_frames_are_decoded_and_a_record_read_once_a_clip(split, monkeypatch, cache):
-    plan = plan_tracklets(split.table.length, rule="packed", frames=3)
+    plan = plan_tracklets(split.table.length, clip_sampling="packed", seq_len=3)
     reader, decoded, fetched = split.reader(cache=cache), [], []
     decode, fetch = cv2.imdecode, reader.encoded
     monkeypatch.setattr(cv2, "imdecode", lambda *arguments: decoded.append(1) or decode(*arguments))

@@ -208,7 +208,7 @@ def test_full_size(preset, people, context, monkeypatch):
 def test_both_protocols_of_bupt_campus_are_scored():
     config = importlib.import_module("configs.lsmrl").get_config("bupt_campus")
     assert [resolve(key).key for key in config.dataset.protocols] == ["bupt_full", "bupt_reduced64"]
-    assert (config.batch.identities, config.batch.clips, config.evaluation.rule) == (8, 2, "linspace")
+    assert (config.batch.num_identities, config.batch.num_pairs, config.evaluation.clip_sampling) == (8, 2, "linspace")
 
 
 def test_the_prompt():
@@ -545,13 +545,13 @@ def test_cosines_with_a_learned_scale():
     assert params["logit_scale"].shape == () and "logit_scale" not in random_variables(method_with())["params"]
     config.backbone.name, config.v2t_norm = "small", True
     config.update_from_flattened_dict(SPLIT)
-    optimiser = lsmrl.LSMRL(config, family.make_info()).stages()[0].updates[0].optimiser
-    assert find_group("logit_scale", optimiser.groups).learning_rate == pytest.approx(25 * 2.5e-5)
+    optimizer = lsmrl.LSMRL(config, family.make_info()).stages()[0].updates[0].optimizer
+    assert find_group("logit_scale", optimizer.groups).learning_rate == pytest.approx(25 * 2.5e-5)
 
 
 def test_two_stages():
     """Words learn first, on features that the starting tower gives; then they and their sentences are constants."""
-    method = method_with(two_stage=True, **{"stage1.parts": 1})
+    method = method_with(two_stage=True, **{"stage1.clips_per_tracklet": 1})
     prompts, main = method.stages()
     assert (prompts.name, prompts.refresh_after, main.refresh_after) == ("prompts", True, False)
     variables, batch = random_variables(method), make_batch()
@@ -570,10 +570,10 @@ def test_two_stages():
     log = scores - np.log(np.exp(scores).sum(1, keepdims=True))
     wanted = -np.mean([log[i, y == y[i]].mean() for i in range(CLIPS)])
     np.testing.assert_allclose(parts["loss_image_to_text"], wanted, rtol=1e-4)
-    trained, _ = split_trained(gradient, prompts.updates[0].optimiser)
+    trained, _ = split_trained(gradient, prompts.updates[0].optimizer)
     assert family.paths(trained) == ["text/own"] and np.abs(gradient["text"]["own"]).max() > 1e-6
 
-    trained, _ = split_trained(variables["params"], main.updates[0].optimiser)
+    trained, _ = split_trained(variables["params"], main.updates[0].optimizer)
     assert not [path for path in family.paths(trained) if path.startswith("text/")]
     _, (parts, _, _) = jax.jit(family.loss_of(method, main))(
         variables["params"], variables["batch_stats"], memory, batch
@@ -624,12 +624,12 @@ def test_learning_rates(path, wanted):
     for epoch, rate in zip((0, 1, 2, 3, 12, 23), wanted, strict=True):
         progress = Progress(step=0, epoch=jnp.float32(epoch + 0.5), fraction=jnp.float32(0))
         factor = schedule_factor(Schedule(**config.schedule), config.epochs, progress)
-        moved = descend(tree(jnp.zeros(1)), tree(jnp.ones(1)), update.optimiser, factor, update.schedule.least_rate)
+        moved = descend(tree(jnp.zeros(1)), tree(jnp.ones(1)), update.optimizer, factor, update.schedule.min_lr)
         np.testing.assert_allclose(-jax.tree.leaves(moved)[0], rate, rtol=1e-4)
 
 
 def test_frozen_parts_and_new_parts():
-    optimiser = method_with(**{"optimiser.rate": 2.5e-5}).stages()[0].updates[0].optimiser
+    optimizer = method_with(**{"optimizer.lr": 2.5e-5}).stages()[0].updates[0].optimizer
     rates = {
         "text/tower/block_00/mlp/up/kernel": 0.0,
         "image_tower/patch_embedding/kernel": 0.0,
@@ -640,7 +640,7 @@ def test_frozen_parts_and_new_parts():
         "modality_kernel": 2.5e-4,
     }
     for path, rate in rates.items():
-        assert find_group(path, optimiser.groups).learning_rate == pytest.approx(rate)
+        assert find_group(path, optimizer.groups).learning_rate == pytest.approx(rate)
 
 
 def test_words_learn_through_the_text_loss_alone():
@@ -656,7 +656,7 @@ def test_words_learn_through_the_text_loss_alone():
         found[weight] = largest(jax.jit(jax.grad(loss))(variables["params"]))
     assert found[0.08]["text/own"] > 0 and found[0.0]["text/own"] == 0
     assert found[0.0]["diffusion/norm_bank/scale"] > 0  # what reads the bank does learn
-    trained, _ = split_trained(variables["params"], stage.updates[0].optimiser)
+    trained, _ = split_trained(variables["params"], stage.updates[0].optimizer)
     assert not [path for path in family.paths(trained) if path.startswith(("text/tower", "image_tower/patch_emb"))]
 
 
@@ -679,12 +679,12 @@ def test_the_embedding(place):
 
 def test_a_few_people_are_learnt():
     """Eight clips of four people: every clip's nearest one across modalities shows the same person."""
-    method = method_with(**{"batch.identities": 4, "batch.clips": 1, "optimiser.rate": 1e-3})
+    method = method_with(**{"batch.num_identities": 4, "batch.num_pairs": 1, "optimizer.lr": 1e-3})
     stage, batch = method.stages()[0], make_batch()
-    optimiser = stage.updates[0].optimiser
-    update, memory = transformation(optimiser), method.init_memory()
+    optimizer = stage.updates[0].optimizer
+    update, memory = transformation(optimizer), method.init_memory()
     variables = jax.jit(method.init)(jax.random.key(0), batch)
-    trained, frozen = split_trained(variables["params"], optimiser)
+    trained, frozen = split_trained(variables["params"], optimizer)
 
     def step(carry, _):
         own, state, stats = carry
@@ -695,7 +695,7 @@ def test_a_few_people_are_learnt():
 
         (_, (_, stats, _)), gradient = jax.value_and_grad(loss, has_aux=True)(own)
         directions, state = update.update(gradient, state, own)
-        return (descend(own, directions, optimiser, 1.0), state, stats), None
+        return (descend(own, directions, optimizer, 1.0), state, stats), None
 
     def judged(own, stats):
         """Nearest clips of both directions; and whom CMI's features name, with the partner and alone."""
@@ -726,7 +726,7 @@ def test_a_few_people_are_learnt():
 
 def test_what_cannot_be_is_named():
     switches = {
-        "embedding_neck": ("before", "after"),
+        "neck_feat": ("before", "after"),
         "sd_mode": ("attend", "append"),
         "sd_tokens": ("cls", "all"),
         "cmi_test": ("solo", "skip"),

@@ -13,9 +13,9 @@ ROOT = Path(__file__).parent.parent
 SMALL = (
     "--config.dataset.config=tiny",
     "--config.epochs=1",
-    "--config.batch.slots=4",
-    "--config.prototypes.capacity_multiple=8",
-    "--config.extraction_batch=16",
+    "--config.batch.num_prototypes=4",
+    "--config.prototypes.pad_to_multiple_of=8",
+    "--config.extraction_batch_size=16",
 )
 
 

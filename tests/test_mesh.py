@@ -21,14 +21,14 @@ from jaxreid.training.restore import restore_judged
 from jaxreid.training.start import abstract_train_state, enter_stage
 
 METHODS = {
-    "hitpro": {"epochs": 7, "batch.slots": 8, "log_every": 1, "evaluate_start": False},
+    "hitpro": {"epochs": 7, "batch.num_prototypes": 8, "log_every": 1, "evaluate_start": False},
     "baseline": {"epochs": 10, "log_every": 1, "evaluate_start": False},
 }
 
 
 @pytest.fixture(scope="module", autouse=True)
 def small_arrays():
-    """A small tower, whose arrays are split nevertheless, and an optimiser that rounding does not reach.
+    """A small tower, whose arrays are split nevertheless, and an optimizer that rounding does not reach.
 
     Sums over eight devices round otherwise than on one, and Adam turns a gradient that is rounding noise into full
     steps: those of a bias in front of a batch norm, for instance. A large ε leaves such parameters where they are.
@@ -119,12 +119,12 @@ def gathered(text):
 def test_a_step_gathers_one_parameter_at_a_time(method, fsdp, tmp_path, data_dir, tiny):
     config = make_config(method, **{"mesh.devices": 8, "mesh.fsdp": fsdp})
     if method == "hitpro":  # a scope in which no slot is compared with every other
-        config.levels.scope, config.prototypes.capacity_multiple, config.batch.slots = "camera", 1024, 12
+        config.levels.scope, config.prototypes.pad_to_multiple_of, config.batch.num_prototypes = "camera", 1024, 12
     run = start_run(config, tmp_path, data_dir)
     stage = run.method.stages()[0]
     trees = abstract_train_state(run, stage)
     state, frozen = (parallel.with_shardings(tree, parallel.state_sharding(tree, run.mesh)) for tree in trees)
-    batch = abstract_batch(run, stage.sampler.batch_size(run.method.info.columns), stage.frames)
+    batch = abstract_batch(run, stage.sampler.batch_size(run.method.info.columns), stage.seq_len)
     step = train.EpochLoop(run, stage, 0, state).train_step
     text = step.compile(state, frozen, batch, train.progress_at(stage, 0, 0, 1)).as_text()
 
@@ -140,7 +140,7 @@ def test_a_step_gathers_one_parameter_at_a_time(method, fsdp, tmp_path, data_dir
         assert np.prod(shape) <= max(block, largest), (shape, name)
         assert sorted(shape) not in [sorted(bank) for bank in banks], (shape, name)
         assert shape[-3:] != batch.frames.shape[-3:], (shape, name)
-        # Moments have the shapes of parameters: whole ones would be used by the optimiser, outside of the loss.
+        # Moments have the shapes of parameters: whole ones would be used by the optimizer, outside of the loss.
         assert "jvp" in name or len(shape) == 1, (shape, name)
 
 

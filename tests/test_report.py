@@ -161,7 +161,7 @@ def contents(**changes):
         config={
             "method": "hitpro",
             "model": {"backbone": "vit_tiny", "image_size": (128, 64), "drop_path": 0.0},
-            "optimiser": {"name": "adamw", "learning_rate": 3e-4, "weight_decay": 0.01},
+            "optimizer": {"name": "adamw", "learning_rate": 3e-4, "weight_decay": 0.01},
             "seed": 0,
         },
         results=[
@@ -226,7 +226,7 @@ def test_results_stand_with_protocol_queries_and_gallery(written):
         "cross_modal_cam: a match has the same identity, other camera", "chunk_first", "epoch 20 (last)",
         "Re-ranking no", "The starting features have seen visible pictures of other walkers.",
         "identity labels no", "prototype unit tracklet", "preset walkers, seed 0",
-        "optimiser.learning_rate 0.0003", "model.image_size 128, 64", "7 min 33 s", "0123abc",
+        "optimizer.learning_rate 0.0003", "model.image_size 128, 64", "7 min 33 s", "0123abc",
     ):  # fmt: skip
         assert words in text, words
 
@@ -335,12 +335,12 @@ def earlier_run(record_, reasons=(), **changes):
 
 def test_an_earlier_run_stands_beside_with_the_change():
     before = record("infrared → visible", 50.0, **{"rank-20": 100.0, "rank-5": 91.5})
-    settings = (("optimiser.learning_rate", 1e-3, 3e-4), ("scope", None, "camera"))
+    settings = (("optimizer.learning_rate", 1e-3, 3e-4), ("scope", None, "camera"))
     text = page.render(contents(earlier=earlier_run(before, settings=settings)))
     words = Page(text).text
     assert "Earlier: old 50.0 54.0 91.5 95.0 100.0 40.0 120 144" in words
     assert "Change, points +6.1 +6.1 −1.5 ±0.0 ±0.0 +6.1" in words
-    assert "optimiser.learning_rate 0.001 0.0003" in words and "scope not set camera" in words
+    assert "optimizer.learning_rate 0.001 0.0003" in words and "scope not set camera" in words
     # The other direction has no earlier record, and nothing is subtracted there.
     assert words.count("Change, points") == 1
 

@@ -247,7 +247,7 @@ def test_frozen_weights_of_a_later_stage_need_the_stage_before(tmp_path, data_di
     options = {
         "dataset.config": "tiny",
         "mesh.devices": 1,
-        "extraction_batch": 16,
+        "extraction_batch_size": 16,
         "stage1.epochs": 2,
     }
     model = start_run(family.make_config("clip_reid", **options), tmp_path, data_dir)

@@ -11,11 +11,11 @@ from jaxreid.data.samplers import (
     ClusterSampler,
     Columns,
     IdentitySampler,
+    LabelSampler,
     PairSampler,
     PassSampler,
     RandomIdentitySampler,
     ShuffleSampler,
-    SlotSampler,
 )
 from jaxreid.data.schema import INFRARED, VISIBLE
 from jaxreid.data.split import open_split
@@ -54,8 +54,8 @@ WORLD = columns(
 )
 SAMPLERS = [
     ShuffleSampler(5, parts=3),
-    SlotSampler(3, 2, parts=2),
-    SlotSampler(1, 2, parts=2, balance="camera_index"),
+    LabelSampler(3, 2, parts=2),
+    LabelSampler(1, 2, parts=2, balance="camera_index"),
     IdentitySampler(3, 4, parts=2),
     IdentitySampler(3, 4, balance="platform"),
     RandomIdentitySampler(3, 4, parts=2),
@@ -84,7 +84,9 @@ def test_shuffled_batches_show_a_tracklet_once():
 
 def test_slots_are_balanced_over_modalities_and_all_seen():
     modality = np.array([0] * 10 + [1] * 4)
-    tracklet, part = draw(SlotSampler(slots=3, clips=2, parts=2), np.arange(14), columns(14, modality=modality))
+    tracklet, part = draw(
+        LabelSampler(num_labels=3, num_instances=2, parts=2), np.arange(14), columns(14, modality=modality)
+    )
     assert tracklet.shape == (4, 12)
     for row, parts in zip(tracklet, part, strict=True):
         assert (modality[row] == 0).sum() == 6
@@ -95,17 +97,19 @@ def test_slots_are_balanced_over_modalities_and_all_seen():
 
 
 def test_clips_of_a_slot_come_from_its_tracklets():
-    tracklet, _ = draw(SlotSampler(slots=2, clips=2, parts=1), [0, 0, 1, 1, -1], columns(5))
+    tracklet, _ = draw(LabelSampler(num_labels=2, num_instances=2, parts=1), [0, 0, 1, 1, -1], columns(5))
     assert tracklet.shape == (1, 4)
     assert sorted(tracklet[0].tolist()) == [0, 1, 2, 3]
     with refuses(ValueError, "modality 1", "training"):
-        draw(SlotSampler(slots=2, clips=2, parts=1), [0, 0, 1, 1, -1], columns(5, modality=[0, 0, 0, 0, 1]))
+        draw(
+            LabelSampler(num_labels=2, num_instances=2, parts=1), [0, 0, 1, 1, -1], columns(5, modality=[0, 0, 0, 0, 1])
+        )
 
 
 @pytest.mark.parametrize("column", ["platform", "camera_index"])
 def test_slots_are_balanced_over_another_column(column):
     values = getattr(WORLD, column)
-    tracklet, _ = draw(SlotSampler(2, 2, parts=2, balance=column), np.arange(48), WORLD)
+    tracklet, _ = draw(LabelSampler(2, 2, parts=2, balance=column), np.arange(48), WORLD)
     for row in tracklet:
         assert set(in_each(row, values).values()) == {4}
     assert set(tracklet.ravel().tolist()) == set(range(48))
@@ -114,7 +118,7 @@ def test_slots_are_balanced_over_another_column(column):
 def test_identities_by_clips_over_both_modalities():
     labels = np.repeat(np.arange(7, dtype=np.int32), 6)
     modality = np.tile([0, 0, 0, 1, 1, 1], 7)
-    tracklet, _ = draw(IdentitySampler(identities=3, clips=4), labels, columns(42, modality=modality))
+    tracklet, _ = draw(IdentitySampler(num_identities=3, num_instances=4), labels, columns(42, modality=modality))
     assert tracklet.shape == (4, 12)  # 42 tracklets / 12 a batch, rounded
     for row in tracklet:
         assert sorted(in_each(row, labels).values()) == [4, 4, 4]
@@ -186,7 +190,9 @@ def test_pairs_of_one_moment_come_from_different_cameras():
 
 def test_cameras_are_balanced_without_labels():
     camera = np.repeat([0, 1, 2, 3], [20, 10, 6, 4])
-    tracklet, _ = draw(CameraSampler(cameras=2, clips=4), np.zeros(40, int), columns(40, camera_index=camera))
+    tracklet, _ = draw(
+        CameraSampler(num_cameras=2, num_instances=4), np.zeros(40, int), columns(40, camera_index=camera)
+    )
     assert tracklet.shape == (5, 8)  # 40 tracklets / 8
     for row in tracklet:
         assert sorted(in_each(row, camera).values()) == [4, 4]

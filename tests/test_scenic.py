@@ -249,7 +249,7 @@ def test_every_test_tracklet_once_a_pass_and_padding_masked(tiny):
 
 
 def test_settings_of_a_project(tiny):
-    sampler = IdentitySampler(identities=2, clips=4)
+    sampler = IdentitySampler(num_identities=2, num_instances=4)
     found = dataset(tiny, dtype_str="bfloat16", dataset_configs={"sampler": sampler})
     batch = next(found.train_iter)
     assert batch["inputs"].dtype == jax.numpy.bfloat16 and len(set(batch["label"].ravel().tolist())) == 2

@@ -1,4 +1,4 @@
-"""CLIP's tokeniser: golden ids, equality with transformers, the ways to its vocabulary.
+"""CLIP's tokenizer: golden ids, equality with transformers, the ways to its vocabulary.
 
 The vocabulary itself is in the wheel of open_clip (`pip install --no-deps open_clip_torch`); what needs it is
 skipped without. A small vocabulary made here tests the same code everywhere.

@@ -36,14 +36,14 @@ def make_config(name, **changes):
     config = import_module(f"configs.{name}").get_config()
     config.dataset.config = "tiny"
     config.backbone.name, config.backbone.checkpoint = "small", ""
-    config.epochs, config.extraction_batch = 3, 16
+    config.epochs, config.extraction_batch_size = 3, 16
     config.mesh.devices = 1
     config.log_every = 2
     if name == "hitpro":
-        config.batch.slots, config.prototypes.capacity_multiple = 8, 8
-        config.levels.cross_from = 1
+        config.batch.num_prototypes, config.prototypes.pad_to_multiple_of = 8, 8
+        config.levels.cross_start_epoch = 1
     else:
-        config.batch.identities, config.batch.clips = 4, 4
+        config.batch.num_identities, config.batch.num_instances = 4, 4
     config.update_from_flattened_dict(changes)
     return config
 
@@ -200,7 +200,7 @@ def test_each_step_compiles_once(tmp_path, data_dir, tiny, caplog):
 def test_baseline_overfits(tmp_path, data_dir, tiny, monkeypatch):
     monkeypatch.setattr(Checkpoints, "save", lambda *_: None)  # nobody goes on from here
     config = make_config("baseline", epochs=40)
-    config.optimiser.tower_rate, config.optimiser.head_rate, config.triplet.weight = 1e-3, 1e-2, 0.1
+    config.optimizer.backbone_lr, config.optimizer.head_lr, config.triplet.weight = 1e-3, 1e-2, 0.1
     config.augment = {"crop": 0}
     config.label_smoothing = 0.0
     run, _, _ = run_training(config, tmp_path, data_dir)
@@ -260,7 +260,7 @@ def test_unwritable_workdir_is_named(tmp_path):
 
 def test_batch_must_divide_over_devices(tmp_path, data_dir):
     with refuses(ValueError, "8 devices"):
-        start_run(make_config("hitpro", **{"mesh.devices": 8, "batch.slots": 7}), tmp_path, data_dir)
+        start_run(make_config("hitpro", **{"mesh.devices": 8, "batch.num_prototypes": 7}), tmp_path, data_dir)
 
 
 def test_scoring_an_unfinished_run_does_not_finish_it(tmp_path, data_dir, tiny):

@@ -11,7 +11,9 @@ def drawn(rule, length, frames, stride=1, times=400):
     """All clips of a tracklet that a rule gave in so many draws, [times, T]."""
     zeros = np.zeros(times, int)
     rng = np.random.default_rng(0)
-    plan = clips.plan_parts(np.array([length]), zeros, zeros, parts=1, frames=frames, rng=rng, rule=rule, stride=stride)
+    plan = clips.plan_parts(
+        np.array([length]), zeros, zeros, parts=1, seq_len=frames, rng=rng, clip_sampling=rule, stride=stride
+    )
     assert plan.mask.all()
     return plan.frames
 
@@ -65,7 +67,9 @@ def test_clips_stay_in_their_part_and_depend_on_the_generator_only(rule):
 
     def plan(seed):
         rng = np.random.default_rng(seed)
-        return clips.plan_parts(length, tracklet, part, parts=3, frames=4, rng=rng, rule=rule, stride=2).frames
+        return clips.plan_parts(
+            length, tracklet, part, parts=3, seq_len=4, rng=rng, clip_sampling=rule, stride=2
+        ).frames
 
     assert np.array_equal(plan((3, 1)), plan((3, 1))) and not np.array_equal(plan((3, 1)), plan((3, 2)))
     first, count = clips.part_bounds(length[tracklet], part, 3)

@@ -9,7 +9,7 @@ from test_hitpro import make_method
 from test_training import SMALL, assert_equal, run_training
 
 from jaxreid.backbones import clip
-from jaxreid.data.samplers import ClusterSampler, Columns, NothingToDraw, SlotSampler
+from jaxreid.data.samplers import ClusterSampler, Columns, LabelSampler, NothingToDraw
 from jaxreid.data.split import Labels
 from jaxreid.evaluation.evaluator import Evaluator
 from jaxreid.main import print_results
@@ -83,14 +83,14 @@ def test_samplers_say_that_labels_leave_nothing():
     columns = Columns(np.repeat([0, 1], 4), *[np.zeros(8, np.int32)] * 3)
     rng = np.random.default_rng(0)
     with pytest.raises(NothingToDraw, match="modality 1"):
-        SlotSampler(2, 2, 1).draw(np.array([0, 0, 1, 1, -1, -1, -1, -1]), columns, rng)
+        LabelSampler(2, 2, 1).draw(np.array([0, 0, 1, 1, -1, -1, -1, -1]), columns, rng)
     with pytest.raises(NothingToDraw):
         ClusterSampler(2, 2, 1).draw(np.full(8, -1), columns, rng)
 
 
 @pytest.fixture
 def noisy_second_epoch(monkeypatch):
-    draw = SlotSampler.draw
+    draw = LabelSampler.draw
 
     def noise_in_between(self, labels, columns, rng):
         # An epoch's generator is made of its number; this is that of the second.
@@ -98,7 +98,7 @@ def noisy_second_epoch(monkeypatch):
             labels = np.where(columns.modality == 1, -1, labels)
         return draw(self, labels, columns, rng)
 
-    monkeypatch.setattr(SlotSampler, "draw", noise_in_between)
+    monkeypatch.setattr(LabelSampler, "draw", noise_in_between)
 
 
 def test_an_epoch_of_noise_is_skipped_and_the_next_one_trains(tmp_path, data_dir, tiny, noisy_second_epoch):
@@ -129,7 +129,7 @@ def test_identity_labels_that_leave_nothing_end_the_run(tmp_path, data_dir, tiny
     def nothing(self, labels, columns, rng):
         raise NothingToDraw("no person of modality 1")
 
-    monkeypatch.setattr(SlotSampler, "draw", nothing)
+    monkeypatch.setattr(LabelSampler, "draw", nothing)
     with pytest.raises(NothingToDraw, match="modality 1"), warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         run_training(make_config(epochs=1), tmp_path, data_dir)

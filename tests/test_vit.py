@@ -24,7 +24,7 @@ TINY = ViTConfig(width=32, depth=2, heads=2, patch=8, image_size=(32, 16), proje
 
 
 def build(config=TINY, frames=2, **changes):
-    """(model, variables, frames), all parameters random: the 0s and 1s of initialisation would hide mistakes."""
+    """(model, variables, frames), all parameters random: the 0s and 1s of initialization would hide mistakes."""
     model = ViT(dataclasses.replace(config, **changes))
     rng = np.random.default_rng(0)
 

@@ -61,8 +61,8 @@ def test_torch_files_equal_torch(tmp_path, zipped, wrap):
     import torch
 
     state_dict = torch_state_dict()
-    optimiser = {"state": {0: {"step": torch.tensor(3.0)}}}
-    content = {"epoch": 3, wrap: state_dict, "optimizer": optimiser} if wrap else state_dict
+    optimizer = {"state": {0: {"step": torch.tensor(3.0)}}}
+    content = {"epoch": 3, wrap: state_dict, "optimizer": optimizer} if wrap else state_dict
     path = tmp_path / "model.pth"
     torch.save(content, path, _use_new_zipfile_serialization=zipped)
     assert_equal_to_torch(read_tensors(path), state_dict)

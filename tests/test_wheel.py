@@ -26,7 +26,7 @@ def test_an_installed_copy_runs_in_an_empty_folder(tmp_path):
         "jaxreid.main",
         "--config=hitpro",
         "--config.dataset.config=tiny",
-        "--config.batch.slots=4",
+        "--config.batch.num_prototypes=4",
         "--config.epochs=1",
         f"--data_dir={tmp_path / 'data'}",
         f"--workdir={tmp_path / 'run'}",

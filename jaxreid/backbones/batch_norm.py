@@ -1,4 +1,4 @@
-"""Batch normalisation that does not see the rows that only fill a batch: of feature vectors and of feature maps; and
+"""Batch normalization that does not see the rows that only fill a batch: of feature vectors and of feature maps; and
 the neck made of it."""
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ class MaskedBatchNorm(nn.Module):
     """Batch norm over the valid rows of [N, …, C], in fp32, with PyTorch's conventions.
 
     The statistics are per channel, over rows and positions: BatchNorm1d for [N, C], BatchNorm2d for [N, H, W, C].
-    A batch is normalised with its biased variance; the running variance takes the unbiased one:
+    A batch is normalized with its biased variance; the running variance takes the unbiased one:
     running ← (1 − momentum) · running + momentum · batch. Under `jax.jit` the batch is the global one, so the
     statistics are those of all devices.
 
@@ -34,7 +34,7 @@ class MaskedBatchNorm(nn.Module):
 
     @nn.compact
     def __call__(self, features: Array, mask: Array | None = None, *, use_running_average: bool) -> Array:
-        """Normalises features; in training also updates the collection "batch_stats", which must be mutable then.
+        """Normalizes features; in training also updates the collection "batch_stats", which must be mutable then.
 
         Args:
           features: [N, …, C].
@@ -64,12 +64,12 @@ class MaskedBatchNorm(nn.Module):
                 unbiased = square / jnp.maximum(number - 1, 1)
                 running_mean.value = (1 - share) * running_mean.value + share * mean
                 running_var.value = (1 - share) * running_var.value + share * unbiased
-        normalised = (features - mean) * jax.lax.rsqrt(variance + self.epsilon)
+        normalized = (features - mean) * jax.lax.rsqrt(variance + self.epsilon)
         if self.use_scale:
-            normalised = normalised * self.param("scale", nn.initializers.ones, (dim,))
+            normalized = normalized * self.param("scale", nn.initializers.ones, (dim,))
         if self.use_bias:
-            normalised = normalised + self.param("bias", nn.initializers.zeros, (dim,))
-        return jnp.where(valid, normalised, 0.0)
+            normalized = normalized + self.param("bias", nn.initializers.zeros, (dim,))
+        return jnp.where(valid, normalized, 0.0)
 
 
 def calibrate_norm(params: dict[str, Array], features: Array, mask: Array) -> tuple[Array, dict[str, Array]]:
@@ -81,7 +81,7 @@ def calibrate_norm(params: dict[str, Array], features: Array, mask: Array) -> tu
       mask: bool[N], valid rows; with a single one the variance is 0.
 
     Returns:
-      (f32[N, C], the features normalised in evaluation mode, and {"mean", "var"} f32[C], the variance unbiased).
+      (f32[N, C], the features normalized in evaluation mode, and {"mean", "var"} f32[C], the variance unbiased).
     """
     norm = MaskedBatchNorm(momentum=1.0, use_scale="scale" in params, use_bias="bias" in params)
     dim = features.shape[-1]
@@ -91,5 +91,5 @@ def calibrate_norm(params: dict[str, Array], features: Array, mask: Array) -> tu
     )
     statistics: Any = changed["batch_stats"]  # pyright: ignore[reportIndexIssue]
     variables = {"params": params, "batch_stats": statistics}
-    normalised: Array = norm.apply(variables, features, mask, use_running_average=True)  # pyright: ignore
-    return normalised, statistics
+    normalized: Array = norm.apply(variables, features, mask, use_running_average=True)  # pyright: ignore
+    return normalized, statistics

@@ -92,7 +92,7 @@ def feature_width(config: EncoderConfig) -> int:
 def encode_frames(
     config: EncoderConfig, frames: jax.Array, mask: jax.Array, modality: jax.Array, train: bool, name: str
 ) -> jax.Array:
-    """Clips of normalised frames → frame features; called inside a compact module, whose submodule `name` it makes.
+    """Clips of normalized frames → frame features; called inside a compact module, whose submodule `name` it makes.
 
     The class token after the last norm, or the generalised mean of the last map.
 

@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 PACKAGED = ("walkers_vit_tiny", "walkers_dinov2_tiny", "walkers_imagenet_tiny")
 
 HUB = "hf:"
-BESIDE_WEIGHTS = (*FOLDER_CONFIGS, "vocab.json", "merges.txt")  # the latter for the tokeniser
+BESIDE_WEIGHTS = (*FOLDER_CONFIGS, "vocab.json", "merges.txt")  # the latter for the tokenizer
 REACHABLE_WITHIN = 5.0  # seconds; without this, huggingface_hub tries a missing network for half a minute a file
 
 

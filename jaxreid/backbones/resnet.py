@@ -147,7 +147,7 @@ class ResNet(nn.Module):
     def __call__(
         self, frames: Array, mask: Array | None = None, modality: Array | None = None, train: bool = False
     ) -> dict[str, Array]:
-        """Normalised frames [N, H, W, 3] → "map" [N, h, w, C] of the last layer and "pooled" f32[N, C].
+        """Normalized frames [N, H, W, 3] → "map" [N, h, w, C] of the last layer and "pooled" f32[N, C].
 
         Frames where `mask` bool[N] is False influence nothing, and their maps are 0. `modality` i32[N] chooses the
         stem where there are two: 0 (visible) the first, anything else the second. With `train` the batch norms take

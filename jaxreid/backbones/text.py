@@ -49,7 +49,7 @@ TEXT_TOWERS: dict[str, TextConfig] = {
 
 
 def text_tokenizer(name: str, weights: str = "", counting: bool = False) -> WordTokenizer | ClipTokenizer:
-    """The tokeniser of `text_config(name)`: of a small vocabulary, or CLIP's, which `weights` come with.
+    """The tokenizer of `text_config(name)`: of a small vocabulary, or CLIP's, which `weights` come with.
 
     No vocabulary is read before a text asks for it.
 
@@ -90,7 +90,7 @@ class TextTower(Tower):
 
     def __call__(self, ids: Array, train: bool = False) -> dict[str, Any]:
         """Token ids i32[N, L] → the arrays of `encode_embeddings`; the end token is the first largest id of a row, as
-        in OpenAI's tokeniser."""
+        in OpenAI's tokenizer."""
         return self.encode_embeddings(self.embed_ids(ids), jnp.argmax(ids, axis=-1), train)
 
     def embed_ids(self, ids: Array) -> Array:
@@ -109,7 +109,7 @@ class TextTower(Tower):
         """Embeddings [N, L, D] without positions and the end tokens' positions i32[N] → float32 arrays.
 
         `tokens` [N, L, D] after the final norm, and `projected` [N, E], the row at the end token in the joint space,
-        not normalised; and "taps" as in `ViT`. Raises UserError where L is more than the context.
+        not normalized; and "taps" as in `ViT`. Raises UserError where L is more than the context.
         """
         c = self.config
         length = embeddings.shape[1]

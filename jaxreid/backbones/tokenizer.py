@@ -1,4 +1,4 @@
-"""CLIP's tokeniser: texts to rows of ids for `text.TextTower`.
+"""CLIP's tokenizer: texts to rows of ids for `text.TextTower`.
 
     text ── clean ──▶ words ── UTF-8 bytes as letters ──▶ merged pairs ──▶ ids:  [start] ids [end] 0 0 …
 
@@ -141,7 +141,7 @@ class Tokenizer:
 
 
 def load_tokenizer(source: str | os.PathLike | None = None) -> Tokenizer:
-    """The tokeniser with the vocabulary that belongs to a checkpoint, or with CLIP's own.
+    """The tokenizer with the vocabulary that belongs to a checkpoint, or with CLIP's own.
 
     `source` is a name or path of `jaxreid.backbones.hub` (the same as for the weights), a folder, or OpenAI's
     vocabulary file. In the folder, or beside the file, are looked for: vocab.json with merges.txt (Hugging Face), then

@@ -181,7 +181,7 @@ class ViT(Tower):
         token_bias: Array | None = None,
         hooks: Hooks = Hooks(),  # noqa: B008 (immutable)
     ) -> dict[str, Any]:
-        """Normalised frames [N, H, W, 3] → the arrays of `finish`; and "taps", a `Tap` for each block of `taps`.
+        """Normalized frames [N, H, W, 3] → the arrays of `finish`; and "taps", a `Tap` for each block of `taps`.
 
         With `class_token_only` those of them that need the class token alone: the last block then computes no other
         token (a twelfth less work in ViT-B/16, the same numbers). `train` switches stochastic depth on where the

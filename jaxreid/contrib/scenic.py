@@ -216,7 +216,7 @@ class ScenicDataset(NamedTuple):
 
     All iterators are endless. A batch is a dict of arrays [shards, rows, …], rows = batch size / shards:
 
-        inputs      [shards, rows, T, H, W, 3], normalised
+        inputs      [shards, rows, T, H, W, 3], normalized
         label       i32, identity 0 … C − 1 in training; in the two others the data set's own number of the person
         batch_mask  f32, 0 on rows that only fill the last batch of a pass
         frame_mask  bool[shards, rows, T]; tracklet (row in the split), camera, modality i32
@@ -240,14 +240,14 @@ class DatasetOptions:
     gallery: str = "gallery"
     protocols: tuple[str, ...] = ()
     data_dir: str | None = None  # where built sets live
-    frames: int = 8  # of a clip
-    rule: str = "chunk_first"  # which clips of a test tracklet (jaxreid.data.clips)
+    seq_len: int = 8  # frames of a clip
+    clip_sampling: str = "chunk_first"  # which clips of a test tracklet (jaxreid.data.clips)
     height: int = 256
     width: int = 128
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     sampler: Sampler | None = None  # None: all training tracklets in random order
-    piece: int = 0  # frames of the pieces that longer training tracklets are cut into; 0 = whole
+    piece_len: int = 0  # frames of the pieces that longer training tracklets are cut into; 0 = whole
     threads: int = 2
 
 
@@ -265,7 +265,7 @@ def get_dataset(
     """A built data set as a Scenic project reads it, with the signature of its registry:
     `datasets.add_dataset("jaxreid")(get_dataset)`.
 
-    Frames are normalised and not augmented. Batch sizes are those of this host. Training order is a function of the
+    Frames are normalized and not augmented. Batch sizes are those of this host. Training order is a function of the
     seed, the same on any number of hosts; `rng` is not used, tf.data's service neither.
 
     Raises:
@@ -288,7 +288,7 @@ def get_dataset(
     dtype = jnp.dtype(dtype_str)
     reading = _Reading(options, num_shards, dtype)
     query, gallery = (
-        plan_tracklets(split.table.length, rule=options.rule, frames=options.frames)
+        plan_tracklets(split.table.length, clip_sampling=options.clip_sampling, seq_len=options.seq_len)
         for split in (dataset.query, dataset.gallery)
     )
     return ScenicDataset(
@@ -297,7 +297,7 @@ def get_dataset(
         test_iter=reading.passes(dataset.gallery, gallery, eval_batch_size),
         meta_data={
             "num_classes": int(dataset.train.labels.identity.max()) + 1,
-            "input_shape": (-1, options.frames, options.height, options.width, 3),
+            "input_shape": (-1, options.seq_len, options.height, options.width, 3),
             "num_train_examples": len(dataset.train),
             "num_eval_examples": len(query),
             "num_test_examples": len(gallery),
@@ -320,7 +320,7 @@ class _Reading:
             rng = np.random.default_rng((seed, epoch))
             labels, options = split.labels.identity, self.options
             plan = plan_epoch(
-                sampler, labels, columns, split.table.length, rng, frames=options.frames, piece=options.piece
+                sampler, labels, columns, split.table.length, rng, seq_len=options.seq_len, piece_len=options.piece_len
             )
             yield from self._read(split, plan, size, labels)
 

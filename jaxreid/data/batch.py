@@ -12,7 +12,7 @@ Array = Any  # a NumPy array in the loader, a jax array inside a step
 class Batch:
     """A fixed-shape group of B clips of T frames; what varies is masked, what is unknown is −1 (NaN in geometry).
 
-    The loader delivers frames as uint8; steps receive them augmented and normalised. `identity`, `pair` and
+    The loader delivers frames as uint8; steps receive them augmented and normalized. `identity`, `pair` and
     `clothes` are filled only for methods that declare that they use identity labels.
     """
 

@@ -123,41 +123,41 @@ def plan_parts(
     part: np.ndarray,
     *,
     parts: int,
-    frames: int,
+    seq_len: int,
     rng: np.random.Generator | None = None,
-    rule: str = "chunk",
+    clip_sampling: str = "chunk",
     stride: int = 1,
 ) -> ClipPlan:
-    """One clip of T frames from each given (tracklet, part): by a rule of `TRAINING_CLIPS` where a generator is given,
-    otherwise the first frames of chunks. `stride` is that of `strided`.
+    """One clip of T frames from each given (tracklet, part): as `clip_sampling` (of `TRAINING_CLIPS`) says where a
+    generator is given, otherwise the first frames of chunks. `stride` is that of `strided`.
 
     Raises:
-      UserError: an unknown rule.
+      UserError: `clip_sampling` is none of them.
     """
-    if rule not in TRAINING_CLIPS:
-        raise UserError(f"clip rule {rule!r} is not one of {', '.join(TRAINING_CLIPS)}")
+    if clip_sampling not in TRAINING_CLIPS:
+        raise UserError(f"clip_sampling={clip_sampling!r} is not one of {', '.join(TRAINING_CLIPS)}")
     start, count = part_bounds(length[tracklet], part, parts)
     if rng is None:
-        index = chunk(count, frames)
-    elif rule == "strided":
-        index = strided(count, frames, rng, stride)
+        index = chunk(count, seq_len)
+    elif clip_sampling == "strided":
+        index = strided(count, seq_len, rng, stride)
     else:
-        index = TRAINING_CLIPS[rule](count, frames, rng)
+        index = TRAINING_CLIPS[clip_sampling](count, seq_len, rng)
     index = start[:, None] + index
     return ClipPlan(
         tracklet.astype(np.int32), part.astype(np.int32), index.astype(np.int32), np.ones(index.shape, bool)
     )
 
 
-def plan_all_parts(length: np.ndarray, *, parts: int, frames: int) -> ClipPlan:
+def plan_all_parts(length: np.ndarray, *, parts: int, seq_len: int) -> ClipPlan:
     """Every part of every tracklet, tracklet by tracklet: what an extraction pass reads."""
     tracklet = np.repeat(np.arange(len(length)), parts)
     part = np.tile(np.arange(parts), len(length))
-    return plan_parts(length, tracklet, part, parts=parts, frames=frames)
+    return plan_parts(length, tracklet, part, parts=parts, seq_len=seq_len)
 
 
-def plan_tracklets(length: np.ndarray, *, rule: str, frames: int, stride: int = 1) -> ClipPlan:
-    """Every tracklet's test clips under a rule.
+def plan_tracklets(length: np.ndarray, clip_sampling: str, seq_len: int, *, stride: int = 1) -> ClipPlan:
+    """Every tracklet's test clips.
 
     `chunk_first`, `floor_first` and `linspace` give one clip per tracklet. The others give ⌈n/T⌉: `dense`
     consecutive clips whose last one is filled by repeating its frames from the start; `packed` fills it with masked
@@ -166,34 +166,34 @@ def plan_tracklets(length: np.ndarray, *, rule: str, frames: int, stride: int = 
     that start every T / 2 frames as long as frames follow after them, at least one (TF-CLIP's iLIDS-VID).
 
     Raises:
-      UserError: an unknown rule.
+      UserError: `clip_sampling` is none of them.
     """
     rows = np.arange(len(length))
-    if rule in SINGLE_CLIP:
-        index = SINGLE_CLIP[rule](length, frames)
+    if clip_sampling in SINGLE_CLIP:
+        index = SINGLE_CLIP[clip_sampling](length, seq_len)
         tracklet, part, mask = rows, np.zeros_like(rows), np.ones(index.shape, bool)
-    elif rule in ("dense", "packed", "recombine"):
-        clips = -(-length // frames)
+    elif clip_sampling in ("dense", "packed", "recombine"):
+        clips = -(-length // seq_len)
         tracklet = np.repeat(rows, clips)
         part = np.arange(len(tracklet)) - np.repeat(np.cumsum(clips) - clips, clips)
-        start = part * frames
-        count = np.minimum(length[tracklet] - start, frames)[:, None]
-        step = np.arange(frames)
-        mask = (step < count) | (rule != "packed")
+        start = part * seq_len
+        count = np.minimum(length[tracklet] - start, seq_len)[:, None]
+        step = np.arange(seq_len)
+        mask = (step < count) | (clip_sampling != "packed")
         apart = np.ones_like(part)
-        if rule == "recombine":
-            whole = length[tracklet] // frames
+        if clip_sampling == "recombine":
+            whole = length[tracklet] // seq_len
             block = part // stride * stride  # first clip of those that are interleaved with this one
             apart = np.where(part < whole, np.minimum(stride, whole - block), 1)
-            start = np.where(part < whole, block * frames + part - block, start)
+            start = np.where(part < whole, block * seq_len + part - block, start)
         index = start[:, None] + apart[:, None] * (step % count)
-    elif rule == "windows":
-        stride = max(frames // 2, 1)
-        clips = np.maximum(-(-(length - frames) // stride), 1)
+    elif clip_sampling == "windows":
+        stride = max(seq_len // 2, 1)
+        clips = np.maximum(-(-(length - seq_len) // stride), 1)
         tracklet = np.repeat(rows, clips)
         part = np.arange(len(tracklet)) - np.repeat(np.cumsum(clips) - clips, clips)
-        index = np.minimum((part * stride)[:, None] + np.arange(frames), length[tracklet][:, None] - 1)
+        index = np.minimum((part * stride)[:, None] + np.arange(seq_len), length[tracklet][:, None] - 1)
         mask = np.ones(index.shape, bool)
     else:
-        raise UserError(f"clip rule {rule!r} is not one of {', '.join(RULES)}")
+        raise UserError(f"clip_sampling={clip_sampling!r} is not one of {', '.join(RULES)}")
     return ClipPlan(tracklet.astype(np.int32), part.astype(np.int32), index.astype(np.int32), mask)

@@ -46,9 +46,9 @@ def plan_epoch(
     length: np.ndarray,
     rng: np.random.Generator,
     *,
-    frames: int,
-    piece: int = 0,
-    rule: str = "chunk",
+    seq_len: int,
+    piece_len: int = 0,
+    clip_sampling: str = "chunk",
     stride: int = 1,
 ) -> ClipPlan:
     """The training clips of an epoch, batch by batch.
@@ -59,25 +59,34 @@ def plan_epoch(
       columns: what else the sampler may know of the N tracklets.
       length: i32[N], frames of each.
       rng: decides all that is random.
-      frames, rule, stride: frames of a clip, and how they are chosen (`plan_parts`).
-      piece: frames of the pieces that longer tracklets are cut into; 0 = they stay whole.
+      seq_len, clip_sampling, stride: frames of a clip, and how they are chosen (`plan_parts`).
+      piece_len: frames of the pieces that longer tracklets are cut into; 0 = they stay whole.
 
     Raises:
       UserError: the sampler cannot fill a batch, or is to divide pieces into parts once more.
     """
-    if piece and sampler.parts > 1:
+    if piece_len and sampler.parts > 1:
         raise UserError(
-            f"tracklets are cut into pieces of {piece} frames, and the sampler would divide each into {sampler.parts} "
-            "parts, which extraction does not know: set one of the two to its default"
+            f"tracklets are cut into pieces of {piece_len} frames, and the sampler would divide each into "
+            f"{sampler.parts} parts, which extraction does not know: set one of the two to its default"
         )
-    pieces = cut(length, piece)
+    pieces = cut(length, piece_len)
     rows = pieces.tracklet
     columns = Columns(*(column[rows] for column in columns))
     # Pieces of a pair show the same moment only where they have the same place in their tracklets.
     pair = columns.pair * (pieces.number.max(initial=0) + 1) + pieces.number
     columns = columns._replace(pair=np.where(columns.pair >= 0, pair, UNKNOWN))
     drawn, part = (table.reshape(-1) for table in sampler.draw(labels[rows], columns, rng))
-    plan = plan_parts(pieces.length, drawn, part, parts=sampler.parts, frames=frames, rng=rng, rule=rule, stride=stride)
+    plan = plan_parts(
+        pieces.length,
+        drawn,
+        part,
+        parts=sampler.parts,
+        seq_len=seq_len,
+        rng=rng,
+        clip_sampling=clip_sampling,
+        stride=stride,
+    )
     return dataclasses.replace(
         plan,
         tracklet=np.where(drawn >= 0, rows[drawn], UNKNOWN).astype(np.int32),

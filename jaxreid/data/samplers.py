@@ -10,7 +10,7 @@ in every epoch (clusters, slots of a memory); −1 is never drawn.
 | `RandomIdentitySampler` | P identities × K clips | no tracklet twice (CLIP-ReID, torchreid) |
 | `IdentitySampler` | P identities × K clips, spread over modalities or platforms | as many clips as tracklets |
 | `PairSampler` | row-aligned pairs of one person in two modalities | a fixed number of batches |
-| `SlotSampler` | of each modality (platform, camera) as many slots × clips | every slot of the largest once |
+| `LabelSampler` | of each modality (platform, camera) as many slots × clips | every slot of the largest once |
 | `CameraSampler` | as many clips from each of some cameras, no labels | as many clips as tracklets |
 | `ClusterSampler` | P clusters × K clips from different cameras | a fixed number of batches |
 """
@@ -94,42 +94,42 @@ def _enough(groups: dict[int, np.ndarray], needed: int, what: str, field: str) -
 class ShuffleSampler:
     """All labelled tracklets in random order; the last ones that fill no batch wait for another epoch."""
 
-    clips: int
+    size: int
     parts: int = 1
 
     def batch_size(self, columns: Columns) -> int:
         del columns
-        return self.clips
+        return self.size
 
     def draw(self, labels: np.ndarray, columns: Columns, rng: np.random.Generator) -> Draw:
         """Raises UserError where there are fewer tracklets than a batch needs."""
         del columns
         rows = rng.permutation(np.flatnonzero(labels >= 0))
-        steps = len(rows) // self.clips
+        steps = len(rows) // self.size
         if not steps:
-            raise UserError(f"the split has {len(rows)} labelled tracklets, a batch needs {self.clips}")
-        tracklet = rows[: steps * self.clips].reshape(steps, self.clips)
+            raise UserError(f"the split has {len(rows)} labelled tracklets, a batch needs {self.size}")
+        tracklet = rows[: steps * self.size].reshape(steps, self.size)
         return tracklet, rng.integers(0, self.parts, tracklet.shape)
 
 
 @dataclasses.dataclass(frozen=True)
-class SlotSampler:
-    """Batches balanced over modalities, then over slots (groups of tracklets that one label stands for).
+class LabelSampler:
+    """Batches balanced over modalities, then over labels: each is a group of tracklets (a prototype, a cluster).
 
-    `slots` slots of each modality present in the split, `clips` clips from different (tracklet, part) pairs of
-    each slot. An epoch has `steps` batches; with 0, as many as show every slot of the larger modality once. What runs
-    out of slots earlier wraps. `balance` names another column to balance over: "platform", or "camera_index" for
-    batches with as many slots from every camera.
+    `num_labels` labels of each modality present in the split, `num_instances` clips from different (tracklet, part)
+    pairs of each. An epoch has `steps` batches; with 0, as many as show every label of the larger modality once. What
+    runs out of labels earlier wraps. `balance` names another column to balance over: "platform", or "camera_index" for
+    batches with as many labels from every camera.
     """
 
-    slots: int
-    clips: int
+    num_labels: int
+    num_instances: int
     parts: int
     balance: str = "modality"
     steps: int = 0
 
     def batch_size(self, columns: Columns) -> int:
-        return len(np.unique(getattr(columns, self.balance))) * self.slots * self.clips
+        return len(np.unique(getattr(columns, self.balance))) * self.num_labels * self.num_instances
 
     def draw(self, labels: np.ndarray, columns: Columns, rng: np.random.Generator) -> Draw:
         """Raises NothingToDraw where a modality has no tracklet that may be drawn."""
@@ -139,14 +139,14 @@ class SlotSampler:
         if not all(groups):
             empty = codes[[not group for group in groups]][0]
             raise NothingToDraw(
-                f"{self.balance} {empty} of the training split has no slot to draw from: all its "
+                f"{self.balance} {empty} of the training split has no label to draw from: all its "
                 f"{np.sum(column == empty)} tracklets are labelled -1 (noise, if labels are clusters)"
             )
-        steps = self.steps or -(-max(map(len, groups)) // self.slots)
+        steps = self.steps or -(-max(map(len, groups)) // self.num_labels)
         tracklets, parts = [], []
         for group in groups:
-            order = _wrapped(np.array(list(group)), steps * self.slots, rng)
-            pieces = np.stack([_wrapped(np.arange(len(group[s]) * self.parts), self.clips, rng) for s in order])
+            order = _wrapped(np.array(list(group)), steps * self.num_labels, rng)
+            pieces = np.stack([_wrapped(np.arange(len(group[s]) * self.parts), self.num_instances, rng) for s in order])
             rows = np.stack([group[s][piece // self.parts] for s, piece in zip(order, pieces, strict=True)])
             tracklets.append(rows.reshape(steps, -1))
             parts.append((pieces % self.parts).reshape(steps, -1))
@@ -161,26 +161,26 @@ class IdentitySampler:
     spread over: "platform", "camera_index".
     """
 
-    identities: int
-    clips: int
+    num_identities: int
+    num_instances: int
     parts: int = 1
     balance: str = "modality"
 
     def batch_size(self, columns: Columns) -> int:
         del columns
-        return self.identities * self.clips
+        return self.num_identities * self.num_instances
 
     def draw(self, labels: np.ndarray, columns: Columns, rng: np.random.Generator) -> Draw:
         """Raises UserError where there are fewer identities than a batch needs."""
         column, groups = getattr(columns, self.balance), _by_label(labels)
-        _enough(groups, self.identities, "identities", "batch.identities")
-        size = self.identities * self.clips
+        _enough(groups, self.num_identities, "identities", "batch.num_identities")
+        size = self.num_identities * self.num_instances
         steps = max(1, round(int(np.sum(labels >= 0)) / size))
         rows = []
-        for identity in _distinct(np.array(list(groups)), self.identities, steps, rng).reshape(-1):
+        for identity in _distinct(np.array(list(groups)), self.num_identities, steps, rng).reshape(-1):
             mine = groups[int(identity)]
             codes = np.unique(column[mine])
-            share = np.array_split(np.arange(self.clips), len(codes))
+            share = np.array_split(np.arange(self.num_instances), len(codes))
             picked = [
                 _wrapped(mine[column[mine] == code], len(part), rng)
                 for code, part in zip(rng.permutation(codes), share, strict=True)
@@ -200,27 +200,27 @@ class RandomIdentitySampler:
     their number differs from epoch to epoch.
     """
 
-    identities: int
-    clips: int
+    num_identities: int
+    num_instances: int
     parts: int = 1
 
     def batch_size(self, columns: Columns) -> int:
         del columns
-        return self.identities * self.clips
+        return self.num_identities * self.num_instances
 
     def draw(self, labels: np.ndarray, columns: Columns, rng: np.random.Generator) -> Draw:
         """Raises UserError where there are fewer identities than a batch needs."""
         del columns
         members = _by_label(labels)
-        _enough(members, self.identities, "identities", "batch.identities")
+        _enough(members, self.num_identities, "identities", "batch.num_identities")
         groups = {}
         for identity, mine in members.items():
-            order = _wrapped(mine, max(len(mine), self.clips), rng)
-            count = len(order) // self.clips
-            groups[identity] = list(order[: count * self.clips].reshape(count, self.clips))
+            order = _wrapped(mine, max(len(mine), self.num_instances), rng)
+            count = len(order) // self.num_instances
+            groups[identity] = list(order[: count * self.num_instances].reshape(count, self.num_instances))
         batches = []
-        while len(groups) >= self.identities:
-            chosen = rng.choice(np.array(list(groups)), self.identities, replace=False)
+        while len(groups) >= self.num_identities:
+            chosen = rng.choice(np.array(list(groups)), self.num_identities, replace=False)
             batches.append(np.concatenate([groups[identity].pop() for identity in chosen.tolist()]))
             groups = {identity: left for identity, left in groups.items() if left}
         tracklet = np.stack(batches)
@@ -231,14 +231,14 @@ class RandomIdentitySampler:
 class PairSampler:
     """Row-aligned cross-modality pairs: rows 2k and 2k + 1 show one person, first as `sides[0]`, then as `sides[1]`.
 
-    P identities that have both, `pairs` pairs of each, `steps` batches an epoch; 0 = as many as it takes to draw each
-    labelled tracklet once on average. The rows of a pair follow each other, so that hosts and devices with even shares
-    hold whole pairs. With `aligned`, both show the same moment (equal `Columns.pair`, BUPTCampus), from different
+    P identities that have both, `num_pairs` pairs of each, `steps` batches an epoch; 0 = as many as it takes to
+    draw each labelled tracklet once on average. The rows of a pair follow each other, so that hosts and devices with
+    even shares hold whole pairs. With `aligned`, both show the same moment (equal `Columns.pair`, BUPTCampus), from different
     cameras as far as there are any; otherwise they are drawn independently. `sides` are codes of the column `balance`.
     """
 
-    identities: int
-    pairs: int
+    num_identities: int
+    num_pairs: int
     steps: int = 0
     parts: int = 1
     aligned: bool = False
@@ -247,7 +247,7 @@ class PairSampler:
 
     def batch_size(self, columns: Columns) -> int:
         del columns
-        return 2 * self.identities * self.pairs
+        return 2 * self.num_identities * self.num_pairs
 
     def draw(self, labels: np.ndarray, columns: Columns, rng: np.random.Generator) -> Draw:
         """Raises UserError where fewer identities than a batch needs have both sides (of one moment)."""
@@ -257,20 +257,20 @@ class PairSampler:
         if self.aligned:
             first, second = _same_moment(first, second, columns.pair)
         groups = {identity: first[identity] for identity in first.keys() & second.keys()}
-        what, field = f"identities with both sides of {self.balance}", "batch.identities"
+        what, field = f"identities with both sides of {self.balance}", "batch.num_identities"
         if self.aligned:
             what, field = f"{what} in one pair", f"{field}, or set batch.aligned=False"
-        _enough(groups, self.identities, what, field)
+        _enough(groups, self.num_identities, what, field)
         steps = self.steps or max(1, round(int(np.sum(labels >= 0)) / self.batch_size(columns)))
         rows, parts = [], []
-        for identity in _distinct(np.array(sorted(groups)), self.identities, steps, rng).reshape(-1):
+        for identity in _distinct(np.array(sorted(groups)), self.num_identities, steps, rng).reshape(-1):
             one, two = first[int(identity)], second[int(identity)]
             if self.aligned:
-                order = _spread(columns.camera_index[one], self.pairs, rng)
+                order = _spread(columns.camera_index[one], self.num_pairs, rng)
                 pair = np.stack([one[order], two[order]], 1)
-                part = np.repeat(rng.integers(0, self.parts, (self.pairs, 1)), 2, 1)
+                part = np.repeat(rng.integers(0, self.parts, (self.num_pairs, 1)), 2, 1)
             else:
-                pair = np.stack([_wrapped(side, self.pairs, rng) for side in (one, two)], 1)
+                pair = np.stack([_wrapped(side, self.num_pairs, rng) for side in (one, two)], 1)
                 part = rng.integers(0, self.parts, pair.shape)
             rows.append(pair)
             parts.append(part)
@@ -303,32 +303,32 @@ def _spread(camera: np.ndarray, count: int, rng: np.random.Generator) -> np.ndar
 
 @dataclasses.dataclass(frozen=True)
 class CameraSampler:
-    """As many clips from each of `cameras` cameras, for training without labels: a label only says what is drawn.
+    """As many clips from each of `num_cameras` cameras, for training without labels: a label only says what is drawn.
 
     All cameras have their turn before one has it again, and all tracklets of a camera before one of them repeats. An
     epoch has as many batches as it takes to draw each tracklet once on average, so that cameras with few tracklets
-    are drawn more often. For batches with every camera, and slots, see `SlotSampler`.
+    are drawn more often. For batches with every camera, and labels, see `LabelSampler`.
     """
 
-    cameras: int
-    clips: int  # of each camera
+    num_cameras: int
+    num_instances: int  # of each camera
     parts: int = 1
 
     def batch_size(self, columns: Columns) -> int:
         del columns
-        return self.cameras * self.clips
+        return self.num_cameras * self.num_instances
 
     def draw(self, labels: np.ndarray, columns: Columns, rng: np.random.Generator) -> Draw:
         """Raises UserError where there are fewer cameras than a batch needs."""
         groups = _by_label(np.where(labels >= 0, columns.camera_index, UNKNOWN))
-        _enough(groups, self.cameras, "cameras", "batch.cameras")
-        size = self.cameras * self.clips
+        _enough(groups, self.num_cameras, "cameras", "batch.num_cameras")
+        size = self.num_cameras * self.num_instances
         steps = max(1, round(sum(map(len, groups.values())) / size))
-        order = _distinct(np.array(list(groups)), self.cameras, steps, rng).reshape(-1)
-        rows = np.empty((len(order), self.clips), int)
+        order = _distinct(np.array(list(groups)), self.num_cameras, steps, rng).reshape(-1)
+        rows = np.empty((len(order), self.num_instances), int)
         for camera, mine in groups.items():
             turns = np.flatnonzero(order == camera)
-            rows[turns] = _wrapped(mine, len(turns) * self.clips, rng).reshape(len(turns), self.clips)
+            rows[turns] = _wrapped(mine, len(turns) * self.num_instances, rng).reshape(len(turns), self.num_instances)
         tracklet = rows.reshape(steps, size)
         return tracklet, rng.integers(0, self.parts, tracklet.shape)
 
@@ -341,14 +341,14 @@ class ClusterSampler:
     there are fewer clusters than P, some stand in a batch more than once. Outliers have label −1.
     """
 
-    clusters: int
-    clips: int
+    num_clusters: int
+    num_instances: int
     steps: int
     parts: int = 1
 
     def batch_size(self, columns: Columns) -> int:
         del columns
-        return self.clusters * self.clips
+        return self.num_clusters * self.num_instances
 
     def draw(self, labels: np.ndarray, columns: Columns, rng: np.random.Generator) -> Draw:
         """Raises NothingToDraw where there is no cluster."""
@@ -356,13 +356,13 @@ class ClusterSampler:
         if not groups:
             raise NothingToDraw("the split has 0 clusters, a batch needs 1: raise the threshold of clustering")
         values = np.array(list(groups))
-        if len(values) < self.clusters:
-            order = np.concatenate([_wrapped(values, self.clusters, rng) for _ in range(self.steps)])
+        if len(values) < self.num_clusters:
+            order = np.concatenate([_wrapped(values, self.num_clusters, rng) for _ in range(self.steps)])
         else:
-            order = _distinct(values, self.clusters, self.steps, rng).reshape(-1)
+            order = _distinct(values, self.num_clusters, self.steps, rng).reshape(-1)
         members = [groups[label] for label in order.tolist()]
-        rows = [mine[_spread(columns.camera_index[mine], self.clips, rng)] for mine in members]
-        tracklet = np.stack(rows).reshape(self.steps, self.clusters * self.clips)
+        rows = [mine[_spread(columns.camera_index[mine], self.num_instances, rng)] for mine in members]
+        tracklet = np.stack(rows).reshape(self.steps, self.num_clusters * self.num_instances)
         return tracklet, rng.integers(0, self.parts, tracklet.shape)
 
 

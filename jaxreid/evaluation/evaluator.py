@@ -68,7 +68,7 @@ class Evaluator:
 
     def jobs(self, variables: Any, memory: Any) -> list[tuple[Compiled, tuple[Any, ...]]]:
         """The embedding step with its arguments, for `compile_together`."""
-        batch = abstract_batch(self.run, self.run.config.extraction_batch, self.options.frames)
+        batch = abstract_batch(self.run, self.run.config.extraction_batch_size, self.options.seq_len)
         return [(self.extractor.step, (variables, memory, batch))]
 
     def features(self, variables: Any, memory: Any) -> dict[str, dict[str, np.ndarray]]:
@@ -98,7 +98,7 @@ class Evaluator:
 
         def entry(direction: str, scores: retrieval.Scores) -> tuple[dict[str, Any], retrieval.Scores]:
             record = retrieval.result_record(
-                scores, scores.protocol, options.clips, options.frames, options.distance, checkpoint, reranking
+                scores, scores.protocol, options.clips, options.seq_len, options.distance, checkpoint, reranking
             )
             return {"direction": direction, **record}, scores
 

@@ -109,7 +109,7 @@ def make_extractor(
     run: Run, name: str, function: Any, flip: bool = False, augmentation: Augmentation = UNCHANGED
 ) -> Extractor:
     """An extractor of a run, whose compiled step the run lists under `name`."""
-    size, seed = run.config.extraction_batch, run.config.seed
+    size, seed = run.config.extraction_batch_size, run.config.seed
     extractor = Extractor(function, run.pixels, run.mesh, size, flip, augmentation, seed)
     run.compiled[name] = extractor.step
     return extractor
@@ -146,7 +146,7 @@ def pool_tracklets(features: Features, wanted: np.ndarray, names: Sequence[str],
       features: from an `Extractor`, of these tracklets and no other.
       wanted: i64[N], sorted rows of the split.
       names: of these tracklets.
-      pool: one of `POOLS`: "after" averages a tracklet's normalised clip features, "before" the raw ones.
+      pool: one of `POOLS`: "after" averages a tracklet's normalized clip features, "before" the raw ones.
 
     Raises:
       UserError: a feature is not finite, or zero, which has no direction; the message names the tracklets.

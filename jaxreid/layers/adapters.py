@@ -1,7 +1,7 @@
 """Adapters: small trained modules inside the blocks of a frozen tower (`jaxreid.backbones.transformer.Adapters`).
 
 Each maps tokens [B, T, L, D] and frame_mask bool[B, T] to [B, T, L, D], through `bottleneck` channels. With
-`zero_start` the last layer starts at 0, so that the adapted tower starts as the tower itself; without, all layers
+`zero_init` the last layer starts at 0, so that the adapted tower starts as the tower itself; without, all layers
 start as PyTorch's do. Source: VSLA-CLIP (its inter-frame and intra-frame adapters).
 """
 
@@ -28,13 +28,13 @@ class TokenAdapter(nn.Module):
     """down, quick-GELU, up: every token by itself."""
 
     bottleneck: int
-    zero_start: bool = True
+    zero_init: bool = True
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, tokens: Array, frame_mask: Array) -> Array:
         x = quick_gelu(_linear(self.bottleneck, self.dtype, "down")(tokens))
-        return _linear(tokens.shape[-1], self.dtype, "up", self.zero_start)(x)
+        return _linear(tokens.shape[-1], self.dtype, "up", self.zero_init)(x)
 
 
 class TemporalAdapter(nn.Module):
@@ -45,7 +45,7 @@ class TemporalAdapter(nn.Module):
 
     bottleneck: int
     heads: int = 4
-    zero_start: bool = True
+    zero_init: bool = True
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -60,4 +60,4 @@ class TemporalAdapter(nn.Module):
         mask = jnp.repeat(frame_mask, length, axis=0)[:, None, None]
         x = _linear(self.bottleneck, self.dtype, "out")(attend(q, k, v, mask).reshape(x.shape))
         x = x.reshape(batch, length, frames, self.bottleneck).swapaxes(1, 2)
-        return _linear(width, self.dtype, "up", self.zero_start)(x)
+        return _linear(width, self.dtype, "up", self.zero_init)(x)

@@ -116,7 +116,7 @@ class PromptedText(nn.Module):
         self.shared_after = self.param("after", init, (template.after, width)) if template.after else None
 
     def __call__(self, identity: Array) -> Array:
-        """Identities i32[N] → their sentences in the joint space, f32[N, E], not normalised."""
+        """Identities i32[N] → their sentences in the joint space, f32[N, E], not normalized."""
         template, rows = self.template, identity.shape[0]
         words = self.text_tower.embed_ids(jnp.asarray([template.ids]))[0]
         stop = template.start + template.before + template.own + template.after

@@ -26,8 +26,8 @@ def slot_contrast(logits: Array, target: Array, considered: Array) -> Array:
     """
     slot, counted = jnp.maximum(target, 0), target >= 0
     considered = considered | (slot[:, None] == jnp.arange(logits.shape[1]))
-    normaliser = jax.nn.logsumexp(jnp.where(considered, logits, MASKED), axis=1)
-    return _mean(normaliser - jnp.take_along_axis(logits, slot[:, None], axis=1)[:, 0], counted)
+    normalizer = jax.nn.logsumexp(jnp.where(considered, logits, MASKED), axis=1)
+    return _mean(normalizer - jnp.take_along_axis(logits, slot[:, None], axis=1)[:, 0], counted)
 
 
 def hard_negative_contrast(logits: Array, positive: Array, negative: Array, hardest: int) -> Array:
@@ -41,7 +41,7 @@ def hard_negative_contrast(logits: Array, positive: Array, negative: Array, hard
     """
     hard, _ = jax.lax.top_k(jnp.where(negative, logits, MASKED), min(hardest, logits.shape[1]))
     entries = jnp.concatenate([jnp.where(positive, logits, MASKED), hard], axis=1)
-    normaliser = jax.nn.logsumexp(entries, axis=1)
+    normalizer = jax.nn.logsumexp(entries, axis=1)
     count = positive.sum(axis=1)
     mean = jnp.where(positive, logits, 0.0).sum(axis=1) / jnp.maximum(count, 1)
-    return _mean(normaliser - mean, count > 0)
+    return _mean(normalizer - mean, count > 0)

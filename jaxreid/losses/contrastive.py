@@ -54,15 +54,15 @@ def camera_cross_entropy(logits: Array, anchor: Array, memory: PrototypeMemory) 
     same_camera = (memory.camera[slot][..., None] == memory.camera) & memory.valid
     is_anchor = slot[..., None] == jnp.arange(memory.capacity)
     considered = (same_camera & ~neutral) | is_anchor
-    normaliser = jax.nn.logsumexp(jnp.where(considered, logits[:, None], MASKED), axis=-1)
-    return jnp.where(anchor >= 0, normaliser - jnp.take_along_axis(logits, slot, axis=1), 0.0)
+    normalizer = jax.nn.logsumexp(jnp.where(considered, logits[:, None], MASKED), axis=-1)
+    return jnp.where(anchor >= 0, normalizer - jnp.take_along_axis(logits, slot, axis=1), 0.0)
 
 
 def _joint_cross_entropy(logits: Array, target: Array, considered: Array) -> tuple[Array, Array]:
     """Cross entropy f32[B] of soft targets [B, K] among the considered slots, and its excess over their entropy."""
-    normaliser = jax.nn.logsumexp(jnp.where(considered, logits, MASKED), axis=-1)
+    normalizer = jax.nn.logsumexp(jnp.where(considered, logits, MASKED), axis=-1)
     weight = target.sum(axis=-1)
-    value = weight * normaliser - (target * logits).sum(axis=-1)
+    value = weight * normalizer - (target * logits).sum(axis=-1)
     entropy = -(target * jnp.log(jnp.where(target > 0, target, 1.0))).sum(axis=-1)
     return value, value - entropy
 

@@ -27,7 +27,7 @@ def matching_loss(logits: jax.Array, match: jax.Array, valid: jax.Array) -> jax.
 
 
 def supervised_contrastive(anchors: jax.Array, others: jax.Array, label: jax.Array, valid: jax.Array) -> jax.Array:
-    """Mean over anchors of the mean over positives of −log softmax_j(a_i · b_j); f32[]. Temperature 1, no normalising.
+    """Mean over anchors of the mean over positives of −log softmax_j(a_i · b_j); f32[]. Temperature 1, no normalizing.
 
     Row i of both arrays has label i: positives are all rows of the anchor's label, its own among them, and equal rows
     stay in the denominator, so that the loss does not reach 0. CLIP-ReID, stage 1.

@@ -20,7 +20,7 @@ def hetero_centre_triplet(features: Array, label: Array, modality: Array, valid:
     A centre without one of its identity in another modality, or without another identity, does not count.
 
     Args:
-      features: [B, D], normalised by the caller; label, modality: i32[B]; valid: bool[B].
+      features: [B, D], normalized by the caller; label, modality: i32[B]; valid: bool[B].
 
     Returns:
       f32[], 0 when no centre counts.

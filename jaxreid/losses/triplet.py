@@ -1,5 +1,5 @@
 """Triplet losses, driven by the label array, whatever the order of the rows: batch-hard (Hermans et al. 2017), and
-weighted over all pairs (the regularised form of AGW, Ye et al. 2021)."""
+weighted over all pairs (the regularized form of AGW, Ye et al. 2021)."""
 
 from __future__ import annotations
 
@@ -58,16 +58,17 @@ def batch_hard_triplet(
     features: Array,
     label: Array,
     valid: Array,
-    margin: float | None = 0.3,
+    margin: float = 0.3,
     metric: Metric = "euclidean",
+    soft_margin: bool = False,
 ) -> Array:
-    """Mean over anchors of max(0, margin + d⁺ − d⁻), or of softplus(d⁺ − d⁻) with `margin=None` (soft margin).
+    """Mean over anchors of max(0, margin + d⁺ − d⁻) or, with `soft_margin`, of softplus(d⁺ − d⁻).
 
     d⁺ and d⁻ are the distances to the hardest positive and negative of the batch. Anchors without another row of
     their label, or without a row of another label, do not count.
 
     Args:
-      features: [B, D], not normalised here; label: i32[B]; valid: bool[B].
+      features: [B, D], not normalized here; label: i32[B]; valid: bool[B].
 
     Returns:
       f32[], 0 when no anchor counts.
@@ -76,7 +77,7 @@ def batch_hard_triplet(
     features = jnp.where(valid[:, None], features, 0.0)
     positive, negative, counted = batch_hard(pairwise_distance(features, metric), label, valid)
     gap = positive - negative
-    loss = jax.nn.softplus(gap) if margin is None else jax.nn.relu(gap + margin)
+    loss = jax.nn.softplus(gap) if soft_margin else jax.nn.relu(gap + margin)
     return jnp.where(counted, loss, 0.0).sum() / jnp.maximum(counted.sum(), 1)
 
 
@@ -88,7 +89,7 @@ def weighted_triplet(features: Array, label: Array, valid: Array, stable: bool =
     their own largest, so that beyond d ≈ 14 all weights vanish and the loss pulls negatives closer.
 
     Args:
-      features: [B, D], not normalised here; label: i32[B]; valid: bool[B].
+      features: [B, D], not normalized here; label: i32[B]; valid: bool[B].
 
     Returns:
       f32[], 0 when no row is valid.

@@ -271,7 +271,7 @@ def softmax_code(features: Array, camera: Array, valid: Array, num_cameras: int,
     """Slots described by whom they resemble in each camera: f32[K, K], unit rows.
 
     For every camera the softmax over 20 times the similarities to that camera's slots; the cameras' softmaxes side
-    by side, normalised. Takes K² floats, so it is for ablations of moderate size (section 3.4, "softmax_code").
+    by side, normalized. Takes K² floats, so it is for ablations of moderate size (section 3.4, "softmax_code").
     """
     features = features.astype(jnp.float32)
 

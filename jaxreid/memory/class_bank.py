@@ -21,7 +21,7 @@ def group_mean(values: Array, group: Array, groups: int) -> tuple[Array, Array]:
 
 def image_memory(features: Array, tracklet: Array, valid: Array, identity: Array, identities: int) -> Array:
     """TF-CLIP's memory: the mean of an identity's tracklets, each the mean of its clips. A mean of means, because a
-    long tracklet counts no more than a short one; not normalised.
+    long tracklet counts no more than a short one; not normalized.
 
     Args:
       features: [M, E], one row per clip; tracklet: i32[M]; valid: bool[M].

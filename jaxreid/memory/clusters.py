@@ -73,7 +73,7 @@ def fill(
     camera: Array,
     modality: Array,
 ) -> ClusterMemory:
-    """The memory of new labels: a slot's feature is the normalised mean of its clips.
+    """The memory of new labels: a slot's feature is the normalized mean of its clips.
 
     Args:
       features: f32[M, D], unit rows of clips; tracklet: i32[M], their tracklets; valid: bool[M].
@@ -164,7 +164,7 @@ def bipartite_matching(one: Array, one_valid: Array, other: Array, other_valid: 
 
 
 def pull_together(memory: ClusterMemory, weight: float, group: int) -> ClusterMemory:
-    """Matched slots of one modality group moved to their partners: m ← normalise(weight·m + (1 − weight)·partner)."""
+    """Matched slots of one modality group moved to their partners: m ← normalize(weight·m + (1 − weight)·partner)."""
     moved = unit_rows(weight * memory.feature + (1.0 - weight) * memory.feature[jnp.maximum(memory.partner, 0)])
     chosen = (memory.partner >= 0) & (memory.modality == group)
     return memory.replace(feature=jnp.where(chosen[:, None], moved, memory.feature))

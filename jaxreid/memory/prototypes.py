@@ -29,7 +29,7 @@ class PrototypeMemory(struct.PyTreeNode):
     modality: Array  # i32[K]
     valid: Array  # bool[K], slots that have a prototype
     count: Array  # f32[K], clips in the prototype
-    concentration: Array  # f32[K], length of the mean before normalising, in (0, 1]; small = mixed slot
+    concentration: Array  # f32[K], length of the mean before normalizing, in (0, 1]; small = mixed slot
     within_index: Array  # i32[K, P1], positives in other cameras of the same modality
     within_weight: Array  # f32[K, P1], rows sum to 1, or to 0 without a positive
     cross_index: Array  # i32[K, P2], positives in the other modality
@@ -139,7 +139,7 @@ def empty_memory(
 
 
 def build_prototypes(features: Array, slot: Array, valid: Array, capacity: int) -> tuple[Array, Array, Array]:
-    """Prototype of every slot: the normalised mean of the features of its clips (section 3.3).
+    """Prototype of every slot: the normalized mean of the features of its clips (section 3.3).
 
     Args:
       features: [M, D], one row for each clip (part of a tracklet), unit length.
@@ -180,7 +180,7 @@ def update_prototypes(
 ) -> PrototypeMemory:
     """Moves the prototypes of a batch towards the batch's features (section 6).
 
-    p ← normalise(momentum · p + (1 − momentum) · normalise(mean of the batch's features of the slot)).
+    p ← normalize(momentum · p + (1 − momentum) · normalize(mean of the batch's features of the slot)).
     The mean makes the result free of the order of the clips; slots that are not in the batch do not change.
 
     Args:

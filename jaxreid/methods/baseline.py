@@ -22,8 +22,8 @@ from jaxreid.layers.temporal import masked_mean
 from jaxreid.losses.identity import cross_entropy
 from jaxreid.losses.triplet import Metric, batch_hard_triplet
 from jaxreid.methods.method import Backbone, Extraction, Method, Stage, Update, Variables
-from jaxreid.optimizers import Group, Optimiser, Progress, Schedule
-from jaxreid.values import non_negative, number, one_of, under
+from jaxreid.optimizers import Group, Optimizer, Progress, Schedule
+from jaxreid.values import flag, non_negative, number, one_of, under
 
 
 class ClipClassifier(nn.Module):
@@ -48,7 +48,10 @@ class ClipClassifier(nn.Module):
 
 VALUES = {
     "label_smoothing": number(0, below=1),
-    **under("triplet", {"margin": non_negative, "weight": non_negative, "metric": one_of(get_args(Metric))}),
+    **under(
+        "triplet",
+        {"margin": non_negative, "soft_margin": flag, "weight": non_negative, "metric": one_of(get_args(Metric))},
+    ),
 }
 
 
@@ -67,20 +70,20 @@ class Baseline(Method):
     def stages(self) -> tuple[Stage, ...]:
         config, batch = self.config, self.config.batch
         groups = (
-            Group(r"^encoder/", config.optimiser.tower_rate, config.optimiser.weight_decay),
-            Group(r".*", config.optimiser.head_rate, config.optimiser.weight_decay),
+            Group(r"^encoder/", config.optimizer.backbone_lr, config.optimizer.weight_decay),
+            Group(r".*", config.optimizer.head_lr, config.optimizer.weight_decay),
         )
-        optimiser = Optimiser(config.optimiser.kind, groups, config.optimiser.clip_norm)
+        optimizer = Optimizer(config.optimizer.name, groups, config.optimizer.clip_norm)
         return (
             Stage(
                 name="baseline",
                 epochs=config.epochs,
-                sampler=IdentitySampler(batch.identities, batch.clips),
-                frames=batch.frames,
-                piece=batch.piece,
+                sampler=IdentitySampler(batch.num_identities, batch.num_instances),
+                seq_len=batch.seq_len,
+                piece_len=batch.piece_len,
                 augment=Augmentation(**config.augment),
-                updates=(Update("all", optimiser, Schedule(**config.schedule)),),
-                extraction=Extraction(every=0, parts=1, frames=batch.frames),
+                updates=(Update("all", optimizer, Schedule(**config.schedule)),),
+                extraction=Extraction(every=0, parts=1, seq_len=batch.seq_len),
                 calibrate=True,
             ),
         )
@@ -108,9 +111,11 @@ class Baseline(Method):
             variables, batch, train=True, mutable=["batch_stats"], rngs={"dropout": rng}
         )
         identity = cross_entropy(found["logits"], batch.identity, batch.valid, self.config.label_smoothing)
-        margin, metric = self.config.triplet.margin or None, self.config.triplet.metric
-        triplet = batch_hard_triplet(found["tower"], batch.identity, batch.valid, margin, metric)
-        total = identity + self.config.triplet.weight * triplet
+        options = self.config.triplet
+        triplet = batch_hard_triplet(
+            found["tower"], batch.identity, batch.valid, options.margin, options.metric, options.soft_margin
+        )
+        total = identity + options.weight * triplet
         return total, ({"loss_identity": identity, "loss_triplet": triplet}, changed["batch_stats"], memory)
 
     def embed(self, variables: Variables, memory: Any, batch: Batch) -> dict[str, jax.Array]:

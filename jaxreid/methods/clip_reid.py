@@ -51,7 +51,7 @@ from jaxreid.memory.prototypes import unit_rows
 from jaxreid.methods import prompt_learning
 from jaxreid.methods.method import Backbone, Extraction, Features, Method, Stage, Update, Variables
 from jaxreid.methods.prompt_learning import feature_rows, kept_features, prompt_losses, prompt_stage
-from jaxreid.optimizers import Optimiser, Progress, Schedule, parameter_groups
+from jaxreid.optimizers import Optimizer, Progress, Schedule, parameter_groups
 from jaxreid.values import flag, non_negative, number, one_of, positive, series, some_of, under, whole, word
 
 BANKS = ("prompt", "image_memory", "ema_memory")
@@ -167,7 +167,7 @@ class ClipReIDNetwork(nn.Module):
         }
 
     def bank_logits(self, found: dict[str, jax.Array], bank: jax.Array, batch: Batch, train: bool) -> jax.Array:
-        """Dot products of "projected" with the rows of the bank [C, E], f32[B, C]; neither is normalised."""
+        """Dot products of "projected" with the rows of the bank [C, E], f32[B, C]; neither is normalized."""
         v, precision = found["projected"], jax.lax.Precision.HIGHEST
         logits = jnp.matmul(v, bank.T, precision=precision)
         if self.sequence_prompt:
@@ -198,16 +198,16 @@ VALUES = {
     "backbone.name": one_of(TEXT_TOWERS),
     "batch.sampler": one_of(SAMPLERS),
     "prompt.shared_ctx": series(whole(0), length=2),
-    **under("memory", {"frames": whole(1), "rule": one_of(RULES), "per_sample": flag}),
+    **under("memory", {"seq_len": whole(1), "clip_sampling": one_of(RULES), "per_sample": flag}),
     **under("memory", {"momentum": number(0, below=1), "temperature": positive}),
     **under("ssp", {"depth": whole(0), "self_attention": flag}),
     "temporal.diffusion": flag,
-    **under("adapters", {"width": whole(0), "temporal": flag, "zero_start": flag}),
+    **under("adapters", {"width": whole(0), "temporal": flag, "zero_init": flag}),
     **under("sie", {"columns": some_of(COLUMNS), "strength": non_negative}),
     **under("platform_prompts", {"blocks": whole(0), "columns": some_of(COLUMNS)}),
-    **dict.fromkeys(("taps", "embedding"), some_of((*FEATURES, "temporal"), least=1)),
-    "embedding_neck": one_of(NECKS),
-    **under("triplet", {"metric": one_of(get_args(Metric)), "margin": non_negative}),
+    **dict.fromkeys(("triplet.features", "embedding"), some_of((*FEATURES, "temporal"), least=1)),
+    "neck_feat": one_of(NECKS),
+    **under("triplet", {"metric": one_of(get_args(Metric)), "margin": non_negative, "soft_margin": flag}),
     **under("weights", dict.fromkeys(("identity", "triplet", "bank", "frame_identity"), non_negative)),
     **under("weights", dict.fromkeys(("image_to_text", "text_to_image"), non_negative)),
 }
@@ -221,10 +221,10 @@ class ClipReID(Method):
 
     @classmethod
     def contradictions(cls, config: Any) -> Iterator[str]:
-        if config.embedding_neck == "after" and "penultimate" in config.embedding:
-            yield "config.embedding has 'penultimate', which has no neck: take config.embedding_neck='before'"
-        for key in ("taps", "embedding"):
-            if "temporal" in config[key] and not config.temporal.diffusion:
+        if config.neck_feat == "after" and "penultimate" in config.embedding:
+            yield "config.embedding has 'penultimate', which has no neck: take config.neck_feat='before'"
+        for key, names in (("triplet.features", config.triplet.features), ("embedding", config.embedding)):
+            if "temporal" in names and not config.temporal.diffusion:
                 yield f"config.{key} has 'temporal', the feature of the branch that config.temporal.diffusion=True adds"
         width, heads = config.adapters.width, TemporalAdapter.heads
         if config.adapters.temporal and width % heads:
@@ -279,16 +279,16 @@ class ClipReID(Method):
 
     def stages(self) -> tuple[Stage, ...]:
         config, batch = self.config, self.config.batch
-        groups = parameter_groups(config.optimiser, frozen=r"^text/")
+        groups = parameter_groups(config.optimizer, frozen=r"^text/")
         main = Stage(
             name="main",
             epochs=config.epochs,
-            sampler=SAMPLERS[batch.sampler](batch.identities, batch.clips),
-            frames=batch.frames,
-            clip_rule=batch.rule,
-            piece=batch.piece,
+            sampler=SAMPLERS[batch.sampler](batch.num_identities, batch.num_instances),
+            seq_len=batch.seq_len,
+            clip_sampling=batch.clip_sampling,
+            piece_len=batch.piece_len,
             augment=Augmentation(**config.augment),
-            updates=(Update("all", Optimiser(config.optimiser.kind, groups), Schedule(**config.schedule)),),
+            updates=(Update("all", Optimizer(config.optimizer.name, groups), Schedule(**config.schedule)),),
             extraction=None if self.text else self.bank_extraction(),
         )
         if not self.text:
@@ -298,7 +298,7 @@ class ClipReID(Method):
     def bank_extraction(self) -> Extraction:
         """The clips that a bank of image features is made of: once, or of the tower as it is before every epoch."""
         memory = self.config.memory
-        return Extraction(1 if self.moves_bank else 0, 0, memory.frames, rule=memory.rule)
+        return Extraction(1 if self.moves_bank else 0, 0, memory.seq_len, clip_sampling=memory.clip_sampling)
 
     def backbones(self) -> tuple[Backbone, ...]:
         weights = self.config.backbone.checkpoint
@@ -314,7 +314,7 @@ class ClipReID(Method):
     # --- the bank -----------------------------------------------------------------------------------------------
 
     def init_memory(self) -> BankMemory:
-        width, rows = self.image.projection, len(self.info.table) * self.config.stage1.parts
+        width, rows = self.image.projection, len(self.info.table) * self.config.stage1.clips_per_tracklet
         features = jnp.zeros((rows, width)) if self.text else None
         proxies = 2 if self.moves_bank else 1
         return BankMemory(jnp.zeros((proxies * self.info.num_identities, width)), features)
@@ -337,10 +337,12 @@ class ClipReID(Method):
     ) -> BankMemory:
         """The bank from image features, or from the prompts as they are now."""
         if features is None:
-            bank: Any = self.network.apply(variables, self.config.prompt.multiple, method="text_bank")
+            bank: Any = self.network.apply(variables, self.config.prompt.pad_to_multiple_of, method="text_bank")
             return memory.replace(bank=bank)
         if memory.features is not None:
-            return memory.replace(features=kept_features(features, memory.features, self.config.stage1.parts))
+            return memory.replace(
+                features=kept_features(features, memory.features, self.config.stage1.clips_per_tracklet)
+            )
         assert self.info.labels is not None
         identity = jnp.asarray(self.info.labels.identity)
         build = build_proxies if self.moves_bank else image_memory
@@ -363,7 +365,7 @@ class ClipReID(Method):
     ) -> tuple[jax.Array, tuple[dict[str, jax.Array], Any, BankMemory]]:
         if stage.name == "prompts":
             assert memory.features is not None
-            v = memory.features[feature_rows(batch, self.config.stage1.parts)]
+            v = memory.features[feature_rows(batch, self.config.stage1.clips_per_tracklet)]
             t: Any = self.network.apply(variables, jnp.maximum(batch.identity, 0), method="texts")
             losses, stats = prompt_losses(v, t, batch), variables["batch_stats"]
         else:
@@ -384,9 +386,12 @@ class ClipReID(Method):
         (found, logits, bank_logits), changed = self.network.apply(
             variables, method=forward, mutable=["batch_stats"], rngs={"dropout": rng}
         )
-        smoothing, margin, metric = config.label_smoothing, config.triplet.margin or None, config.triplet.metric
+        smoothing, triplet = config.label_smoothing, config.triplet
         of_identity = [cross_entropy(logits[name], y, valid, smoothing) for name in self.network.classified]
-        of_triplets = [batch_hard_triplet(found[name], y, valid, margin, metric) for name in config.taps]
+        of_triplets = [
+            batch_hard_triplet(found[name], y, valid, triplet.margin, triplet.metric, triplet.soft_margin)
+            for name in triplet.features
+        ]
         losses = {
             "identity": (w.identity, sum(of_identity)),
             "triplet": (w.triplet, sum(of_triplets)),
@@ -410,17 +415,17 @@ class ClipReID(Method):
 
     def embed(self, variables: Variables, memory: BankMemory, batch: Batch) -> dict[str, jax.Array]:
         """ "feature": the parts of `config.embedding` side by side, before or after their batch norms as
-        `config.embedding_neck` says; the longer part weighs more. "tower": the class token alone."""
+        `config.neck_feat` says; the longer part weighs more. "tower": the class token alone."""
         found: Any = self.network.apply(variables, batch, self.rows(batch), False, method="encode")
         of: Any = found
-        if self.config.embedding_neck == "after":
+        if self.config.neck_feat == "after":
             of = self.network.apply(variables, found, batch, method="normed")
         parts = [of[name] for name in self.config.embedding]
         return {"tower": found["last"], "feature": jnp.concatenate(parts, axis=-1)}
 
 
 def _adapter(kind: Any, width: int, config: Any, image: ViTConfig) -> Any:
-    return partial(kind, width, zero_start=config.adapters.zero_start, dtype=image.dtype)
+    return partial(kind, width, zero_init=config.adapters.zero_init, dtype=image.dtype)
 
 
 METHOD = ClipReID

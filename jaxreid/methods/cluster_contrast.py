@@ -28,7 +28,7 @@ import numpy as np
 from jaxreid.augment import Augmentation
 from jaxreid.backbones.frame_encoder import encoder_config, feature_width
 from jaxreid.data.batch import Batch
-from jaxreid.data.samplers import SlotSampler
+from jaxreid.data.samplers import LabelSampler
 from jaxreid.data.split import Labels, modality_name
 from jaxreid.dataset_info import DatasetInfo
 from jaxreid.devices.parallel import constrain
@@ -39,7 +39,7 @@ from jaxreid.memory.clusters import ClusterMemory
 from jaxreid.memory.prototypes import build_prototypes, unit_rows, update_prototypes
 from jaxreid.methods.hitpro import TEMPORAL, TemporalAwareFeatureEncoder, camera_keys
 from jaxreid.methods.method import Backbone, Extraction, Features, Method, Stage, Update, Variables
-from jaxreid.optimizers import Optimiser, Progress, Schedule, encoder_groups
+from jaxreid.optimizers import Optimizer, Progress, Schedule, encoder_groups
 from jaxreid.retrieval.clustering import cluster_quality, dbscan, jaccard_graph
 from jaxreid.values import flag, non_negative, number, one_of, positive, under, whole
 
@@ -47,17 +47,17 @@ MEMORIES, CROSS_MODALITY = ("cluster", "camera"), ("none", "adca", "pgm")
 
 
 VALUES = {
-    "temporal": one_of(TEMPORAL),
-    "memory": one_of(MEMORIES),
+    "temporal.pooling": one_of(TEMPORAL),
+    "memory.kind": one_of(MEMORIES),
     "cross_modality": one_of(CROSS_MODALITY),
-    "momentum": number(0, below=1),
-    "temperature": positive,
-    **dict.fromkeys(("camera_weight", "cross_weight"), non_negative),
-    **dict.fromkeys(("camera_from", "cross_from"), whole(0)),
-    **dict.fromkeys(("hard_negatives", "matched_clusters"), whole(1)),
+    **under("memory", {"momentum": number(0, below=1), "temperature": positive, "camera_weight": non_negative}),
+    **under("memory", {"camera_start_epoch": whole(0), "hard_negatives": whole(1)}),
+    "cross_weight": non_negative,
+    "cross_start_epoch": whole(0),
+    "matched_clusters": whole(1),
     **under("cluster", dict.fromkeys(("visible_eps", "infrared_eps"), number(above=0, below=1))),
-    **under("cluster", dict.fromkeys(("min_samples", "k1", "k2", "capacity", "width"), whole(1))),
-    "cluster.centred": flag,
+    **under("cluster", dict.fromkeys(("min_samples", "k1", "k2", "max_neighbors", "max_encoding"), whole(1))),
+    "cluster.center_cameras": flag,
 }
 
 
@@ -68,17 +68,17 @@ class ClusterContrast(Method):
 
     @classmethod
     def contradictions(cls, config: Any) -> Iterator[str]:
-        if config.cross_modality != "none" and config.memory != "cluster":
+        if config.cross_modality != "none" and config.memory.kind != "cluster":
             yield (
                 f"config.cross_modality={config.cross_modality!r} matches clusters, so it needs "
-                f"config.memory='cluster', not {config.memory!r}"
+                f"config.memory.kind='cluster', not {config.memory.kind!r}"
             )
 
     def __init__(self, config: Any, info: DatasetInfo) -> None:
         super().__init__(config, info)
         backbone = config.backbone
         self.tower = encoder_config(backbone.name, info.frame_size, config.precision, backbone.remat, backbone.scan)
-        self.encoder = TemporalAwareFeatureEncoder(self.tower, config.temporal)
+        self.encoder = TemporalAwareFeatureEncoder(self.tower, config.temporal.pooling)
         self.camera, camera_group, _ = camera_keys(info)
         self.group = camera_group[self.camera]  # the modality group of every tracklet
         self.modalities = tuple(int(code) for code in np.unique(info.table.modality))
@@ -92,16 +92,16 @@ class ClusterContrast(Method):
 
     def stages(self) -> tuple[Stage, ...]:
         config, batch = self.config, self.config.batch
-        optimiser = Optimiser(config.optimiser.kind, encoder_groups(config.optimiser), config.optimiser.clip_norm)
+        optimizer = Optimizer(config.optimizer.name, encoder_groups(config.optimizer), config.optimizer.clip_norm)
         return (
             Stage(
                 name="cluster_contrast",
                 epochs=config.epochs,
-                sampler=SlotSampler(batch.slots, batch.clips, batch.parts, steps=batch.steps),
-                frames=batch.frames,
+                sampler=LabelSampler(batch.num_clusters, batch.num_instances, batch.parts, steps=batch.steps_per_epoch),
+                seq_len=batch.seq_len,
                 augment=Augmentation(**config.augment),
-                updates=(Update("all", optimiser, Schedule(**config.schedule)),),
-                extraction=Extraction(every=1, parts=batch.parts, frames=batch.frames),
+                updates=(Update("all", optimizer, Schedule(**config.schedule)),),
+                extraction=Extraction(every=1, parts=batch.parts, seq_len=batch.seq_len),
                 calibrate=True,
             ),
         )
@@ -110,7 +110,7 @@ class ClusterContrast(Method):
         return (Backbone(("encoder",), self.config.backbone.checkpoint, self.tower),)
 
     def notes(self) -> tuple[str, ...]:
-        variant = f"memory {self.config.memory}, across modalities {self.config.cross_modality}"
+        variant = f"memory {self.config.memory.kind}, across modalities {self.config.cross_modality}"
         return (f"No identity label was used. Pseudo-labels by DBSCAN every epoch; {variant}.",)
 
     def init(self, rng: jax.Array, batch: Batch) -> Variables:
@@ -130,12 +130,12 @@ class ClusterContrast(Method):
         progress: Progress,
         stage: Stage,
     ) -> ClusterMemory:
-        """Clusters of every modality, their slots, and from epoch `cross_from` on the partners across modalities."""
+        """Clusters of every modality, their slots, and from `cross_start_epoch` on the partners across modalities."""
         count = len(self.group)
         z = constrain(unit_rows(features.arrays["feature"]), "replicated")
         x, _, _ = build_prototypes(z, features.tracklet, features.valid, count)
-        cluster, lost, left_out = self._clusters(self._centred(x) if self.config.cluster.centred else x)
-        if self.config.memory == "camera":
+        cluster, lost, left_out = self._clusters(self._centred(x) if self.config.cluster.center_cameras else x)
+        if self.config.memory.kind == "camera":
             cameras = int(self.camera.max()) + 1
             label = clusters.consecutive(jnp.where(cluster >= 0, cluster * cameras + self.camera, -1))
         else:
@@ -146,7 +146,7 @@ class ClusterContrast(Method):
         )
         if self.config.cross_modality == "none":
             return memory
-        begun = jnp.floor(progress.epoch) >= self.config.cross_from
+        begun = jnp.floor(progress.epoch) >= self.config.cross_start_epoch
         return jax.lax.cond(begun, lambda: self._across(memory, x), lambda: memory)
 
     def _rows(self) -> list[np.ndarray]:
@@ -169,7 +169,7 @@ class ClusterContrast(Method):
         found, lost, left_out, start = jnp.full(len(x), -1, jnp.int32), jnp.int32(0), jnp.int32(0), 0
         for rows, code in zip(self._rows(), self.modalities, strict=True):
             eps = config[f"{modality_name(code)}_eps"]
-            graph = jaccard_graph(x[rows], eps, config.k1, config.k2, config.capacity, config.width)
+            graph = jaccard_graph(x[rows], eps, config.k1, config.k2, config.max_neighbors, config.max_encoding)
             label = dbscan(graph, config.min_samples)
             found = found.at[rows].set(jnp.where(label >= 0, label + start, -1))
             lost = jnp.maximum(lost, graph.lost)
@@ -221,19 +221,19 @@ class ClusterContrast(Method):
         slot = jnp.where(memory.valid[row], slot, -1)
         z = jnp.where((slot >= 0)[:, None], z, 0.0)
         bank = jax.lax.stop_gradient(memory)
-        logits = jnp.matmul(z, bank.feature.T, precision=jax.lax.Precision.HIGHEST) / config.temperature
+        logits = jnp.matmul(z, bank.feature.T, precision=jax.lax.Precision.HIGHEST) / config.memory.temperature
         same_modality = bank.valid & (bank.modality[row][:, None] == bank.modality)
 
         epoch = jnp.floor(progress.epoch)
-        if config.memory == "camera":
+        if config.memory.kind == "camera":
             same_camera = bank.valid & (bank.camera[row][:, None] == bank.camera)
             metrics = {"loss_camera": slot_contrast(logits, slot, same_camera)}
             same_cluster = same_modality & (bank.cluster[row][:, None] == bank.cluster) & (slot >= 0)[:, None]
             metrics["loss_cluster"] = hard_negative_contrast(
-                logits, same_cluster, same_modality & ~same_cluster, config.hard_negatives
+                logits, same_cluster, same_modality & ~same_cluster, config.memory.hard_negatives
             )
             total = metrics["loss_camera"]
-            total += config.camera_weight * (epoch >= config.camera_from) * metrics["loss_cluster"]
+            total += config.memory.camera_weight * (epoch >= config.memory.camera_start_epoch) * metrics["loss_cluster"]
         else:
             groups = [jnp.where(bank.modality[row] == code, slot, -1) for code in range(len(self.modalities))]
             total = jnp.stack([slot_contrast(logits, group, same_modality) for group in groups]).sum()
@@ -244,11 +244,11 @@ class ClusterContrast(Method):
                 metrics["loss_cross"] = slot_contrast(logits, target, bank.valid & ~same_modality)
                 total = total + config.cross_weight * metrics["loss_cross"]
 
-        moved: Any = update_prototypes(memory, z, slot, batch.valid, config.momentum)  # pyright: ignore[reportArgumentType]
+        moved: Any = update_prototypes(memory, z, slot, batch.valid, config.memory.momentum)  # pyright: ignore[reportArgumentType]
         return total, (metrics, changed["batch_stats"], moved)
 
     def embed(self, variables: Variables, memory: ClusterMemory, batch: Batch) -> dict[str, jax.Array]:
-        """As HiTPro's: "feature" is the neck's output before normalising, "tower" what goes into the neck."""
+        """As HiTPro's: "feature" is the neck's output before normalizing, "tower" what goes into the neck."""
         return self.encoder.apply(variables, batch, train=False)  # pyright: ignore[reportReturnType]
 
     # --- for the log only ---------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ from jaxreid.augment import Augmentation
 from jaxreid.backbones.batch_norm import MaskedBatchNorm
 from jaxreid.backbones.frame_encoder import EncoderConfig, encode_frames, encoder_config, feature_width
 from jaxreid.data.batch import Batch
-from jaxreid.data.samplers import SlotSampler
+from jaxreid.data.samplers import LabelSampler
 from jaxreid.data.split import Labels, modality_name
 from jaxreid.dataset_info import DatasetInfo
 from jaxreid.devices.parallel import constrain
@@ -44,7 +44,7 @@ from jaxreid.memory.prototypes import (
     update_prototypes,
 )
 from jaxreid.methods.method import Backbone, Extraction, Features, Method, Stage, Update, Variables
-from jaxreid.optimizers import Optimiser, Progress, Schedule, encoder_groups
+from jaxreid.optimizers import Optimizer, Progress, Schedule, encoder_groups
 from jaxreid.values import flag, non_negative, number, one_of, positive, series, under, whole
 
 TEMPORAL = ("attention", "mean")  # aggregations over time, the second as the ablation without parameters
@@ -64,7 +64,7 @@ class TemporalAwareFeatureEncoder(nn.Module):
 
     @nn.compact
     def __call__(self, batch: Batch, train: bool) -> dict[str, jax.Array]:
-        """frames [B, T, H, W, 3] → "tower" f32[B, D], the aggregated frames, and "feature" f32[B, D], normalised by
+        """frames [B, T, H, W, 3] → "tower" f32[B, D], the aggregated frames, and "feature" f32[B, D], normalized by
         the neck."""
         mask = batch.frame_mask
         seen = mask & batch.valid[:, None]
@@ -81,14 +81,14 @@ class HiTProMemory(flax.struct.PyTreeNode):
 
 VALUES = {
     "require_both_modalities": flag,
-    "temporal": one_of(TEMPORAL),
+    "temporal.pooling": one_of(TEMPORAL),
     "kappa": series(number(), length=2),
     "prototypes.unit": one_of(UNITS),
     "prototypes.momentum": number(0, below=1),
-    **under("prototypes", dict.fromkeys(("parts", "capacity_multiple"), whole(1))),
+    **under("prototypes", dict.fromkeys(("parts", "pad_to_multiple_of"), whole(1))),
     **under("association", ASSOCIATION_VALUES),
     **under("levels", dict.fromkeys(("intra_weight", "within_weight", "cross_weight"), non_negative)),
-    **under("levels", dict.fromkeys(("within_from", "cross_from"), whole(0))),
+    **under("levels", dict.fromkeys(("within_start_epoch", "cross_start_epoch"), whole(0))),
     **under("levels", {"temperature": positive, "scope": one_of(get_args(Scope))}),
 }
 
@@ -102,7 +102,7 @@ class HiTPro(Method):
         super().__init__(config, info)
         backbone = config.backbone
         tower = encoder_config(backbone.name, info.frame_size, config.precision, backbone.remat, backbone.scan)
-        self.encoder = TemporalAwareFeatureEncoder(tower, config.temporal)
+        self.encoder = TemporalAwareFeatureEncoder(tower, config.temporal.pooling)
         self.tower = tower
         self.association = AssociationConfig(**config.association)
         self.camera, self.camera_modality, self.camera_names = camera_keys(info)
@@ -137,16 +137,16 @@ class HiTPro(Method):
 
     def stages(self) -> tuple[Stage, ...]:
         config, batch = self.config, self.config.batch
-        optimiser = Optimiser(config.optimiser.kind, encoder_groups(config.optimiser), config.optimiser.clip_norm)
+        optimizer = Optimizer(config.optimizer.name, encoder_groups(config.optimizer), config.optimizer.clip_norm)
         return (
             Stage(
                 name="hitpro",
                 epochs=config.epochs,
-                sampler=SlotSampler(batch.slots, batch.clips, config.prototypes.parts),
-                frames=batch.frames,
+                sampler=LabelSampler(batch.num_prototypes, batch.num_instances, config.prototypes.parts),
+                seq_len=batch.seq_len,
                 augment=Augmentation(**config.augment),
-                updates=(Update("all", optimiser, Schedule(**config.schedule)),),
-                extraction=Extraction(every=1, parts=config.prototypes.parts, frames=batch.frames),
+                updates=(Update("all", optimizer, Schedule(**config.schedule)),),
+                extraction=Extraction(every=1, parts=config.prototypes.parts, seq_len=batch.seq_len),
                 calibrate=True,
             ),
         )
@@ -188,7 +188,7 @@ class HiTPro(Method):
             self.slot_camera,
             self.camera_modality,
             feature_width(self.tower),
-            capacity=padded_capacity(len(self.slot_camera), self.config.prototypes.capacity_multiple),
+            capacity=padded_capacity(len(self.slot_camera), self.config.prototypes.pad_to_multiple_of),
             within_positives=self.association.within_positives,
             cross_positives=self.association.cross_positives,
             look_alikes=self.association.num_look_alikes,
@@ -247,8 +247,8 @@ class HiTPro(Method):
         )
         epoch = jnp.floor(progress.epoch)
         intra_weight = levels.intra_weight
-        within_weight = levels.within_weight * (epoch >= levels.within_from)
-        cross_weight = levels.cross_weight * (epoch >= levels.cross_from)
+        within_weight = levels.within_weight * (epoch >= levels.within_start_epoch)
+        cross_weight = levels.cross_weight * (epoch >= levels.cross_start_epoch)
         total = intra_weight * losses["intra"] + within_weight * losses["within"] + cross_weight * losses["cross"]
 
         prototypes = update_prototypes(prototypes, z, slot, batch.valid, self.config.prototypes.momentum)
@@ -256,7 +256,7 @@ class HiTPro(Method):
         return total, (metrics, changed["batch_stats"], memory.replace(prototypes=prototypes))
 
     def embed(self, variables: Variables, memory: HiTProMemory, batch: Batch) -> dict[str, jax.Array]:
-        """ "feature" is the neck's output z before normalising; "tower" the aggregated frames before the neck."""
+        """ "feature" is the neck's output z before normalizing; "tower" the aggregated frames before the neck."""
         return self.encoder.apply(variables, batch, train=False)  # pyright: ignore[reportReturnType]
 
     # --- for the log only ---------------------------------------------------------------------------------------

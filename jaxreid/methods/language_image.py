@@ -24,14 +24,14 @@ from jaxreid.backbones.frame_encoder import joint_config
 from jaxreid.backbones.text import TEXT_TOWERS, TextConfig, TextTower, text_config
 from jaxreid.backbones.vit import ViT, ViTConfig
 from jaxreid.data.batch import Batch
-from jaxreid.data.samplers import SlotSampler
+from jaxreid.data.samplers import LabelSampler
 from jaxreid.dataset_info import DatasetInfo
 from jaxreid.devices.parallel import constrain
 from jaxreid.layers.temporal import masked_mean
 from jaxreid.losses.image_text import FIRST_SCALE, LARGEST_SCALE, matching_loss
 from jaxreid.memory.prototypes import unit_rows
 from jaxreid.methods.method import Backbone, Method, Stage, Update, Variables
-from jaxreid.optimizers import Group, Optimiser, Progress, Schedule
+from jaxreid.optimizers import Group, Optimizer, Progress, Schedule
 from jaxreid.values import flag, fraction, non_negative, one_of, under, whole
 
 
@@ -69,9 +69,9 @@ class Captions(flax.struct.PyTreeNode):
 
 VALUES = {
     "backbone.name": one_of(TEXT_TOWERS),
-    "batch.tracklets": whole(1),
+    "batch.batch_size": whole(1),
     **under("text", {"pretrained": flag, "wordings": whole(1), "keep": fraction}),
-    **under("optimiser", dict.fromkeys(("image_rate", "text_rate"), non_negative)),
+    **under("optimizer", dict.fromkeys(("backbone_lr", "text_lr"), non_negative)),
 }
 
 
@@ -89,20 +89,20 @@ class LanguageImage(Method):
         self.network = TwoTowers(image, text)
 
     def stages(self) -> tuple[Stage, ...]:
-        config, rates = self.config, self.config.optimiser
+        config, options = self.config, self.config.optimizer
         groups = (
-            Group(r"^(image_tower/projection|logit_scale)", rates.head_rate, 0.0),
-            Group(r"^image_tower/", rates.image_rate, rates.weight_decay if rates.image_rate else 0.0),
-            Group(r"^text_tower/", rates.text_rate, rates.weight_decay),
+            Group(r"^(image_tower/projection|logit_scale)", options.head_lr, 0.0),
+            Group(r"^image_tower/", options.backbone_lr, options.weight_decay if options.backbone_lr else 0.0),
+            Group(r"^text_tower/", options.text_lr, options.weight_decay),
         )
         return (
             Stage(
                 name="language_image",
                 epochs=config.epochs,
-                sampler=SlotSampler(config.batch.tracklets, clips=1, parts=1),
-                frames=config.batch.frames,
+                sampler=LabelSampler(config.batch.batch_size, num_instances=1, parts=1),
+                seq_len=config.batch.seq_len,
                 augment=Augmentation(**config.augment),
-                updates=(Update("all", Optimiser("adamw", groups, rates.clip_norm), Schedule(**config.schedule)),),
+                updates=(Update("all", Optimizer("adamw", groups, options.clip_norm), Schedule(**config.schedule)),),
             ),
         )
 

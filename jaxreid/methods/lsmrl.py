@@ -7,7 +7,7 @@ Of the paper only the abstract could be read. The paper's, from there: three mod
 is CLIP's image encoder as a basic, then a spatial-temporal grouped, then a temporal patch shift encoder; SD diffuses
 modality-shared language prompts into visible and infrared features; CMI is bidirectional cross-modal self-attention;
 identity-level and two modality-level losses, one for discriminative power, one for unseen people.
-Its ancestors': prompts, batches, clips, base losses and optimiser are VLD's (arXiv 2506.02439), grouped heads are
+Its ancestors': prompts, batches, clips, base losses and optimizer are VLD's (arXiv 2506.02439), grouped heads are
 ZeroI2V's, the mosaic of shifted patches is TPS's (pattern C), retrieval without the partner and its consistency loss
 follow X-ReID, the modality probe DIRL and MITML.
 Ours: where the blocks are split, two heads a direction, SD as attention to the bank of all training identities, CMI's
@@ -55,7 +55,7 @@ from jaxreid.memory.prototypes import unit_rows
 from jaxreid.methods import prompt_learning
 from jaxreid.methods.method import Backbone, Features, Method, Stage, Update, Variables
 from jaxreid.methods.prompt_learning import feature_rows, kept_features, prompt_losses, prompt_stage
-from jaxreid.optimizers import Optimiser, Progress, Schedule, parameter_groups
+from jaxreid.optimizers import Optimizer, Progress, Schedule, parameter_groups
 from jaxreid.values import flag, fraction, non_negative, one_of, series, whole
 
 PROBES = {"uniform": 2, "third": 3, "mmd": 0}  # mod_gen → outputs of the modality probe
@@ -66,13 +66,13 @@ VALUES = {
     "stfl_split": series(whole(0), length=3),
     "grouped_mode": one_of(GROUPED_MODES),
     "tps_mode": one_of(SHIFT_MODES),
-    "embedding_neck": one_of(NECKS),
+    "neck_feat": one_of(NECKS),
     "sd_mode": one_of(("attend", "append")),
     "sd_tokens": one_of(("cls", "all")),
     "cmi_test": one_of(("solo", "skip")),
     "mod_disc": one_of(("hct", "mma")),
     "mod_gen": one_of(PROBES),
-    "mod_from": fraction,
+    "mod_start_fraction": fraction,
     **dict.fromkeys(("sd_top", "heads"), whole(1)),
     **dict.fromkeys(("use_text", "use_sd", "use_cmi", "v2t_norm", "two_stage", "wrt_stable"), flag),
     **dict.fromkeys(("lambda_text", "lambda_cons", "lambda_hct", "lambda_mod", "hct_margin"), non_negative),
@@ -252,8 +252,8 @@ class LSMRL(Method):
     def contradictions(cls, config: Any) -> Iterator[str]:
         name, split = config.backbone.name, tuple(config.stfl_split)
         tower = VISION_TOWERS[name]
-        if config.evaluation.rule == "packed":
-            yield "config.evaluation.rule='packed' leaves clips unfilled, and this tower mixes a clip's frames"
+        if config.evaluation.clip_sampling == "packed":
+            yield "config.evaluation.clip_sampling='packed' leaves clips unfilled, and this tower mixes a clip's frames"
         if config.two_stage and not config.use_text:
             yield "config.two_stage=True learns words that config.use_text=False does not use: change one of them"
         if sum(split) != tower.depth:
@@ -294,16 +294,16 @@ class LSMRL(Method):
     def stages(self) -> tuple[Stage, ...]:
         config, batch = self.config, self.config.batch
         words = "text" if config.two_stage else "text/tower"
-        groups = parameter_groups(config.optimiser, frozen=rf"^({words}|image_tower/patch_embedding)/")
-        optimiser = Optimiser("adamw", groups, config.optimiser.clip_norm)
+        groups = parameter_groups(config.optimizer, frozen=rf"^({words}|image_tower/patch_embedding)/")
+        optimizer = Optimizer("adamw", groups, config.optimizer.clip_norm)
         main = Stage(
             name="lsmrl",
             epochs=config.epochs,
-            sampler=PairSampler(batch.identities, batch.clips, batch.steps, aligned=batch.aligned),
-            frames=batch.frames,
-            clip_rule=batch.rule,
+            sampler=PairSampler(batch.num_identities, batch.num_pairs, batch.steps_per_epoch, aligned=batch.aligned),
+            seq_len=batch.seq_len,
+            clip_sampling=batch.clip_sampling,
             augment=Augmentation(**config.augment),
-            updates=(Update("all", optimiser, Schedule(**config.schedule)),),
+            updates=(Update("all", optimizer, Schedule(**config.schedule)),),
             refresh_after=not config.two_stage,  # otherwise the sentences are constants
         )
         return (prompt_stage(config.stage1, main.augment), main) if config.two_stage else (main,)
@@ -322,7 +322,7 @@ class LSMRL(Method):
         return self.network.init(rng, batch)
 
     def init_memory(self) -> LSMRLMemory:
-        width, rows = self.image.projection, len(self.info.table) * self.config.stage1.parts
+        width, rows = self.image.projection, len(self.info.table) * self.config.stage1.clips_per_tracklet
         features = jnp.zeros((rows, width)) if self.config.two_stage else None
         return LSMRLMemory(jnp.zeros((self.info.num_identities, width)), features)
 
@@ -343,8 +343,10 @@ class LSMRL(Method):
         """The text bank of the parameters as they are now; or what the words will learn from."""
         if features is not None:
             assert memory.features is not None
-            return memory.replace(features=kept_features(features, memory.features, self.config.stage1.parts))
-        bank: Any = self.network.apply(variables, self.config.prompt.multiple, method="bank")
+            return memory.replace(
+                features=kept_features(features, memory.features, self.config.stage1.clips_per_tracklet)
+            )
+        bank: Any = self.network.apply(variables, self.config.prompt.pad_to_multiple_of, method="bank")
         return memory.replace(text_bank=bank)
 
     def loss(
@@ -369,7 +371,7 @@ class LSMRL(Method):
     def prompt_losses(self, variables: Variables, memory: LSMRLMemory, batch: Batch) -> dict[str, tuple[Any, Any]]:
         """CLIP-ReID's first stage: {name: (weight, value)}."""
         assert memory.features is not None
-        p = memory.features[feature_rows(batch, self.config.stage1.parts)]
+        p = memory.features[feature_rows(batch, self.config.stage1.clips_per_tracklet)]
         z: Any = self.network.apply(variables, jnp.maximum(batch.identity, 0), method="sentences")
         return prompt_losses(p, z, batch)
 
@@ -382,7 +384,7 @@ class LSMRL(Method):
         learns_words = config.use_text and not config.two_stage
 
         def forward(network: LSMRLNetwork) -> tuple[dict[str, jax.Array], dict[str, jax.Array], jax.Array]:
-            bank = network.bank(config.prompt.multiple) if learns_words else memory.text_bank
+            bank = network.bank(config.prompt.pad_to_multiple_of) if learns_words else memory.text_bank
             found = network.encode(batch, bank, train=True, pairs=True)
             of = {"last": "last", "projected": "projected", "pair": "sequence", "solo": "sequence"}
             heads = {name: network.necks[neck](found[name], valid, True) for name, neck in of.items() if name in found}
@@ -413,7 +415,7 @@ class LSMRL(Method):
             losses["hct"] = (config.lambda_hct, hct)
         elif config.lambda_hct:
             losses["mma"] = (config.lambda_hct, modality_margin(r, y, batch.modality, valid))
-        on = config.lambda_mod * (progress.fraction >= config.mod_from)
+        on = config.lambda_mod * (progress.fraction >= config.mod_start_fraction)
         if config.lambda_mod and config.mod_gen == "mmd":
             losses["mmd"] = (on, modality_discrepancy(unit_rows(r), batch.modality, valid))
         elif config.lambda_mod:
@@ -424,11 +426,11 @@ class LSMRL(Method):
 
     def embed(self, variables: Variables, memory: LSMRLMemory, batch: Batch) -> dict[str, jax.Array]:
         """ "feature": f and r of the tracklet alone, or with `cmi_test="skip"` f and h, before or after their batch
-        norms (`config.embedding_neck`), both of unit length, side by side; the same function for both modalities
+        norms (`config.neck_feat`), both of unit length, side by side; the same function for both modalities
         (section 7). "tower": f."""
         found: Any = self.network.apply(variables, batch, memory.text_bank, False, method="encode")
         parts: Any = found["last"], found["solo" if self.config.cmi_test == "solo" else "diffused"]
-        if self.config.embedding_neck == "after":
+        if self.config.neck_feat == "after":
             parts = self.network.apply(variables, *parts, batch, method="normed")
         return {"tower": found["last"], "feature": jnp.concatenate([unit_rows(x) for x in parts], axis=-1)}
 

@@ -29,7 +29,7 @@ from jaxreid.data.split import Labels
 from jaxreid.dataset_info import DatasetInfo
 from jaxreid.devices.parallel import register_batch
 from jaxreid.errors import UserError
-from jaxreid.optimizers import Optimiser, Progress, Schedule
+from jaxreid.optimizers import Optimizer, Progress, Schedule
 from jaxreid.values import Table
 
 Variables = Any  # nested dicts {"params": …, "batch_stats": …}
@@ -38,29 +38,29 @@ Metrics = dict[str, jax.Array]
 
 @dataclasses.dataclass(frozen=True)
 class Update:
-    """One optimiser and what it trains; most methods have one per stage."""
+    """One optimizer and what it trains; most methods have one per stage."""
 
     name: str
-    optimiser: Optimiser
+    optimizer: Optimizer
     schedule: Schedule
 
 
 @dataclasses.dataclass(frozen=True)
 class Extraction:
-    """A pass over the training split in evaluation mode: `parts` clips of `frames` frames per tracklet, or the clips
-    of a rule for test tracklets (jaxreid.data.clips)."""
+    """A pass over the training split in evaluation mode: `parts` clips of `seq_len` frames per tracklet, or with
+    `clip_sampling` those of test tracklets (jaxreid.data.clips.RULES)."""
 
     every: int  # epochs; 0 = once before the stage
     parts: int
-    frames: int
-    rule: str = ""
+    seq_len: int
+    clip_sampling: str = ""
     augment: Augmentation = UNCHANGED  # of the clips; the same draws in every pass
 
     def plan(self, length: np.ndarray) -> ClipPlan:
         """The clips, tracklet by tracklet; `length` i32[N], frames of every tracklet."""
-        if self.rule:
-            return plan_tracklets(length, rule=self.rule, frames=self.frames)
-        return plan_all_parts(length, parts=self.parts, frames=self.frames)
+        if self.clip_sampling:
+            return plan_tracklets(length, self.clip_sampling, self.seq_len)
+        return plan_all_parts(length, parts=self.parts, seq_len=self.seq_len)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,15 +70,15 @@ class Stage:
     name: str
     epochs: int
     sampler: Sampler
-    frames: int  # frames per clip; 0 = none is read, the stage learns from what `refresh` put into memory
+    seq_len: int  # frames per clip; 0 = none is read, the stage learns from what `refresh` put into memory
     augment: Augmentation
     updates: tuple[Update, ...]
     extraction: Extraction | None = None
     refresh_after: bool = False  # whether `refresh` is also called after every epoch, without features
     calibrate: bool = False  # whether the first extraction sets batch statistics, before anything else is done with it
-    clip_rule: str = "chunk"  # which frames make a training clip (jaxreid.data.clips.TRAINING_CLIPS)
+    clip_sampling: str = "chunk"  # which frames make a training clip (jaxreid.data.clips.TRAINING_CLIPS)
     clip_stride: int = 1  # of "strided"
-    piece: int = 0  # frames of the pieces that longer tracklets are cut into, each drawn as a tracklet; 0 = whole
+    piece_len: int = 0  # frames of the pieces that longer tracklets are cut into, each drawn as a tracklet; 0 = whole
 
     def plan(self, labels: np.ndarray, columns: Columns, length: np.ndarray, rng: np.random.Generator) -> ClipPlan:
         """The clips of an epoch, batch by batch; see `jaxreid.data.pieces.plan_epoch`."""
@@ -88,9 +88,9 @@ class Stage:
             columns,
             length,
             rng,
-            frames=self.frames,
-            piece=self.piece,
-            rule=self.clip_rule,
+            seq_len=self.seq_len,
+            piece_len=self.piece_len,
+            clip_sampling=self.clip_sampling,
             stride=self.clip_stride,
         )
 
@@ -100,13 +100,13 @@ POOLS = ("before", "after")  # how the clips of a tracklet are pooled
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """How test tracklets become features: clip rule (jaxreid.data.clips), frames per clip, and pooling of a
-    tracklet's clips "before" or "after" normalising; `flip` averages with the mirrored clip. `stride` is that of the
-    rule `recombine`. With `reranking` "k_reciprocal" every result has a second one beside it, of distances re-ranked
+    """How test tracklets become features: which clips (jaxreid.data.clips.RULES) of how many frames, and pooling of a
+    tracklet's clips "before" or "after" normalizing; `flip` averages with the mirrored clip. `stride` is that of
+    "recombine". With `reranking` "k_reciprocal" every result has a second one beside it, of distances re-ranked
     with `rerank_k1`, `rerank_k2` and `rerank_lambda` (see jaxreid.retrieval.rerank)."""
 
-    rule: str
-    frames: int
+    clip_sampling: str
+    seq_len: int
     pool: str = "after"
     flip: bool = False
     distance: str = "cosine"
@@ -118,12 +118,12 @@ class Evaluation:
 
     @property
     def clips(self) -> str:
-        """The clip rule in a result record."""
-        return f"recombine, stride {self.stride}" if self.rule == "recombine" else self.rule
+        """The clip sampling in a result record."""
+        return f"recombine, stride {self.stride}" if self.clip_sampling == "recombine" else self.clip_sampling
 
     def plan(self, length: np.ndarray) -> ClipPlan:
         """The test clips of tracklets of these lengths."""
-        return plan_tracklets(length, rule=self.rule, frames=self.frames, stride=self.stride)
+        return plan_tracklets(length, self.clip_sampling, self.seq_len, stride=self.stride)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -212,7 +212,7 @@ class Method:
         raise NotImplementedError
 
     def embed(self, variables: Variables, memory: Any, batch: Batch) -> dict[str, jax.Array]:
-        """Clips → features by name, [B, D]; "feature" is what retrieval uses, before normalising."""
+        """Clips → features by name, [B, D]; "feature" is what retrieval uses, before normalizing."""
         raise NotImplementedError
 
     def extract(self, variables: Variables, memory: Any, batch: Batch, stage: Stage) -> dict[str, jax.Array]:

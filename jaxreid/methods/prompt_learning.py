@@ -17,13 +17,13 @@ from jaxreid.data.batch import Batch
 from jaxreid.data.samplers import PassSampler
 from jaxreid.losses.image_text import supervised_contrastive
 from jaxreid.methods.method import Extraction, Features, Stage, Update
-from jaxreid.optimizers import SCHEDULE_VALUES, Group, Optimiser, Schedule
+from jaxreid.optimizers import SCHEDULE_VALUES, Group, Optimizer, Schedule
 from jaxreid.values import flag, non_negative, positive, under, whole, word
 
 VALUES = {
-    **under("prompt", {"template": word, "n_ctx": whole(1), "multiple": whole(1)}),
-    **under("stage1", dict.fromkeys(("epochs", "parts", "frames", "batch"), whole(1))),
-    **under("stage1", {"augment": flag, "rate": positive, "weight_decay": non_negative}),
+    **under("prompt", {"template": word, "n_ctx": whole(1), "pad_to_multiple_of": whole(1)}),
+    **under("stage1", dict.fromkeys(("epochs", "clips_per_tracklet", "seq_len", "batch_size"), whole(1))),
+    **under("stage1", {"augment": flag, "lr": positive, "weight_decay": non_negative}),
     **under("stage1.schedule", SCHEDULE_VALUES),
 }
 
@@ -34,15 +34,17 @@ def prompt_stage(options: Any, augment: Augmentation) -> Stage:
     Features are those of frames as they are; with `options.augment` of frames changed by `augment`, the augmentation
     of the main stage (VSLA-CLIP as released).
     """
-    groups = (Group(r"^text/(own|before|after)$", options.rate, options.weight_decay), Group(r".*", 0.0))
+    groups = (Group(r"^text/(own|before|after)$", options.lr, options.weight_decay), Group(r".*", 0.0))
     return Stage(
         name="prompts",
         epochs=options.epochs,
-        sampler=PassSampler(options.batch, options.parts),
-        frames=0,  # learns from the features that the extraction finds
+        sampler=PassSampler(options.batch_size, options.clips_per_tracklet),
+        seq_len=0,  # learns from the features that the extraction finds
         augment=UNCHANGED,
-        updates=(Update("prompts", Optimiser("adam", groups), Schedule(**options.schedule)),),
-        extraction=Extraction(0, options.parts, options.frames, augment=augment if options.augment else UNCHANGED),
+        updates=(Update("prompts", Optimizer("adam", groups), Schedule(**options.schedule)),),
+        extraction=Extraction(
+            0, options.clips_per_tracklet, options.seq_len, augment=augment if options.augment else UNCHANGED
+        ),
         refresh_after=True,
     )
 

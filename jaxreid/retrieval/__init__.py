@@ -18,7 +18,7 @@ from jaxreid.retrieval.distances import (
     Parts,
     cosine_distance,
     euclidean_distance,
-    l2_normalise,
+    l2_normalize,
     part_distance,
 )
 from jaxreid.retrieval.metrics import Scores, nearest, pooled, result_record, score, score_distances
@@ -58,7 +58,7 @@ __all__ = [
     "jaccard_neighbours",
     "k_reciprocal_blocks",
     "k_reciprocal_distances",
-    "l2_normalise",
+    "l2_normalize",
     "linear_assignment",
     "nearest",
     "nearest_neighbours",

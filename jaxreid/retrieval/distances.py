@@ -25,7 +25,7 @@ SMALLEST, LARGEST = 1e-12, 1e18  # entries whose squares, and sums of these, flo
 _matmul = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
 
-def l2_normalise(features: Array, epsilon: float = 1e-12) -> jax.Array:
+def l2_normalize(features: Array, epsilon: float = 1e-12) -> jax.Array:
     """Rows of length one, fp32; a zero row stays zero."""
     features = jnp.asarray(features, jnp.float32)
     return features / jnp.maximum(jnp.linalg.norm(features, axis=-1, keepdims=True), epsilon)
@@ -54,7 +54,7 @@ class Parts(NamedTuple):
 
 def _visible(parts: Parts) -> tuple[jax.Array, jax.Array]:
     visibility = jnp.asarray(parts.visibility, jnp.float32)
-    weighted = l2_normalise(parts.features) * visibility[..., None]
+    weighted = l2_normalize(parts.features) * visibility[..., None]
     return weighted.reshape(len(weighted), -1), visibility
 
 
@@ -67,7 +67,7 @@ def _parts(query: tuple[Array, Array], gallery: tuple[Array, Array]) -> jax.Arra
 
 # What is made of the rows of either side once, and the distance of what was made.
 _STEPS: dict[str, tuple[Callable[[Array], Any], Callable[[Any, Any], jax.Array]]] = {
-    "cosine": (l2_normalise, _cosine),
+    "cosine": (l2_normalize, _cosine),
     "euclidean": (_with_squares, _euclidean),
     "parts": (_visible, _parts),
 }
@@ -75,11 +75,11 @@ _STEPS: dict[str, tuple[Callable[[Array], Any], Callable[[Any, Any], jax.Array]]
 
 def cosine_distance(query: Array, gallery: Array) -> jax.Array:
     """1 − cosine similarity of query [Q, D] and gallery [G, D], in [0, 2]: f32[Q, G]."""
-    return _cosine(l2_normalise(query), l2_normalise(gallery))
+    return _cosine(l2_normalize(query), l2_normalize(gallery))
 
 
 def euclidean_distance(query: Array, gallery: Array) -> jax.Array:
-    """Euclidean distance of query [Q, D] and gallery [G, D] as they are, not normalised: f32[Q, G]."""
+    """Euclidean distance of query [Q, D] and gallery [G, D] as they are, not normalized: f32[Q, G]."""
     return _euclidean(_with_squares(query), _with_squares(gallery))
 
 

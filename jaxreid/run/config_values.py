@@ -17,7 +17,7 @@ from jaxreid.data.loader import INTERPOLATION
 from jaxreid.data.prepared import SIXTEEN_BIT
 from jaxreid.errors import UserError
 from jaxreid.methods.method import POOLS, find_method
-from jaxreid.optimizers import OPTIMISER_VALUES, SCHEDULE_VALUES
+from jaxreid.optimizers import OPTIMIZER_VALUES, SCHEDULE_VALUES
 from jaxreid.retrieval.distances import OF_ROWS
 from jaxreid.retrieval.protocols import PROTOCOLS
 from jaxreid.retrieval.rerank import RERANKING
@@ -43,7 +43,7 @@ BASE = {
     "preset": word,
     "seed": whole(0, LARGEST_SEED),
     "precision": one_of(PRECISIONS),
-    **dict.fromkeys(("epochs", "extraction_batch", "log_every", "keep_checkpoints"), whole(1)),
+    **dict.fromkeys(("epochs", "extraction_batch_size", "log_every", "keep_checkpoints"), whole(1)),
     "evaluate_every": whole(0),
     **dict.fromkeys(("evaluate_start", "keep_best"), flag),
     **under("dataset", {"name": word, "config": free, "path": free}),  # which data sets there are, opening says
@@ -54,15 +54,26 @@ BASE = {
     **under("frames", {"mean": series(fraction, length=3), "std": series(positive, length=3)}),
     **under("loading", {"interpolation": one_of(INTERPOLATION), "prefetch": whole(1), "cache": flag}),
     **under("loading", dict.fromkeys(("threads", "workers"), whole(0))),
-    **under("evaluation", {"rule": one_of(RULES), "pool": one_of(POOLS), "flip": flag, "distance": one_of(OF_ROWS)}),
-    **under("evaluation", dict.fromkeys(("frames", "stride", "rerank_k1", "rerank_k2"), whole(1))),
+    **under(
+        "evaluation", {"clip_sampling": one_of(RULES), "pool": one_of(POOLS), "flip": flag, "distance": one_of(OF_ROWS)}
+    ),
+    **under("evaluation", dict.fromkeys(("seq_len", "stride", "rerank_k1", "rerank_k2"), whole(1))),
     **under("evaluation", {"reranking": one_of(RERANKING), "rerank_lambda": fraction}),
     **under("mesh", {"devices": whole(0), "fsdp": whole(1)}),
     **under("backbone", {"name": one_of(known_encoders), "checkpoint": free}),  # which weights there are, loading says
     **under("backbone", {"remat": flag, "scan": flag, "stride": whole(0)}),
-    **under("batch", dict.fromkeys(("identities", "slots", "clips", "frames", "parts"), whole(1))),
-    **under("batch", {"piece": whole(0), "steps": whole(0), "rule": one_of(TRAINING_CLIPS), "aligned": flag}),
-    **under("optimiser", OPTIMISER_VALUES),
+    **under(
+        "batch",
+        dict.fromkeys(
+            ("num_identities", "num_instances", "num_pairs", "num_prototypes", "num_clusters", "seq_len", "parts"),
+            whole(1),
+        ),
+    ),
+    **under(
+        "batch",
+        {"piece_len": whole(0), "steps_per_epoch": whole(0), "clip_sampling": one_of(TRAINING_CLIPS), "aligned": flag},
+    ),
+    **under("optimizer", OPTIMIZER_VALUES),
     **under("schedule", SCHEDULE_VALUES),
     **under("augment", augment.VALUES),
 }
@@ -84,7 +95,7 @@ def check_config(config: Any) -> None:
 def _contradictions(config: Any, values: dict[str, Any]) -> Iterator[str]:
     if config.keep_best and not config.evaluate_every:
         yield "config.keep_best=True needs scores: config.evaluate_every must be at least 1"
-    rates = {key: value for key, value in values.items() if key.startswith("optimiser.") and key.endswith("rate")}
+    rates = {key: value for key, value in values.items() if key.startswith("optimizer.") and key.endswith("rate")}
     if rates and not any(rates.values()):
         yield f"nothing would be trained: {', '.join(f'config.{key}' for key in rates)} are all 0"
     backbone, size = config.backbone, (config.frames.height, config.frames.width)

@@ -148,7 +148,7 @@ def start_run(config: Any, workdir: Path, data_dir: Path | None, *, dry: bool = 
             info = dataset_info(dataset, find_method(config.method), (config.frames.height, config.frames.width))
             model = make_model(config, workdir, mesh, info, dry=dry)  # reads a vocabulary where the method needs one
     run = Run(**vars(model), dataset=dataset)
-    batches = {"config.extraction_batch": config.extraction_batch}
+    batches = {"config.extraction_batch_size": config.extraction_batch_size}
     batches |= {f"stage {s.name!r} (config.batch)": s.sampler.batch_size(info.columns) for s in run.method.stages()}
     for name, size in batches.items():
         if size % mesh.size:
@@ -160,7 +160,7 @@ def start_run(config: Any, workdir: Path, data_dir: Path | None, *, dry: bool = 
 def example_batch(run: Model) -> Batch:
     """Zeros of the shape that the network sees (two clips are enough to make parameters)."""
     height, width = run.config.frames.height, run.config.frames.width
-    clips, frames = 2, max(stage.frames for stage in run.method.stages())
+    clips, frames = 2, max(stage.seq_len for stage in run.method.stages())
     number = np.zeros(clips, np.int32)
     columns: dict[str, Any] = dict.fromkeys((f.name for f in dataclasses.fields(Batch) if f.name != "extras"), number)
     columns |= {

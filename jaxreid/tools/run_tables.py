@@ -27,7 +27,16 @@ from jaxreid.files import expand, read_json
 
 # Settings that change neither training nor scores, up to rounding: speed, devices, logs, and the names of a config and
 # its preset, whose values stand in the config themselves.
-IGNORED = ("seed", "name", "preset", *EXECUTION, "extraction_batch", "log_every", "evaluate_every", "evaluate_start")
+IGNORED = (
+    "seed",
+    "name",
+    "preset",
+    *EXECUTION,
+    "extraction_batch_size",
+    "log_every",
+    "evaluate_every",
+    "evaluate_start",
+)
 OF_COLUMNS = ("dataset",)  # what a column says already
 LABELS = "identity labels"
 REQUIRED = (

@@ -150,7 +150,7 @@ class Reader(nn.Module):
 
     @nn.compact
     def __call__(self, frames: Array) -> tuple[list[Array], Array]:
-        """Normalised frames → logits of every attribute's words [2, N, words], asked of the class token and of the
+        """Normalized frames → logits of every attribute's words [2, N, words], asked of the class token and of the
         mean patch, and of the materials of the patches' quarters."""
         tower = ViT(self.config, name="tower")
         out = tower(frames)
@@ -191,7 +191,7 @@ def _cross_entropy(logits: Array, target: Any) -> Array:
     return optax.softmax_cross_entropy_with_integer_labels(logits, target).mean(-1)
 
 
-def optimiser(params: Any, stage: Stage) -> optax.GradientTransformation:
+def optimizer(params: Any, stage: Stage) -> optax.GradientTransformation:
     """Muon for the matrices inside the blocks, Adam for the rest; short warm-up, cosine to 5 %."""
 
     def schedule(rate):
@@ -216,7 +216,7 @@ def make_reader(pictures: Pictures, seed: int, config: ViTConfig = TOWER) -> tup
 
 def train(reader: Reader, params: Any, pictures: Pictures, stage: Stage, seed: int) -> Any:
     """Parameters of the reader after one stage."""
-    transformation = optimiser(params, stage)
+    transformation = optimizer(params, stage)
     state = transformation.init(params)
     order = np.random.default_rng(seed)
     rng = jax.random.key(seed)

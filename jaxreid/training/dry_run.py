@@ -47,28 +47,28 @@ def _stage(run: Run, number: int, stage: Stage) -> float:
     steps = len(stage.plan(labels, columns, length, np.random.default_rng(0))) // clips
     height, width = run.config.frames.height, run.config.frames.width
     print(f"stage {number + 1} {stage.name!r}: {stage.epochs} epochs × {steps} steps")
-    print(f"  batch u8[{clips}, {stage.frames}, {height}, {width}, 3], {clips // run.mesh.size} clips per device")
+    print(f"  batch u8[{clips}, {stage.seq_len}, {height}, {width}, 3], {clips // run.mesh.size} clips per device")
     print(f"  parameters: {_count(state.params):,} trained, {_count(frozen):,} frozen")
     print("\n".join(parallel.placement(groups(state, frozen))))
 
-    batch = abstract_batch(run, clips, stage.frames)
+    batch = abstract_batch(run, clips, stage.seq_len)
     kept = kept_for_backward(run, stage, state, frozen, batch)
     print(f"  kept for the backward pass: at most {kept / 2**30:.2f} GiB per device")
 
     loop = EpochLoop(run, stage, number, state)
     progress = progress_at(stage, 0, 0, steps)
     work = stage.epochs * steps * _compiled(run, "training step", loop.train_step, state, frozen, batch, progress)
-    frames = clips * stage.frames * steps
+    frames = clips * stage.seq_len * steps
     if stage.extraction:
-        rule, size = stage.extraction, run.config.extraction_batch
+        rule, size = stage.extraction, run.config.extraction_batch_size
         passes = -(-stage.epochs // rule.every) if rule.every else 1
         count = len(rule.plan(length))
-        print(f"  extraction, {passes} times: {count:,} clips of {rule.frames} frames")
+        print(f"  extraction, {passes} times: {count:,} clips of {rule.seq_len} frames")
         variables = variables_of(state, frozen)
-        batch = abstract_batch(run, size, rule.frames)
+        batch = abstract_batch(run, size, rule.seq_len)
         step = _compiled(run, "extraction step", loop.extractor.step, variables, state.memory, batch)
         work += passes * -(-count // size) * step
-        frames += passes * count * rule.frames / stage.epochs
+        frames += passes * count * rule.seq_len / stage.epochs
     print(f"  frames to read and decode per epoch: {frames:,.0f}")
     print(f"  {_work(work)}")
     return work
@@ -96,10 +96,10 @@ def kept_for_backward(run: Run, stage: Stage, state: TrainState, frozen: Any, ba
 
 def _evaluation(run: Run) -> float:
     """Prints the evaluation after training; returns its work."""
-    options, size = run.method.evaluation(), run.config.extraction_batch
+    options, size = run.method.evaluation(), run.config.extraction_batch_size
     plans = [options.plan(split.table.length) for split in run.dataset.test_splits]
     count = sum(-(-len(plan) // size) for plan in plans)
-    print(f"evaluation: {sum(map(len, plans)):,} clips of {options.frames} frames, rule {options.clips}")
+    print(f"evaluation: {sum(map(len, plans)):,} clips of {options.seq_len} frames, rule {options.clips}")
 
     def start() -> tuple[Any, Any]:
         return run.method.init(jax.random.PRNGKey(0), example_batch(run)), run.method.init_memory()
@@ -109,7 +109,7 @@ def _evaluation(run: Run) -> float:
     )
     extractor = make_extractor(run, "embed_step", run.method.embed, options.flip)
     work = count * _compiled(
-        run, "embedding step", extractor.step, variables, memory, abstract_batch(run, size, options.frames)
+        run, "embedding step", extractor.step, variables, memory, abstract_batch(run, size, options.seq_len)
     )
     print(f"  {_work(work)}")
     return work

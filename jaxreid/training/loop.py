@@ -155,18 +155,18 @@ class EpochLoop:
     def describe(self, state: TrainState, frozen: Any) -> str:
         """The stage's batches, and what of its arrays lies where."""
         stage, clips = self.stage, self.stage.sampler.batch_size(self.columns)
-        line = f"stage {stage.name!r}: {stage.epochs} epochs; batches of {clips} clips × {stage.frames} frames, "
+        line = f"stage {stage.name!r}: {stage.epochs} epochs; batches of {clips} clips × {stage.seq_len} frames, "
         line += f"{clips // self.run.mesh.size} clips per device"
         return "\n".join([line, *parallel.placement(groups(state, frozen))])
 
     def jobs(self, state: TrainState, frozen: Any, begins: bool) -> list[tuple[Compiled, tuple[Any, ...]]]:
         """The steps that will be called and their arguments, known before anything is read; for `compile_together`."""
         run, stage = self.run, self.stage
-        batch = abstract_batch(run, stage.sampler.batch_size(self.columns), stage.frames)
+        batch = abstract_batch(run, stage.sampler.batch_size(self.columns), stage.seq_len)
         progress, variables = progress_at(stage, 0, 0, 1), variables_of(state, frozen)
         jobs: list[tuple[Compiled, tuple[Any, ...]]] = [(self.train_step, (state, frozen, batch, progress))]
         if stage.extraction and (begins or stage.extraction.every):
-            batch = abstract_batch(run, run.config.extraction_batch, stage.extraction.frames)
+            batch = abstract_batch(run, run.config.extraction_batch_size, stage.extraction.seq_len)
             arguments = (variables, state.memory, batch)
             jobs.append((self.extractor.step, arguments))
             clips = len(stage.extraction.plan(self.split.table.length))
@@ -266,7 +266,7 @@ class EpochLoop:
 
     def _steps(self, state: TrainState, frozen: Any, epoch: int, bar: Any) -> tuple[TrainState, list[Any], int]:
         loader, steps = self.loader(state, epoch)
-        size = self.stage.sampler.batch_size(self.columns) * self.stage.frames
+        size = self.stage.sampler.batch_size(self.columns) * self.stage.seq_len
         bar.total = bar.total or size * steps * self.stage.epochs
         bar.set_description(f"epoch {epoch + 1}/{self.stage.epochs}")
         metrics: list[Any] = []

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxreid import optimizers as optimisers
+from jaxreid import optimizers as optimizers
 from jaxreid.augment import Pixels
 from jaxreid.data.batch import Batch
 from jaxreid.devices import parallel
@@ -31,16 +31,16 @@ class TrainState(flax.struct.PyTreeNode):
 
 def init_train_state(stage: Stage, variables: Variables, memory: Any, step: Any, rng: Any) -> tuple[TrainState, Any]:
     """(state, frozen parameters) at the start of a stage; a restored run takes its shapes from here too."""
-    trained, frozen = optimisers.split_trained(variables["params"], *(update.optimiser for update in stage.updates))
+    trained, frozen = optimizers.split_trained(variables["params"], *(update.optimizer for update in stage.updates))
     opt_state = {}
     for update in stage.updates:
-        own, _ = optimisers.split_trained(trained, update.optimiser)
-        opt_state[update.name] = jax.jit(optimisers.transformation(update.optimiser).init)(own)
+        own, _ = optimizers.split_trained(trained, update.optimizer)
+        opt_state[update.name] = jax.jit(optimizers.transformation(update.optimizer).init)(own)
     return TrainState(step, trained, variables.get("batch_stats", {}), opt_state, memory, rng), frozen
 
 
 def variables_of(state: TrainState, frozen: Any) -> Variables:
-    return {"params": optimisers.merge(state.params, frozen), "batch_stats": state.batch_stats}
+    return {"params": optimizers.merge(state.params, frozen), "batch_stats": state.batch_stats}
 
 
 def groups(state: TrainState, frozen: Any) -> dict[str, Any]:
@@ -72,20 +72,20 @@ def make_train_step(method: Method, stage: Stage, pixels: Pixels, mesh: Mesh, st
         params, batch_stats, memory = state.params, state.batch_stats, state.memory
         opt_state, metrics = dict(state.opt_state), {}
         for update, total in zip(stage.updates, total_names(stage), strict=True):
-            own, others = optimisers.split_trained(params, update.optimiser)
+            own, others = optimizers.split_trained(params, update.optimizer)
 
             def loss(
                 own: Any, others: Any = others, name: str = update.name, stats: Any = batch_stats, bank: Any = memory
             ):
-                whole = optimisers.merge(optimisers.merge(own, others), frozen)
+                whole = optimizers.merge(optimizers.merge(own, others), frozen)
                 return method.loss({"params": whole, "batch_stats": stats}, bank, batch, rng, progress, stage, name)
 
             (value, (found, batch_stats, memory)), gradients = jax.value_and_grad(loss, has_aux=True)(own)
-            transformation = optimisers.transformation(update.optimiser)
+            transformation = optimizers.transformation(update.optimizer)
             directions, opt_state[update.name] = transformation.update(gradients, opt_state[update.name], own)
-            factor = optimisers.schedule_factor(update.schedule, stage.epochs, progress)
-            own = optimisers.descend(own, directions, update.optimiser, factor, update.schedule.least_rate)
-            params = optimisers.merge(own, others)
+            factor = optimizers.schedule_factor(update.schedule, stage.epochs, progress)
+            own = optimizers.descend(own, directions, update.optimizer, factor, update.schedule.min_lr)
+            params = optimizers.merge(own, others)
             metrics |= {**found, total: value}
         state = state.replace(
             step=state.step + 1, params=params, batch_stats=batch_stats, opt_state=opt_state, memory=memory

@@ -23,7 +23,7 @@ def make() -> dict[str, np.ndarray]:
     generator = torch.Generator().manual_seed(0)
     model = CLIPVisionModelWithProjection(CLIPVisionConfig(**CONFIG)).eval()
     for name, parameter in model.named_parameters():
-        # Every parameter is random: with biases of 0 and scales of 1 as at initialisation, mix-ups would not show.
+        # Every parameter is random: with biases of 0 and scales of 1 as at initialization, mix-ups would not show.
         fan_in = parameter[0].numel() if parameter.ndim > 1 else 10
         noise = torch.randn(parameter.shape, generator=generator) * (1.0 if "position" in name else fan_in**-0.5)
         scale = name.endswith("weight") and parameter.ndim == 1
