@@ -59,7 +59,7 @@ def test_the_block_of_vsla_clip(prompted, adapt, first, total):
 def test_adapters_start_as_nothing_or_as_pytorch_s_layers():
     x, mask = jnp.ones((1, 2, 3, 16)), jnp.ones((1, 2), bool)
     for make in (TokenAdapter, partial(TemporalAdapter, heads=2)):
-        silent, live = (make(4, zero_start=zero) for zero in (True, False))
+        silent, live = (make(4, zero_init=zero) for zero in (True, False))
         out, variables = jax.jit(silent.init_with_output)(jax.random.key(0), x, mask)
         np.testing.assert_array_equal(out, 0)
         assert np.abs(variables["params"]["down"]["kernel"]).max() > 0
@@ -80,17 +80,17 @@ def test_published_parameter_counts():
     assert count(DeepPrompts(9, 2, 1, 768), jnp.zeros(3, int)) == 13_824
 
 
-def tower(zero_start, adapters=None):
+def tower(zero_init, adapters=None):
     """(model, variables, frames of two clips of three)."""
     adapters = adapters or Adapters(
-        beside_attention=partial(TemporalAdapter, 4, 1, zero_start), beside_mlp=partial(TokenAdapter, 4, zero_start)
+        beside_attention=partial(TemporalAdapter, 4, 1, zero_init), beside_mlp=partial(TokenAdapter, 4, zero_init)
     )
     model, rng = ViT(TINY, adapters), np.random.default_rng(0)
     x = jnp.asarray(rng.normal(size=(6, 16, 8, 3)), jnp.float32)
 
     def draw(path, leaf):
         name = "/".join(key.key for key in path)
-        zero = zero_start and "beside" in name and "/up/" in name
+        zero = zero_init and "beside" in name and "/up/" in name
         scale = 0.0 if zero or leaf.ndim == 1 else leaf.shape[0] ** -0.5
         return jnp.asarray(name.endswith("scale") + scale * rng.normal(size=leaf.shape), jnp.float32)
 
@@ -110,7 +110,7 @@ def apply(model, variables, x, *args, hooks=Hooks(), **options):  # noqa: B008
 
 def test_an_adapted_tower_starts_as_the_tower_and_can_be_passed_by():
     hooks = Hooks(jnp.ones((2, 3), bool))
-    model, variables, x = tower(zero_start=True)
+    model, variables, x = tower(zero_init=True)
     bare = {k: v for k, v in variables["params"].items() if "block" not in k}
     for i in range(TINY.depth):
         block = variables["params"][f"block_{i:02d}"]
@@ -118,7 +118,7 @@ def test_an_adapted_tower_starts_as_the_tower_and_can_be_passed_by():
         bare[f"block_{i:02d}"] = {k: v for k, v in block.items() if not k.startswith("beside")}
     plain = apply(ViT(TINY), {"params": bare}, x)["tokens"]
     np.testing.assert_allclose(apply(model, variables, x, hooks=hooks)["tokens"], plain, atol=1e-5)
-    model, variables, x = tower(zero_start=False)
+    model, variables, x = tower(zero_init=False)
     for name in bare:
         if "block" in name:
             variables["params"][name] = variables["params"][name] | bare[name]
@@ -128,7 +128,7 @@ def test_an_adapted_tower_starts_as_the_tower_and_can_be_passed_by():
 
 
 def test_temporal_adapters_mix_the_frames_of_a_clip_that_count():
-    model, variables, x = tower(zero_start=False)
+    model, variables, x = tower(zero_init=False)
     mask = jnp.array([[True, True, False], [True, True, True]])
     out = apply(model, variables, x, hooks=Hooks(mask))["class_token"]
     changed = apply(model, variables, x.at[1].add(1.0), hooks=Hooks(mask))["class_token"]
@@ -145,7 +145,7 @@ def test_temporal_adapters_mix_the_frames_of_a_clip_that_count():
 
 
 def test_the_class_token_alone_is_that_of_the_whole_pass():
-    model, variables, x = tower(zero_start=False)
+    model, variables, x = tower(zero_init=False)
     hooks = Hooks(jnp.ones((2, 3), bool), jnp.ones((3, 6, 2, 16)))
     whole = apply(model, variables, x, hooks=hooks)
     alone = apply(model, variables, x, hooks=hooks, class_token_only=True)
@@ -156,7 +156,7 @@ def test_adapters_in_series_and_in_some_blocks():
     adapters = Adapters(
         after_attention=partial(TokenAdapter, 4, False), after_mlp=partial(TokenAdapter, 4, False), blocks=(2,)
     )
-    model, variables, x = tower(zero_start=False, adapters=adapters)
+    model, variables, x = tower(zero_init=False, adapters=adapters)
     names = {k: {n for n in v if n.startswith("after")} for k, v in variables["params"].items() if "block" in k}
     assert names == {"block_00": set(), "block_01": set(), "block_02": {"after_attention", "after_mlp"}}
     silent = jax.tree.map(jnp.zeros_like, variables["params"]["block_02"])
@@ -167,7 +167,7 @@ def test_adapters_in_series_and_in_some_blocks():
 
 def test_prompts_as_keys_and_values_are_prompts_as_tokens():
     """Prompts that stand in the row, and whose outputs are dropped, change the others just so (without a norm)."""
-    model, variables, x = tower(zero_start=True)
+    model, variables, x = tower(zero_init=True)
     prompts = jax.random.normal(jax.random.key(3), (1, 6, 2, 16))
     embedded = jax.jit(partial(model.apply, method="embed"))(variables, x)
     out = apply(model, variables, embedded, 0, 1, hooks=Hooks(prompts=prompts), method="run_blocks")
@@ -182,7 +182,7 @@ def test_prompts_as_keys_and_values_are_prompts_as_tokens():
 
 
 def test_prompts_reach_their_blocks_alone_and_follow_the_camera():
-    model, variables, x = tower(zero_start=True)
+    model, variables, x = tower(zero_init=True)
     module = DeepPrompts(blocks=2, conditions=3, length=2, width=16)
     camera = jnp.array([0, 0, 1, 1, 2, -1])
     table = module.init(jax.random.key(0), camera)

@@ -14,7 +14,7 @@ from jaxreid.memory import prototypes
 from jaxreid.memory.association import AssociationConfig, aggregate, associate
 
 LOSSES = jax.jit(hierarchical_losses, static_argnames="scope")
-TRIPLET = jax.jit(jax.value_and_grad(batch_hard_triplet), static_argnums=(3, 4))
+TRIPLET = jax.jit(jax.value_and_grad(batch_hard_triplet), static_argnums=(3, 4, 5))
 
 
 def toy(within=None, cross=None, look_alikes=None, capacity=8):
@@ -364,7 +364,7 @@ def test_cross_entropy_by_hand():
 # Triplet ------------------------------------------------------------------------------------------------------------
 
 
-def brute_force_triplet(features, label, valid, margin, metric):
+def brute_force_triplet(features, label, valid, margin, metric, soft):
     def distance(a, b):
         if metric == "cosine":
             return 1 - a @ b / np.linalg.norm(a) / np.linalg.norm(b)
@@ -376,25 +376,25 @@ def brute_force_triplet(features, label, valid, margin, metric):
         negative = [distance(features[a], features[b]) for b in rows if label[b] != label[a]]
         if positive and negative:
             gap = max(positive) - min(negative)
-            losses.append(np.log1p(np.exp(gap)) if margin is None else max(0.0, gap + margin))
+            losses.append(np.log1p(np.exp(gap)) if soft else max(0.0, gap + margin))
     return np.mean(losses)
 
 
 @pytest.mark.parametrize("metric", ["euclidean", "cosine"])
-@pytest.mark.parametrize("margin", [0.3, None])
-def test_triplet_against_brute_force(metric, margin):
+@pytest.mark.parametrize("soft", [False, True])
+def test_triplet_against_brute_force(metric, soft):
     rng = np.random.default_rng(1)
     features = rng.normal(size=(14, 6)).astype(np.float32)
     label = np.array([0, 1, 0, 2, 1, 1, 0, 2, 3, 0, 1, 2, 0, 1])  # identity 3 has one row: it does not count
     valid = np.arange(14) < 12
     padded = np.where(valid[:, None], features, np.nan)
-    arguments = (jnp.asarray(padded), jnp.asarray(label), jnp.asarray(valid), margin, metric)
+    arguments = (jnp.asarray(padded), jnp.asarray(label), jnp.asarray(valid), 0.3, metric, soft)
     value, gradient = TRIPLET(*arguments)
-    np.testing.assert_allclose(value, brute_force_triplet(features, label, valid, margin, metric), rtol=1e-5)
+    np.testing.assert_allclose(value, brute_force_triplet(features, label, valid, 0.3, metric, soft), rtol=1e-5)
     np.testing.assert_array_equal(gradient[12:], 0)
     assert np.isfinite(gradient).all() and np.abs(gradient).max() > 0
     order = rng.permutation(14)
-    shuffled, _ = TRIPLET(padded[order], jnp.asarray(label[order]), jnp.asarray(valid[order]), margin, metric)
+    shuffled, _ = TRIPLET(padded[order], jnp.asarray(label[order]), jnp.asarray(valid[order]), 0.3, metric, soft)
     np.testing.assert_allclose(shuffled, value, rtol=1e-6)
 
 

@@ -233,8 +233,9 @@ class PairSampler:
 
     P identities that have both, `num_pairs` pairs of each, `steps` batches an epoch; 0 = as many as it takes to
     draw each labelled tracklet once on average. The rows of a pair follow each other, so that hosts and devices with
-    even shares hold whole pairs. With `aligned`, both show the same moment (equal `Columns.pair`, BUPTCampus), from different
-    cameras as far as there are any; otherwise they are drawn independently. `sides` are codes of the column `balance`.
+    even shares hold whole pairs. With `aligned`, both show the same moment (equal `Columns.pair`, BUPTCampus), from
+    different cameras as far as there are any; otherwise they are drawn independently. `sides` are codes of the column
+    `balance`.
     """
 
     num_identities: int
