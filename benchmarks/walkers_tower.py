@@ -21,11 +21,12 @@ import numpy as np
 from walkers_difficulty import mean_average_precision
 
 from data_builders.walkers.world import CONFIGS, World
+from jaxreid.arrays import unit_rows
 from jaxreid.backbones.frame_encoder import encoder_config
 from jaxreid.backbones.pretrained import load
 from jaxreid.backbones.vit import ViT
 from jaxreid.memory.association import AssociationConfig, associate
-from jaxreid.memory.prototypes import empty_memory, rebuild, unit_rows
+from jaxreid.memory.prototypes import empty_memory, rebuild
 from jaxreid.tools.starting_tower import MEAN, STD, TOWER
 
 

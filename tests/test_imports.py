@@ -23,6 +23,7 @@ LEVELS = (
     ("methods",),
     ("augment", "optimizers", "layers", "losses", "memory"),
     ("backbones", "retrieval", "devices"),
+    ("arrays",),
     ("data", "dataset_info"),
     ("config", "values", "errors", "files", "jaxreid"),
 )

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from messages import refuses
 
+from jaxreid.arrays import masked_mean
 from jaxreid.backbones.batch_norm import MaskedBatchNorm, calibrate_norm
-from jaxreid.layers.temporal import TemporalAggregation, masked_mean
+from jaxreid.layers.temporal import TemporalAggregation
 
 FRAMES = jnp.array([[[1.0, 2.0], [3.0, 4.0], [5.0, 9.0]]])
 

@@ -55,7 +55,7 @@ def test_rows_that_are_no_unit_rows_are_refused(value):
     other[3] *= value
     assert nearest_neighbours(unit, unit, 1).index[:, 0].tolist() == [0, 1, 2, 3, 4]
     for sides, what in (((other, unit), "query"), ((unit, other), "gallery")):
-        with pytest.raises(ValueError, match=f"1 of 5 {what} rows.* row 3 .*l2_normalize"):
+        with pytest.raises(ValueError, match=f"1 of 5 {what} rows.* row 3 .*unit_rows"):
             nearest_neighbours(*sides, 2)
 
 

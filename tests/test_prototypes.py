@@ -7,8 +7,9 @@ import pytest
 import toy_world
 from messages import refuses
 
+from jaxreid.arrays import unit_rows
 from jaxreid.memory import prototypes
-from jaxreid.memory.prototypes import build_prototypes, empty_memory, rebuild, unit_rows, update_prototypes
+from jaxreid.memory.prototypes import build_prototypes, empty_memory, rebuild, update_prototypes
 
 
 def test_toy_prototypes():

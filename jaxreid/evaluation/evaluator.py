@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 
 from jaxreid import retrieval
+from jaxreid.arrays import unit_rows
 from jaxreid.devices import parallel, processes
 from jaxreid.devices.compiled import Compiled
 from jaxreid.evaluation.cases import Case, cases
-from jaxreid.evaluation.extract import make_extractor, tracklet_features, unit_rows
+from jaxreid.evaluation.extract import make_extractor, tracklet_features
 from jaxreid.files import read_json, write_json
 from jaxreid.retrieval.protocols import resolve
 from jaxreid.retrieval.rerank import RERANKING
@@ -181,7 +182,7 @@ class Evaluator:
             rows = np.concatenate([features[name][group[name] == code] for name in features])
             for name in features if len(rows) > 1 else ():  # one alone would become zero
                 centred[name][group[name] == code] -= rows.mean(0)
-        return {name: unit_rows(rows) for name, rows in centred.items()}
+        return {name: np.asarray(unit_rows(rows)) for name, rows in centred.items()}
 
     def final(self, variables: Any, memory: Any, epoch: int, epochs_done: int | None = None) -> Assessment:
         """Scores a state after `epoch` epochs of the whole run, and writes `results.json`.

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from jaxreid.arrays import unit_rows
 from jaxreid.augment import UNCHANGED, Augmentation, Pixels
 from jaxreid.data.batch import Batch
 from jaxreid.data.clips import ClipPlan
@@ -159,11 +160,11 @@ def pool_tracklets(features: Features, wanted: np.ndarray, names: Sequence[str],
     place = np.searchsorted(wanted, tracklet[valid])
     for name, rows in arrays.items():
         _refuse(name, "not finite", names, np.unique(place[broken_rows(rows)[valid]]))
-        rows = unit_rows(rows) if pool == "after" else rows
+        rows = np.asarray(unit_rows(rows)) if pool == "after" else rows
         total = np.zeros((len(wanted), rows.shape[1]), np.float32)
         np.add.at(total, place, rows[valid])
         _refuse(name, "zero, which has no direction", names, np.flatnonzero(~total.any(axis=1)))
-        pooled[name] = unit_rows(total)
+        pooled[name] = np.asarray(unit_rows(total))
     return pooled
 
 
@@ -180,9 +181,3 @@ def _refuse(feature: str, what: str, names: Sequence[str], rows: np.ndarray) -> 
             "(python -m jaxreid.tools.show_dataset); where they are many, the weights are broken: train again with a "
             "lower learning rate or config.precision=float32"
         )
-
-
-def unit_rows(x: np.ndarray) -> np.ndarray:
-    """Rows of unit length; a zero row stays zero."""
-    length = np.linalg.norm(x, axis=-1, keepdims=True)
-    return np.divide(x, length, out=np.zeros_like(x), where=length > 0)

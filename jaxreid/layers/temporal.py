@@ -11,12 +11,6 @@ from jaxreid.errors import UserError
 Array = jax.Array
 
 
-def masked_mean(features: Array, mask: Array) -> Array:
-    """Mean over the valid frames: features [B, T, D], mask bool[B, T] → f32[B, D]; 0 for a clip without any."""
-    features = jnp.where(mask[..., None], features.astype(jnp.float32), 0.0)
-    return features.sum(axis=-2) / jnp.maximum(mask.sum(axis=-1, keepdims=True), 1)
-
-
 class TemporalAggregation(nn.Module):
     """Temporal attention pooling that starts as the mean of the frames (docs/hitpro.md, section 3.2).
 

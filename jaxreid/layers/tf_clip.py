@@ -10,8 +10,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxreid.arrays import masked_mean
 from jaxreid.backbones.transformer import Attention, Block, LayerNorm, TransformerConfig, attend, quick_gelu
-from jaxreid.layers.temporal import masked_mean
 
 Array = jax.Array
 

@@ -5,13 +5,11 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from jaxreid.arrays import masked_mean
+
 Array = jax.Array
 
 MASKED = -1e9
-
-
-def _mean(values: Array, counted: Array) -> Array:
-    return jnp.where(counted, values, 0.0).sum() / jnp.maximum(counted.sum(), 1)
 
 
 def slot_contrast(logits: Array, target: Array, considered: Array) -> Array:
@@ -27,7 +25,7 @@ def slot_contrast(logits: Array, target: Array, considered: Array) -> Array:
     slot, counted = jnp.maximum(target, 0), target >= 0
     considered = considered | (slot[:, None] == jnp.arange(logits.shape[1]))
     normalizer = jax.nn.logsumexp(jnp.where(considered, logits, MASKED), axis=1)
-    return _mean(normalizer - jnp.take_along_axis(logits, slot[:, None], axis=1)[:, 0], counted)
+    return masked_mean(normalizer - jnp.take_along_axis(logits, slot[:, None], axis=1)[:, 0], counted)
 
 
 def hard_negative_contrast(logits: Array, positive: Array, negative: Array, hardest: int) -> Array:
@@ -44,4 +42,4 @@ def hard_negative_contrast(logits: Array, positive: Array, negative: Array, hard
     normalizer = jax.nn.logsumexp(entries, axis=1)
     count = positive.sum(axis=1)
     mean = jnp.where(positive, logits, 0.0).sum(axis=1) / jnp.maximum(count, 1)
-    return _mean(normalizer - mean, count > 0)
+    return masked_mean(normalizer - mean, count > 0)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 import jax
 import jax.numpy as jnp
 
+from jaxreid.arrays import masked_mean
 from jaxreid.devices.parallel import constrain_columns
 from jaxreid.errors import UserError
 
@@ -65,10 +66,6 @@ def _joint_cross_entropy(logits: Array, target: Array, considered: Array) -> tup
     value = weight * normalizer - (target * logits).sum(axis=-1)
     entropy = -(target * jnp.log(jnp.where(target > 0, target, 1.0))).sum(axis=-1)
     return value, value - entropy
-
-
-def _mean(values: Array, counted: Array) -> Array:
-    return jnp.where(counted, values, 0.0).sum() / jnp.maximum(counted.sum(), 1)
 
 
 def hierarchical_losses(
@@ -147,7 +144,7 @@ def hierarchical_losses(
         considered = (memory.valid & ~same_modality & ~near) | (target > 0)
         values["cross"], values["cross_excess"] = _joint_cross_entropy(logits, target, considered)
 
-    losses = {name: _mean(value, counted[name.split("_")[0]]) for name, value in values.items()}
+    losses = {name: masked_mean(value, counted[name.split("_")[0]]) for name, value in values.items()}
     return losses | {f"{name}_count": rows.sum() for name, rows in counted.items()}
 
 

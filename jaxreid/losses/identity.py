@@ -5,6 +5,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from jaxreid.arrays import masked_mean
+
 Array = jax.Array
 
 
@@ -30,4 +32,4 @@ def cross_entropy(logits: Array, label: Array, valid: Array, smoothing: float = 
     of_label = jnp.take_along_axis(log_probability, jnp.clip(label, 0, classes - 1)[:, None], axis=-1)[:, 0]
     loss = -(1.0 - smoothing) * of_label - smoothing * log_probability.mean(axis=-1)
     loss = jnp.where(known, loss, jnp.nan)
-    return jnp.where(valid, loss, 0.0).sum() / jnp.maximum(valid.sum(), 1)
+    return masked_mean(loss, valid)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from jaxreid.arrays import masked_mean
 from jaxreid.errors import UserError
 from jaxreid.losses.identity import cross_entropy
 from jaxreid.losses.triplet import pairwise_distance
@@ -56,7 +57,7 @@ def modality_margin(features: Array, label: Array, modality: Array, valid: Array
     distance = pairwise_distance(features, "cosine")
     across = valid[:, None] & valid & (modality[:, None] != modality)
     matched, other = across & (label[:, None] == label), across & (label[:, None] != label)
-    near, far = (jnp.where(pairs, distance, 0.0).sum() / jnp.maximum(pairs.sum(), 1) for pairs in (matched, other))
+    near, far = (masked_mean(distance, pairs, axis=None) for pairs in (matched, other))
     return jnp.where(matched.any() & other.any(), jax.nn.softplus(near - far), 0.0)
 
 
@@ -76,7 +77,7 @@ def modality_discrepancy(features: Array, modality: Array, valid: Array) -> Arra
     square = pairwise_distance(features) ** 2
     pair = valid[:, None] & valid
     others = pair & ~jnp.eye(len(valid), dtype=bool)
-    bandwidth = jnp.where(others, square, 0.0).sum() / jnp.maximum(others.sum(), 1)
+    bandwidth = masked_mean(square, others, axis=None)
     bandwidth = jax.lax.stop_gradient(jnp.maximum(bandwidth, 1e-12))
     kernel = jnp.mean(jnp.stack([jnp.exp(-square / (bandwidth * scale)) for scale in (0.25, 0.5, 1.0, 2.0, 4.0)]), 0)
     # The mean over a modality as a row of weights; the difference of two of them weighs all three means at once.

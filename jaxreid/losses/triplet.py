@@ -8,6 +8,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
+from jaxreid.arrays import masked_mean
 from jaxreid.errors import UserError
 
 Array = jax.Array
@@ -78,7 +79,7 @@ def batch_hard_triplet(
     positive, negative, counted = batch_hard(pairwise_distance(features, metric), label, valid)
     gap = positive - negative
     loss = jax.nn.softplus(gap) if soft_margin else jax.nn.relu(gap + margin)
-    return jnp.where(counted, loss, 0.0).sum() / jnp.maximum(counted.sum(), 1)
+    return masked_mean(loss, counted)
 
 
 def weighted_triplet(features: Array, label: Array, valid: Array, stable: bool = True) -> Array:
@@ -107,4 +108,4 @@ def weighted_triplet(features: Array, label: Array, valid: Array, stable: bool =
         return (raised * distance).sum(1) / total
 
     loss = jax.nn.softplus(weighted(1.0, pair & same) - weighted(-1.0, pair & ~same))
-    return jnp.where(valid, loss, 0.0).sum() / jnp.maximum(valid.sum(), 1)
+    return masked_mean(loss, valid)

@@ -16,8 +16,9 @@ from typing import Literal, NamedTuple, get_args
 import jax
 import jax.numpy as jnp
 
+from jaxreid.arrays import masked_mean, unit_rows
 from jaxreid.errors import UserError
-from jaxreid.memory.prototypes import PrototypeMemory, unit_rows
+from jaxreid.memory.prototypes import PrototypeMemory
 from jaxreid.values import check, flag, fraction, non_negative, number, one_of, positive, whole
 
 Array = jax.Array
@@ -172,8 +173,8 @@ def look_alikes(
 def _statistics(values: Array, member: Array) -> tuple[Array, Array, Array]:
     """Mean, population standard deviation and maximum of the members; 0, 0, 0 without any."""
     number = member.sum()
-    mean = jnp.where(member, values, 0.0).sum() / jnp.maximum(number, 1)
-    variance = jnp.where(member, jnp.square(values - mean), 0.0).sum() / jnp.maximum(number, 1)
+    mean = masked_mean(values, member, axis=None)
+    variance = masked_mean(jnp.square(values - mean), member, axis=None)
     largest = jnp.max(values, where=member, initial=MASKED)
     return mean, jnp.sqrt(variance), jnp.where(number > 0, largest, 0.0)
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from jaxreid.memory.prototypes import unit_rows
+from jaxreid.arrays import unit_rows
 
 Array = jax.Array
 

@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from jaxreid.memory.prototypes import build_prototypes, unit_rows
+from jaxreid.arrays import unit_rows
+from jaxreid.memory.prototypes import build_prototypes
 from jaxreid.retrieval.clustering import inverse, linear_assignment
 from jaxreid.retrieval.neighbours import block_of, map_rows
 

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from jaxreid.arrays import unit_rows
 from jaxreid.errors import UserError
 
 Array = jax.Array
@@ -53,15 +54,6 @@ class PrototypeMemory(struct.PyTreeNode):
     @property
     def num_modalities(self) -> int:
         return self.within_threshold.shape[0]
-
-
-def unit_rows(x: Array) -> Array:
-    """Rows of unit length, f32[..., D]; a zero row stays zero and has zero gradient."""
-    x = x.astype(jnp.float32)
-    square = jnp.sum(x * x, axis=-1, keepdims=True)
-    # The square root has no derivative at zero, so zero rows must not reach it.
-    nonzero = square > 0
-    return jnp.where(nonzero, x * jax.lax.rsqrt(jnp.where(nonzero, square, 1.0)), 0.0)
 
 
 def padded_capacity(num_slots: int, multiple: int = 1024) -> int:

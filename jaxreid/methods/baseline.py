@@ -12,13 +12,13 @@ from typing import Any, get_args
 import flax.linen as nn
 import jax
 
+from jaxreid.arrays import masked_mean
 from jaxreid.augment import Augmentation
 from jaxreid.backbones.batch_norm import MaskedBatchNorm
 from jaxreid.backbones.frame_encoder import EncoderConfig, encode_frames, encoder_config
 from jaxreid.data.batch import Batch
 from jaxreid.data.samplers import IdentitySampler
 from jaxreid.dataset_info import DatasetInfo
-from jaxreid.layers.temporal import masked_mean
 from jaxreid.losses.identity import cross_entropy
 from jaxreid.losses.triplet import Metric, batch_hard_triplet
 from jaxreid.methods.method import Backbone, Extraction, Method, Stage, Update, Variables

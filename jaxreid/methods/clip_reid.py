@@ -25,6 +25,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from jaxreid.arrays import masked_mean, unit_rows
 from jaxreid.augment import Augmentation
 from jaxreid.backbones.batch_norm import MaskedBatchNorm
 from jaxreid.backbones.clip import VISION_TOWERS
@@ -41,13 +42,11 @@ from jaxreid.layers.adapters import TemporalAdapter, TokenAdapter
 from jaxreid.layers.conditions import COLUMNS, condition, condition_rows
 from jaxreid.layers.neck import NECKS, Neck
 from jaxreid.layers.prompts import DeepPrompts, PromptedText, PromptTemplate, template_faults
-from jaxreid.layers.temporal import masked_mean
 from jaxreid.layers.tf_clip import SequenceSpecificPrompt, TemporalMemoryDiffusion
 from jaxreid.losses.identity import cross_entropy
 from jaxreid.losses.image_text import proxy_contrast, supervised_contrastive
 from jaxreid.losses.triplet import Metric, batch_hard_triplet
 from jaxreid.memory.class_bank import build_proxies, image_memory, move_proxies
-from jaxreid.memory.prototypes import unit_rows
 from jaxreid.methods import prompt_learning
 from jaxreid.methods.method import Backbone, Extraction, Features, Method, Stage, Update, Variables
 from jaxreid.methods.prompt_learning import feature_rows, kept_features, prompt_losses, prompt_stage

@@ -25,6 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxreid.arrays import unit_rows
 from jaxreid.augment import Augmentation
 from jaxreid.backbones.frame_encoder import encoder_config, feature_width
 from jaxreid.data.batch import Batch
@@ -36,7 +37,7 @@ from jaxreid.errors import UserError
 from jaxreid.losses.cluster import hard_negative_contrast, slot_contrast
 from jaxreid.memory import clusters
 from jaxreid.memory.clusters import ClusterMemory
-from jaxreid.memory.prototypes import build_prototypes, unit_rows, update_prototypes
+from jaxreid.memory.prototypes import build_prototypes, update_prototypes
 from jaxreid.methods.hitpro import TEMPORAL, TemporalAwareFeatureEncoder, camera_keys
 from jaxreid.methods.method import Backbone, Extraction, Features, Method, Stage, Update, Variables
 from jaxreid.optimizers import Optimizer, Progress, Schedule, encoder_groups

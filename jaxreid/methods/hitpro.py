@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxreid.arrays import masked_mean, unit_rows
 from jaxreid.augment import Augmentation
 from jaxreid.backbones.batch_norm import MaskedBatchNorm
 from jaxreid.backbones.frame_encoder import EncoderConfig, encode_frames, encoder_config, feature_width
@@ -31,18 +32,11 @@ from jaxreid.data.split import Labels, modality_name
 from jaxreid.dataset_info import DatasetInfo
 from jaxreid.devices.parallel import constrain
 from jaxreid.errors import UserError
-from jaxreid.layers.temporal import TemporalAggregation, masked_mean
+from jaxreid.layers.temporal import TemporalAggregation
 from jaxreid.losses.contrastive import Scope, hierarchical_losses
 from jaxreid.memory.association import VALUES as ASSOCIATION_VALUES
 from jaxreid.memory.association import AssociationConfig, associate, cross_representation
-from jaxreid.memory.prototypes import (
-    PrototypeMemory,
-    empty_memory,
-    padded_capacity,
-    rebuild,
-    unit_rows,
-    update_prototypes,
-)
+from jaxreid.memory.prototypes import PrototypeMemory, empty_memory, padded_capacity, rebuild, update_prototypes
 from jaxreid.methods.method import Backbone, Extraction, Features, Method, Stage, Update, Variables
 from jaxreid.optimizers import Optimizer, Progress, Schedule, encoder_groups
 from jaxreid.values import flag, non_negative, number, one_of, positive, series, under, whole

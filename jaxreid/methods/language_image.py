@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxreid.arrays import masked_mean, unit_rows
 from jaxreid.augment import Augmentation
 from jaxreid.backbones.frame_encoder import joint_config
 from jaxreid.backbones.text import TEXT_TOWERS, TextConfig, TextTower, text_config
@@ -27,9 +28,7 @@ from jaxreid.data.batch import Batch
 from jaxreid.data.samplers import LabelSampler
 from jaxreid.dataset_info import DatasetInfo
 from jaxreid.devices.parallel import constrain
-from jaxreid.layers.temporal import masked_mean
 from jaxreid.losses.image_text import FIRST_SCALE, LARGEST_SCALE, matching_loss
-from jaxreid.memory.prototypes import unit_rows
 from jaxreid.methods.method import Backbone, Method, Stage, Update, Variables
 from jaxreid.optimizers import Group, Optimizer, Progress, Schedule
 from jaxreid.values import flag, fraction, non_negative, one_of, under, whole

@@ -26,6 +26,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxreid.arrays import masked_mean, unit_rows
 from jaxreid.augment import Augmentation
 from jaxreid.backbones.clip import VISION_TOWERS
 from jaxreid.backbones.frame_encoder import joint_config
@@ -41,7 +42,6 @@ from jaxreid.layers.cross_attention import ContextBlock
 from jaxreid.layers.neck import NECKS, Neck
 from jaxreid.layers.prompts import PromptedText, PromptTemplate, template_faults
 from jaxreid.layers.stfl import GROUPED_MODES, SHIFT_MODES, stfl_hooks
-from jaxreid.layers.temporal import masked_mean
 from jaxreid.losses.identity import cross_entropy
 from jaxreid.losses.image_text import FIRST_SCALE, LARGEST_SCALE
 from jaxreid.losses.modality import (
@@ -51,7 +51,6 @@ from jaxreid.losses.modality import (
     modality_margin,
 )
 from jaxreid.losses.triplet import weighted_triplet
-from jaxreid.memory.prototypes import unit_rows
 from jaxreid.methods import prompt_learning
 from jaxreid.methods.method import Backbone, Features, Method, Stage, Update, Variables
 from jaxreid.methods.prompt_learning import feature_rows, kept_features, prompt_losses, prompt_stage
@@ -409,7 +408,7 @@ class LSMRL(Method):
         if "pair" in found:
             losses["pair"] = (1.0, ce(logits["pair"]))
             apart = unit_rows(r) - jax.lax.stop_gradient(unit_rows(found["pair"]))
-            losses["cons"] = (config.lambda_cons, _mean(jnp.sum(apart**2, axis=-1), valid))
+            losses["cons"] = (config.lambda_cons, masked_mean(jnp.sum(apart**2, axis=-1), valid))
         if config.lambda_hct and config.mod_disc == "hct":
             hct = hetero_centre_triplet(unit_rows(r), y, batch.modality, valid, config.hct_margin)
             losses["hct"] = (config.lambda_hct, hct)
@@ -433,10 +432,6 @@ class LSMRL(Method):
         if self.config.neck_feat == "after":
             parts = self.network.apply(variables, *parts, batch, method="normed")
         return {"tower": found["last"], "feature": jnp.concatenate([unit_rows(x) for x in parts], axis=-1)}
-
-
-def _mean(values: jax.Array, valid: jax.Array) -> jax.Array:
-    return jnp.where(valid, values, 0.0).sum() / jnp.maximum(valid.sum(), 1)
 
 
 METHOD = LSMRL

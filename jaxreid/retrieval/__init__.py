@@ -3,6 +3,7 @@
 Each protocol's rules with their sources are in `protocols.PROTOCOLS` and docs/retrieval.md.
 """
 
+from jaxreid.arrays import unit_rows
 from jaxreid.retrieval.clustering import (
     cluster,
     cluster_quality,
@@ -13,14 +14,7 @@ from jaxreid.retrieval.clustering import (
     linear_assignment,
     spherical_k_means,
 )
-from jaxreid.retrieval.distances import (
-    DISTANCES,
-    Parts,
-    cosine_distance,
-    euclidean_distance,
-    l2_normalize,
-    part_distance,
-)
+from jaxreid.retrieval.distances import DISTANCES, Parts, cosine_distance, euclidean_distance, part_distance
 from jaxreid.retrieval.metrics import Scores, nearest, pooled, result_record, score, score_distances
 from jaxreid.retrieval.neighbours import nearest_neighbours
 from jaxreid.retrieval.protocols import PROTOCOLS, Protocol, Rows
@@ -58,7 +52,6 @@ __all__ = [
     "jaccard_neighbours",
     "k_reciprocal_blocks",
     "k_reciprocal_distances",
-    "l2_normalize",
     "linear_assignment",
     "nearest",
     "nearest_neighbours",
@@ -70,4 +63,5 @@ __all__ = [
     "search_gallery",
     "search_index",
     "spherical_k_means",
+    "unit_rows",
 ]

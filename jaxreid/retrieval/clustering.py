@@ -15,9 +15,10 @@ import numpy as np
 from jax.core import Tracer
 from optax.assignment import hungarian_algorithm
 
+from jaxreid.arrays import unit_rows
 from jaxreid.errors import UserError
 from jaxreid.retrieval import k_reciprocal
-from jaxreid.retrieval.distances import check_rows, l2_normalize
+from jaxreid.retrieval.distances import check_rows
 from jaxreid.retrieval.neighbours import map_rows, nearest_neighbours, top_k
 
 Array = Any
@@ -41,7 +42,7 @@ def jaccard_graph(
     features: Array, eps: float | Array, k1: int = 30, k2: int = 6, capacity: int = 128, width: int = 128
 ) -> SparseGraph:
     """`jaccard_neighbours` as a pure function: nothing is checked, what did not fit is told by `count` and `lost`."""
-    features = l2_normalize(features)
+    features = unit_rows(features)
     rows = features.shape[0]
     k1, k2, capacity = min(k1, rows), min(k2, rows), min(capacity, rows)
     index = nearest_neighbours(features, features, k1).index
@@ -196,7 +197,7 @@ def spherical_k_means(features: Array, rng: jax.Array, clusters: int, iterations
 
 @functools.partial(jax.jit, static_argnames=("clusters", "iterations"))
 def _k_means(features: Array, rng: jax.Array, clusters: int, iterations: int) -> KMeans:
-    features = l2_normalize(features)
+    features = unit_rows(features)
     rows = features.shape[0]
 
     def seed(state: tuple[jax.Array, jax.Array], key: jax.Array) -> tuple[tuple[jax.Array, jax.Array], jax.Array]:

@@ -13,6 +13,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from jaxreid.arrays import unit_rows
 from jaxreid.errors import UserError
 
 Array = Any  # NumPy or jax
@@ -23,12 +24,6 @@ SMALLEST, LARGEST = 1e-12, 1e18  # entries whose squares, and sums of these, flo
 
 # Accelerators multiply fp32 matrices in a shorter format unless told otherwise, which reorders near neighbours.
 _matmul = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
-
-
-def l2_normalize(features: Array, epsilon: float = 1e-12) -> jax.Array:
-    """Rows of length one, fp32; a zero row stays zero."""
-    features = jnp.asarray(features, jnp.float32)
-    return features / jnp.maximum(jnp.linalg.norm(features, axis=-1, keepdims=True), epsilon)
 
 
 def _with_squares(features: Array) -> tuple[jax.Array, jax.Array]:
@@ -54,7 +49,7 @@ class Parts(NamedTuple):
 
 def _visible(parts: Parts) -> tuple[jax.Array, jax.Array]:
     visibility = jnp.asarray(parts.visibility, jnp.float32)
-    weighted = l2_normalize(parts.features) * visibility[..., None]
+    weighted = unit_rows(parts.features) * visibility[..., None]
     return weighted.reshape(len(weighted), -1), visibility
 
 
@@ -67,7 +62,7 @@ def _parts(query: tuple[Array, Array], gallery: tuple[Array, Array]) -> jax.Arra
 
 # What is made of the rows of either side once, and the distance of what was made.
 _STEPS: dict[str, tuple[Callable[[Array], Any], Callable[[Any, Any], jax.Array]]] = {
-    "cosine": (l2_normalize, _cosine),
+    "cosine": (unit_rows, _cosine),
     "euclidean": (_with_squares, _euclidean),
     "parts": (_visible, _parts),
 }
@@ -75,7 +70,7 @@ _STEPS: dict[str, tuple[Callable[[Array], Any], Callable[[Any, Any], jax.Array]]
 
 def cosine_distance(query: Array, gallery: Array) -> jax.Array:
     """1 − cosine similarity of query [Q, D] and gallery [G, D], in [0, 2]: f32[Q, G]."""
-    return _cosine(l2_normalize(query), l2_normalize(gallery))
+    return _cosine(unit_rows(query), unit_rows(gallery))
 
 
 def euclidean_distance(query: Array, gallery: Array) -> jax.Array:

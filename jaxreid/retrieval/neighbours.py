@@ -84,7 +84,7 @@ def nearest_neighbours(query: Array, gallery: Array, k: int, block: int | None =
             if len(other):
                 raise UserError(
                     f"nearest_neighbours: {len(other)} of {len(length)} {what} rows are no unit rows, the first of "
-                    f"them row {other[0]} of length {length[other[0]]:.4g}: give l2_normalize({what})"
+                    f"them row {other[0]} of length {length[other[0]]:.4g}: give unit_rows({what})"
                 )
     return _nearest_neighbours(query, gallery, k, block)
 

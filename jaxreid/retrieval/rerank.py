@@ -15,10 +15,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxreid.arrays import unit_rows
 from jaxreid.errors import UserError
 from jaxreid.retrieval import distances as distances_lib
 from jaxreid.retrieval import k_reciprocal
-from jaxreid.retrieval.distances import l2_normalize
 from jaxreid.retrieval.neighbours import block_of, map_rows, nearest_neighbours, top_k
 
 Array = Any
@@ -66,7 +66,7 @@ class KReciprocal:
             raise UserError(f"k1={k1} and k2={k2} must be at least 1, lambda={lambda_} between 0 and 1")
         self.queries, self.lambda_ = len(query), lambda_
         features = jnp.concatenate([query, gallery])
-        self.features = l2_normalize(features) if distance == "cosine" else features
+        self.features = unit_rows(features) if distance == "cosine" else features
         k = min(k1 + 1, len(features))
         index, self.farthest = _ranking(self.features, max(k, min(k2, len(features))))
         k_half = min(round(k1 / 2) + 1, k)
@@ -166,13 +166,13 @@ def alpha_query_expansion(query: Array, gallery: Array, neighbours: int = 10, al
     Args:
       query: f32[Q, D]; gallery: f32[G, D]; made unit rows.
     """
-    query, gallery = l2_normalize(_matrix(query, "query")), l2_normalize(_matrix(gallery, "gallery"))
+    query, gallery = unit_rows(_matrix(query, "query")), unit_rows(_matrix(gallery, "gallery"))
     return _expand(query, gallery, min(neighbours, len(gallery)), alpha, False)
 
 
 def database_augmentation(gallery: Array, neighbours: int = 10, alpha: float = 3.0) -> jax.Array:
     """Gallery rows averaged with their nearest others in the same way: unit rows f32[G, D]."""
-    gallery = l2_normalize(_matrix(gallery, "gallery"))
+    gallery = unit_rows(_matrix(gallery, "gallery"))
     return _expand(gallery, gallery, min(neighbours + 1, len(gallery)), alpha, True)
 
 
@@ -186,6 +186,6 @@ def _expand(query: jax.Array, gallery: jax.Array, k: int, alpha: float, same: bo
         weight = jnp.maximum(found.similarity[rows], 0.0) ** alpha
         weight = jnp.where(index == rows[:, None], 0.0, weight) if same else weight
         mean = jnp.einsum("bk,bkd->bd", weight, gallery[index], precision=jax.lax.Precision.HIGHEST)
-        return l2_normalize(query[rows] + mean)
+        return unit_rows(query[rows] + mean)
 
     return map_rows(of_block, query.shape[0], k_reciprocal.block_rows(query.shape[0], k * gallery.shape[1]))

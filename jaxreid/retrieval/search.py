@@ -27,6 +27,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from jaxreid.arrays import unit_rows
 from jaxreid.errors import MissingFileError, MissingPackageError, UserError
 from jaxreid.files import held, read_json
 from jaxreid.retrieval.neighbours import block_of, map_rows, top_k
@@ -47,7 +48,7 @@ class Found(NamedTuple):
     similarity: np.ndarray
 
 
-def unit_rows(features: Array, what: str, first: int = 0) -> np.ndarray:
+def checked_unit_rows(features: Array, what: str, first: int = 0) -> np.ndarray:
     """Rows of length one, f32[N, D]; messages number them from `first`.
 
     Raises:
