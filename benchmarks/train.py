@@ -81,17 +81,19 @@ def run_jaxreid(args, tower):
     config = types.SimpleNamespace(
         backbone=types.SimpleNamespace(name=tower, checkpoint="", remat=args.remat, scan=args.scan),
         precision=args.precision,
-        batch=types.SimpleNamespace(identities=args.identities, clips=args.clips, frames=args.frames, piece=0),
-        optimizer=types.SimpleNamespace(
-            kind="adamw", tower_rate=RATE, head_rate=RATE, weight_decay=DECAY, clip_norm=0.0
+        batch=types.SimpleNamespace(
+            num_identities=args.identities, num_instances=args.clips, seq_len=args.frames, piece_len=0
         ),
-        schedule={"kind": "constant"},
+        optimizer=types.SimpleNamespace(
+            name="adamw", backbone_lr=RATE, head_lr=RATE, weight_decay=DECAY, clip_norm=0.0
+        ),
+        schedule={"name": "constant"},
         augment={"crop": 10, "flip": 0.5, "erase": 0.5} if args.augment else {},
         epochs=1,
         label_smoothing=SMOOTHING,
-        triplet=types.SimpleNamespace(margin=MARGIN, metric="euclidean", weight=1.0),
+        triplet=types.SimpleNamespace(margin=MARGIN, soft_margin=False, metric="euclidean", weight=1.0),
     )
-    info: object = DatasetInfo(name="", table=None, cameras=np.zeros(1), frame_size=SIZE, num_identities=CLASSES)
+    info: object = DatasetInfo(name="", table=None, cameras=np.zeros(1), frame_size=SIZE, num_classes=CLASSES)
     method, mesh = Baseline(config, info), parallel.make_mesh(devices=1)
     stage = method.stages()[0]
     dtype = jnp.dtype(args.precision)

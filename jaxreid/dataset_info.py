@@ -26,7 +26,7 @@ INFO = "dataset_info.npz"
 class DatasetInfo:
     """What a method may know of its data set before training.
 
-    `table` has one row per training tracklet and carries no identity; `num_identities` is 0 and `labels` is None for
+    `table` has one row per training tracklet and carries no identity; `num_classes` is 0 and `labels` is None for
     methods that do not declare that they use identity, `captions` (a text per training tracklet) for those that do
     not declare that they use them. `tokenize` makes ids of texts (i32[N, L]: start, the text, end, zeros) for the text
     tower that belongs to the config's image tower.
@@ -36,7 +36,7 @@ class DatasetInfo:
     table: TrackletTable
     cameras: np.ndarray  # sorted training camera numbers; camera_index points here
     frame_size: tuple[int, int]
-    num_identities: int = 0
+    num_classes: int = 0
     labels: Labels | None = None
     captions: tuple[str, ...] | None = None
     tokenize: Callable[..., np.ndarray] | None = None
@@ -62,7 +62,7 @@ def dataset_info(dataset: Dataset, method: type[Any], frame_size: tuple[int, int
         if labels.identity.max() < 0:
             name = method.__module__.rpartition(".")[2]
             raise UserError(f"{name} learns from identity labels, and {dataset.name} has none in training")
-        info = dataclasses.replace(info, num_identities=int(labels.identity.max()) + 1, labels=labels)
+        info = dataclasses.replace(info, num_classes=int(labels.identity.max()) + 1, labels=labels)
     if method.uses_captions:
         captions = Sidecar.open(dataset.directory, "captions")
         info = dataclasses.replace(info, captions=tuple(captions.texts(name)[0] for name in labels.names))
@@ -71,7 +71,7 @@ def dataset_info(dataset: Dataset, method: type[Any], frame_size: tuple[int, int
 
 def save_info(workdir: Path, info: DatasetInfo) -> None:
     """Writes `dataset_info.npz` into the workdir, whole or not at all."""
-    facts = {"name": info.name, "frame_size": info.frame_size, "num_identities": info.num_identities}
+    facts = {"name": info.name, "frame_size": info.frame_size, "num_classes": info.num_classes}
     arrays: dict[str, Any] = {"facts": np.array(json.dumps(facts)), "cameras": info.cameras}
     for part, columns in (("table", info.table), ("labels", info.labels)):
         if columns is not None:
@@ -106,7 +106,7 @@ def read_info(workdir: Path) -> DatasetInfo | None:
         table=TrackletTable(**columns("table")),
         cameras=arrays["cameras"],
         frame_size=tuple(facts["frame_size"]),
-        num_identities=facts["num_identities"],
+        num_classes=facts["num_classes"],
         labels=Labels(**labels, names=names) if labels else None,
         captions=tuple(arrays["captions"].tolist()) if "captions" in arrays else None,
     )

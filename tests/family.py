@@ -52,7 +52,7 @@ def make_info():
     labels = Labels(identity, identity, unknown, unknown, tuple(map(str, range(count))))
     frame_size = (24, 24)
     return DatasetInfo(
-        "toy", table, np.arange(CAMERAS), frame_size, num_identities=PEOPLE, labels=labels, tokenize=walkers_words()
+        "toy", table, np.arange(CAMERAS), frame_size, num_classes=PEOPLE, labels=labels, tokenize=walkers_words()
     )
 
 

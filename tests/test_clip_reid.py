@@ -453,7 +453,7 @@ def test_adapters_and_heads_of_a_whole_method(width, wanted, monkeypatch):
     config = importlib.import_module("configs.vsla_clip").get_config("mars")
     config.adapters.width, config.platform_prompts.blocks = width, 9
     info = family.make_info()
-    info = type(info)(**{**vars(info), "num_identities": 625, "frame_size": (256, 128), "cameras": np.arange(2)})
+    info = type(info)(**{**vars(info), "num_classes": 625, "frame_size": (256, 128), "cameras": np.arange(2)})
     method = family.find_method("clip_reid")(config, info)
     batch = make_batch().replace(frames=jnp.zeros((CLIPS, 1, 256, 128, 3)), frame_mask=jnp.ones((CLIPS, 1), bool))
     params = jax.eval_shape(method.init, jax.random.key(0), batch)["params"]

@@ -145,12 +145,12 @@ def test_what_a_method_is_told_survives_the_file(tmp_path, evaluated):
     plain = DatasetInfo("a/b", train.table, np.array([3, 5]), (64, 32))
     for info in (
         plain,
-        DatasetInfo(**vars(plain) | {"labels": train.labels, "num_identities": 9, "captions": ("näh", "")}),
+        DatasetInfo(**vars(plain) | {"labels": train.labels, "num_classes": 9, "captions": ("näh", "")}),
     ):
         save_info(tmp_path, info)
         found = read_info(tmp_path)
         assert jax.tree.structure(vars(found)["captions"]) == jax.tree.structure(info.captions)
-        for name in ("name", "frame_size", "num_identities", "captions"):
+        for name in ("name", "frame_size", "num_classes", "captions"):
             assert getattr(found, name) == getattr(info, name)
         np.testing.assert_array_equal(found.cameras, info.cameras)
         for part in ("table", "labels"):

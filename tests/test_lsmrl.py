@@ -176,7 +176,7 @@ def test_only_class_token_queries_give_the_same_class_token():
 def test_full_size(preset, people, context, monkeypatch):
     config = importlib.import_module("configs.lsmrl").get_config(preset)
     info = family.make_info()
-    info = type(info)(**{**vars(info), "num_identities": people, "frame_size": (288, 144)})
+    info = type(info)(**{**vars(info), "num_classes": people, "frame_size": (288, 144)})
     method = lsmrl.LSMRL(config, info)
     batch = make_batch()
     rows = {name: x[:4] for name, x in vars(batch).items() if name not in ("frames", "frame_mask", "extras")}

@@ -183,7 +183,7 @@ def test_pairs_of_one_moment_come_from_different_cameras():
     assert pairs == {(0, 8), (1, 7), (2, 6), (3, 5)}
     assert all((row == 3).sum() == 1 for row in tracklet)
     with refuses(ValueError, 1, "identities", "modality", 2):
-        draw(dataclasses.replace(sampler, identities=2), labels, table)
+        draw(dataclasses.replace(sampler, num_identities=2), labels, table)
     with refuses(ValueError, 0, "batch.aligned=False"):  # pairs that may not be known
         draw(sampler, labels, table._replace(pair=np.full(11, -1)))
 

@@ -17,17 +17,17 @@ class Neck(nn.Module):
     """Batch norm and a classifier without bias, drawn from N(0, 0.001²): the head that identity losses go through.
 
     Attributes:
-      classes: C.
+      num_classes: C, training identities.
       use_bias: whether the batch norm has a trained shift; without, it is 0.
     """
 
-    classes: int
+    num_classes: int
     use_bias: bool = False
 
     def setup(self):
         self.norm = MaskedBatchNorm(use_bias=self.use_bias)
         init = nn.initializers.normal(0.001)
-        self.classifier = nn.Dense(self.classes, use_bias=False, kernel_init=init)
+        self.classifier = nn.Dense(self.num_classes, use_bias=False, kernel_init=init)
 
     def __call__(self, features: Array, mask: Array, train: bool) -> Array:
         """features [N, D], mask bool[N] → logits f32[N, C]."""

@@ -101,17 +101,17 @@ class PromptedText(nn.Module):
     Attributes:
       tower: configuration of the text tower.
       template: the sentence.
-      identities: C.
+      num_classes: C, training identities.
     """
 
     tower: TextConfig
     template: PromptTemplate
-    identities: int
+    num_classes: int
 
     def setup(self):
         width, template, init = self.tower.width, self.template, nn.initializers.normal(0.02)
         self.text_tower = TextTower(self.tower, name="tower")
-        self.own = self.param("own", init, (self.identities, template.own, width))
+        self.own = self.param("own", init, (self.num_classes, template.own, width))
         self.shared_before = self.param("before", init, (template.before, width)) if template.before else None
         self.shared_after = self.param("after", init, (template.after, width)) if template.after else None
 
@@ -132,6 +132,6 @@ class PromptedText(nn.Module):
         Args:
           multiple: the tower sees C rounded up to a multiple of it, which the number of devices must divide.
         """
-        count = -(-self.identities // multiple) * multiple
-        identity = constrain(jnp.minimum(jnp.arange(count), self.identities - 1), "rows")
-        return constrain(self(identity), "replicated")[: self.identities]
+        count = -(-self.num_classes // multiple) * multiple
+        identity = constrain(jnp.minimum(jnp.arange(count), self.num_classes - 1), "rows")
+        return constrain(self(identity), "replicated")[: self.num_classes]

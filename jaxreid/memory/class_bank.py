@@ -19,7 +19,7 @@ def group_mean(values: Array, group: Array, groups: int) -> tuple[Array, Array]:
     return total / jnp.maximum(count, 1)[:, None], count > 0
 
 
-def image_memory(features: Array, tracklet: Array, valid: Array, identity: Array, identities: int) -> Array:
+def image_memory(features: Array, tracklet: Array, valid: Array, identity: Array, num_classes: int) -> Array:
     """TF-CLIP's memory: the mean of an identity's tracklets, each the mean of its clips. A mean of means, because a
     long tracklet counts no more than a short one; not normalized.
 
@@ -31,10 +31,10 @@ def image_memory(features: Array, tracklet: Array, valid: Array, identity: Array
       f32[C, E], a zero row for an identity without tracklets.
     """
     means, seen = group_mean(features, jnp.where(valid, tracklet, -1), len(identity))
-    return group_mean(means, jnp.where(seen, identity, -1), identities)[0]
+    return group_mean(means, jnp.where(seen, identity, -1), num_classes)[0]
 
 
-def build_proxies(features: Array, tracklet: Array, valid: Array, identity: Array, identities: int) -> Array:
+def build_proxies(features: Array, tracklet: Array, valid: Array, identity: Array, num_classes: int) -> Array:
     """CLIMB-ReID's memory at the start of an epoch: the mean of an identity's unit features, first as its mean proxy,
     then as its hard proxy.
 
@@ -44,7 +44,7 @@ def build_proxies(features: Array, tracklet: Array, valid: Array, identity: Arra
     Returns:
       f32[2C, E], unit rows, zero for an identity without tracklets: rows 0…C−1 are mean proxies, C…2C−1 hard ones.
     """
-    mean = unit_rows(image_memory(unit_rows(features), tracklet, valid, identity, identities))
+    mean = unit_rows(image_memory(unit_rows(features), tracklet, valid, identity, num_classes))
     return jnp.concatenate([mean, mean])
 
 
@@ -66,9 +66,9 @@ def move_proxies(
       f32[2C, E].
     """
     mean, hard = jnp.split(proxies, 2)
-    rows, identities = len(features), len(mean)
+    rows, num_classes = len(features), len(mean)
     x = jnp.where(valid[:, None], features.astype(jnp.float32), 0.0)
-    y = jnp.where(valid, label, identities)  # beyond the last: counts nowhere
+    y = jnp.where(valid, label, num_classes)  # beyond the last: counts nowhere
 
     def moved(old: Array, new: Array) -> Array:
         return unit_rows(momentum * old + (1.0 - momentum) * new)
@@ -81,9 +81,9 @@ def move_proxies(
 
         mean, _ = jax.lax.scan(step, mean, (x, y))
     similarity = jnp.einsum("be,be->b", x, mean.at[y].get(mode="clip"), precision=jax.lax.Precision.HIGHEST)
-    lowest = jax.ops.segment_min(similarity, y, identities + 1)
-    hardest = jax.ops.segment_min(jnp.where(similarity == lowest[y], jnp.arange(rows), rows), y, identities + 1)
-    average, seen = group_mean(x, jnp.where(valid, label, -1), identities)
-    hard = jnp.where(seen[:, None], moved(hard, x[jnp.minimum(hardest[:identities], rows - 1)]), hard)
+    lowest = jax.ops.segment_min(similarity, y, num_classes + 1)
+    hardest = jax.ops.segment_min(jnp.where(similarity == lowest[y], jnp.arange(rows), rows), y, num_classes + 1)
+    average, seen = group_mean(x, jnp.where(valid, label, -1), num_classes)
+    hard = jnp.where(seen[:, None], moved(hard, x[jnp.minimum(hardest[:num_classes], rows - 1)]), hard)
     mean = jnp.where(seen[:, None], moved(mean, average), mean)
     return jnp.concatenate([mean, hard])

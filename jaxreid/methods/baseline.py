@@ -30,7 +30,7 @@ class ClipClassifier(nn.Module):
     """Frame encoder, mean over frames, batch-norm neck without shift, bias-free classifier."""
 
     tower: EncoderConfig
-    num_identities: int
+    num_classes: int
 
     @nn.compact
     def __call__(self, batch: Batch, train: bool) -> dict[str, jax.Array]:
@@ -41,7 +41,7 @@ class ClipClassifier(nn.Module):
         neck = MaskedBatchNorm(use_bias=False, name="neck")
         z = neck(v, batch.valid, use_running_average=not train)
         classifier = nn.Dense(
-            self.num_identities, use_bias=False, kernel_init=nn.initializers.normal(0.001), name="classifier"
+            self.num_classes, use_bias=False, kernel_init=nn.initializers.normal(0.001), name="classifier"
         )
         return {"tower": v, "feature": z, "logits": classifier(z)}
 
@@ -65,7 +65,7 @@ class Baseline(Method):
         super().__init__(config, info)
         backbone = config.backbone
         self.tower = encoder_config(backbone.name, info.frame_size, config.precision, backbone.remat, backbone.scan)
-        self.network = ClipClassifier(self.tower, info.num_identities)
+        self.network = ClipClassifier(self.tower, info.num_classes)
 
     def stages(self) -> tuple[Stage, ...]:
         config, batch = self.config, self.config.batch

@@ -63,7 +63,7 @@ class ClipReIDNetwork(nn.Module):
 
     Attributes:
       image: the image tower.
-      identities: C.
+      num_classes: C, training identities.
       classified: features that have a neck and a classifier.
       adapters: of the image tower's blocks.
       side_information: rows of the table that is added to the class token (SIE), 0 = none.
@@ -75,7 +75,7 @@ class ClipReIDNetwork(nn.Module):
     """
 
     image: ViTConfig
-    identities: int
+    num_classes: int
     classified: tuple[str, ...]
     adapters: Adapters = Adapters()
     side_information: int = 0
@@ -88,7 +88,7 @@ class ClipReIDNetwork(nn.Module):
 
     def setup(self):
         self.image_tower = ViT(self.image, self.adapters)
-        self.necks = {name: Neck(self.identities) for name in self.classified}
+        self.necks = {name: Neck(self.num_classes) for name in self.classified}
         if self.side_information:
             init, shape = nn.initializers.truncated_normal(0.02), (self.side_information, self.image.width)
             self.side_table = self.param("side_table", init, shape)
@@ -101,13 +101,13 @@ class ClipReIDNetwork(nn.Module):
         if self.sequence_prompt:
             self.sequence = SequenceSpecificPrompt(self.sequence_prompt, self_attention=self.sequence_self_attention)
         if self.text:
-            self.prompted_text = PromptedText(*self.text, self.identities, name="text")
+            self.prompted_text = PromptedText(*self.text, self.num_classes, name="text")
 
     def __call__(self, batch: Batch, rows: tuple[jax.Array, jax.Array]) -> dict[str, jax.Array]:
         """Everything once, which makes the parameters."""
         found = self.encode(batch, rows, train=False)
         self.logits(found, batch, train=False)
-        self.bank_logits(found, jnp.zeros((self.identities, found["projected"].shape[-1])), batch, train=False)
+        self.bank_logits(found, jnp.zeros((self.num_classes, found["projected"].shape[-1])), batch, train=False)
         if self.text:
             self.prompted_text(jnp.zeros(1, jnp.int32))
         return found
@@ -251,7 +251,7 @@ class ClipReID(Method):
         width = config.adapters.width
         self.network = ClipReIDNetwork(
             image=image,
-            identities=info.num_identities,
+            num_classes=info.num_classes,
             classified=("last", "projected", *(("temporal",) if config.temporal.diffusion else ())),
             adapters=Adapters(
                 beside_attention=_adapter(TemporalAdapter, width, config, image) if config.adapters.temporal else None,
@@ -316,7 +316,7 @@ class ClipReID(Method):
         width, rows = self.image.projection, len(self.info.table) * self.config.stage1.clips_per_tracklet
         features = jnp.zeros((rows, width)) if self.text else None
         proxies = 2 if self.moves_bank else 1
-        return BankMemory(jnp.zeros((proxies * self.info.num_identities, width)), features)
+        return BankMemory(jnp.zeros((proxies * self.info.num_classes, width)), features)
 
     def extract(self, variables: Variables, memory: BankMemory, batch: Batch, stage: Stage) -> dict[str, jax.Array]:
         """Features in the joint space: of the tower as it was or, where the bank follows training, as it is."""
@@ -345,9 +345,7 @@ class ClipReID(Method):
         assert self.info.labels is not None
         identity = jnp.asarray(self.info.labels.identity)
         build = build_proxies if self.moves_bank else image_memory
-        bank = build(
-            features.arrays["projected"], features.tracklet, features.valid, identity, self.info.num_identities
-        )
+        bank = build(features.arrays["projected"], features.tracklet, features.valid, identity, self.info.num_classes)
         return memory.replace(bank=bank)
 
     # --- the losses ---------------------------------------------------------------------------------------------

@@ -138,7 +138,7 @@ class LSMRLNetwork(nn.Module):
     Attributes:
       image, split, grouped_mode, tps_mode: the image tower and its three encoders.
       text: text tower and template.
-      identities: C.
+      num_classes: C, training identities.
       heads: of SD and CMI.
       use_sd, use_cmi: whether these modules exist.
       sd_mode, sd_tokens, sd_top: SD's.
@@ -151,7 +151,7 @@ class LSMRLNetwork(nn.Module):
     grouped_mode: str
     tps_mode: str
     text: tuple[TextConfig, PromptTemplate]
-    identities: int
+    num_classes: int
     heads: int
     use_sd: bool
     use_cmi: bool
@@ -163,12 +163,12 @@ class LSMRLNetwork(nn.Module):
 
     def setup(self):
         self.image_tower = ViT(self.image)
-        self.prompted_text = PromptedText(*self.text, self.identities, name="text")
+        self.prompted_text = PromptedText(*self.text, self.num_classes, name="text")
         if self.use_sd:
             self.diffusion = SemanticDiffusion(self.heads, self.sd_mode, self.sd_tokens, self.sd_top)
         if self.use_cmi:
             self.interaction = CrossModalInteraction(self.heads)
-        self.necks = {name: Neck(self.identities, use_bias=True) for name in ("last", "projected", "sequence")}
+        self.necks = {name: Neck(self.num_classes, use_bias=True) for name in ("last", "projected", "sequence")}
         width, classes = self.image.projection, self.modality_classes
         if classes:
             self.modality_kernel = self.param("modality_kernel", nn.initializers.normal(0.001), (width, classes))
@@ -279,7 +279,7 @@ class LSMRL(Method):
             grouped_mode=config.grouped_mode,
             tps_mode=config.tps_mode,
             text=(self.text, PromptTemplate.of_text(prompt.template, info.tokenize, prompt.n_ctx)),
-            identities=info.num_identities,
+            num_classes=info.num_classes,
             heads=config.heads,
             use_sd=config.use_sd and config.use_text,
             use_cmi=config.use_cmi,
@@ -323,7 +323,7 @@ class LSMRL(Method):
     def init_memory(self) -> LSMRLMemory:
         width, rows = self.image.projection, len(self.info.table) * self.config.stage1.clips_per_tracklet
         features = jnp.zeros((rows, width)) if self.config.two_stage else None
-        return LSMRLMemory(jnp.zeros((self.info.num_identities, width)), features)
+        return LSMRLMemory(jnp.zeros((self.info.num_classes, width)), features)
 
     def extract(self, variables: Variables, memory: LSMRLMemory, batch: Batch, stage: Stage) -> dict[str, jax.Array]:
         """p of the starting tower, with STFL, for words that have a stage of their own."""

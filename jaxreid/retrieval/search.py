@@ -27,7 +27,6 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from jaxreid.arrays import unit_rows
 from jaxreid.errors import MissingFileError, MissingPackageError, UserError
 from jaxreid.files import held, read_json
 from jaxreid.retrieval.neighbours import block_of, map_rows, top_k
@@ -252,7 +251,7 @@ def add_to_gallery(
       UserError: a row is zero or not finite, has another width or model than the gallery's, or metadata or pictures
         do not fit.
     """
-    features = unit_rows(features, "features")
+    features = checked_unit_rows(features, "features")
     if not len(features) or len(metadata) != len(features):
         raise UserError(f"{len(features)} features and {len(metadata)} metadata; one for each, and at least one")
     for row, known in enumerate(metadata):
@@ -340,7 +339,7 @@ def search_gallery(
     step = _step(mesh, k, approximate)
     for start in range(0, count, size):
         rows = gallery[start : start + size]
-        rows = rows if isinstance(gallery, Gallery) else unit_rows(rows, "gallery", start)
+        rows = rows if isinstance(gallery, Gallery) else checked_unit_rows(rows, "gallery", start)
         if len(rows) < size:
             rows = np.concatenate([rows, np.zeros((size - len(rows), width), np.float32)])
         may = np.pad(allowed[start : start + size], (0, size - len(allowed[start : start + size])))
@@ -352,7 +351,7 @@ def search_gallery(
 
 def _checked(queries: Array, width: int, count: int, k: int) -> np.ndarray:
     """Unit rows of queries that a gallery of `count` rows can be searched for."""
-    queries = unit_rows(queries, "queries")
+    queries = checked_unit_rows(queries, "queries")
     if not count or not len(queries):
         raise UserError(f"{len(queries)} queries and {count} gallery rows; both are needed")
     if width != queries.shape[1]:
