@@ -1,7 +1,6 @@
 """The report is one self-contained page that says what was measured."""
 
 import dataclasses
-import html.parser
 import re
 import subprocess
 import sys
@@ -10,6 +9,7 @@ import time
 import cv2
 import numpy as np
 import pytest
+from html_page import Page
 from messages import refuses
 
 from jaxreid.report import page, plots
@@ -23,43 +23,6 @@ from jaxreid.report.page import (
     Tracklet,
     write_report,
 )
-
-VOID = {"meta", "img", "br", "link", "input", "hr"}
-
-
-class Page(html.parser.HTMLParser):
-    """Checks that elements nest, and collects ids, addresses, pictures and text."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.open, self.ids, self.addresses, self.images, self.words, self.links = [], [], [], [], [], []
-        self.feed(text)
-        self.close()
-        assert not self.open, f"not closed: {self.open}"
-
-    def handle_starttag(self, tag, attributes):
-        found = dict(attributes)
-        self.ids += [found["id"]] if "id" in found else []
-        self.addresses += [found[name] for name in ("src", "href", "xlink:href") if name in found]
-        self.links += [found["href"]] if tag == "a" else []
-        self.images += [found] if tag == "img" else []
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attributes):
-        self.handle_starttag(tag, attributes)
-        if tag not in VOID:
-            self.open.pop()
-
-    def handle_endtag(self, tag):
-        assert self.open and self.open.pop() == tag, f"</{tag}> closes nothing"
-
-    def handle_data(self, data):
-        self.words.append(data)
-
-    @property
-    def text(self):
-        return re.sub(r"\s+", " ", " ".join(self.words))
 
 
 def jpeg(seed, infrared=False):

@@ -8,7 +8,6 @@ from __future__ import annotations
 import base64
 import dataclasses
 import numbers
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ import numpy as np
 
 from jaxreid.config import flatten
 from jaxreid.errors import UserError
+from jaxreid.files import write_text
 from jaxreid.report.words import ranked_direction, spoken
 
 if TYPE_CHECKING:
@@ -211,13 +211,8 @@ def write_report(workdir: Path, contents: ReportContents) -> Path:
 
 
 def write_page(path: Path, text: str) -> Path:
-    """Writes a page aside and renames it, so that an earlier one stays whole until the end; returns its path."""
-    aside = path.with_suffix(f".{os.getpid()}.tmp")
-    try:
-        aside.write_text(text, encoding="utf-8")
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
+    """Writes a page so that a file that is there is whole; returns its path."""
+    write_text(path, text)
     return path
 
 

@@ -303,35 +303,37 @@ def _figure(title: str, label: str, draw: Any) -> str:
     import matplotlib
     from matplotlib.figure import Figure
 
-    style: Any = {
+    axes: Any = {"axes.grid": True, "axes.spines.top": False, "axes.spines.right": False, "hatch.linewidth": 1.0}
+    # A figure of one's own needs no pyplot, no backend choice and no global state.
+    with matplotlib.rc_context(theme(title, font_size=8.5) | axes):
+        figure = Figure(figsize=SIZE)
+        # The same margins everywhere, so that figures side by side line up; a layout engine costs as much as drawing.
+        draw(figure.add_axes((0.115, 0.18, 0.845, 0.72)))
+        return inline_svg(figure, f"{title}. {label}")
+
+
+def theme(title: str, font_size: float) -> dict[str, Any]:
+    """matplotlib's settings for a figure of the page, in force while it is drawn and while it becomes SVG."""
+    return {
         "svg.fonttype": "none",
         "svg.hashsalt": title,  # the same data give the same bytes
-        "font.size": 8.5,
+        "font.size": font_size,
         "axes.edgecolor": GRID,
         "axes.labelcolor": INK,
         "text.color": INK,
         "xtick.color": INK,
         "ytick.color": INK,
         "grid.color": GRID,
-        "axes.grid": True,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "hatch.linewidth": 1.0,
     }
-    # A figure of one's own needs no pyplot, no backend choice and no global state.
-    with matplotlib.rc_context(style):
-        figure = Figure(figsize=SIZE)
-        # The same margins everywhere, so that figures side by side line up; a layout engine costs as much as drawing.
-        draw(figure.add_axes((0.115, 0.18, 0.845, 0.72)))
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    return _for_page(buffer.getvalue(), f"{title}. {label}")
 
 
-def _for_page(svg: str, label: str) -> str:
-    """An SVG document as an element of the page: no prologue, no page-wide style, the page's colours, a label."""
+def inline_svg(figure: Any, label: str) -> str:
+    """A figure as an `<svg>` element: no prologue, no page-wide style, the page's colours, a spoken label."""
     from markupsafe import escape
 
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>|<style[^>]*>.*?</style>", "", svg, flags=re.DOTALL)
     # The names of groups would be the same in every figure of the page.
