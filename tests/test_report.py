@@ -16,10 +16,10 @@ from jaxreid.report import page, plots
 from jaxreid.report.page import (
     CameraTable,
     DataTable,
-    Earlier,
-    Holding,
+    EarlierRun,
     RankedList,
     ReportContents,
+    SplitCounts,
     Tracklet,
     write_report,
 )
@@ -151,8 +151,8 @@ def contents(**changes):
         data=DataTable(
             (1, 2),
             (
-                Holding("train", "visible", 70, 900, 20, 12.5, (30, 40)),
-                Holding("query", "infrared", 9, 80, 5, 9, (0, 9)),
+                SplitCounts("train", "visible", 70, 900, 20, 12.5, (30, 40)),
+                SplitCounts("query", "infrared", 9, 80, 5, 9, (0, 9)),
             ),
         ),
         notes=["The starting features have seen visible pictures of other walkers."],
@@ -243,7 +243,7 @@ def test_text_is_escaped(tmp_path):
                 )
             ],
             assumptions={text: text},
-            earlier=Earlier(text, problem=text),
+            earlier=EarlierRun(text, problem=text),
             metrics=[
                 {"kind": "train", "step": 0, f"loss {text}": 1.0},
                 {"kind": "train", "step": 1, f"loss {text}": 2.0},
@@ -293,7 +293,7 @@ def test_data_is_counted_by_split_modality_and_camera(written):
 
 def earlier_run(record_, reasons=(), **changes):
     key = ("infrared → visible", "cross_modal_cam")
-    return Earlier("old", **{"records": {key: (record_, reasons)}, "checkpoint": "epoch 20 of 20"} | changes)
+    return EarlierRun("old", **{"records": {key: (record_, reasons)}, "checkpoint": "epoch 20 of 20"} | changes)
 
 
 def test_an_earlier_run_stands_beside_with_the_change():
@@ -320,7 +320,7 @@ def test_an_earlier_run_that_was_measured_otherwise_is_not_subtracted():
 
 
 def test_an_earlier_run_that_cannot_be_read_is_named():
-    words = Page(page.render(contents(earlier=Earlier("old", problem="old/results.json does not exist")))).text
+    words = Page(page.render(contents(earlier=EarlierRun("old", problem="old/results.json does not exist")))).text
     assert "Not compared. old/results.json does not exist" in words
     assert "56.1" in words and "Earlier: old" not in words
 
@@ -361,12 +361,12 @@ def test_an_earlier_run_is_dotted_in_the_same_figure():
 
 def test_cmc_curves_keep_colours_and_take_what_is_known():
     cmc = [10.0 * k for k in range(1, 11)]
-    cases = {
+    groups = {
         "a to b": {"this run": {"cmc": cmc}, "tower": {"rank-1": 4.0, "rank-5": 21.0}},
         "b to a": {"tower": {"cmc": cmc}},
         "c": {"this run": {"rank-1": 3.0}},
     }
-    drawn = plots.cmc_curves(cases)
+    drawn = plots.cmc_curves(groups)
     assert [plot.title for plot in drawn] == ["a to b", "b to a"]
     assert "this run 100, tower 21" in drawn[0].svg and "tower 100" in drawn[1].svg
     assert "var(--series-2)" in drawn[1].svg and "var(--series-1)" not in drawn[1].svg

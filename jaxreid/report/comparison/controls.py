@@ -1,4 +1,4 @@
-"""Scores from before training as rows: the features that training started from, and what they are calibrated to."""
+"""Scores from before training as rows: those of the features that training started from."""
 
 from __future__ import annotations
 

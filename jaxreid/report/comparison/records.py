@@ -56,11 +56,12 @@ def _record(table: Table, row: Row, setup: Setup, metric: str) -> dict[str, Any]
 
 
 def as_json_lines(records: Sequence[dict[str, Any]]) -> str:
+    """One JSON object a line."""
     return "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
 
 
 def as_csv(records: Sequence[dict[str, Any]]) -> str:
-    """Lists are written with spaces."""
+    """One line a record, after one of names; the items of a list stand with spaces between them."""
     text = io.StringIO()
     names = list(dict.fromkeys(name for record in records for name in record))
     writer = csv.DictWriter(text, names, lineterminator="\n")
