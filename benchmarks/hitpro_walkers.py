@@ -3,7 +3,7 @@
     python benchmarks/hitpro_walkers.py --out runs/seeds [--seeds 1 2 3] [--dataset vvi] [--config.key=value …]
 
 Runs the main job once per seed and method (finished runs are not repeated) and prints the table of
-`jaxreid.tools.compare`. Further `--config.…` arguments go to every HiTPro run.
+`jaxreid compare`. Further `--config.…` arguments go to every HiTPro run.
 """
 
 import argparse
@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 from jaxreid.files import expand
+from jaxreid.tools import compare
 
 
 def train(method: str, dataset: str, seed: int, workdir: Path, extra: list[str]) -> None:
@@ -35,8 +36,7 @@ def main() -> None:
     }
     for (method, seed), workdir in workdirs.items():
         train(method, arguments.dataset, seed, workdir, extra if method == "hitpro" else [])
-    table = [sys.executable, "-m", "jaxreid.tools.compare", *map(str, workdirs.values()), "--controls"]
-    subprocess.run([*table, f"--out={arguments.out / 'compare'}", "--metrics", "mAP", "rank-1"], check=True)
+    sys.exit(compare.main([*map(str, workdirs.values()), "--controls", f"--out={arguments.out / 'compare'}"]))
 
 
 if __name__ == "__main__":

@@ -2,11 +2,11 @@
 
 import pytest
 from messages import refuses, says
-from test_compare import I2V, V2I, make_run
+from result_files import I2V, V2I, make_run
 
-from jaxreid.tools import compare as tool
-from jaxreid.tools.folds import mean_over_folds
-from jaxreid.tools.run_tables import CompareError, compare
+from jaxreid.report.comparison.runs import CompareError
+from jaxreid.report.comparison.tables import compare
+from jaxreid.tools.compare import main
 
 
 def fold(folder, number, mAP, seed=1, **changes):
@@ -21,17 +21,17 @@ def test_folds_are_averaged_for_each_seed(tmp_path):
     for number, (one, two) in enumerate([(40.0, 50.0), (60.0, 70.0), (50.0, 30.0)]):
         fold(tmp_path, number, one, seed=1)
         fold(tmp_path, number, two, seed=2)
-    table = compare([tmp_path], prepare=mean_over_folds).tables[0]
-    assert len(table.rows) == 1 and len(table.cases) == 2
-    case = table.cases[0]
-    assert case["dataset"] == "ilids_vid/split, mean of folds 0–2"
-    assert (case["queries"], case["gallery"]) == ("differs between folds", 150)
-    assert (case["tracklets.train"], case["frames.train"]) == (300, "differs between folds")
-    by_direction = {case["direction"]: table.rows[0].cell(case, "mAP") for case in table.cases}
+    table = compare([tmp_path], folds=True).tables[0]
+    assert len(table.rows) == 1 and len(table.setups) == 2
+    setup = table.setups[0]
+    assert setup["dataset"] == "ilids_vid/split, mean of folds 0–2"
+    assert (setup["queries"], setup["gallery"]) == ("differs between folds", 150)
+    assert (setup["tracklets.train"], setup["frames.train"]) == (300, "differs between folds")
+    by_direction = {setup["direction"]: table.rows[0].cell(setup, "mAP") for setup in table.setups}
     assert by_direction[V2I] == pytest.approx({1: 50.0, 2: 50.0})
     assert by_direction[I2V] == pytest.approx({1: 49.0, 2: 49.0})
     # Without the option every fold is a data set of its own.
-    assert len(compare([tmp_path]).tables[0].cases) == 6
+    assert len(compare([tmp_path]).tables[0].setups) == 6
 
 
 def test_means_over_other_folds_and_other_data_stand_in_columns_of_their_own(tmp_path):
@@ -40,8 +40,8 @@ def test_means_over_other_folds_and_other_data_stand_in_columns_of_their_own(tmp
     for number in (0, 1):
         fold(tmp_path / "b", number, 60.0, settings={"epochs": 12})
     make_run(tmp_path / "walkers", 30.0)
-    comparison = compare([tmp_path], prepare=mean_over_folds)
-    assert {case["dataset"] for table in comparison.tables for case in table.cases} == {
+    comparison = compare([tmp_path], folds=True)
+    assert {setup["dataset"] for table in comparison.tables for setup in table.setups} == {
         "ilids_vid/split, mean of folds 0–2, 5",
         "ilids_vid/split, mean of folds 0–1",
         "walkers/vvi",
@@ -53,8 +53,10 @@ def test_variants_of_a_fold_are_told_apart(tmp_path):
         for half, mAP in (("", 40.0), ("_swapped", 60.0)):
             workdir = tmp_path / f"{number}{half}"
             make_run(workdir, mAP + number, data={"name": f"ilids_vid/split_{number}{half}"})
-    table = compare([tmp_path], prepare=mean_over_folds).tables[0]
-    means = {case["dataset"]: table.rows[0].cell(case, "mAP")[1] for case in table.cases if case["direction"] == V2I}
+    table = compare([tmp_path], folds=True).tables[0]
+    means = {
+        setup["dataset"]: table.rows[0].cell(setup, "mAP")[1] for setup in table.setups if setup["direction"] == V2I
+    }
     assert means == {"ilids_vid/split, mean of folds 0–1": 40.5, "ilids_vid/split_swapped, mean of folds 0–1": 60.5}
 
 
@@ -62,18 +64,18 @@ def test_what_has_no_mean_is_refused(tmp_path):
     fold(tmp_path, 0, 40.0)
     fold(tmp_path / "again", 0, 41.0)
     with refuses(CompareError, "fold", "config", "seed"):
-        compare([tmp_path], prepare=mean_over_folds)
+        compare([tmp_path], folds=True)
     fold(tmp_path / "other", 0, 40.0)
     fold(tmp_path / "other", 1, 40.0, conditions={"clip_rule": "dense"})
     with refuses(CompareError, "scored"):
-        compare([tmp_path / "other"], prepare=mean_over_folds)
+        compare([tmp_path / "other"], folds=True)
 
 
 def test_the_command_line_says_what_was_averaged(tmp_path, capsys):
     for number in range(10):
         fold(tmp_path / "runs", number, 40.0 + number)
     out = str(tmp_path / "out")
-    assert tool.main([str(tmp_path / "runs"), "--folds", "--out", out]) == 0
+    assert main([str(tmp_path / "runs"), "--folds", "--out", out]) == 0
     printed = capsys.readouterr().out
     assert "44.5" in printed
     says(printed, "0–9")

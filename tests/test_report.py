@@ -1,7 +1,6 @@
 """The report is one self-contained page that says what was measured."""
 
 import dataclasses
-import html.parser
 import re
 import subprocess
 import sys
@@ -10,56 +9,20 @@ import time
 import cv2
 import numpy as np
 import pytest
+from html_page import Page
 from messages import refuses
 
 from jaxreid.report import page, plots
 from jaxreid.report.page import (
     CameraTable,
     DataTable,
-    Earlier,
-    Holding,
+    EarlierRun,
     RankedList,
     ReportContents,
+    SplitCounts,
     Tracklet,
     write_report,
 )
-
-VOID = {"meta", "img", "br", "link", "input", "hr"}
-
-
-class Page(html.parser.HTMLParser):
-    """Checks that elements nest, and collects ids, addresses, pictures and text."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.open, self.ids, self.addresses, self.images, self.words, self.links = [], [], [], [], [], []
-        self.feed(text)
-        self.close()
-        assert not self.open, f"not closed: {self.open}"
-
-    def handle_starttag(self, tag, attributes):
-        found = dict(attributes)
-        self.ids += [found["id"]] if "id" in found else []
-        self.addresses += [found[name] for name in ("src", "href", "xlink:href") if name in found]
-        self.links += [found["href"]] if tag == "a" else []
-        self.images += [found] if tag == "img" else []
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attributes):
-        self.handle_starttag(tag, attributes)
-        if tag not in VOID:
-            self.open.pop()
-
-    def handle_endtag(self, tag):
-        assert self.open and self.open.pop() == tag, f"</{tag}> closes nothing"
-
-    def handle_data(self, data):
-        self.words.append(data)
-
-    @property
-    def text(self):
-        return re.sub(r"\s+", " ", " ".join(self.words))
 
 
 def jpeg(seed, infrared=False):
@@ -188,8 +151,8 @@ def contents(**changes):
         data=DataTable(
             (1, 2),
             (
-                Holding("train", "visible", 70, 900, 20, 12.5, (30, 40)),
-                Holding("query", "infrared", 9, 80, 5, 9, (0, 9)),
+                SplitCounts("train", "visible", 70, 900, 20, 12.5, (30, 40)),
+                SplitCounts("query", "infrared", 9, 80, 5, 9, (0, 9)),
             ),
         ),
         notes=["The starting features have seen visible pictures of other walkers."],
@@ -280,7 +243,7 @@ def test_text_is_escaped(tmp_path):
                 )
             ],
             assumptions={text: text},
-            earlier=Earlier(text, problem=text),
+            earlier=EarlierRun(text, problem=text),
             metrics=[
                 {"kind": "train", "step": 0, f"loss {text}": 1.0},
                 {"kind": "train", "step": 1, f"loss {text}": 2.0},
@@ -330,7 +293,7 @@ def test_data_is_counted_by_split_modality_and_camera(written):
 
 def earlier_run(record_, reasons=(), **changes):
     key = ("infrared → visible", "cross_modal_cam")
-    return Earlier("old", **{"records": {key: (record_, reasons)}, "checkpoint": "epoch 20 of 20"} | changes)
+    return EarlierRun("old", **{"records": {key: (record_, reasons)}, "checkpoint": "epoch 20 of 20"} | changes)
 
 
 def test_an_earlier_run_stands_beside_with_the_change():
@@ -357,7 +320,7 @@ def test_an_earlier_run_that_was_measured_otherwise_is_not_subtracted():
 
 
 def test_an_earlier_run_that_cannot_be_read_is_named():
-    words = Page(page.render(contents(earlier=Earlier("old", problem="old/results.json does not exist")))).text
+    words = Page(page.render(contents(earlier=EarlierRun("old", problem="old/results.json does not exist")))).text
     assert "Not compared. old/results.json does not exist" in words
     assert "56.1" in words and "Earlier: old" not in words
 
@@ -398,12 +361,12 @@ def test_an_earlier_run_is_dotted_in_the_same_figure():
 
 def test_cmc_curves_keep_colours_and_take_what_is_known():
     cmc = [10.0 * k for k in range(1, 11)]
-    cases = {
+    groups = {
         "a to b": {"this run": {"cmc": cmc}, "tower": {"rank-1": 4.0, "rank-5": 21.0}},
         "b to a": {"tower": {"cmc": cmc}},
         "c": {"this run": {"rank-1": 3.0}},
     }
-    drawn = plots.cmc_curves(cases)
+    drawn = plots.cmc_curves(groups)
     assert [plot.title for plot in drawn] == ["a to b", "b to a"]
     assert "this run 100, tower 21" in drawn[0].svg and "tower 100" in drawn[1].svg
     assert "var(--series-2)" in drawn[1].svg and "var(--series-1)" not in drawn[1].svg

@@ -264,12 +264,12 @@ def test_data_is_counted_by_split_modality_and_camera():
     test = split("query", INFRARED, [5, 5, 2], [3, -1, 3], [7, 9, 1])
     table = data_figures.data_table([train, test, test])
     assert table.cameras == (1, 2, 5)
-    assert [(h.split, h.modality, h.tracklets, h.frames, h.persons, h.median_length) for h in table.holdings] == [
+    assert [(h.split, h.modality, h.tracklets, h.frames, h.persons, h.median_length) for h in table.splits] == [
         ("train", "visible", 3, 18, 2, 6.0),
         ("train", "infrared", 1, 20, 1, 20.0),
         ("query", "infrared", 3, 17, 1, 7.0),
     ]
-    assert [h.per_camera for h in table.holdings] == [(2, 1, 0), (0, 0, 1), (0, 1, 2)]
+    assert [h.per_camera for h in table.splits] == [(2, 1, 0), (0, 0, 1), (0, 1, 2)]
 
 
 @pytest.mark.parametrize(

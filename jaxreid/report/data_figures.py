@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxreid.data.split import Split, modality_name
 from jaxreid.report import plots
-from jaxreid.report.page import DataTable, Holding
+from jaxreid.report.page import DataTable, SplitCounts
 from jaxreid.report.plots import Plot
 
 BINS = 24
@@ -18,11 +18,11 @@ def data_table(splits: Sequence[Split]) -> DataTable:
     """Counts of every split and modality, and of every camera in them; a split given twice is counted once."""
     splits = list({split.name: split for split in splits}.values())
     cameras = np.unique(np.concatenate([split.table.camera for split in splits]))
-    holdings = []
+    counts = []
     for split, modality, rows in _parts(splits):
         table, person = split.table, split.labels.pid[rows]
-        holdings.append(
-            Holding(
+        counts.append(
+            SplitCounts(
                 split=split.name,
                 modality=modality,
                 tracklets=len(rows),
@@ -32,7 +32,7 @@ def data_table(splits: Sequence[Split]) -> DataTable:
                 per_camera=tuple(int((table.camera[rows] == camera).sum()) for camera in cameras),
             )
         )
-    return DataTable(tuple(cameras.tolist()), tuple(holdings))
+    return DataTable(tuple(cameras.tolist()), tuple(counts))
 
 
 def length_histograms(splits: Sequence[Split]) -> list[Plot]:

@@ -10,7 +10,7 @@ from typing import Any
 from jaxreid.config import flatten
 from jaxreid.errors import UserError
 from jaxreid.files import read_json
-from jaxreid.report.page import Earlier, Record
+from jaxreid.report.page import EarlierRun, Record
 from jaxreid.report.words import ranked_direction
 from jaxreid.run.workdirs import differences
 from jaxreid.training.metric_writer import read_metrics
@@ -28,7 +28,7 @@ SAME = {  # what must be equal before two scores can be subtracted
 
 def read_earlier(
     workdir: Path, results: Mapping[str, Any], config: Mapping[str, Any], data: Mapping[str, Any]
-) -> Earlier:
+) -> EarlierRun:
     """Reads the workdir of an earlier run and sets it beside this run; what cannot be read is said, not raised.
 
     Args:
@@ -50,19 +50,19 @@ def read_earlier(
             )
         metrics = read_metrics(workdir)
     except UserError as error:
-        return Earlier(name, problem=str(error))
+        return EarlierRun(name, problem=str(error))
 
-    told = list(differences(before.get("assumptions", {}), results["assumptions"]))
-    common = [f"training was told something else ({'; '.join(told)})"] if told else []
-    apart = list(differences(old_data, json.loads(json.dumps(dict(data)))))
-    common += [f"the data set differs ({'; '.join(apart)})"] if apart else []
+    assumptions = list(differences(before.get("assumptions", {}), results["assumptions"]))
+    common = [f"training was told something else ({'; '.join(assumptions)})"] if assumptions else []
+    data_set = list(differences(old_data, json.loads(json.dumps(dict(data)))))
+    common += [f"the data set differs ({'; '.join(data_set)})"] if data_set else []
     beside = {}
     for record in results["scores"]:
         key = (ranked_direction(record), record["protocol"])
         alike = [r for r in scores if (r["direction"], r.get("protocol")) == (record["direction"], record["protocol"])]
         other = next((r for r in alike if ranked_direction(r) == key[0]), alike[0] if alike else None)
         beside[key] = (other, tuple(common + reasons_apart(other, record)))
-    return Earlier(
+    return EarlierRun(
         name,
         records=beside,
         settings=tuple(changed_settings(old_config, config)),

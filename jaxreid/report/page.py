@@ -8,7 +8,6 @@ from __future__ import annotations
 import base64
 import dataclasses
 import numbers
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +16,8 @@ import numpy as np
 
 from jaxreid.config import flatten
 from jaxreid.errors import UserError
-from jaxreid.report.words import ranked_direction, spoken
+from jaxreid.files import write_text
+from jaxreid.report.words import ranked_direction, readable
 
 if TYPE_CHECKING:
     from jaxreid.report.plots import Plot
@@ -94,7 +94,7 @@ class CameraTable:
 
 
 @dataclasses.dataclass(frozen=True)
-class Holding:
+class SplitCounts:
     """What one split holds of one modality; `per_camera` counts tracklets, in the order of the table's cameras."""
 
     split: str
@@ -108,14 +108,14 @@ class Holding:
 
 @dataclasses.dataclass(frozen=True)
 class DataTable:
-    """What the data set holds."""
+    """What the data set holds: counts of every split and modality, and the numbers of its cameras."""
 
     cameras: tuple[int, ...]
-    holdings: tuple[Holding, ...]
+    splits: tuple[SplitCounts, ...]
 
 
 @dataclasses.dataclass(frozen=True)
-class Earlier:
+class EarlierRun:
     """An earlier run beside this one.
 
     Attributes:
@@ -147,7 +147,7 @@ class ReportContents:
       summary: a few facts to stand under the title.
       controls: what the result is to be compared with, such as the starting features or a bound: records that also
         say of which `features` they are.
-      assumptions: what training was told, by name.
+      assumptions: what training was given to learn from, such as identity labels, by name.
       notes: sentences that a reader must know before believing a number.
       earlier: an earlier run to compare with.
       cameras: direction → its scores by camera.
@@ -165,7 +165,7 @@ class ReportContents:
     controls: Sequence[Record] = ()
     assumptions: Mapping[str, str] = dataclasses.field(default_factory=dict)
     notes: Sequence[str] = ()
-    earlier: Earlier | None = None
+    earlier: EarlierRun | None = None
     cameras: Mapping[str, CameraTable] = dataclasses.field(default_factory=dict)
     metrics: Sequence[Mapping[str, Any]] = ()
     ranked: Sequence[RankedList] = ()
@@ -176,8 +176,8 @@ class ReportContents:
 
 
 @dataclasses.dataclass(frozen=True)
-class Case:
-    """One ranking problem in the table of results; `record` is empty where only controls know it.
+class ResultGroup:
+    """What the table of results shows of one direction and protocol; `record` is empty where only controls have it.
 
     `name` is the direction, with the protocol where several protocols have it.
     `rows` are the (name, record) that may stand in one drawing, this run first.
@@ -211,19 +211,14 @@ def write_report(workdir: Path, contents: ReportContents) -> Path:
 
 
 def write_page(path: Path, text: str) -> Path:
-    """Writes a page aside and renames it, so that an earlier one stays whole until the end; returns its path."""
-    aside = path.with_suffix(f".{os.getpid()}.tmp")
-    try:
-        aside.write_text(text, encoding="utf-8")
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
+    """Writes a page so that a file that is there is whole; returns its path."""
+    write_text(path, text)
     return path
 
 
 def render_template(name: str, **values: Any) -> str:
     """A template of this folder as a string, with the filters `number`, `change`, `value`, `duration`,
-    `image` and `spoken`.
+    `image` and `readable`.
 
     Templates extend `base.html` and fill its blocks `title`, `style`, `header`, `nav` and `main`.
     """
@@ -242,7 +237,7 @@ def render_template(name: str, **values: Any) -> str:
         value=format_value,
         duration=format_duration,
         image=data_uri,
-        spoken=spoken,
+        readable=readable,
     )
     return environment.get_template(name).render(**values)
 
@@ -252,17 +247,17 @@ def render(contents: ReportContents) -> str:
     from jaxreid.report import plots
 
     explanation = contents.results if isinstance(contents.results, str) else ""
-    cases = [] if explanation else _cases(contents)
-    cmc = plots.cmc_curves({case.name: dict(case.rows) for case in cases})
+    groups = [] if explanation else _result_groups(contents)
+    cmc = plots.cmc_curves({group.name: dict(group.rows) for group in groups})
     earlier = contents.earlier.metrics if contents.earlier else ()
     return render_template(
         "run.html",
         contents=contents,
         explanation=explanation,
         score_keys=SCORE_KEYS,
-        cases=cases,
+        groups=groups,
         this_run=THIS_RUN,
-        measurement=_measurement({case.name: case.record for case in cases if case.record}),
+        measurement=_measurement({group.name: group.record for group in groups if group.record}),
         cmc=cmc,
         cmc_legend=list(dict.fromkeys(key for plot in cmc for key in plot.legend)),
         plots=plots.learning_curves(contents.metrics, earlier),
@@ -274,24 +269,24 @@ def render(contents: ReportContents) -> str:
     )
 
 
-def _cases(contents: ReportContents) -> list[Case]:
-    """This run's cases with what they are compared with; cases that only controls know follow."""
-    results, controls = _by_case(contents.results), _by_case(contents.controls)  # type: ignore[arg-type]
-    found = []
+def _result_groups(contents: ReportContents) -> list[ResultGroup]:
+    """This run's records with what they are compared with; what only controls have follows."""
+    results, controls = _by_ranking(contents.results), _by_ranking(contents.controls)  # type: ignore[arg-type]
+    groups = []
     for name in dict.fromkeys([*results, *controls]):
         record = results[name][0] if name in results else {}
         beside = tuple((str(control["features"]), control) for control in controls.get(name, ()))
-        direction = spoken(ranked_direction(record or controls[name][0]))
-        case = Case(spoken(name), direction, record, beside)
+        direction = readable(ranked_direction(record or controls[name][0]))
+        group = ResultGroup(readable(name), direction, record, beside)
         if record and contents.earlier and not contents.earlier.problem:
             key = (ranked_direction(record), record.get("protocol", ""))
             other, reasons = contents.earlier.records.get(key, (None, ()))
-            case = dataclasses.replace(case, earlier=other, reasons=reasons, earlier_name=contents.earlier.name)
-        found.append(case)
-    return found
+            group = dataclasses.replace(group, earlier=other, reasons=reasons, earlier_name=contents.earlier.name)
+        groups.append(group)
+    return groups
 
 
-def _by_case(records: Sequence[Record]) -> dict[str, list[Record]]:
+def _by_ranking(records: Sequence[Record]) -> dict[str, list[Record]]:
     """Records by what they rank: the direction, with the protocol where the same direction has several."""
     protocols: dict[str, set[str]] = {}
     for record in records:
@@ -305,7 +300,7 @@ def _by_case(records: Sequence[Record]) -> dict[str, list[Record]]:
 
 
 def _measurement(results: Mapping[str, Record]) -> list[tuple[str, str]]:
-    """How it was measured: one line per fact, by case only where cases differ; protocols name themselves."""
+    """How it was measured: a line per fact, of each direction only where they differ; protocols name themselves."""
     lines = []
     for key, label in MEASUREMENT.items():
         values = {name: _fact(key, record[key]) for name, record in results.items() if key in record}
@@ -341,7 +336,7 @@ def _last_values(metrics: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[t
 def _by_direction(ranked: Sequence[RankedList]) -> dict[str, list[RankedList]]:
     groups: dict[str, list[RankedList]] = {}
     for item in ranked:
-        groups.setdefault(spoken(item.direction), []).append(item)
+        groups.setdefault(readable(item.direction), []).append(item)
     return groups
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxreid.report.words import spoken
+from jaxreid.report.words import readable
 
 INK, GRID = "#010101", "#020202"
 SERIES = tuple(f"#0{i}0{i}03" for i in range(1, 7))
@@ -41,7 +41,7 @@ Points = Sequence[tuple[float, float]]
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-    """One curve: what it is called, its points, and how it is told from the others.
+    """One curve: what it is called, its points, and how it is drawn apart from the others.
 
     `series` chooses colour and marker. `key` is the legend's entry, the label where not given; '' for none.
     """
@@ -118,7 +118,7 @@ def learning_curves(metrics: Iterable[Mapping[str, Any]], earlier: Iterable[Mapp
     loss = "Loss of the logged training steps."
     add("train", "step", lambda name: "loss" in name.lower(), "Training loss", loss, y_label="loss")
     scores = "Scores during training: mAP solid, rank-1 dashed. Higher is better."
-    add("evaluate", "epoch", _is_score, "Retrieval during training", scores, spoken, y_label="percent")
+    add("evaluate", "epoch", _is_score, "Retrieval during training", scores, readable, y_label="percent")
     for word, y_label, limits, meaning in ASSOCIATION:
         add(
             "association",
@@ -133,16 +133,16 @@ def learning_curves(metrics: Iterable[Mapping[str, Any]], earlier: Iterable[Mapp
     return plots
 
 
-def cmc_curves(cases: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[Plot]:
-    """A figure of rank-k over k for every case that is known at more than one k.
+def cmc_curves(groups: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[Plot]:
+    """A figure of rank-k over k for every group of records that is known at more than one k.
 
     Args:
-      cases: case → name of the features → record, with `cmc` (percent at 1, 2, …) or with some 'rank-k'. The first
-        name of all is drawn thick. A name keeps its colour from case to case.
+      groups: what was ranked → name of the features → record, with `cmc` (percent at 1, 2, …) or with some 'rank-k'.
+        The first name of all is drawn thick. A name keeps its colour from group to group.
     """
-    names = list(dict.fromkeys(name for records in cases.values() for name in records))
+    names = list(dict.fromkeys(name for records in groups.values() for name in records))
     plots = []
-    for case, records in cases.items():
+    for title, records in groups.items():
         points = {name: _cmc(record) for name, record in records.items()}
         lines = [
             Line(name, points[name], i, "-" if i == 0 else "--", 2.4 if i == 0 else 1.2)
@@ -152,7 +152,7 @@ def cmc_curves(cases: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[Plo
         if lines:
             caption = "Share of queries with the right person among the first k."
             limits = (0.0, 102.0)
-            plots.append(_curves(case, caption, lines, "k", "rank-k, percent", limits, x_ticks=(1, 5, 10, 15, 20)))
+            plots.append(_curves(title, caption, lines, "k", "rank-k, percent", limits, x_ticks=(1, 5, 10, 15, 20)))
     return plots
 
 
@@ -303,35 +303,37 @@ def _figure(title: str, label: str, draw: Any) -> str:
     import matplotlib
     from matplotlib.figure import Figure
 
-    style: Any = {
+    axes: Any = {"axes.grid": True, "axes.spines.top": False, "axes.spines.right": False, "hatch.linewidth": 1.0}
+    # A figure of one's own needs no pyplot, no backend choice and no global state.
+    with matplotlib.rc_context(theme(title, font_size=8.5) | axes):
+        figure = Figure(figsize=SIZE)
+        # The same margins everywhere, so that figures side by side line up; a layout engine costs as much as drawing.
+        draw(figure.add_axes((0.115, 0.18, 0.845, 0.72)))
+        return inline_svg(figure, f"{title}. {label}")
+
+
+def theme(title: str, font_size: float) -> Any:
+    """matplotlib's settings for a figure of the page, in force while it is drawn and while it becomes SVG."""
+    return {
         "svg.fonttype": "none",
         "svg.hashsalt": title,  # the same data give the same bytes
-        "font.size": 8.5,
+        "font.size": font_size,
         "axes.edgecolor": GRID,
         "axes.labelcolor": INK,
         "text.color": INK,
         "xtick.color": INK,
         "ytick.color": INK,
         "grid.color": GRID,
-        "axes.grid": True,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "hatch.linewidth": 1.0,
     }
-    # A figure of one's own needs no pyplot, no backend choice and no global state.
-    with matplotlib.rc_context(style):
-        figure = Figure(figsize=SIZE)
-        # The same margins everywhere, so that figures side by side line up; a layout engine costs as much as drawing.
-        draw(figure.add_axes((0.115, 0.18, 0.845, 0.72)))
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    return _for_page(buffer.getvalue(), f"{title}. {label}")
 
 
-def _for_page(svg: str, label: str) -> str:
-    """An SVG document as an element of the page: no prologue, no page-wide style, the page's colours, a label."""
+def inline_svg(figure: Any, label: str) -> str:
+    """A figure as an `<svg>` element: no prologue, no page-wide style, the page's colours, an aria label."""
     from markupsafe import escape
 
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>|<style[^>]*>.*?</style>", "", svg, flags=re.DOTALL)
     # The names of groups would be the same in every figure of the page.

@@ -14,7 +14,7 @@ from jaxreid.files import write_json
 from jaxreid.report.cameras import camera_table
 from jaxreid.report.data_figures import data_table, length_histograms
 from jaxreid.report.earlier import read_earlier
-from jaxreid.report.page import CameraTable, Earlier, ReportContents, write_report
+from jaxreid.report.page import CameraTable, EarlierRun, ReportContents, write_report
 from jaxreid.report.ranked import ranked_lists
 from jaxreid.run.workdirs import RESULTS
 from jaxreid.training.metric_writer import read_metrics
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from jaxreid.run.model import Run
 
 
-def report_run(run: Run, found: Assessment, compare: Path | None = None) -> None:
+def report_run(run: Run, assessment: Assessment, compare: Path | None = None) -> None:
     """Writes the report of a run into its workdir, and what that took into `results.json`; process 0 does.
 
     Args:
@@ -34,15 +34,15 @@ def report_run(run: Run, found: Assessment, compare: Path | None = None) -> None
     with processes.together():  # a process that leaves earlier would count as lost
         if run.is_main:
             with run.phase("report"):
-                write(run, found, compare)
-            found.results["seconds"]["report"] = round(run.phases["report"], 2)
-            write_json(run.workdir / RESULTS, found.results)
+                write(run, assessment, compare)
+            assessment.results["seconds"]["report"] = round(run.phases["report"], 2)
+            write_json(run.workdir / RESULTS, assessment.results)
 
 
-def write(run: Run, found: Assessment, compare: Path | None = None) -> Path:
+def write(run: Run, assessment: Assessment, compare: Path | None = None) -> Path:
     """Writes the report of a run into its workdir; arguments as for `report_run`."""
-    splits, results, cases = run.dataset.splits, found.results, found.cases
-    distance, features, quality = found.distance, found.features, found.quality
+    splits, results, cases = run.dataset.splits, assessment.results, assessment.cases
+    distance, features, quality = assessment.distance, assessment.features, assessment.quality
     return write_report(
         run.workdir,
         ReportContents(
@@ -88,9 +88,9 @@ def _cameras(
     return found
 
 
-def _earlier(run: Run, results: dict[str, Any], compare: Path) -> Earlier:
+def _earlier(run: Run, results: dict[str, Any], compare: Path) -> EarlierRun:
     if compare.resolve() == run.workdir.resolve():
-        earlier = Earlier(compare.name, problem=f"{compare} is this run itself")
+        earlier = EarlierRun(compare.name, problem=f"{compare} is this run itself")
     else:
         earlier = read_earlier(compare, results, run.config.to_dict(), run.dataset.fingerprint())
     if earlier.problem:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 
-def spoken(direction: str) -> str:
+def readable(direction: str) -> str:
     """A direction's name as people write it: 'visible_to_infrared/mAP' is 'visible to infrared, mAP'."""
     return direction.replace("_to_", " to ").replace("/", ", ")
 

@@ -14,7 +14,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jaxreid.tools.run_tables import Case, CompareError, RunResult
+from jaxreid.report.comparison.columns import Setup
+from jaxreid.report.comparison.runs import CompareError, RunResult
 
 FOLD = re.compile(r"(?P<name>.+/split)_(?P<number>\d+)(?P<rest>(?:_.+)?)")
 # What may differ from fold to fold: the sizes of splits, and of what was scored.
@@ -30,13 +31,13 @@ def mean_over_folds(runs: Sequence[RunResult]) -> list[RunResult]:
     """
     groups: dict[Any, dict[int, RunResult]] = {}
     for run in runs:
-        found = FOLD.fullmatch(_dataset(run))
-        if not found:
+        match = FOLD.fullmatch(_dataset(run))
+        if not match:
             groups[run] = {0: run}
             continue
-        family = found["name"] + found["rest"]
-        key = (run.name, run.method, run.seed, family, frozenset(run.training().items()))
-        group, number = groups.setdefault(key, {}), int(found["number"])
+        family = match["name"] + match["rest"]
+        key = (run.name, run.method, run.seed, family, frozenset(run.deciding_settings().items()))
+        group, number = groups.setdefault(key, {}), int(match["number"])
         if number in group:
             raise CompareError(f"{group[number].workdir} and {run.workdir} are the same fold of one config and seed")
         group[number] = run
@@ -48,6 +49,7 @@ def _dataset(run: RunResult) -> str:
 
 
 def _mean(family: str, folds: Mapping[int, RunResult]) -> RunResult:
+    """One run for all folds, with the settings of the first; `folds` has them by number."""
     numbers = sorted(folds)
     runs = [folds[number] for number in numbers]
     name = f"{family}, mean of folds {_ranges(numbers)}"
@@ -65,30 +67,32 @@ def _mean(family: str, folds: Mapping[int, RunResult]) -> RunResult:
 
 
 def _mean_scores(
-    dataset: str, scores: Sequence[tuple[RunResult, Mapping[Case, Mapping[str, float]]]]
-) -> dict[Case, dict[str, float]]:
-    """Metrics of equal cases averaged; what differs in size between the folds is said to differ."""
-    by_fold = [{_without_sizes(case): (case, metrics) for case, metrics in found.items()} for _, found in scores]
+    dataset: str, scores: Sequence[tuple[RunResult, Mapping[Setup, Mapping[str, float]]]]
+) -> dict[Setup, dict[str, float]]:
+    """Metrics of equal setups averaged; a size in which the folds differ is said to differ."""
+    by_fold = [{_without_sizes(setup): (setup, metrics) for setup, metrics in found.items()} for _, found in scores]
     for (run, _), found in zip(scores, by_fold, strict=True):
         if found.keys() != by_fold[0].keys():
             raise CompareError(f"{run.workdir} was not scored as {scores[0][0].workdir}: their folds have no mean")
     means = {}
     for key in by_fold[0]:
-        cases, metrics = zip(*(found[key] for found in by_fold), strict=True)
+        setups, metrics = zip(*(found[key] for found in by_fold), strict=True)
         facts = {
-            fact: value if all(case[fact] == value for case in cases) else DIFFERENT for fact, value in cases[0].facts
+            fact: value if all(setup[fact] == value for setup in setups) else DIFFERENT
+            for fact, value in setups[0].facts
         }
         shared = [metric for metric in metrics[0] if all(metric in one for one in metrics)]
-        means[Case(tuple((facts | {"dataset": dataset}).items()))] = {
+        means[Setup(tuple((facts | {"dataset": dataset}).items()))] = {
             metric: statistics.fmean(one[metric] for one in metrics) for metric in shared
         }
     return means
 
 
-def _without_sizes(case: Case) -> tuple[tuple[str, Any], ...]:
+def _without_sizes(setup: Setup) -> tuple[tuple[str, Any], ...]:
+    """The facts that are the same on every fold."""
     return tuple(
         (fact, value)
-        for fact, value in case.facts
+        for fact, value in setup.facts
         if fact not in ("dataset", *SIZES) and not fact.startswith(("tracklets.", "frames.", "contents."))
     )
 
@@ -100,7 +104,3 @@ def _ranges(numbers: Sequence[int]) -> str:
         members = [number for _, number in group]
         parts.append(f"{members[0]}–{members[-1]}" if len(members) > 1 else str(members[0]))
     return ", ".join(parts)
-
-
-if __name__ == "__main__":
-    raise SystemExit("folds are averaged by: python -m jaxreid.tools.compare RUNS --folds")
