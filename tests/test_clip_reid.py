@@ -133,7 +133,7 @@ def rates(schedule, base, epochs, counted_from_1):
 
 def test_learning_rates_of_stage_1():
     first = importlib.import_module("configs.clip_reid").get_config("mars").stage1
-    found = rates(first.schedule, first.rate, first.epochs, (1, 2, 4, 5, 6, 30, 60, 90, 119, 120))
+    found = rates(first.schedule, first.lr, first.epochs, (1, 2, 4, 5, 6, 30, 60, 90, 119, 120))
     wanted = [7.8e-5, 1.46e-4, 2.82e-4, 3.48507e-4, 3.47852e-4, 2.9889e-4, 1.755e-4, 5.21099e-5, 1.0598e-6, 1e-6]
     np.testing.assert_allclose(found, wanted, rtol=1e-4)
 
@@ -194,14 +194,11 @@ def test_weight_decay_is_in_the_gradient_and_biases_have_their_own():
     optimizer = main_stage(method).updates[0].optimizer
     paths = ("image_tower/block_00/beside_mlp/down/kernel", "image_tower/block_00/beside_mlp/down/bias")
     groups = [find_group(path, optimizer.groups) for path in paths]
-    assert [g.learning_rate for g in groups] == pytest.approx([3e-3, 6e-3]) and groups[0].weight_decay == 0.3
+    assert [g.lr for g in groups] == pytest.approx([3e-3, 6e-3]) and groups[0].weight_decay == 0.3
     values, slopes = [np.float32([0.5, -2.0]), np.float32([1.5])], [np.float32([0.2, 0.1]), np.float32([-0.4])]
     theirs = [torch.nn.Parameter(torch.tensor(v)) for v in values]
     adam = torch.optim.Adam(
-        [
-            {"params": [p], "lr": g.learning_rate, "weight_decay": g.weight_decay}
-            for p, g in zip(theirs, groups, strict=True)
-        ]
+        [{"params": [p], "lr": g.lr, "weight_decay": g.weight_decay} for p, g in zip(theirs, groups, strict=True)]
     )
 
     def tree(leaves):
@@ -397,7 +394,7 @@ def test_contrast_with_proxies():
 
 def test_a_bank_that_follows_training():
     """CLIMB-ReID's memory: made of the tower as it is, contrasted as it was before the batch, moved by the batch."""
-    method = make_method("clip_reid", bank="ema_memory", embedding_neck="before")
+    method = make_method("clip_reid", bank="ema_memory", neck_feat="before")
     (stage,) = method.stages()
     assert (stage.extraction.every, stage.extraction.clip_sampling) == (1, "dense")
     variables, batch = random_variables(method), make_batch()
@@ -585,7 +582,7 @@ def embedded(method, variables, batch):
 
 def test_features_behind_the_necks_are_batch_normalized():
     """By the running statistics of each part; rows that only fill the batch don't matter."""
-    method, plain = (make_method("tf_clip", embedding_neck=place) for place in ("after", "before"))
+    method, plain = (make_method("tf_clip", neck_feat=place) for place in ("after", "before"))
     variables, batch = random_variables(method), make_batch()
     before = np.split(np.array(embedded(plain, variables, batch)), [16, 24], axis=1)  # 16 + 8 + 16 channels
     after = embedded(method, variables, batch)

@@ -150,7 +150,7 @@ def test_camera_track_needs_recordings():
 
 
 def test_a_new_encoder_averages_the_frames():
-    attention, mean = make_method(), make_method(temporal="mean")
+    attention, mean = make_method(), make_method(**{"temporal.pooling": "mean"})
     batch = make_batch(attention)
     variables = jax.jit(attention.init)(jax.random.PRNGKey(0), batch)
     plain = {"params": {k: v for k, v in variables["params"].items() if k != "temporal"}}

@@ -41,7 +41,7 @@ def test_settings_of_the_specification(preset):
     assert (config.backbone.name, config.precision) == ("ViT-B/16", "bfloat16")
     assert (config.frames.height, config.frames.width) == (256, 128)
     assert config.frames.mean == (0.485, 0.456, 0.406) and config.frames.std == (0.229, 0.224, 0.225)
-    assert config.batch.to_dict() == {"slots": 16, "clips": 2, "frames": 6}
+    assert config.batch.to_dict() == {"num_prototypes": 16, "num_instances": 2, "seq_len": 6}
     assert (config.optimizer.name, config.optimizer.weight_decay) == ("adam", 1e-4)
     rates = config.optimizer.patch_lr, config.optimizer.backbone_lr, config.optimizer.head_lr
     assert rates == (0.0, 5e-6, 3.5e-4)
@@ -147,7 +147,7 @@ def test_the_ancestors_encoder(tmp_path):
     assert len(run.dataset.train) * stage.extraction.parts * stage.extraction.seq_len == 117_012
     groups = stage.updates[0].optimizer.groups
     paths = [path for path, _ in parallel.flatten_paths(shapes["params"])]
-    assert {optimizers.find_group(path, groups).learning_rate for path in paths} == {3.5e-4}
+    assert {optimizers.find_group(path, groups).lr for path in paths} == {3.5e-4}
 
 
 def test_a_miniature_trains_with_a_stem_for_each_modality(tmp_path, monkeypatch):

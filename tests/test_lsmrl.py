@@ -317,7 +317,7 @@ def test_sd_by_hand(mode, tokens):
 
 def test_test_features_may_pass_cmi_by():
     """`cmi_test="skip"` scores f and h, which CMI's weights do not reach."""
-    method = method_with(cmi_test="skip", embedding_neck="before")
+    method = method_with(cmi_test="skip", neck_feat="before")
     variables, batch = random_variables(method), make_batch()
     bank = jnp.asarray(np.random.default_rng(5).normal(size=(PEOPLE, 8)), jnp.float32)
     other = {**variables, "params": {**variables["params"]}}
@@ -546,7 +546,7 @@ def test_cosines_with_a_learned_scale():
     config.backbone.name, config.v2t_norm = "small", True
     config.update_from_flattened_dict(SPLIT)
     optimizer = lsmrl.LSMRL(config, family.make_info()).stages()[0].updates[0].optimizer
-    assert find_group("logit_scale", optimizer.groups).learning_rate == pytest.approx(25 * 2.5e-5)
+    assert find_group("logit_scale", optimizer.groups).lr == pytest.approx(25 * 2.5e-5)
 
 
 def test_two_stages():
@@ -640,7 +640,7 @@ def test_frozen_parts_and_new_parts():
         "modality_kernel": 2.5e-4,
     }
     for path, rate in rates.items():
-        assert find_group(path, optimizer.groups).learning_rate == pytest.approx(rate)
+        assert find_group(path, optimizer.groups).lr == pytest.approx(rate)
 
 
 def test_words_learn_through_the_text_loss_alone():
@@ -663,7 +663,7 @@ def test_words_learn_through_the_text_loss_alone():
 @pytest.mark.parametrize("place", ["before", "after"])
 def test_the_embedding(place):
     """f and r, behind their necks by the running statistics, each of unit length, side by side."""
-    method = method_with(embedding_neck=place)
+    method = method_with(neck_feat=place)
     variables, batch = random_variables(method), make_batch()
     bank = jnp.asarray(np.random.default_rng(5).normal(size=(PEOPLE, 8)), jnp.float32)
     found, wanted = encoded(method, variables, batch, bank), []

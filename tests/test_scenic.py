@@ -198,7 +198,7 @@ def test_named_towers_have_its_names_and_shapes(name):
 
 def dataset(tiny, **settings):
     how = {"batch_size": 8, "eval_batch_size": 4, "num_shards": 2, "shuffle_seed": 3} | settings
-    configs = {"name": "walkers", "config": "tiny", "data_dir": str(tiny.parents[2]), "frames": 2}
+    configs = {"name": "walkers", "config": "tiny", "data_dir": str(tiny.parents[2]), "seq_len": 2}
     configs |= {"height": 64, "width": 32} | how.pop("dataset_configs", {})
     return scenic.get_dataset(**how, dataset_configs=configs)
 
@@ -267,6 +267,6 @@ def test_its_registry_and_its_class_take_it(tiny):
     registry.add_dataset("jaxreid")(scenic.get_dataset)
     configs = {"name": "walkers", "config": "tiny", "data_dir": str(tiny.parents[2]), "height": 64, "width": 32}
     make = registry.get_dataset("jaxreid")
-    found = make(batch_size=8, eval_batch_size=4, num_shards=2, dataset_configs=configs | {"frames": 2})
+    found = make(batch_size=8, eval_batch_size=4, num_shards=2, dataset_configs=configs | {"seq_len": 2})
     whole = utils.Dataset(**found._asdict())
     assert next(whole.valid_iter)["inputs"].shape == (2, 2, 2, 64, 32, 3)
