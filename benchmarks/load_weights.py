@@ -22,7 +22,8 @@ import safetensors.numpy
 from jaxreid.backbones.clip import vision_config
 from jaxreid.backbones.dinov2 import dinov2_config
 from jaxreid.backbones.imagenet import imagenet_config
-from jaxreid.backbones.pretrained import load, save_params
+from jaxreid.backbones.pretrained import load
+from jaxreid.backbones.saving import save_params
 from jaxreid.backbones.text import TextConfig, TextTower, text_config
 from jaxreid.backbones.vit import ViT, ViTConfig
 from jaxreid.files import expand

@@ -16,7 +16,8 @@ from finished import CONFIG, SMALL
 
 import jaxreid
 from jaxreid.backbones import clip
-from jaxreid.backbones.pretrained import load, save_params
+from jaxreid.backbones.pretrained import load
+from jaxreid.backbones.saving import save_params
 from jaxreid.devices import parallel
 from jaxreid.errors import UserError
 from jaxreid.evaluation.evaluator import Evaluator

@@ -14,20 +14,15 @@ import safetensors.numpy
 from flax.traverse_util import unflatten_dict
 from messages import refuses, says
 
-from jaxreid.backbones import positions, pretrained
+from jaxreid.backbones import positions, pretrained, saving
 from jaxreid.backbones.clip import vision_config
+from jaxreid.backbones.descriptions import read_description
 from jaxreid.backbones.dinov2 import dinov2_config
+from jaxreid.backbones.kinds import shapes_of
 from jaxreid.backbones.positions import resize_positions
-from jaxreid.backbones.pretrained import (
-    load,
-    load_variables,
-    read_description,
-    save_folder,
-    save_params,
-    to_tensors,
-    to_variables,
-)
+from jaxreid.backbones.pretrained import load, load_variables, to_variables
 from jaxreid.backbones.resnet import ResNet, ResNetConfig
+from jaxreid.backbones.saving import save_folder, save_params, to_tensors
 from jaxreid.backbones.tensors import CheckpointError, read_tensors
 from jaxreid.backbones.text import TextConfig, TextTower, text_config
 from jaxreid.backbones.vit import ViT, ViTConfig
@@ -79,7 +74,7 @@ def random_variables(config, seed=0):
         around = path.endswith(("scale", "var"))
         return (around + (0.1 if around else 0.3) * draw.normal(size=shape)).astype(np.float32)
 
-    shapes = pretrained._shapes(config)
+    shapes = shapes_of(config)
     return {
         collection: unflatten_dict({path: array(path, shape) for path, shape in leaves.items()}, sep="/")
         for collection, leaves in shapes.items()
@@ -611,8 +606,8 @@ def test_published_clips_have_the_keys_and_shapes_of_transformers(name, total):
     theirs = {key: tuple(value.shape) for key, value in model.state_dict().items()}
     ours = {"logit_scale": ()}
     for config in (image, text):
-        layout, prefix = pretrained._hugging_face_layout(config)
-        shapes = pretrained._shapes(config)["params"]
+        layout, prefix = saving._hugging_face_layout(config)
+        shapes = shapes_of(config)["params"]
         for key, paths, arrangement in layout.entries(config, prefix):
             ours[key] = arrangement.write(*(np.broadcast_to(np.float32(0), shapes[path]) for path in paths)).shape
     assert ours == theirs and numbers(ours) == total
@@ -621,7 +616,7 @@ def test_published_clips_have_the_keys_and_shapes_of_transformers(name, total):
 @pytest.mark.parametrize(("name", "total"), [("ViT-S/14", 22_056_576), ("ViT-g/14", 1_136_480_768)])
 def test_published_dinov2_has_as_many_parameters(name, total):
     config = dinov2_config(name, scan=True)
-    assert numbers(pretrained._shapes(config)["params"]) + config.width == total  # and the mask token
+    assert numbers(shapes_of(config)["params"]) + config.width == total  # and the mask token
 
 
 # ---------------------------------------------------------------------------------------------------- positions

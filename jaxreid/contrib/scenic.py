@@ -19,7 +19,8 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jaxreid.backbones.layouts import SAME, TENSOR, Arrangement, Entry, Kind, Layout, part, where
 from jaxreid.backbones.positions import bilinear
-from jaxreid.backbones.pretrained import to_tensors, to_variables
+from jaxreid.backbones.pretrained import to_variables
+from jaxreid.backbones.saving import to_tensors
 from jaxreid.backbones.tensors import CheckpointError
 from jaxreid.backbones.text import TextConfig
 from jaxreid.backbones.transformer import TransformerConfig

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import jax
 
-from jaxreid.backbones.pretrained import save_params
 from jaxreid.backbones.resnet import ResNetConfig
+from jaxreid.backbones.saving import save_params
 from jaxreid.errors import UserError, command
 from jaxreid.files import expand
 from jaxreid.run.model import open_model

@@ -33,7 +33,7 @@ import optax
 import optax.contrib
 
 from jaxreid.backbones.frame_encoder import encoder_config
-from jaxreid.backbones.pretrained import save_params
+from jaxreid.backbones.saving import save_params
 from jaxreid.backbones.vit import ViT, ViTConfig
 from jaxreid.errors import MissingPackageError, UserError, command
 from jaxreid.files import expand

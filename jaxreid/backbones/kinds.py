@@ -1,0 +1,69 @@
+"""The sorts of networks that weights are read for, and the shapes of their variables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax.traverse_util import flatten_dict
+
+from jaxreid.backbones.layouts import LAYOUTS, Layout
+from jaxreid.backbones.resnet import ResNet, ResNetConfig
+from jaxreid.backbones.text import TextConfig, TextTower
+from jaxreid.backbones.vit import ViT, ViTConfig
+
+Config = ViTConfig | TextConfig | ResNetConfig
+
+
+class Kind(NamedTuple):
+    """A sort of network: its name in messages, its formats, and its abstract variables by configuration."""
+
+    name: str
+    layouts: tuple[Layout, ...]
+    init: Callable[[Any], Any]
+
+
+def kind_of(config: Config) -> Kind:
+    return next(kind for of, kind in KINDS.items() if isinstance(config, of))
+
+
+def _abstract_vit(c: ViTConfig) -> Any:
+    return ViT(c).init(jax.random.key(0), jnp.zeros((1, *c.image_size, 3)))
+
+
+def _abstract_text(c: TextConfig) -> Any:
+    return TextTower(c).init(jax.random.key(0), jnp.zeros((1, c.context), jnp.int32))
+
+
+def _abstract_resnet(c: ResNetConfig) -> Any:
+    if c.stems == 0:
+        return ResNet(c).init(jax.random.key(0), jnp.zeros((1, 8, 8, c.width)), method="run_layers")
+    return ResNet(c).init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), modality=jnp.zeros(1, jnp.int32))
+
+
+KINDS = {
+    ViTConfig: Kind("image tower", LAYOUTS[ViTConfig], _abstract_vit),
+    TextConfig: Kind("text tower", LAYOUTS[TextConfig], _abstract_text),
+    ResNetConfig: Kind("ResNet", LAYOUTS[ResNetConfig], _abstract_resnet),
+}
+
+
+def shapes_of(config: Config) -> dict[str, dict[str, tuple[int, ...]]]:
+    """Shape of every variable by collection and path; a path occurs in one collection only."""
+    variables = jax.eval_shape(lambda: kind_of(config).init(config))
+    leaves: dict[str, dict[str, Any]] = {name: flatten_dict(tree, sep="/") for name, tree in variables.items()}
+    return {name: {path: leaf.shape for path, leaf in tree.items()} for name, tree in leaves.items()}
+
+
+def summary(config: Config) -> str:
+    if isinstance(config, ResNetConfig):
+        return f"a ResNet of {config.depths} bottlenecks, width {config.width}, {config.stems} stems"
+    rest = (
+        f"patch {config.patch}, grid {config.grid[0]}×{config.grid[1]}"
+        if isinstance(config, ViTConfig)
+        else f"vocabulary {config.vocabulary}, context {config.context}"
+    )
+    kind = "tower" if isinstance(config, ViTConfig) else "text tower"
+    return f"a {kind} of {config.depth} blocks, width {config.width}, {rest}, projection {config.projection}"
