@@ -4,7 +4,7 @@
 
 The reference is the method as it is specified, with a softmax per camera, at the other values of the preset `walkers`.
 Trains each variant once per seed on `walkers/vvi_dev` (finished runs are not repeated, stopped ones go on), most
-telling variants first, and prints the table of `jaxreid.tools.compare` with every variant's difference to the
+telling variants first, and prints the table of `jaxreid compare` with every variant's difference to the
 reference.
 """
 
@@ -106,7 +106,7 @@ def main() -> None:
         for done in pool.map(lambda job: run(*job), [(n, s) for n in arguments.only for s in arguments.seeds]):
             print(done, file=sys.stderr, flush=True)
     rows = [f"{name}={arguments.out / folder(name)}" for name in arguments.only]
-    table = [sys.executable, "-m", "jaxreid.tools.compare", *rows, f"--out={arguments.out / 'compare'}"]
+    table = [sys.executable, "-m", "jaxreid.cli", "compare", *rows, f"--out={arguments.out / 'compare'}"]
     baseline = ["--baseline", "reference"] if "reference" in arguments.only else []
     subprocess.run([*table, *baseline, "--metrics", "mAP", "rank-1"], check=True)
 

@@ -3,7 +3,7 @@
     python benchmarks/hitpro_walkers.py --out runs/seeds [--seeds 1 2 3] [--dataset vvi] [--config.key=value …]
 
 Runs the main job once per seed and method (finished runs are not repeated) and prints the table of
-`jaxreid.tools.compare`. Further `--config.…` arguments go to every HiTPro run.
+`jaxreid compare`. Further `--config.…` arguments go to every HiTPro run.
 """
 
 import argparse
@@ -35,7 +35,7 @@ def main() -> None:
     }
     for (method, seed), workdir in workdirs.items():
         train(method, arguments.dataset, seed, workdir, extra if method == "hitpro" else [])
-    table = [sys.executable, "-m", "jaxreid.tools.compare", *map(str, workdirs.values()), "--controls"]
+    table = [sys.executable, "-m", "jaxreid.cli", "compare", *map(str, workdirs.values()), "--controls"]
     subprocess.run([*table, f"--out={arguments.out / 'compare'}", "--metrics", "mAP", "rank-1"], check=True)
 
 

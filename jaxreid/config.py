@@ -146,4 +146,6 @@ def find_config(name: str) -> str:
     for candidate in (Path(path), packaged.get(Path(path).stem)):
         if candidate and candidate.is_file():
             return f"{candidate}{separator}{preset}"
-    raise UserError(f"--config={name}: there is no such file, and no packaged config of that name ({', '.join(packaged)})")
+    raise UserError(
+        f"--config={name}: there is no such file, and no packaged config of that name ({', '.join(packaged)})"
+    )

@@ -17,6 +17,7 @@ from test_mars_builder import QUERIES, TEST, TRAIN
 
 from jaxreid.data.build import build, main
 from jaxreid.data.building import beam_build, recorder
+from jaxreid.data.building.listed_builder import ListedBuilder
 from jaxreid.data.prepared import read_metadata, unfinished_directory
 from jaxreid.errors import DataSetError
 
@@ -173,7 +174,7 @@ def test_damaged_frames_are_counted_over_all_workers_and_looked_at_again(tree, t
 def test_a_tracklet_without_a_whole_frame(tree, tmp_path, monkeypatch, caplog):
     for file in TEST[2].files:
         (tree / "bbox_test" / file).write_bytes(b"")
-    monkeypatch.setattr(listed_builder.ListedBuilder, "_refuse_differences", lambda *_: None)
+    monkeypatch.setattr(ListedBuilder, "_refuse_differences", lambda *_: None)
     with refuses(DataSetError, "0000C1T0001"):
         build("mars", source=tree, data_dir=tmp_path / "strict", beam=OPTIONS)
     path = prepare(tree, tmp_path / "beam")

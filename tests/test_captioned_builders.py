@@ -158,7 +158,7 @@ def test_neither_prepared_nor_a_source(tmp_path, capsys):
     told = capsys.readouterr().err
     says(told, "source")
     says(told, "DanceTrack")
-    says(told, "jaxreid.tools.mot_tracklets")
+    says(told, "jaxreid mot-tracklets")
     says(told, "dance_vreid")
     assert main(["dance_vreid/other", "--data_dir", str(tmp_path), "--source", str(tmp_path)]) == 2
     says(capsys.readouterr().err, "'other'")
@@ -259,12 +259,12 @@ def test_settings(mot, tmp_path):
         "0004_c3_s3_t0002": [11, 13, 15],
     }
     for wrong in ({"segments": 0}, {"stride": 0}, {"min_frames": 0}, {"max_gap": -1.0}, {"fps": 0.0}):
-        with refuses(MotError, "--segments", "--min-frames"):
+        with refuses(MotError, "--segments", "--min_frames"):
             Settings(**wrong)
 
 
 def test_what_is_cut_can_be_built(mot, tmp_path):
-    line = ["--train", str(mot[0]), "--test", str(mot[1]), "--out", str(tmp_path / "out"), "--min-frames", "2"]
+    line = ["--train", str(mot[0]), "--test", str(mot[1]), "--out", str(tmp_path / "out"), "--min_frames", "2"]
     assert mot_tracklets.main(line) == 0
     _, splits = prepare("dance_vreid", tmp_path / "out", tmp_path, "own")
     assert [len(splits[split]) for split in ("train", "query", "gallery")] == [6, 2, 3]
@@ -288,13 +288,13 @@ def test_bad_annotations_and_images(mot, tmp_path, capsys):
     says(told, "row", 13, "3,9,2,3,0,5,1,1,1", "box")
     says(told, "row", 14, "1,2", "frame")
     (train / "v_10/gt/gt.txt").write_text(good)
-    says(refused("--min-frames", "11"), "tracklet", 11, "frames")
+    says(refused("--min_frames", "11"), "tracklet", 11, "frames")
     says(refused("--test", str(tmp_path / "nothing")), f"{tmp_path}/nothing")
     assert "is given more than once" in refused("--test", str(train))
     (train / "v_10/img1/000004.png").write_bytes(b"no picture")
     (test / "v_3/img1/000019.png").unlink()
-    says(refused("--min-frames", "2", "--max-excluded", "0.01"), "images", "1.0%")
-    line = ["--train", str(train), "--test", str(test), "--out", str(tmp_path / "out"), "--min-frames", "2"]
+    says(refused("--min_frames", "2", "--max_excluded", "0.01"), "images", "1.0%")
+    line = ["--train", str(train), "--test", str(test), "--out", str(tmp_path / "out"), "--min_frames", "2"]
     assert mot_tracklets.main(line) == 0
     told = capsys.readouterr().out
     says(told, f"{train}/v_10/img1/000004.png", "decoded")

@@ -1,4 +1,4 @@
-"""`jaxreid.tools.embed` and `jaxreid.tools.search` on a finished run, as they are typed."""
+"""`jaxreid embed` and `jaxreid search` on a finished run, as they are typed."""
 
 import html.parser
 import json

@@ -379,7 +379,7 @@ def test_a_video_that_ends_early_is_used_only_when_told(video, tmp_path):
         return colour_detector(image)
 
     out = tmp_path / "out"
-    with refuses(VideoError, "broken.avi", count, f"{count} of 60", "--keep-broken"):
+    with refuses(VideoError, "broken.avi", count, f"{count} of 60", "--keep_broken"):
         make([broken, video], out, detector=counting)
     assert not out.exists() and len(seen) == (count + 1) // 2 + 30
     run = make([broken, video], out, detector=counting, keep_broken=True)
@@ -440,10 +440,10 @@ def test_folders_that_cannot_be_made(video, tmp_path):
     ("change", "options"),
     [
         ({"stride": 0}, ("--stride",)),
-        ({"min_iou": 0.0}, ("--min-iou",)),
-        ({"min_frames": 8, "max_frames": 4}, ("--max-frames",)),
+        ({"min_iou": 0.0}, ("--min_iou",)),
+        ({"min_frames": 8, "max_frames": 4}, ("--max_frames",)),
         ({"height": 64}, ("--height", "--width")),
-        ({"crop_margin": -0.1}, ("--crop-margin",)),
+        ({"crop_margin": -0.1}, ("--crop_margin",)),
     ],
 )
 def test_settings_out_of_range(change, options):
@@ -469,7 +469,7 @@ def test_command_line(video, tmp_path, monkeypatch, capsys):
     assert tool.main([str(video), "--out", str(out), "--stride", "3", "--modality", "ir"]) == 0
     printed = capsys.readouterr().out
     says(printed, 2, "tracklets", 30, 1, out)
-    says(printed, f"python -m jaxreid.main --config=configs/hitpro.py:folder --config.dataset.path={out}")
+    says(printed, f"jaxreid train --config=hitpro:folder --config.dataset.path={out}")
     assert {row["modality"] for row in rows(out)} == {"ir"}
     assert tool.main([str(video), "--out", str(out)]) == 2
     says(capsys.readouterr().err, out, "--overwrite")

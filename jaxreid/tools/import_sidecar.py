@@ -1,4 +1,4 @@
-"""Makes a sidecar of files of other codes: `python -m jaxreid.tools.import_sidecar KIND --dataset NAME --source PATH`.
+"""Makes a sidecar of files of other codes: `jaxreid import-sidecar KIND --dataset NAME --source PATH`.
 
     joints3d     one .json per frame, key `keypoints`, 17 × 3 (HMR2.0, as CSIP-ReID reads them)
     keypoints    one .pose per frame, 17 × (x, y, score) (OpenPifPaf, as KeyRe-ID makes them)
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -159,7 +158,7 @@ def _tracklets(directory: Path) -> Iterator[dict[str, Any]]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status (0 done, 2 not done: the reason is on stderr)."""
     parser = argparse.ArgumentParser(
-        prog="python -m jaxreid.tools.import_sidecar",
+        prog="jaxreid import-sidecar",
         description="Make a sidecar of a built data set from the files of other codes.",
     )
     parser.add_argument("kind", choices=KINDS, help="what the files hold")
@@ -177,7 +176,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print("\n".join(report.lines()))
     print(sidecar_dir(prepared, options.kind))
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

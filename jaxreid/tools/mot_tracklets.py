@@ -1,4 +1,4 @@
-"""Tracklets from a tracking data set: `python -m jaxreid.tools.mot_tracklets --train DIR --test DIR --out DIR`.
+"""Tracklets from a tracking data set: `jaxreid mot-tracklets --train DIR --test DIR --out DIR`.
 
 Below each DIR lie sequences in the MOT layout, `<sequence>/img1/000001.jpg` and `<sequence>/gt/gt.txt` with rows
 `frame, id, x, y, w, h, considered, class, visibility` (MOT17, SportsMOT, DanceTrack, …). What is made is what
@@ -22,7 +22,6 @@ import configparser
 import dataclasses
 import json
 import shutil
-import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -70,7 +69,7 @@ class Settings:
     def __post_init__(self) -> None:
         if min(self.segments, self.min_frames, self.stride) < 1 or self.max_gap < 0 or self.fps <= 0:
             raise MotError(
-                "--segments, --min-frames, --stride must be at least 1, --fps above 0, --max-gap not below 0"
+                "--segments, --min_frames, --stride must be at least 1, --fps above 0, --max_gap not below 0"
             )
 
 
@@ -253,7 +252,7 @@ def make_tracklets(
     if missing:
         raise MotError(
             f"no tracklet of at least {settings.min_frames} frames is left in {', '.join(missing)}; a query needs "
-            "somebody who is seen in two of the windows of a test sequence (--segments, --min-frames)"
+            "somebody who is seen in two of the windows of a test sequence (--segments, --min_frames)"
         )
     partial = out.with_name(f"{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -272,7 +271,7 @@ def make_tracklets(
             if len(faults) > max_excluded * len(frames):
                 raise MotError(
                     f"{len(faults)} of {len(frames)} images cannot be used, more than {max_excluded:.1%} "
-                    f"(--max-excluded):\n{shorten(faults)}"
+                    f"(--max_excluded):\n{shorten(faults)}"
                 )
     run = {
         "settings": dataclasses.asdict(settings),
@@ -370,7 +369,7 @@ def _read(path: Path) -> np.ndarray:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status (0 done, 2 not done: the reason is on stderr)."""
     parser = argparse.ArgumentParser(
-        prog="python -m jaxreid.tools.mot_tracklets",
+        prog="jaxreid mot-tracklets",
         description="Cut tracklets from a tracking data set in the MOT layout, for sports_vreid and dance_vreid.",
     )
     default = Settings()
@@ -380,12 +379,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--out", type=expand, required=True, metavar="DIR", help="folder to make")
     add("--segments", type=int, default=default.segments, metavar="N",
         help="windows of time per sequence, which act as cameras (default %(default)s)")  # fmt: skip
-    add("--max-gap", type=float, default=default.max_gap, metavar="S",
+    add("--max_gap", type=float, default=default.max_gap, metavar="S",
         help="cut a track that was not seen for longer, in seconds (default %(default)s)")  # fmt: skip
-    add("--min-frames", type=int, default=default.min_frames, help="shortest tracklet (default %(default)s)")
+    add("--min_frames", type=int, default=default.min_frames, help="shortest tracklet (default %(default)s)")
     add("--stride", type=int, default=default.stride, help="keep every n-th frame (default %(default)s)")
     add("--fps", type=float, default=default.fps, help="of sequences without seqinfo.ini (default %(default)s)")
-    add("--max-excluded", type=float, default=DEFAULT_MAX_EXCLUDED, metavar="SHARE",
+    add("--max_excluded", type=float, default=DEFAULT_MAX_EXCLUDED, metavar="SHARE",
         help="largest share of images that may be unusable (default %(default)s)")  # fmt: skip
     options = parser.parse_args(arguments)
     settings = Settings(**{field.name: getattr(options, field.name) for field in dataclasses.fields(Settings)})
@@ -398,7 +397,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{split:>10}: " + ", ".join(f"{value} {what}" for what, value in counts.items()))
     print(options.out)
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,7 +1,7 @@
-"""Looks for somebody in a gallery that `jaxreid.tools.embed` filled; prints what it found and writes a page.
+"""Looks for somebody in a gallery that `jaxreid embed` filled; prints what it found and writes a page.
 
-    python -m jaxreid.tools.search --gallery people.gallery --query somebody.jpg
-    python -m jaxreid.tools.search --gallery people.gallery --query door/t00003 --exclude_camera own
+    jaxreid search --gallery people.gallery --query somebody.jpg
+    jaxreid search --gallery people.gallery --query door/t00003 --exclude_camera own
 
 A query is a picture, a folder of frames of one person, a folder <camera>/<tracklet>/*.jpg, a video (each person in it
 is a query), or the name of a tracklet in the gallery. The page is one file with everything in it.
@@ -13,7 +13,6 @@ import argparse
 import dataclasses
 import math
 import re
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -201,11 +200,9 @@ def render(
 @command()
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status (0 done, 2 not done: the reason is on stderr)."""
-    parser = argparse.ArgumentParser(
-        prog="python -m jaxreid.tools.search", description="Look for somebody in a gallery."
-    )
+    parser = argparse.ArgumentParser(prog="jaxreid search", description="Look for somebody in a gallery.")
     add = parser.add_argument
-    add("--gallery", type=expand, required=True, metavar="DIR", help="filled by jaxreid.tools.embed")
+    add("--gallery", type=expand, required=True, metavar="DIR", help="filled by jaxreid embed")
     add(
         "--query",
         required=True,
@@ -249,7 +246,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
     out.parent.mkdir(parents=True, exist_ok=True)
     print(page.write_page(out, render(gallery, name, queries, found, options.exclude_camera)))
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,16 +1,15 @@
 """A page that shows what a data set holds: persons, cameras, modalities, a few frames each, counts and lengths.
 
-    python -m jaxreid.tools.show_dataset walkers/aerial
-    python -m jaxreid.tools.show_dataset mars --source DIR
+    jaxreid show walkers/aerial
+    jaxreid show mars --source DIR
 
-A set that is not there yet is built as `jaxreid.data.build` does. The page is one file with everything in it.
+A set that is not there yet is built as `jaxreid build` does. The page is one file with everything in it.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -171,12 +170,10 @@ def _short(value: Any, most: int = 300) -> str:
 @command()
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status (0 done, 2 not done: the reason is on stderr)."""
-    parser = argparse.ArgumentParser(
-        prog="python -m jaxreid.tools.show_dataset", description="Show what a data set holds on a page."
-    )
+    parser = argparse.ArgumentParser(prog="jaxreid show", description="Show what a data set holds on a page.")
     add = parser.add_argument
     add("name", metavar="NAME[/CONFIG]", help=f"one of {', '.join(builder_names())}")
-    add("--data_dir", help="where prepared sets live, as for jaxreid.data.build")
+    add("--data_dir", help="where prepared sets live, as for jaxreid build")
     add("--source", help="directory with the raw data, for a set that is not prepared yet")
     add("--option", metavar="NAME=VALUE", action="append", default=[], type=build.option, help="of the builder")
     add("--out", type=expand, help="the page; runs/datasets/NAME-CONFIG.html where not given")
@@ -191,7 +188,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
     page.write_page(out, render(directory, name, options.persons, options.tracklets))
     print(out)
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -113,7 +113,7 @@ def file_source(path: Path, crops: Path, modality: str, sixteen_bit: str = SCALE
         return video_source(path, crops, modality)
     except (VideoError, TrackletError) as error:
         raise UserError(
-            f"{error}\nOptions named here are those of python -m jaxreid.tools.tracklets: make tracklets with it, and "
+            f"{error}\nOptions named here are those of jaxreid tracklets: make tracklets with it, and "
             f"give their folder. Accepted are {ACCEPTED}"
         ) from error
 
@@ -161,7 +161,7 @@ def _remark(path: Path, warnings: Sequence[str], faults: Sequence[tuple[str, str
 
 
 def video_source(path: Path, crops: Path, modality: str = "rgb") -> Source:
-    """The people of a video, detected and linked by `jaxreid.tools.tracklets` unless that was done before.
+    """The people of a video, detected and linked by `jaxreid tracklets` unless that was done before.
 
     Args:
       crops: their tracklets are kept in a folder of it, named after the file, its size and its time.

@@ -1,7 +1,7 @@
 """Trains the small image towers that ship with the package, on drawn people that no data set shows.
 
-    python -m jaxreid.tools.starting_tower --out jaxreid/backbones/weights/walkers_vit_tiny.safetensors
-    python -m jaxreid.tools.starting_tower --tower dinov2:walkers_vit_tiny --places_steps 0 --out …
+    jaxreid make-tower --out jaxreid/backbones/weights/walkers_vit_tiny.safetensors
+    jaxreid make-tower --tower dinov2:walkers_vit_tiny --places_steps 0 --out …
 
 What it may see: visible pictures (never an infrared one, never two pictures known to be of one person) and what
 their captions say. Two stages, because a tower that has to learn people and places together learns places:
@@ -22,7 +22,7 @@ import importlib
 import importlib.util
 import logging
 import time
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -244,28 +244,26 @@ def train(reader: Reader, params: Any, pictures: Pictures, stage: Stage, seed: i
 
 
 @command()
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns the exit status (0 done, 2 not done: the reason is on stderr)."""
+    parser = argparse.ArgumentParser(prog="jaxreid make-tower", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=expand, required=True, help="safetensors file to write")
     parser.add_argument("--tower", default="walkers_vit_tiny", help="a name of jaxreid.backbones.frame_encoder")
     parser.add_argument("--identities", type=int, default=2500)
     parser.add_argument("--seed", type=int, default=0, help="of the training; the people's seed is fixed")
     for stage in STAGES:
         parser.add_argument(f"--{stage.name}_steps", type=int, default=stage.steps)
-    arguments = parser.parse_args()
+    options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     start = time.perf_counter()
-    tower: Any = encoder_config(arguments.tower, TOWER.image_size, "float32")
-    pictures = draw_pictures(arguments.identities)
+    tower: Any = encoder_config(options.tower, TOWER.image_size, "float32")
+    pictures = draw_pictures(options.identities)
     log.info("%d pictures drawn in %.0f s", len(pictures.frames), time.perf_counter() - start)
-    stages = [dataclasses.replace(s, steps=getattr(arguments, f"{s.name}_steps")) for s in STAGES]
-    reader, params = make_reader(pictures, arguments.seed, tower)
+    stages = [dataclasses.replace(s, steps=getattr(options, f"{s.name}_steps")) for s in STAGES]
+    reader, params = make_reader(pictures, options.seed, tower)
     for index, stage in enumerate(stages):
         if stage.steps:
-            params = train(reader, params, pictures, stage, seed=1000 * arguments.seed + index)
-    save_params(arguments.out, (jax.device_get(params["tower"]), tower))
-    log.info("%s written after %.0f s", arguments.out, time.perf_counter() - start)
-
-
-if __name__ == "__main__":
-    main()
+            params = train(reader, params, pictures, stage, seed=1000 * options.seed + index)
+    save_params(options.out, (jax.device_get(params["tower"]), tower))
+    log.info("%s written after %.0f s", options.out, time.perf_counter() - start)
+    return 0

@@ -1,4 +1,4 @@
-"""From videos to tracklets: `python -m jaxreid.tools.tracklets VIDEO… --out DIR`.
+"""From videos to tracklets: `jaxreid tracklets VIDEO… --out DIR`.
 
 Every person that is detected and linked from frame to frame becomes a folder of crops, in the layout that the
 `folder` data set is built from:
@@ -9,7 +9,7 @@ Every person that is detected and linked from frame to frame becomes a folder of
     DIR/tracklets.json    the settings and counts of the run
 
 One video is one camera. `recording` names the unbroken track that a tracklet was cut from: tracklets that share it
-(cut by --max-frames, or by a window's border) show one person, as far as linking by overlap can tell.
+(cut by --max_frames, or by a window's border) show one person, as far as linking by overlap can tell.
 
 All of it is written to DIR.partial and renamed to DIR at the end, so DIR is whole or absent. A run that was stopped
 goes on behind the last finished video when the same line is run again.
@@ -25,7 +25,6 @@ import json
 import os
 import re
 import shutil
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -96,13 +95,13 @@ class Settings:
         checks = {
             "--upscale must be above 0": self.upscale > 0,
             "--stride must be at least 1": self.stride >= 1,
-            "--min-iou must lie in (0, 1]": 0 < self.min_iou <= 1,
-            "--max-missed must be at least 0": self.max_missed >= 0,
-            "--min-frames must be at least 1": self.min_frames >= 1,
-            "--max-frames must be at least --min-frames": (self.max_frames or self.min_frames) >= self.min_frames,
-            "--min-motion must lie in [0, 1]": 0 <= self.min_motion <= 1,
+            "--min_iou must lie in (0, 1]": 0 < self.min_iou <= 1,
+            "--max_missed must be at least 0": self.max_missed >= 0,
+            "--min_frames must be at least 1": self.min_frames >= 1,
+            "--max_frames must be at least --min_frames": (self.max_frames or self.min_frames) >= self.min_frames,
+            "--min_motion must lie in [0, 1]": 0 <= self.min_motion <= 1,
             "--seconds must be above 0": self.seconds is None or self.seconds > 0,
-            "--crop-margin must be at least 0": self.crop_margin >= 0,
+            "--crop_margin must be at least 0": self.crop_margin >= 0,
             "--height and --width go together, both at least 1": (self.height is None) == (self.width is None)
             and (self.height is None or min(self.height, self.width or 0) >= 1),
         }
@@ -418,7 +417,7 @@ def make_tracklets(
         raise TrackletError(
             f"no tracklet in {len(found)} video(s): {boxes} people boxes in all, none linked over "
             f"{settings.min_frames} looked-at frames of something that moves. Try --upscale 2 (small people), "
-            "--stride 1 (fast motion or a low frame rate), a smaller --min-frames, or another detector "
+            "--stride 1 (fast motion or a low frame rate), a smaller --min_frames, or another detector "
             "(--detector hf:MODEL); the HOG detector needs upright people seen nearly whole"
         )
     run = {
@@ -511,7 +510,7 @@ def _check_broken(found: list[Source], records: Mapping[str, Any], keep_broken: 
         for source in broken
     ]
     raise VideoError(
-        "\n".join(lines) + "\nNothing was written to --out. Run the same line with --keep-broken to use what was "
+        "\n".join(lines) + "\nNothing was written to --out. Run the same line with --keep_broken to use what was "
         f"decoded (finished work is kept in {partial}), or leave the video out, or mend it with ffmpeg"
     )
 
@@ -572,14 +571,14 @@ def summary(run: Mapping[str, Any], out: str | Path) -> str:
         if entry["tracklets_still"]:
             lines.append(
                 f"  {entry['tracklets_still']} tracks in which nothing moves left out: parts of the scene, or somebody "
-                "who stands still throughout (--min-motion 0 keeps them)"
+                "who stands still throughout (--min_motion 0 keeps them)"
             )
         if entry["tracklets"]:
             lines.append(f"  a person is {entry['crop_width']:.0f} x {entry['crop_height']:.0f} pixels (median)")
         else:
             lines.append("  NOBODY FOUND: no camera folder is made for this video (--upscale 2? --stride 1?)")
         if entry["damage"] is not None:
-            lines.append(f"  BROKEN: {entry['damage']} and are used (--keep-broken)")
+            lines.append(f"  BROKEN: {entry['damage']} and are used (--keep_broken)")
         if len(entry["cameras"]) > 1:
             cut = ", ".join(f"{camera}: {count}" for camera, count in entry["cameras"].items())
             lines.append(f"  one video, cut into windows of time that stand for cameras ({cut} tracklets)")
@@ -590,7 +589,7 @@ def summary(run: Mapping[str, Any], out: str | Path) -> str:
         lines.append("Only one camera: give more videos, or --windows 2 for a trial of search across cameras.")
     lines += [
         "Nobody has a name yet; training without labels needs none. Next, train on them:",
-        f"  python -m jaxreid.main --config=configs/hitpro.py:folder --config.dataset.path={out}",
+        f"  jaxreid train --config=hitpro:folder --config.dataset.path={out}",
     ]
     return "\n".join(lines)
 
@@ -605,7 +604,7 @@ def _modality(values: Sequence[str]) -> str | dict[str, str]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m jaxreid.tools.tracklets",
+        prog="jaxreid tracklets",
         description="Find the people in videos and save every track as a folder of crops. One video is one camera.",
     )
     default = Settings()
@@ -618,21 +617,21 @@ def _parser() -> argparse.ArgumentParser:
     add("--windows", type=int, default=1, metavar="N", help="cut one video into N windows that stand for cameras")
     add("--detector", default=default.detector, help="hog (default), or hf: and a Hugging Face model id or folder")
     add("--upscale", type=float, default=default.upscale, help="enlarge frames for HOG (default %(default)s)")
-    add("--min-score", type=float, help="lowest score of a box (default 0 for hog, 0.5 for hf)")
+    add("--min_score", type=float, help="lowest score of a box (default 0 for hog, 0.5 for hf)")
     add("--stride", type=int, default=default.stride, help="look at every n-th frame (default %(default)s)")
     add("--seconds", type=float, metavar="S", help="read only the first S seconds of each video")
-    add("--min-iou", type=float, default=default.min_iou, help="overlap that continues a track (default %(default)s)")
-    add("--max-missed", type=int, default=default.max_missed,
+    add("--min_iou", type=float, default=default.min_iou, help="overlap that continues a track (default %(default)s)")
+    add("--max_missed", type=int, default=default.max_missed,
         help="looked-at frames that a track survives unseen (default %(default)s)")  # fmt: skip
-    add("--min-frames", type=int, default=default.min_frames, help="shortest tracklet, in crops (default %(default)s)")
-    add("--max-frames", type=int, help="cut longer tracklets into pieces of so many crops")
-    add("--min-motion", type=float, default=default.min_motion, metavar="SHARE",
+    add("--min_frames", type=int, default=default.min_frames, help="shortest tracklet, in crops (default %(default)s)")
+    add("--max_frames", type=int, help="cut longer tracklets into pieces of so many crops")
+    add("--min_motion", type=float, default=default.min_motion, metavar="SHARE",
         help="leave out tracks that move in less of their box: scenery (default %(default)s; 0 keeps all)")  # fmt: skip
-    add("--crop-margin", type=float, default=default.crop_margin, metavar="SHARE",
+    add("--crop_margin", type=float, default=default.crop_margin, metavar="SHARE",
         help="show more around a person, in shares of the box (default %(default)s)")  # fmt: skip
     add("--height", type=int, help="resize crops (with --width); default: as they are in the video")
     add("--width", type=int, help="resize crops (with --height)")
-    add("--keep-broken", action="store_true", help="use videos with missing frames as far as they can be decoded")
+    add("--keep_broken", action="store_true", help="use videos with missing frames as far as they can be decoded")
     return parser
 
 
@@ -652,7 +651,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     print(summary(run, os.path.relpath(options.out) if not os.path.isabs(options.out) else options.out))
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

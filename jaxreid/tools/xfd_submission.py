@@ -1,7 +1,7 @@
 """The submission file of the VReID-XFD challenge from a trained run, and its score.
 
-    python -m jaxreid.tools.xfd_submission write runs/RUN submission.csv
-    python -m jaxreid.tools.xfd_submission score submission.csv
+    jaxreid xfd write runs/RUN submission.csv
+    jaxreid xfd score submission.csv
 
 The score needs nothing but the file: identity and number of a tracklet stand in its name (`0024_5453`), as the
 challenge's own script reads them. Where names are anonymised there is nothing to score by.
@@ -14,7 +14,6 @@ import csv
 import dataclasses
 import os
 import re
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -197,14 +196,12 @@ def rank_run(workdir: Path, data_dir: Path | None) -> Iterator[Ranking]:
 @command()
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status (0 done, 2 not done: the reason is on stderr)."""
-    parser = argparse.ArgumentParser(
-        prog="python -m jaxreid.tools.xfd_submission", description=(__doc__ or "").splitlines()[0]
-    )
+    parser = argparse.ArgumentParser(prog="jaxreid xfd", description=(__doc__ or "").splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
     making = commands.add_parser("write", help="rank the test tracklets with a trained run")
     making.add_argument("workdir", type=expand, help="of a run on a data set with the three cases")
     making.add_argument("csv", type=expand, help="file to write")
-    making.add_argument("--data_dir", type=expand, help="where prepared sets live, as for jaxreid.data.build")
+    making.add_argument("--data_dir", type=expand, help="where prepared sets live, as for jaxreid build")
     scoring = commands.add_parser("score", help="score a file by the names in it")
     scoring.add_argument("csv", type=expand, help="file to read")
     options = parser.parse_args(arguments)
@@ -215,7 +212,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ranks = "  ".join(f"rank-{k} {value:.2f}" for k, value in scores.rank.items())
         print(f"{name:<26}  mAP {scores.mAP:.2f}  {ranks}  queries {scores.queries}, unmatched {scores.unmatched}")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
