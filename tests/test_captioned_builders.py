@@ -11,8 +11,9 @@ from messages import refuses, says
 from jaxreid.data.build import main
 from jaxreid.data.prepared import read_metadata
 from jaxreid.data.sidecars import Sidecar, sidecar_kinds
+from jaxreid.footage.mot import MotError
+from jaxreid.footage.mot_making import MotSettings, make_mot_tracklets
 from jaxreid.tools import mot_tracklets
-from jaxreid.tools.mot_tracklets import MotError, Settings, make_tracklets
 
 NAMES = ("sports_vreid", "dance_vreid")
 
@@ -206,7 +207,7 @@ def mot(tmp_path):
 def test_tracks_are_cut_at_gaps_and_windows(mot, tmp_path):
     train, test = mot
     out = tmp_path / "out"
-    run = make_tracklets([train], [test], out, Settings(min_frames=2))
+    run = make_mot_tracklets([train], [test], out, MotSettings(min_frames=2))
     found = {
         path.parent.relative_to(out).as_posix(): sorted(int(p.stem) for p in path.parent.glob("*.jpg"))
         for path in out.rglob("*.jpg")
@@ -231,7 +232,7 @@ def test_tracks_are_cut_at_gaps_and_windows(mot, tmp_path):
 
 
 def test_crops_are_the_boxes(mot, tmp_path):
-    make_tracklets([mot[0]], [mot[1]], tmp_path / "out", Settings(min_frames=2))
+    make_mot_tracklets([mot[0]], [mot[1]], tmp_path / "out", MotSettings(min_frames=2))
     crop = cv2.imread(str(tmp_path / "out/train/0002/0002_c2_s1_t0002/000011.jpg"))
     expected = image(2, 11)[5:21, 22:30]  # x is 20 + 11 % 3
     assert crop.shape == (16, 8, 3)
@@ -244,7 +245,7 @@ def test_crops_are_the_boxes(mot, tmp_path):
 def test_settings(mot, tmp_path):
     """Windows 1–5, 6–10, 11–15, 16–20, of which every second frame is kept, and no gap is too long."""
     out = tmp_path / "out"
-    make_tracklets([mot[0]], [mot[1]], out, Settings(min_frames=2, segments=4, stride=2, max_gap=10))
+    make_mot_tracklets([mot[0]], [mot[1]], out, MotSettings(min_frames=2, segments=4, stride=2, max_gap=10))
     found = {path.parent.name: [] for path in sorted(out.rglob("*.jpg"))}
     for path in sorted(out.rglob("*.jpg")):
         found[path.parent.name].append(int(path.stem))
@@ -260,7 +261,7 @@ def test_settings(mot, tmp_path):
     }
     for wrong in ({"segments": 0}, {"stride": 0}, {"min_frames": 0}, {"max_gap": -1.0}, {"fps": 0.0}):
         with refuses(MotError, "--segments", "--min_frames"):
-            Settings(**wrong)
+            MotSettings(**wrong)
 
 
 def test_what_is_cut_can_be_built(mot, tmp_path):

@@ -25,9 +25,10 @@ from jaxreid.data.split import UNKNOWN, FrameReader, Split, open_split
 from jaxreid.dataset_info import DatasetInfo
 from jaxreid.errors import UserError
 from jaxreid.files import expand
+from jaxreid.footage.making import make_tracklets
+from jaxreid.footage.settings import TrackletError
 from jaxreid.footage.video import VideoError
 from jaxreid.report.pictures import thumbnail
-from jaxreid.tools.tracklets import TrackletError, make_tracklets
 
 ACCEPTED = f"a picture ({', '.join(FORMATS)}), a folder of pictures or of <camera>/<tracklet>/, and a video"
 _LOG = logging.getLogger(__name__)
