@@ -15,8 +15,8 @@ from jaxreid.data.names import printable
 from jaxreid.errors import UserError
 from jaxreid.footage.mot import MotError
 from jaxreid.footage.mot_making import MotSettings, make_mot_tracklets
+from jaxreid.footage.sources import folder_source, picture_source, video_source
 from jaxreid.tools import embed, mot_tracklets, search
-from jaxreid.tools.sources import folder_source, picture_source, video_source
 
 # --- tracking annotations ------------------------------------------------------------------------------------------
 
@@ -128,7 +128,7 @@ def test_a_video_whose_name_is_not_utf8_is_read(tmp_path):
 def test_the_crops_of_such_a_video_are_a_source(tmp_path, monkeypatch):
     video = os.fsdecode(os.fsencode(tmp_path) + b"/t\xfcr.avi")
     os.rename(draw_video(tmp_path / "door.avi", WALKERS, frames=20), video)
-    monkeypatch.setattr("jaxreid.tools.sources.make_tracklets", lambda videos, out, **_: make(videos, out))
+    monkeypatch.setattr("jaxreid.footage.sources.make_tracklets", lambda videos, out, **_: make(videos, out))
     source = video_source(type(tmp_path)(video), tmp_path / "crops")
     assert source.name == rf"{tmp_path}/t\xfcr.avi" and source.cameras[0] == "t_r"
     assert [path.name.encode().isascii() for path in (tmp_path / "crops").iterdir()] == [True]

@@ -13,8 +13,9 @@ from messages import says
 
 import jaxreid
 from jaxreid.data.split import open_split
+from jaxreid.footage import sources
 from jaxreid.retrieval import Gallery, add_to_gallery
-from jaxreid.tools import embed, search, sources
+from jaxreid.tools import embed, search
 
 
 @pytest.fixture(scope="module")

@@ -31,7 +31,7 @@ def origin(name: str) -> str:
 
 def _figures(name: str) -> ModuleType | None:
     try:
-        return importlib.import_module(f"{builders.builder_package(name).__name__}.published")
+        return builders.builder_module(name, "published")
     except ModuleNotFoundError:
         return None
 

@@ -26,9 +26,9 @@ from jaxreid.devices.compiled import cache_compilations
 from jaxreid.embedder import Embedder
 from jaxreid.errors import UserError, command
 from jaxreid.files import Held, expand, held
+from jaxreid.footage.sources import Source, open_source
 from jaxreid.retrieval import Gallery, add_to_gallery
 from jaxreid.retrieval.search import MANIFEST
-from jaxreid.tools.sources import Source, open_source
 
 CROPS = "crops"  # folder in a gallery: tracklets of videos
 TRACKLETS_AT_ONCE = 512  # between two additions to the gallery

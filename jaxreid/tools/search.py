@@ -26,11 +26,11 @@ from jaxreid.data.schema import MODALITIES, SCALE, SIXTEEN_BIT
 from jaxreid.devices.compiled import cache_compilations
 from jaxreid.errors import UserError, command
 from jaxreid.files import expand
+from jaxreid.footage.sources import Source, file_source, folder_source, pictures_in
 from jaxreid.report import page
 from jaxreid.report.page import RankedList, Tracklet
 from jaxreid.retrieval import Gallery, build_index, search_gallery, search_index
 from jaxreid.retrieval.search import INDEX
-from jaxreid.tools.sources import Source, file_source, folder_source, pictures_in
 
 COLUMNS = ("rank", "score", "source", "time", "camera", "tracklet")
 OWN = "own"  # of --exclude_camera: the camera of the query itself

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import importlib
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from jaxreid.data import build
-from jaxreid.data.builders import builder_names, builder_package
+from jaxreid.data.builders import builder_module, builder_names
 from jaxreid.data.building.contents import PICTURE_SUFFIXES, is_image, left_out, list_frames, twins_error
 from jaxreid.data.building.listed import shorten
 from jaxreid.data.loose import FileReader, loose_split
@@ -138,8 +137,7 @@ def folder_source(path: Path, name: str | None = None, sixteen_bit: str = SCALE)
     Raises:
       UserError: frames cannot be used; the message names them.
     """
-    listing = importlib.import_module(f"{builder_package('folder').__name__}.listing")
-    folder = listing.list_folder(None, path, PICTURE_SUFFIXES)
+    folder = builder_module("folder", "listing").list_folder(None, path, PICTURE_SUFFIXES)
     _remark(path, folder.warnings, folder.faults)
     tracklets = folder.tracklets
     split = loose_split(
@@ -162,7 +160,7 @@ def _remark(path: Path, warnings: Sequence[str], faults: Sequence[tuple[str, str
 
 
 def video_source(path: Path, crops: Path, modality: str = "rgb") -> Source:
-    """The people of a video, detected and linked by `jaxreid tracklets` unless that was done before.
+    """The people of a video, detected and linked by `jaxreid.footage.making` unless that was done before.
 
     Args:
       crops: their tracklets are kept in a folder of it, named after the file, its size and its time.
