@@ -6,7 +6,6 @@ cameras; and with `ORIGIN`, what these numbers are where nobody published them.
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
 from types import ModuleType
 from typing import Any

@@ -28,7 +28,7 @@ from jaxreid.errors import UserError, command
 from jaxreid.files import expand
 from jaxreid.footage.sources import Source, file_source, folder_source, pictures_in
 from jaxreid.report import page
-from jaxreid.report.page import RankedList, Tracklet
+from jaxreid.report.page import RankedList, TrackletPictures
 from jaxreid.retrieval import Gallery, build_index, search_gallery, search_index
 from jaxreid.retrieval.search import INDEX
 
@@ -170,11 +170,11 @@ def table(hits: Sequence[Hit]) -> str:
     return "\n".join("  ".join(cell.ljust(n) for cell, n in zip(row, widths, strict=True)).rstrip() for row in rows)
 
 
-def _tracklet(gallery: Gallery, hit: Hit) -> Tracklet:
+def _tracklet(gallery: Gallery, hit: Hit) -> TrackletPictures:
     *_, time, camera, name = hit.cells(0)
     facts = [camera, name.removeprefix(f"{camera}/"), *([] if hit.known["time"] is None else [time])]
     picture = gallery.picture(hit.row)
-    return Tracklet(name, (picture,) if picture else (), tuple(facts), score=hit.score)
+    return TrackletPictures(name, (picture,) if picture else (), tuple(facts), score=hit.score)
 
 
 def render(
@@ -184,7 +184,7 @@ def render(
     lists = []
     for query, hits in zip(queries, found, strict=True):
         shown = [_tracklet(gallery, hit) for hit in hits]
-        lists.append(RankedList("", Tracklet(query.name, query.pictures, (query.name,)), tuple(shown)))
+        lists.append(RankedList("", TrackletPictures(query.name, query.pictures, (query.name,)), tuple(shown)))
     return page.render_template(
         "search.html",
         title=title,

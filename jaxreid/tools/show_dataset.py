@@ -26,7 +26,7 @@ from jaxreid.errors import command
 from jaxreid.files import expand
 from jaxreid.report import page
 from jaxreid.report.data_figures import data_table, length_histograms
-from jaxreid.report.page import Tracklet
+from jaxreid.report.page import TrackletPictures
 from jaxreid.report.pictures import shrunk
 
 PERSONS, TRACKLETS, FRAMES = 6, 6, 4
@@ -42,7 +42,7 @@ class Person:
 
     title: str
     facts: str
-    tracklets: tuple[Tracklet, ...]
+    tracklets: tuple[TrackletPictures, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +108,7 @@ def spread(table: Any, clothes: np.ndarray, rows: np.ndarray, count: int) -> lis
     return [int(rows[place]) for place in sorted(found)]
 
 
-def _tracklet(split: Split, reader: FrameReader, row: int, cameras: dict[int, str]) -> Tracklet:
+def _tracklet(split: Split, reader: FrameReader, row: int, cameras: dict[int, str]) -> TrackletPictures:
     table, labels = split.table, split.labels
     wanted = np.unique(np.linspace(0, table.length[row] - 1, FRAMES).round().astype(int))
     modality = modality_name(int(table.modality[row]))
@@ -128,7 +128,7 @@ def _tracklet(split: Split, reader: FrameReader, row: int, cameras: dict[int, st
         f"clothes {labels.clothes[row]}" if labels.clothes[row] >= 0 else "",
     ]
     facts = [labels.names[row], f"{where}, {modality}, {table.length[row]} frames", ", ".join(filter(None, known))]
-    return Tracklet(labels.names[row], tuple(pictures), tuple(filter(None, facts)))
+    return TrackletPictures(labels.names[row], tuple(pictures), tuple(filter(None, facts)))
 
 
 def skeleton(joints: np.ndarray, side: int = JOINTS_SIDE) -> bytes:
