@@ -28,7 +28,7 @@ COMMANDS = {
     "import-sidecar": ("jaxreid.tools.import_sidecar", "make a sidecar of a built data set from files of other codes"),
     "make-tower": ("jaxreid.tools.starting_tower", "train a small image tower that the package ships"),
     "make-word-table": ("jaxreid.tools.word_table", "write the words that the packaged text tower knows"),
-    "xfd": ("jaxreid.tools.xfd_submission", "write or score a submission file of VReID-XFD"),
+    "xfd": ("jaxreid.tools.xfd", "write or score a submission file of VReID-XFD"),
 }
 
 
