@@ -86,13 +86,18 @@ def open_source(
       UserError: it is none of these, or cannot be read; the message says what to do.
     """
     path = expand(text)
-    if path.is_dir() and not pictures_in(path):
-        return folder_source(path, sixteen_bit=sixteen_bit)
     if path.exists():
-        return file_source(path, crops, modality, sixteen_bit)
+        return loose_source(path, crops, modality, sixteen_bit)
     if text.partition("/")[0] in builder_names():
         return dataset_source(text, split, data_dir, info, sixteen_bit)
     raise UserError(f"{text} is no file, no folder and no data set; data sets are {', '.join(builder_names())}")
+
+
+def loose_source(path: Path, crops: Path, modality: str, sixteen_bit: str = SCALE) -> Source:
+    """A folder `<camera>/<tracklet>/*.jpg`, or what `file_source` takes."""
+    if path.is_dir() and not pictures_in(path):
+        return folder_source(path, sixteen_bit=sixteen_bit)
+    return file_source(path, crops, modality, sixteen_bit)
 
 
 def file_source(path: Path, crops: Path, modality: str, sixteen_bit: str = SCALE) -> Source:
