@@ -13,9 +13,9 @@ from collections.abc import Sequence
 
 from jaxreid.backbones.tokenizer import load_tokenizer
 from jaxreid.backbones.word_table import WordTokenizer
+from jaxreid.data.builders import builder_module
 from jaxreid.errors import command
 from jaxreid.files import expand
-from jaxreid.tools.starting_tower import walkers_module
 
 # What methods put before, behind and between the words that they learn.
 PROMPTS = (
@@ -28,7 +28,7 @@ PROMPTS = (
 
 def caption_words() -> list[str]:
     """Texts with every word that a caption of `walkers` may have."""
-    caption, scene = walkers_module("caption"), walkers_module("scene")
+    caption, scene = builder_module("walkers", "caption"), builder_module("walkers", "scene")
     values = [" ".join(values) for values in caption.ATTRIBUTES.values()]
     grammar = (
         "a person of build with hair, wearing a long-sleeved sleeveless and shoes, carrying a, walking running with "
