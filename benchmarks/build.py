@@ -3,7 +3,7 @@
     python benchmarks/build.py [--config large] [--tracklets N] [--size 256x128] [--data_dir DIR] [--beam_options …]…
 
 Builds `walkers`, which draws its pictures, then writes the pictures as a tree in the layout of MARS and builds that
-tree as `python -m jaxreid.data.build mars` does: directly, and through Apache Beam (where it is installed) once for
+tree as `jaxreid build mars` does: directly, and through Apache Beam (where it is installed) once for
 each `--beam_options`. Prints one JSON line for each build; those through Beam are compared with the direct one, record
 by record. Seconds are those of `build` itself, without the start of Python; files are in the page cache. `--tracklets`
 writes the first of each split only, `--size` enlarges the pictures (walkers' are 64x32, MARS's 256x128). A `walkers`

@@ -27,7 +27,7 @@ from jaxreid.backbones.pretrained import load
 from jaxreid.backbones.vit import ViT
 from jaxreid.memory.association import AssociationConfig, associate
 from jaxreid.memory.prototypes import empty_memory, rebuild
-from jaxreid.tools.starting_tower import MEAN, STD, TOWER
+from jaxreid.training.starting_tower import MEAN, STD, TOWER
 
 
 def tracklet_features(tower, params, world: World, split: str, frames: int) -> tuple[np.ndarray, list]:

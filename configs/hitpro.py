@@ -14,8 +14,8 @@ from jaxreid.config import HALF, IMAGENET, base_config, fill, unknown_preset
 
 CLIP_B16 = "hf:openai/clip-vit-base-patch16"
 
-# Every hyper-parameter of every preset. A list has one value for each of PRESETS, anything else holds for all.
-PRESETS = ("walkers", "folder", "hitsz_vcm", "bupt_campus")
+# Every hyper-parameter. A list has one value for each of COLUMNS, anything else holds for all.
+COLUMNS = ("walkers", "folder", "hitsz_vcm", "bupt_campus")
 TABLE: dict[str, Any] = {
     "dataset.name": ["walkers", "folder", "hitsz_vcm", "bupt_campus"],
     "dataset.config": ["vvi", "", "", ""],
@@ -119,11 +119,12 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "bupt_campus_resnet50": ("bupt_campus", _RESNET50),
     "hitsz_vcm_camera_track": ("hitsz_vcm", {"prototypes.unit": "camera_track", "association.look_alikes": False}),
 }
+PRESETS = (*COLUMNS, *VARIANTS)
 
 
 def get_config(preset: str = "walkers") -> ml_collections.ConfigDict:
     preset = preset or "walkers"
-    if preset not in (*PRESETS, *VARIANTS):
-        raise unknown_preset(preset, (*PRESETS, *VARIANTS))
+    if preset not in PRESETS:
+        raise unknown_preset(preset, PRESETS)
     base, changes = VARIANTS.get(preset, (preset, {}))
-    return fill(base_config(__file__, "hitpro", preset), TABLE | changes, PRESETS.index(base))
+    return fill(base_config(__file__, "hitpro", preset), TABLE | changes, COLUMNS.index(base))

@@ -10,6 +10,9 @@ import ml_collections
 
 from jaxreid.config import HALF, IMAGENET, sibling
 
+CLIP_REID = sibling(__file__, "clip_reid")
+
+PRESETS = CLIP_REID.PRESETS
 TABLE: dict[str, Any] = {
     "loading.interpolation": "bilinear",
     "frames.mean": [HALF["mean"], *[IMAGENET["mean"]] * 3],
@@ -38,4 +41,4 @@ TABLE: dict[str, Any] = {
 
 
 def get_config(preset: str = "walkers") -> ml_collections.ConfigDict:
-    return sibling(__file__, "clip_reid").family_config(__file__, preset, TABLE)
+    return CLIP_REID.family_config(__file__, preset, TABLE)

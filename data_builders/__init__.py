@@ -1,1 +1,1 @@
-"""One stand-alone TFDS builder folder per data set; `python -m jaxreid.data.build NAME` prepares one."""
+"""One stand-alone TFDS builder folder per data set; `jaxreid build NAME` prepares one."""

@@ -8,12 +8,14 @@ from collections.abc import Sequence
 
 from jaxreid.errors import USER_ERROR
 
-# name → (module whose main runs it, what it does). A run's mode is a flag of jaxreid.main.
+HELP = ("-h", "--help")
+# name → what it does. Each is `jaxreid.main` with the mode of that name.
 RUNS = {
     "train": "train a config, evaluate it and write the report; --list names configs, presets and data sets",
-    "evaluate": "score a workdir's newest checkpoint again",
-    "dry-run": "print shapes, parameters, memory and work of a run",
+    "evaluate": "score the newest checkpoint of a workdir again",
+    "dry-run": "print shapes, parameters, memory and work of a run, without training",
 }
+# name → (module whose main runs it, what it does)
 COMMANDS = {
     "build": ("jaxreid.data.build", "prepare a data set"),
     "show": ("jaxreid.tools.show_dataset", "show what a prepared data set holds on a page"),
@@ -21,37 +23,53 @@ COMMANDS = {
     "mot-tracklets": ("jaxreid.tools.mot_tracklets", "cut tracklets from a tracking data set in the MOT layout"),
     "embed": ("jaxreid.tools.embed", "fill a gallery with the features of tracklets"),
     "search": ("jaxreid.tools.search", "look for somebody in a gallery"),
-    "compare": ("jaxreid.tools.compare", "lay finished runs out side by side, also as means over folds"),
-    "export": ("jaxreid.tools.export", "write the towers of a trained run to a safetensors file"),
+    "compare": ("jaxreid.tools.compare", "put finished runs side by side, also as means over folds"),
+    "export": ("jaxreid.tools.export", "write the backbones of a trained run to a safetensors file"),
     "import-sidecar": ("jaxreid.tools.import_sidecar", "make a sidecar of a built data set from files of other codes"),
-    "make-tower": ("jaxreid.tools.starting_tower", "train the small image tower that the package ships"),
-    "make-word-table": ("jaxreid.tools.word_table", "make the small table of words that the package ships"),
-    "xfd": ("jaxreid.tools.xfd_submission", "write or score a VReID-XFD submission file"),
+    "make-tower": ("jaxreid.tools.starting_tower", "train a small image tower that the package ships"),
+    "make-word-table": ("jaxreid.tools.word_table", "write the words that the packaged text tower knows"),
+    "xfd": ("jaxreid.tools.xfd", "write or score a submission file of VReID-XFD"),
 }
 
 
 def usage() -> str:
     """The list of subcommands."""
-    width = max(map(len, (*RUNS, *COMMANDS)))
-    rows = [*RUNS.items(), *((name, text) for name, (_, text) in COMMANDS.items())]
-    lines = [f"  {name:<{width}}  {text}" for name, text in rows]
+    rows = RUNS | {name: what for name, (_, what) in COMMANDS.items()}
+    width = max(map(len, rows))
+    lines = [f"  {name:<{width}}  {what}" for name, what in rows.items()]
     return "\n".join(["usage: jaxreid COMMAND …   (jaxreid COMMAND --help says more)", "", *lines])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a subcommand; returns its exit status."""
-    name, *rest = (sys.argv[1:] if arguments is None else list(arguments)) or ["--help"]
-    if name in ("-h", "--help"):
+    """Runs a subcommand, that of `sys.argv` where no arguments are given; returns its exit status."""
+    name, *rest = (sys.argv[1:] if arguments is None else arguments) or HELP[-1:]
+    if name in HELP:
         print(usage())
         return 0
     if name in RUNS:
-        from jaxreid.main import run_main
+        if arguments is None and not {*HELP, "--list"} & {*rest}:
+            from jaxreid.devices.huge_pages import ask_for_huge_pages
 
-        return run_main([f"jaxreid {name}", *rest], mode=name.replace("-", "_"))
+            ask_for_huge_pages()
+        return _run(name, rest)
     if name not in COMMANDS:
-        print(f"error: {name!r} is no command of jaxreid\n\n{usage()}", file=sys.stderr)
+        print(f"error: jaxreid has no command {name!r}\n\n{usage()}", file=sys.stderr)
         return USER_ERROR
     return importlib.import_module(COMMANDS[name][0]).main(rest)
+
+
+def _run(name: str, arguments: Sequence[str]) -> int:
+    from jaxreid.main import help_text, run_main
+
+    if {*HELP} & {*arguments}:
+        print(help_text(f"jaxreid {name}", RUNS[name]))
+        return 0
+    if name == "train" and "--list" in arguments:
+        from jaxreid.tools.listing import listing
+
+        print(listing())
+        return 0
+    run_main([f"jaxreid {name}", f"--mode={name.replace('-', '_')}", *arguments])
 
 
 if __name__ == "__main__":

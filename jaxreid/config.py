@@ -116,12 +116,23 @@ def unknown_preset(preset: str, known: tuple[str, ...]) -> UserError:
 
 def sibling(file: str, name: str) -> ModuleType:
     """The config `name`.py beside the config `file`: members of a family share one table."""
-    path = Path(file).with_name(f"{name}.py")
-    spec = importlib.util.spec_from_file_location(name, path)
+    return config_module(Path(file).with_name(f"{name}.py"))
+
+
+def config_module(path: Path) -> ModuleType:
+    """The module of a config file: `get_config(preset)`, and in `PRESETS` the names of all presets."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None and spec.loader is not None, path
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def packaged_configs() -> list[Path]:
+    """The config files that come with the package, by name: inside of an installed one, else beside it."""
+    here = Path(__file__).parent
+    folder = here / "configs"
+    return sorted((folder if folder.is_dir() else here.parent / "configs").glob("*.py"))
 
 
 def find_config(name: str) -> str:
@@ -131,11 +142,10 @@ def find_config(name: str) -> str:
       UserError: there is no such file.
     """
     path, separator, preset = name.partition(":")
-    here = Path(__file__).parent
-    stem = Path(path).stem
-    for candidate in (Path(path), here / "configs" / f"{stem}.py", here.parent / "configs" / f"{stem}.py"):
-        if candidate.is_file():
+    packaged = {file.stem: file for file in packaged_configs()}
+    for candidate in (Path(path), packaged.get(Path(path).stem)):
+        if candidate and candidate.is_file():
             return f"{candidate}{separator}{preset}"
-    folders = (here / "configs", here.parent / "configs")
-    known = sorted({file.stem for folder in folders for file in folder.glob("*.py")})
-    raise UserError(f"--config={name}: there is no such file, and no packaged config of that name ({', '.join(known)})")
+    raise UserError(
+        f"--config={name}: there is no such file, and no packaged config of that name ({', '.join(packaged)})"
+    )

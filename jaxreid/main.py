@@ -1,12 +1,17 @@
-"""python -m jaxreid.main --config=configs/hitpro.py[:preset] [--workdir=DIR] [--data_dir=DIR] [--config.key=value …]"""
+"""python -m jaxreid.main --config=configs/hitpro.py[:preset] [--workdir=DIR] [--data_dir=DIR] [--config.key=value …]
+
+`jaxreid train`, `jaxreid evaluate` and `jaxreid dry-run` are this with the mode of their name.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import sys
+import textwrap
 import time
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -51,12 +56,13 @@ HEARTBEAT_TIMEOUT = flags.DEFINE_integer(
     "Seconds after which a process that is not heard of counts as dead and ends the others.",
     1,
 )
+OPTIONS = (WORKDIR, DATA_DIR, COMPARE, COORDINATOR, NUM_PROCESSES, PROCESS_ID, HEARTBEAT_TIMEOUT)
 STARTED = time.perf_counter()
 
 
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
-        raise app.UsageError(f"unknown arguments: {' '.join(argv[1:])}")
+        _refuse(f"unknown arguments: {' '.join(argv[1:])}")
     config = CONFIG.value
     try:
         workdir = expand(WORKDIR.value) if WORKDIR.value else _default_workdir(config)
@@ -238,7 +244,28 @@ def _refuse(sentence: str) -> NoReturn:
     sys.exit(USER_ERROR)
 
 
-def run_main() -> None:
+def help_text(program: str, what: str) -> str:
+    """What a line of `program`, which does `what`, may say."""
+    rows = {
+        "--config=NAME[:PRESET]": "A packaged config, or the file of one of your own. `jaxreid train --list` names the "
+        "packaged ones with their presets; the first preset is taken where none is named.",
+        "--config.KEY=VALUE": "Any value of the config, e.g. --config.epochs=20 --config.dataset.path=/data/MARS. The "
+        "keys stand in configs/NAME.py and, with every value of a run, in the config.json of its workdir.",
+        **{f"--{option.name}": flags.FLAGS[option.name].help for option in OPTIONS},
+    }
+    width = max(map(len, rows)) + 4
+    lines = [f"usage: {program} --config=NAME[:PRESET] [--config.KEY=VALUE …] [--workdir=DIR] [--data_dir=DIR] …"]
+    lines += ["", *textwrap.wrap(f"{what[0].upper()}{what[1:]}.", 100), ""]
+    for row, text in rows.items():
+        first, *more = textwrap.wrap(text, 100 - width)
+        lines += [f"  {row:<{width - 2}}{first}", *(" " * width + line for line in more)]
+    return "\n".join(lines)
+
+
+def run_main(argv: Sequence[str] | None = None) -> NoReturn:
+    """Runs a command line, `sys.argv` where none is given, and exits with its status."""
+    if argv is not None:
+        sys.argv = list(argv)  # where the flag of a config looks for the keys that are set
     logging.set_verbosity(logging.WARNING)
     flags.mark_flag_as_required("config")
     try:

@@ -271,6 +271,6 @@ def test_neither_prepared_nor_a_source(tmp_path, capsys):
     says(message, "agvpreid25")
     says(message, "academic use")
     says(message, "DIR/case2_ground_to_aerial/")
-    says(message, "python -m jaxreid.data.build ag_vpreid --source DIR")
+    says(message, "jaxreid build ag_vpreid --source DIR")
     with refuses(DataSetError, "'case3'", "case1", "case2"):
         build("ag_vpreid/case3", data_dir=tmp_path)

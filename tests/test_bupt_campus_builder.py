@@ -443,7 +443,7 @@ def test_neither_prepared_nor_a_source(tmp_path, capsys):
     says(message, "github.com/dyhBUPT/BUPTCampus")
     says(message, "academic use")
     says(message, "DIR/data_paths.json")
-    says(message, "python -m jaxreid.data.build bupt_campus --source DIR")
+    says(message, "jaxreid build bupt_campus --source DIR")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -11,8 +11,9 @@ from messages import refuses, says
 from jaxreid.data.build import main
 from jaxreid.data.prepared import read_metadata
 from jaxreid.data.sidecars import Sidecar, sidecar_kinds
+from jaxreid.footage.mot import MotError
+from jaxreid.footage.mot_making import MotSettings, make_mot_tracklets
 from jaxreid.tools import mot_tracklets
-from jaxreid.tools.mot_tracklets import MotError, Settings, make_tracklets
 
 NAMES = ("sports_vreid", "dance_vreid")
 
@@ -158,7 +159,7 @@ def test_neither_prepared_nor_a_source(tmp_path, capsys):
     told = capsys.readouterr().err
     says(told, "source")
     says(told, "DanceTrack")
-    says(told, "jaxreid.tools.mot_tracklets")
+    says(told, "jaxreid mot-tracklets")
     says(told, "dance_vreid")
     assert main(["dance_vreid/other", "--data_dir", str(tmp_path), "--source", str(tmp_path)]) == 2
     says(capsys.readouterr().err, "'other'")
@@ -206,7 +207,7 @@ def mot(tmp_path):
 def test_tracks_are_cut_at_gaps_and_windows(mot, tmp_path):
     train, test = mot
     out = tmp_path / "out"
-    run = make_tracklets([train], [test], out, Settings(min_frames=2))
+    run = make_mot_tracklets([train], [test], out, MotSettings(min_frames=2))
     found = {
         path.parent.relative_to(out).as_posix(): sorted(int(p.stem) for p in path.parent.glob("*.jpg"))
         for path in out.rglob("*.jpg")
@@ -231,7 +232,7 @@ def test_tracks_are_cut_at_gaps_and_windows(mot, tmp_path):
 
 
 def test_crops_are_the_boxes(mot, tmp_path):
-    make_tracklets([mot[0]], [mot[1]], tmp_path / "out", Settings(min_frames=2))
+    make_mot_tracklets([mot[0]], [mot[1]], tmp_path / "out", MotSettings(min_frames=2))
     crop = cv2.imread(str(tmp_path / "out/train/0002/0002_c2_s1_t0002/000011.jpg"))
     expected = image(2, 11)[5:21, 22:30]  # x is 20 + 11 % 3
     assert crop.shape == (16, 8, 3)
@@ -244,7 +245,7 @@ def test_crops_are_the_boxes(mot, tmp_path):
 def test_settings(mot, tmp_path):
     """Windows 1–5, 6–10, 11–15, 16–20, of which every second frame is kept, and no gap is too long."""
     out = tmp_path / "out"
-    make_tracklets([mot[0]], [mot[1]], out, Settings(min_frames=2, segments=4, stride=2, max_gap=10))
+    make_mot_tracklets([mot[0]], [mot[1]], out, MotSettings(min_frames=2, segments=4, stride=2, max_gap=10))
     found = {path.parent.name: [] for path in sorted(out.rglob("*.jpg"))}
     for path in sorted(out.rglob("*.jpg")):
         found[path.parent.name].append(int(path.stem))
@@ -259,12 +260,12 @@ def test_settings(mot, tmp_path):
         "0004_c3_s3_t0002": [11, 13, 15],
     }
     for wrong in ({"segments": 0}, {"stride": 0}, {"min_frames": 0}, {"max_gap": -1.0}, {"fps": 0.0}):
-        with refuses(MotError, "--segments", "--min-frames"):
-            Settings(**wrong)
+        with refuses(MotError, "--segments", "--min_frames"):
+            MotSettings(**wrong)
 
 
 def test_what_is_cut_can_be_built(mot, tmp_path):
-    line = ["--train", str(mot[0]), "--test", str(mot[1]), "--out", str(tmp_path / "out"), "--min-frames", "2"]
+    line = ["--train", str(mot[0]), "--test", str(mot[1]), "--out", str(tmp_path / "out"), "--min_frames", "2"]
     assert mot_tracklets.main(line) == 0
     _, splits = prepare("dance_vreid", tmp_path / "out", tmp_path, "own")
     assert [len(splits[split]) for split in ("train", "query", "gallery")] == [6, 2, 3]
@@ -288,13 +289,13 @@ def test_bad_annotations_and_images(mot, tmp_path, capsys):
     says(told, "row", 13, "3,9,2,3,0,5,1,1,1", "box")
     says(told, "row", 14, "1,2", "frame")
     (train / "v_10/gt/gt.txt").write_text(good)
-    says(refused("--min-frames", "11"), "tracklet", 11, "frames")
+    says(refused("--min_frames", "11"), "tracklet", 11, "frames")
     says(refused("--test", str(tmp_path / "nothing")), f"{tmp_path}/nothing")
     assert "is given more than once" in refused("--test", str(train))
     (train / "v_10/img1/000004.png").write_bytes(b"no picture")
     (test / "v_3/img1/000019.png").unlink()
-    says(refused("--min-frames", "2", "--max-excluded", "0.01"), "images", "1.0%")
-    line = ["--train", str(train), "--test", str(test), "--out", str(tmp_path / "out"), "--min-frames", "2"]
+    says(refused("--min_frames", "2", "--max_excluded", "0.01"), "images", "1.0%")
+    line = ["--train", str(train), "--test", str(test), "--out", str(tmp_path / "out"), "--min_frames", "2"]
     assert mot_tracklets.main(line) == 0
     told = capsys.readouterr().out
     says(told, f"{train}/v_10/img1/000004.png", "decoded")

@@ -235,6 +235,6 @@ def test_neither_prepared_nor_a_source(tree, tmp_path, capsys):
     says(message, "Simple-CCReID")
     says(message, "CC BY-NC-SA 4.0")
     says(message, "DIR/session1/001_01/00001.jpg")
-    says(message, "python -m jaxreid.data.build ccvid --source DIR")
+    says(message, "jaxreid build ccvid --source DIR")
     (tree / "query.txt").unlink()
     says(error("ccvid", tree, tmp_path), "query.txt", "missing", tree)

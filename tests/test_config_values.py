@@ -20,9 +20,7 @@ FREE = {"dataset.config", "dataset.path", "backbone.checkpoint"}  # opening and 
 
 
 def presets(name):
-    module = importlib.import_module(f"configs.{name}")
-    family = importlib.import_module("configs.clip_reid")
-    return [*getattr(module, "PRESETS", family.PRESETS), *getattr(module, "VARIANTS", ())]
+    return importlib.import_module(f"configs.{name}").PRESETS
 
 
 def config(name="hitpro", preset="", **changes):
@@ -39,6 +37,14 @@ def test_every_key_of_every_preset_has_a_condition_that_holds(name, preset):
     found = config(name, preset)
     check_config(found)
     assert set(dict(flatten(found.to_dict()))) <= {**BASE, **find_method(found.method).values}.keys()
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_the_presets_of_a_config_are_all_that_it_takes(name):
+    with pytest.raises(UserError) as error:
+        config(name, "no such preset")
+    assert str(error.value).endswith(f"; this config has {', '.join(presets(name))}")
+    assert [config(name, preset).preset for preset in ("", *presets(name))] == [presets(name)[0], *presets(name)]
 
 
 class Nonsense:

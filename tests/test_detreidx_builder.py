@@ -324,6 +324,6 @@ def test_neither_prepared_nor_a_source(tmp_path, capsys):
     says(message, "www.it.ubi.pt/DetReIDX")
     says(message, "agreement")
     says(message, "DIR/case3_aerial_to_aerial/")
-    says(message, "python -m jaxreid.data.build detreidx --source DIR")
+    says(message, "jaxreid build detreidx --source DIR")
     with refuses(DataSetError, "case1", "case2", "case3", "dev"):
         prepare("detreidx", tmp_path, tmp_path, config="case4")

@@ -13,9 +13,10 @@ from test_tracklets import WALKERS, draw_video, make
 
 from jaxreid.data.names import printable
 from jaxreid.errors import UserError
+from jaxreid.footage.mot import MotError
+from jaxreid.footage.mot_making import MotSettings, make_mot_tracklets
+from jaxreid.footage.sources import folder_source, picture_source, video_source
 from jaxreid.tools import embed, mot_tracklets, search
-from jaxreid.tools.mot_tracklets import MotError, Settings, make_tracklets
-from jaxreid.tools.sources import folder_source, picture_source, video_source
 
 # --- tracking annotations ------------------------------------------------------------------------------------------
 
@@ -51,12 +52,12 @@ def train(tmp_path):
 def test_frames_that_are_not_counted_as_the_images_are(tmp_path, train, rows, numbers):
     test = sequence(tmp_path / "test" / "b", track(1, 4, rows), track(2, 30, range(2, 9)), numbers=numbers)
     with pytest.raises(MotError, match=rf"{test}/gt/gt\.txt(.|\n)*not counted as the images"):
-        make_tracklets([train], [test.parent], tmp_path / "out")
+        make_mot_tracklets([train], [test.parent], tmp_path / "out")
 
 
 def test_rows_and_images_from_0_are_as_those_from_1(tmp_path, train):
     test = sequence(tmp_path / "test" / "b", track(1, 4, range(20)), numbers=range(20))
-    run = make_tracklets([train], [test.parent], tmp_path / "out")
+    run = make_mot_tracklets([train], [test.parent], tmp_path / "out")
     assert run["counts"]["query"]["frames"] == run["counts"]["gallery"]["frames"] == 10
     names = sorted(path.name for path in (tmp_path / "out/query").rglob("*.jpg"))
     assert names == [f"{number:06d}.jpg" for number in range(10)]
@@ -74,7 +75,7 @@ def test_boxes_outside_of_the_picture_are_named(tmp_path, train, capsys):
 def test_a_split_with_nobody_inside_of_the_picture_is_refused(tmp_path, train):
     test = sequence(tmp_path / "test" / "b", track(7, 500, FRAMES))
     with pytest.raises(MotError, match=r"gallery, query(.|\n)*track 7: 20 boxes"):
-        make_tracklets([train], [test.parent], tmp_path / "out")
+        make_mot_tracklets([train], [test.parent], tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -82,7 +83,7 @@ def test_a_split_with_nobody_inside_of_the_picture_is_refused(tmp_path, train):
 def test_two_images_of_one_frame_are_named(tmp_path, train, name):
     (train / "a/img1" / name).write_bytes(jpeg(0))
     with pytest.raises(MotError, match=rf"{train}/a(.|\n)*{name}"):
-        make_tracklets([train], [train], tmp_path / "out")
+        make_mot_tracklets([train], [train], tmp_path / "out")
 
 
 def test_sixteen_bit_and_lost_images_count_as_damaged(tmp_path, train):
@@ -93,7 +94,7 @@ def test_sixteen_bit_and_lost_images_count_as_damaged(tmp_path, train):
     (test / "img1/000004.jpg").symlink_to("/nowhere")
     (test / "img1/000005.jpg").unlink()
     (test / "img1/000005.jpg").mkdir()
-    run = make_tracklets([train], [test.parent], tmp_path / "out", Settings(), max_excluded=0.1)
+    run = make_mot_tracklets([train], [test.parent], tmp_path / "out", MotSettings(), max_excluded=0.1)
     assert [line.partition(": ")[0] for line in run["excluded_images"]] == [
         str(test / "img1" / name) for name in ("000003.png", "000004.jpg", "000005.jpg")
     ]
@@ -103,13 +104,13 @@ def test_sixteen_bit_and_lost_images_count_as_damaged(tmp_path, train):
 def test_numbers_of_annotations_that_are_not_finite_are_named(tmp_path, train):
     test = sequence(tmp_path / "test" / "b", *GOOD, ["nan,1,1,1,1,1", "3,inf,1,1,1,1"])
     with pytest.raises(MotError, match=r"row 41 (.|\n)*row 42 "):
-        make_tracklets([train], [test.parent], tmp_path / "out")
+        make_mot_tracklets([train], [test.parent], tmp_path / "out")
 
 
 def test_a_sequence_whose_name_is_not_utf8_is_cut(tmp_path, train):
     sequence(tmp_path / "test" / "b", *GOOD)
     os.rename(tmp_path / "test" / "b", os.fsencode(tmp_path / "test") + b"/\xe9")
-    run = make_tracklets([train], [tmp_path / "test"], tmp_path / "out")
+    run = make_mot_tracklets([train], [tmp_path / "test"], tmp_path / "out")
     assert run["sequences"][1]["folder"].endswith(r"/\xe9") and run["counts"]["query"]["frames"] == 20
 
 
@@ -127,7 +128,7 @@ def test_a_video_whose_name_is_not_utf8_is_read(tmp_path):
 def test_the_crops_of_such_a_video_are_a_source(tmp_path, monkeypatch):
     video = os.fsdecode(os.fsencode(tmp_path) + b"/t\xfcr.avi")
     os.rename(draw_video(tmp_path / "door.avi", WALKERS, frames=20), video)
-    monkeypatch.setattr("jaxreid.tools.sources.make_tracklets", lambda videos, out, **_: make(videos, out))
+    monkeypatch.setattr("jaxreid.footage.sources.make_tracklets", lambda videos, out, **_: make(videos, out))
     source = video_source(type(tmp_path)(video), tmp_path / "crops")
     assert source.name == rf"{tmp_path}/t\xfcr.avi" and source.cameras[0] == "t_r"
     assert [path.name.encode().isascii() for path in (tmp_path / "crops").iterdir()] == [True]

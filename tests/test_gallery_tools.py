@@ -1,4 +1,4 @@
-"""`jaxreid.tools.embed` and `jaxreid.tools.search` on a finished run, as they are typed."""
+"""`jaxreid embed` and `jaxreid search` on a finished run, as they are typed."""
 
 import html.parser
 import json
@@ -13,8 +13,10 @@ from messages import says
 
 import jaxreid
 from jaxreid.data.split import open_split
+from jaxreid.footage import sources
+from jaxreid.report.search_page import clock
 from jaxreid.retrieval import Gallery, add_to_gallery
-from jaxreid.tools import embed, search, sources
+from jaxreid.tools import embed, search
 
 
 @pytest.fixture(scope="module")
@@ -180,7 +182,7 @@ def test_search_ranks_by_cosine(gallery, people, tmp_path, capsys):
     (table,) = rows_of(capsys.readouterr().out)
     assert [row[-1] for row in table] == [names[row] for row in order]
     assert [row[1] for row in table] == [f"{cosine[query, row]:.3f}" for row in order]
-    assert table[0][2:5] == [str(people), search.clock(found.metadata(order[0])["time"]), names[order[0]][:4]]
+    assert table[0][2:5] == [str(people), clock(found.metadata(order[0])["time"]), names[order[0]][:4]]
     # Its folder finds it, and only the other camera's without its own.
     assert run_search(gallery, people / "yard" / "t03", tmp_path / "page.html") == 0
     (table,) = rows_of(capsys.readouterr().out)
@@ -289,7 +291,7 @@ def test_two_tracklets_of_one_name_are_told_apart(gallery, tmp_path, capsys):
     ("seconds", "text"), [(None, "–"), (0, "0:00.0"), (75.24, "1:15.2"), (59.97, "1:00.0"), (3723.4, "1:02:03.4")]
 )
 def test_clock(seconds, text):
-    assert search.clock(seconds) == text
+    assert clock(seconds) == text
 
 
 def test_a_video_is_detected_once(monkeypatch, tmp_path, people):

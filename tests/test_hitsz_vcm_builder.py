@@ -428,7 +428,7 @@ def test_missing_lists_and_directories(tree, tmp_path):
     shutil.rmtree(tree)
     message = error(tree, tmp_path)
     says(message, tree, "directory")
-    says(message, "python -m jaxreid.data.build hitsz_vcm --source DIR")
+    says(message, "jaxreid build hitsz_vcm --source DIR")
     tree.mkdir()
     says(error(tree, tmp_path), "train_name.txt", "track_train_info.txt", "test_name.txt")
 
@@ -460,7 +460,7 @@ def test_neither_prepared_nor_a_source(tmp_path, capsys):
     says(message, "github.com/VCM-project233/HITSZ-VCM-data")
     says(message, "academic use")
     says(message, "DIR/info/train_name.txt")
-    says(message, "python -m jaxreid.data.build hitsz_vcm --source DIR")
+    says(message, "jaxreid build hitsz_vcm --source DIR")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -13,9 +13,10 @@ from messages import refuses, says
 
 from jaxreid.data.build import build
 from jaxreid.data.sidecar_files import FRAME_FORMATS, FrameFiles, read_captions
+from jaxreid.data.sidecar_import import import_sidecar
 from jaxreid.data.sidecars import MissingSidecar, Sidecar, sidecar_kinds
 from jaxreid.errors import DataSetError
-from jaxreid.tools.import_sidecar import import_sidecar, main
+from jaxreid.tools.import_sidecar import main
 
 # Tracklet: its frames, in MARS's way of naming; folders stand for cameras here.
 TRACKLETS = {

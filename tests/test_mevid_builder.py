@@ -333,7 +333,7 @@ def test_neither_prepared_nor_a_source(tmp_path, capsys):
     says(message, "mevadata.org")
     says(message, "CC BY 4.0")
     says(message, "DIR/bbox_test/")
-    says(message, "python -m jaxreid.data.build mevid --source DIR")
+    says(message, "jaxreid build mevid --source DIR")
     (tmp_path / "raw").mkdir()
     message = error("mevid", tmp_path / "raw", tmp_path)
     says(

@@ -20,7 +20,7 @@ from jaxreid.report.page import (
     RankedList,
     ReportContents,
     SplitCounts,
-    Tracklet,
+    TrackletPictures,
     write_report,
 )
 
@@ -90,7 +90,7 @@ def metrics_rows(epochs=20, steps=12):
 
 def ranked_list(direction, seed, matches, kind="", facts=""):
     gallery = tuple(
-        Tracklet(
+        TrackletPictures(
             f"t{i}",
             (jpeg(seed if match else seed + 1 + i),),
             (f"person {seed if match else seed + 1 + i}", f"camera {i % 4}"),
@@ -100,7 +100,7 @@ def ranked_list(direction, seed, matches, kind="", facts=""):
         for i, match in enumerate(matches)
     )
     pictures = tuple(jpeg(seed + i, infrared=True) for i in range(5))
-    return RankedList(direction, Tracklet("q", pictures, (f"person {seed}", "camera 2")), gallery, kind, facts)
+    return RankedList(direction, TrackletPictures("q", pictures, (f"person {seed}", "camera 2")), gallery, kind, facts)
 
 
 def camera_scores():
@@ -236,8 +236,8 @@ def test_text_is_escaped(tmp_path):
             ranked=[
                 RankedList(
                     text,
-                    Tracklet(text, (jpeg(0),), (text,)),
-                    (Tracklet(text, (jpeg(1),), (text,), True),),
+                    TrackletPictures(text, (jpeg(0),), (text,)),
+                    (TrackletPictures(text, (jpeg(1),), (text,), True),),
                     text,
                     text,
                 )
@@ -258,7 +258,7 @@ def test_text_is_escaped(tmp_path):
 def test_an_earlier_report_survives_a_failure(tmp_path):
     path = write_report(tmp_path, contents())
     before = path.read_bytes()
-    broken = RankedList("all", Tracklet("no picture", (b"GIF8",)), ())
+    broken = RankedList("all", TrackletPictures("no picture", (b"GIF8",)), ())
     with refuses(ValueError, "JPEG", "PNG", "GIF8"):
         write_report(tmp_path, contents(ranked=[broken]))
     assert path.read_bytes() == before

@@ -13,6 +13,7 @@ from test_mars_builder import tree as mars  # noqa: F401
 from jaxreid.data.build import build
 from jaxreid.data.prepared import split_counts
 from jaxreid.data.split import open_split
+from jaxreid.report import dataset_page
 from jaxreid.tools import show_dataset as tool
 
 
@@ -47,7 +48,7 @@ def aerial(data_dir):
 
 
 def test_the_page_shows_every_split_and_needs_nothing_beside_it(aerial):
-    text = tool.render(aerial, "walkers/tiny_aerial", persons=2, tracklets=3)
+    text = dataset_page.render(aerial, "walkers/tiny_aerial", persons=2, tracklets=3)
     outline = Outline(text)
     assert outline.open == [] and outline.headings[0] == "walkers/tiny_aerial"
     assert {*split_counts(aerial), "Data", "Facts"} <= set(outline.headings)
@@ -64,7 +65,7 @@ def test_the_page_shows_every_split_and_needs_nothing_beside_it(aerial):
 
 def test_persons_and_tracklets_are_spread(aerial):
     split = open_split(aerial, "train")
-    found = tool.sample(split, {0: "ground"}, persons=3, tracklets=4)
+    found = dataset_page.sample(split, {0: "ground"}, persons=3, tracklets=4)
     assert (found.name, found.known) == ("train", 6)
     assert [person.title for person in found.persons] == ["person 1", "person 3", "person 6"]
     for person in found.persons:
@@ -77,22 +78,24 @@ def test_kinds_come_before_repetitions():
         camera=np.array([9, 1, 1, 1, 2, 3]), modality=np.zeros(6, int), session=np.full(6, -1)
     )
     clothes, rows = np.full(6, -1), np.arange(1, 6)
-    assert tool.spread(table, clothes, rows, 3) == [1, 4, 5]
-    assert tool.spread(table, clothes, rows, 4) == [1, 2, 4, 5]
-    assert tool.spread(table, clothes, rows, 9) == [1, 2, 3, 4, 5]
-    assert tool.spread(table, clothes, rows, 2) == [1, 5]
+    assert dataset_page.spread(table, clothes, rows, 3) == [1, 4, 5]
+    assert dataset_page.spread(table, clothes, rows, 4) == [1, 2, 4, 5]
+    assert dataset_page.spread(table, clothes, rows, 9) == [1, 2, 3, 4, 5]
+    assert dataset_page.spread(table, clothes, rows, 2) == [1, 5]
 
 
 def test_a_skeleton_is_drawn_upright():
     joints = np.array([[0, 1.7, 0], [0, 0, 0], [0.4, 0.9, 0]])
-    picture = cv2.imdecode(np.frombuffer(tool.skeleton(joints), np.uint8), cv2.IMREAD_COLOR)
+    picture = cv2.imdecode(np.frombuffer(dataset_page.skeleton(joints), np.uint8), cv2.IMREAD_COLOR)
     dark = np.argwhere(picture.min(-1) < 200)
     assert picture.shape == (96, 96, 3)
     assert dark[:, 0].min() < 15 and dark[:, 0].max() > 80 and dark[:, 1].min() < dark[:, 1].max()
 
 
 def test_remarks_of_the_builder_come_first():
-    lines = tool._problems({"warnings": ["3 ids are in both"], "differences": [], "excluded_frames": {"a.jpg": "cut"}})
+    lines = dataset_page._problems(
+        {"warnings": ["3 ids are in both"], "differences": [], "excluded_frames": {"a.jpg": "cut"}}
+    )
     assert lines == ["3 ids are in both", "frames that were left out: a.jpg: cut"]
 
 

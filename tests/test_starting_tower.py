@@ -12,13 +12,14 @@ import pytest
 
 from data_builders.walkers.world import CONFIGS
 from jaxreid.backbones.frame_encoder import encoder_config
-from jaxreid.tools import starting_tower
-from jaxreid.tools.starting_tower import SEED, TOWER, Stage, draw_pictures, make_reader, photograph, train
+from jaxreid.training import starting_tower
+from jaxreid.training.drawn_pictures import COLOURLESS, SEED, Pictures, draw_pictures, photograph
+from jaxreid.training.starting_tower import TOWER, Stage, make_reader, train
 
 
 @pytest.fixture(scope="module")
 def pictures():
-    return draw_pictures(12)
+    return draw_pictures(12, TOWER)
 
 
 def test_pictures_are_visible_and_of_other_people(pictures):
@@ -30,7 +31,7 @@ def test_pictures_are_visible_and_of_other_people(pictures):
     count = len(frames)
     assert pictures.materials.shape[:3] == (count, 16, 8)
     np.testing.assert_allclose(pictures.materials.astype(int).sum(-1), 255, atol=3)
-    assert pictures.words.shape == (count, len(starting_tower.COLOURLESS))
+    assert pictures.words.shape == (count, len(COLOURLESS))
     assert pictures.place.shape == (count,)
 
 
@@ -62,7 +63,7 @@ def test_training_learns_the_words(pictures):
 
     def word_loss(params):
         rng = jax.random.key(5)
-        batch = starting_tower.Pictures(*(jnp.asarray(x) for x in pictures))
+        batch = Pictures(*(jnp.asarray(x) for x in pictures))
         return float(starting_tower.loss(reader, params, rng, batch, 0.0)[1]["words"])
 
     before = word_loss(params)

@@ -17,12 +17,14 @@ import numpy as np
 import pytest
 from messages import refuses, says
 
+from jaxreid.footage import making, people
 from jaxreid.footage.detectors import hog_detector, make_detector, shrink
 from jaxreid.footage.linking import Linker, greedy_matches, iou
+from jaxreid.footage.making import make_tracklets
 from jaxreid.footage.motion import MotionModel
+from jaxreid.footage.settings import Settings, TrackletError
 from jaxreid.footage.video import FrameReader, Video, VideoError
 from jaxreid.tools import tracklets as tool
-from jaxreid.tools.tracklets import Settings, TrackletError, make_tracklets
 
 FPS = 10
 RED, BLUE = (40, 40, 220), (220, 40, 40)  # BGR
@@ -379,7 +381,7 @@ def test_a_video_that_ends_early_is_used_only_when_told(video, tmp_path):
         return colour_detector(image)
 
     out = tmp_path / "out"
-    with refuses(VideoError, "broken.avi", count, f"{count} of 60", "--keep-broken"):
+    with refuses(VideoError, "broken.avi", count, f"{count} of 60", "--keep_broken"):
         make([broken, video], out, detector=counting)
     assert not out.exists() and len(seen) == (count + 1) // 2 + 30
     run = make([broken, video], out, detector=counting, keep_broken=True)
@@ -440,10 +442,10 @@ def test_folders_that_cannot_be_made(video, tmp_path):
     ("change", "options"),
     [
         ({"stride": 0}, ("--stride",)),
-        ({"min_iou": 0.0}, ("--min-iou",)),
-        ({"min_frames": 8, "max_frames": 4}, ("--max-frames",)),
+        ({"min_iou": 0.0}, ("--min_iou",)),
+        ({"min_frames": 8, "max_frames": 4}, ("--max_frames",)),
         ({"height": 64}, ("--height", "--width")),
-        ({"crop_margin": -0.1}, ("--crop-margin",)),
+        ({"crop_margin": -0.1}, ("--crop_margin",)),
     ],
 )
 def test_settings_out_of_range(change, options):
@@ -464,12 +466,12 @@ def test_modality_and_windows_that_do_not_fit(video, tmp_path):
 
 
 def test_command_line(video, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(tool, "make_detector", lambda name, **options: colour_detector)
+    monkeypatch.setattr(making, "make_detector", lambda name, **options: colour_detector)
     out = tmp_path / "out"
     assert tool.main([str(video), "--out", str(out), "--stride", "3", "--modality", "ir"]) == 0
     printed = capsys.readouterr().out
     says(printed, 2, "tracklets", 30, 1, out)
-    says(printed, f"python -m jaxreid.main --config=configs/hitpro.py:folder --config.dataset.path={out}")
+    says(printed, f"jaxreid train --config=hitpro:folder --config.dataset.path={out}")
     assert {row["modality"] for row in rows(out)} == {"ir"}
     assert tool.main([str(video), "--out", str(out)]) == 2
     says(capsys.readouterr().err, out, "--overwrite")
@@ -621,7 +623,7 @@ def test_real_tracklets_can_be_told_apart(real_boxes, how, tmp_path, monkeypatch
     (632 boxes, 10 tracklets, rank-1 0.7 with some scenery among them)."""
     settings = Settings(min_frames=16, seconds=20)
     if how == "by overlap alone":
-        monkeypatch.setattr(tool, "Linker", functools.partial(Linker, velocity_rate=0))
+        monkeypatch.setattr(people, "Linker", functools.partial(Linker, velocity_rate=0))
         settings = dataclasses.replace(settings, min_motion=0)
     replay = iter(real_boxes)
     out = tmp_path / "out"

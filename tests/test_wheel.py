@@ -20,6 +20,8 @@ def test_an_installed_copy_runs_in_an_empty_folder(tmp_path):
     )
     (wheel,) = wheels.glob("*.whl")
     zipfile.ZipFile(wheel).extractall(site)
+    (scripts,) = site.glob("*.dist-info/entry_points.txt")
+    assert "jaxreid = jaxreid.cli:main" in scripts.read_text().splitlines()
     line = [
         sys.executable,
         "-m",

@@ -10,9 +10,10 @@ from test_metrics import T1
 
 from jaxreid import retrieval
 from jaxreid.data.split import Labels, Split, TrackletTable
+from jaxreid.evaluation import xfd
 from jaxreid.evaluation.cases import cases
 from jaxreid.retrieval.protocols import resolve
-from jaxreid.tools import xfd_submission as xfd
+from jaxreid.tools import xfd as tool
 
 QUERIES = ("0001_11", "0002_21", "0003_31")
 GALLERY = ("0001_12", "0001_13", "0002_21", "0002_22", "0002_23", "0003_32", "0004_41", "0001_14")
@@ -135,7 +136,7 @@ def test_what_is_no_submission_is_named(tmp_path):
     path.write_text("query,gallery\n")
     with refuses(xfd.SubmissionError, "row_id,case"):
         xfd.read(path)
-    assert xfd.main(["score", str(path)]) == 2
+    assert tool.main(["score", str(path)]) == 2
 
 
 def test_anonymous_names_are_not_scored():

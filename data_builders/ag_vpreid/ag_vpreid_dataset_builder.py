@@ -30,7 +30,7 @@ AG-VPReID is downloaded by hand: github.com/agvpreid25/AG-VPReID names the Kaggl
 the test are hidden) and the Google Drive folder (with all identities). Licence: {LICENCE}.
 Unpack it into a directory DIR; {EXPECTED}
 and build it once with
-  python -m jaxreid.data.build ag_vpreid --source DIR"""
+  jaxreid build ag_vpreid --source DIR"""
 
     def _list(self, source: Path, config: VariantConfig) -> Listing:
         return list_dataset(source, config.variant, config.max_frames)

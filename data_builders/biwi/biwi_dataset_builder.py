@@ -37,7 +37,7 @@ BIWI RGBD-ID is downloaded by hand from robotics.dei.unipd.it/reid (University o
 Licence: {LICENCE}. Only the skeleton files (*skel.txt) are needed.
 Unpack it into a directory DIR; {EXPECTED}
 and build it once with
-  python -m jaxreid.data.build biwi --source DIR"""
+  jaxreid build biwi --source DIR"""
 
     def _sequences(
         self, root: Path, config: SkeletonConfig, errors: list[str]

@@ -39,7 +39,7 @@ BUPTCampus is downloaded by hand: github.com/dyhBUPT/BUPTCampus gives the Baidu 
 {LICENCE}.
 Unpack it into a directory DIR; {EXPECTED}
 and build it once with
-  python -m jaxreid.data.build bupt_campus --source DIR"""
+  jaxreid build bupt_campus --source DIR"""
 
     def _list(self, source: Path, config: BuptCampusConfig) -> Listing:
         return list_dataset(source, config.fake_ir)

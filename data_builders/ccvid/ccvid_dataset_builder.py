@@ -30,7 +30,7 @@ CCVID is downloaded by hand: github.com/guxinqian/Simple-CCReID gives the Google
 Licence: {LICENCE}.
 Unpack it into a directory DIR; {EXPECTED}
 and build it once with
-  python -m jaxreid.data.build ccvid --source DIR"""
+  jaxreid build ccvid --source DIR"""
 
     def _list(self, source: Path, config: VariantConfig) -> Listing:
         return list_dataset(source)

@@ -20,7 +20,7 @@ class Builder(CaptionedBuilder):
     MANUAL_DOWNLOAD_INSTRUCTIONS = f"""\
 DanceVReID was not published. Tracklets of the same kind are cut from the annotations of a tracking data set such as
 DanceTrack (github.com/DanceTrack/DanceTrack), which has a licence of its own:
-  python -m jaxreid.tools.mot_tracklets --train TRAIN_SEQUENCES --test VAL_SEQUENCES --out DIR
+  jaxreid mot-tracklets --train TRAIN_SEQUENCES --test VAL_SEQUENCES --out DIR
 Captions come from a language model that sees pictures, a JSON line per tracklet; {CaptionedBuilder.EXPECTED}
 Build it once with
-  python -m jaxreid.data.build dance_vreid --source DIR"""
+  jaxreid build dance_vreid --source DIR"""

@@ -31,7 +31,7 @@ DetReIDX is had on request: www.it.ubi.pt/DetReIDX (University of Beira Interior
 the Kaggle competition detreidxv1. Licence: {LICENCE}.
 Unpack it into a directory DIR; {EXPECTED}
 and build it once with
-  python -m jaxreid.data.build detreidx --source DIR"""
+  jaxreid build detreidx --source DIR"""
 
     def _list(self, source: Path, config: VariantConfig) -> Listing:
         return list_dataset(source, config.variant, config.max_frames)

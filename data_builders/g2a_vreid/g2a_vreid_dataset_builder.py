@@ -29,7 +29,7 @@ G2A-VReID is downloaded by hand: github.com/FHR-L/G2A-VReID names the Google Dri
 agreement. Licence: {LICENCE}.
 Unpack one release into a directory DIR; {EXPECTED}
 and build it once with
-  python -m jaxreid.data.build g2a_vreid --source DIR          (or g2a_vreid/v2)"""
+  jaxreid build g2a_vreid --source DIR          (or g2a_vreid/v2)"""
 
     def _list(self, source: Path, config: VariantConfig) -> Listing:
         return list_dataset(source, config.variant)

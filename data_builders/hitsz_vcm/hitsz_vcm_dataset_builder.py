@@ -39,7 +39,7 @@ HITSZ-VCM is downloaded by hand: github.com/VCM-project233/HITSZ-VCM-data names 
 (train, test, info). Licence: {LICENCE}.
 Unpack it into a directory DIR; {EXPECTED}
 and build it once with
-  python -m jaxreid.data.build hitsz_vcm --source DIR"""
+  jaxreid build hitsz_vcm --source DIR"""
 
     def _list(self, source: Path, config: HitszVcmConfig) -> Listing:
         return list_dataset(source, config.min_frames)

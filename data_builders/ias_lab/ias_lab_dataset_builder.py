@@ -38,7 +38,7 @@ IAS-Lab RGBD-ID is downloaded by hand from robotics.dei.unipd.it/reid (Universit
 Licence: {LICENCE}. Only the skeleton files (*skel.txt) are needed.
 Unpack it into a directory DIR; {EXPECTED}
 and build it once with
-  python -m jaxreid.data.build ias_lab --source DIR"""
+  jaxreid build ias_lab --source DIR"""
 
     def _sequences(
         self, root: Path, config: SkeletonConfig, errors: list[str]

@@ -30,7 +30,7 @@ iLIDS-VID is downloaded by hand: iLIDS-VID.tar from the page of Queen Mary Unive
 (xiatian-zhu.github.io/downloads_qmul_iLIDS-VID_ReID_dataset.html). Licence: {LICENCE}.
 Unpack it into a directory DIR; {EXPECTED}
 and build each of split_0 … split_9 once with
-  python -m jaxreid.data.build ilids_vid/split_0 --source DIR          (or with --option halves=swapped)"""
+  jaxreid build ilids_vid/split_0 --source DIR          (or with --option halves=swapped)"""
 
     def _list(self, source: Path, config: VariantConfig) -> Listing:
         return list_dataset(source, config.variant)

@@ -46,7 +46,7 @@ class Builder(SkeletonBuilder):
 KS20 is obtained from VisLab (IST Lisbon). Licence: {LICENCE}.
 It comes as MATLAB files; the skeleton codes read it converted to text. Put it into a directory DIR; {EXPECTED}
 and build it once with
-  python -m jaxreid.data.build ks20 --source DIR"""
+  jaxreid build ks20 --source DIR"""
 
     def _sequences(
         self, root: Path, config: Ks20Config, errors: list[str]

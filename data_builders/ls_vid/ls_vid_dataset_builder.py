@@ -31,7 +31,7 @@ LS-VID is downloaded by hand: the page of PKU-VMC (Jianing Li) has the release a
 mail. Licence: {LICENCE}.
 Unpack it into a directory DIR; {EXPECTED}
 and build it once with
-  python -m jaxreid.data.build ls_vid --source DIR
+  jaxreid build ls_vid --source DIR
 info_test.mat is HDF5 and needs h5py (pip install 'jaxreid[hdf5]'); query.npy does not."""
 
     def _list(self, source: Path, config: VariantConfig) -> Listing:

@@ -32,7 +32,7 @@ folders (bbox_train.zip, bbox_test.zip); the lists are the folder info/ of githu
 Licence: {LICENCE}.
 Unpack all into a directory DIR; {EXPECTED}
 and build it once with
-  python -m jaxreid.data.build mars --source DIR          (--beam: through Apache Beam)"""
+  jaxreid build mars --source DIR          (--beam: through Apache Beam)"""
 
     def _list(self, source: Path, config: VariantConfig) -> Listing:
         return list_dataset(source)

@@ -33,7 +33,7 @@ MEVID is downloaded by hand: mevadata.org and github.com/Kitware/MEVID link mevi
 mevid-v1-bbox-test.tgz (13 GB) and mevid-v1-annotation-data.zip. Licence: {LICENCE}.
 Unpack them into a directory DIR; {EXPECTED}
 and build it once with
-  python -m jaxreid.data.build mevid --source DIR"""
+  jaxreid build mevid --source DIR"""
 
     def _list(self, source: Path, config: VariantConfig) -> Listing:
         return list_dataset(source, config.max_frames)

@@ -30,7 +30,7 @@ are {SPLITS}, which torchreid's page on data sets and github.com/AsuradaYuci/CNN
 Licence: {LICENCE}.
 Unpack it into a directory DIR; {EXPECTED}
 and build each of split_0 … split_9 once with
-  python -m jaxreid.data.build prid2011/split_0 --source DIR
+  jaxreid build prid2011/split_0 --source DIR
 Without the split file (--option strict_counts=False) the same people are split in an own way."""
 
     def _list(self, source: Path, config: VariantConfig) -> Listing:

@@ -124,7 +124,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     def _download_and_prepare(self, dl_manager: Any, download_config: Any) -> None:
         # The data directory is still the unfinished one here, so sidecars and records appear together.
         with contextlib.ExitStack() as stack:
-            command = f"python -m jaxreid.data.build walkers/{self._config.name}"
+            command = f"jaxreid build walkers/{self._config.name}"
             self._writers = {
                 kind: stack.enter_context(
                     SidecarWriter(self.data_path, kind, {**SIDECARS[kind], "made_by": "walkers", "command": command})

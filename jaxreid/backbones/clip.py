@@ -13,7 +13,7 @@ VISION_TOWERS: dict[str, ViTConfig] = {
     "ViT-B/16": ViTConfig(width=768, depth=12, heads=12, patch=16, image_size=(224, 224), projection=512),
     "ViT-L/14": ViTConfig(width=1024, depth=24, heads=16, patch=14, image_size=(224, 224), projection=768),
     "ViT-L/14@336": ViTConfig(width=1024, depth=24, heads=16, patch=14, image_size=(336, 336), projection=768),
-    # The packaged starting tower for `walkers`, made by jaxreid.tools.starting_tower.
+    # The packaged starting tower for `walkers`, made by `jaxreid make-tower`.
     "walkers_vit_tiny": ViTConfig(width=128, depth=4, heads=4, patch=8, image_size=(64, 32), projection=64),
 }
 

@@ -41,7 +41,7 @@ TOWERS: dict[str, ViTConfig] = {
         ("g", 1536, 40, "silu", True),
     )
 }
-# The packaged stand-in for `walkers`, made by jaxreid.tools.starting_tower.
+# The packaged stand-in for `walkers`, made by `jaxreid make-tower`.
 SMALL = {
     "walkers_vit_tiny": dataclasses.replace(_tower(128, 4, 0, "gelu", False), heads=4, patch=8, image_size=(64, 32))
 }

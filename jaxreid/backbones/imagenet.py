@@ -18,7 +18,7 @@ TOWERS: dict[str, ViTConfig] = {
         activation="gelu",
         eps=1e-6,
     ),
-    # The packaged stand-in for `walkers`, made by jaxreid.tools.starting_tower.
+    # The packaged stand-in for `walkers`, made by `jaxreid make-tower`.
     "walkers_vit_tiny": ViTConfig(
         width=128,
         depth=4,

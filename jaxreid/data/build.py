@@ -1,4 +1,4 @@
-"""Find the builder of a data set and prepare the data set once: `python -m jaxreid.data.build NAME[/CONFIG]`.
+"""Find the builder of a data set and prepare the data set once: `jaxreid build NAME[/CONFIG]`.
 
 TensorFlow is not needed, neither here nor by the builders: everything is written as ArrayRecord. `build` is called
 at every start of a run, so asking for a set that is already there imports no builder and no TFDS: a builder folder
@@ -245,7 +245,7 @@ def option(text: str) -> tuple[str, Any]:
 def main(arguments: list[str] | None = None) -> int:
     """The command line; returns the exit status."""
     parser = argparse.ArgumentParser(
-        prog="python -m jaxreid.data.build",
+        prog="jaxreid build",
         description="Prepare a data set (once) and print where it is.",
         epilog=f"data sets: {', '.join(builder_names())}",
     )

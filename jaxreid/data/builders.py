@@ -58,11 +58,15 @@ def builder_package(name: str) -> ModuleType:
     return module
 
 
-def builder_class(name: str) -> type:
-    """The TFDS builder class of a data set.
+def builder_module(name: str, module: str) -> ModuleType:
+    """A module of a builder's folder.
 
     Raises:
       DataSetError: no builder has this name; the message lists those that exist.
     """
-    package = builder_package(name)
-    return importlib.import_module(f"{package.__name__}.{name}_dataset_builder").Builder
+    return importlib.import_module(f"{builder_package(name).__name__}.{module}")
+
+
+def builder_class(name: str) -> type:
+    """The TFDS builder class of a data set. Raises as `builder_module`."""
+    return builder_module(name, f"{name}_dataset_builder").Builder

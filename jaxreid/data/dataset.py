@@ -145,7 +145,7 @@ def foreseen_dataset(
         raise failure
     elif options.path:
         raise UserError(
-            f"{options.name} is not built yet, and a dry run builds nothing: python -m jaxreid.data.build "
+            f"{options.name} is not built yet, and a dry run builds nothing: jaxreid build "
             f"{options.name} --source {options.path} does"
         )
     else:

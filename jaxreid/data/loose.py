@@ -75,7 +75,7 @@ class FileReader(FrameReader):
 
     Args:
       paths: of the frames of every tracklet.
-      sixteen_bit: what is done with 16-bit pictures, one of `jaxreid.data.schema.SIXTEEN_BIT`.
+      sixteen_bit: what is done with 16-bit pictures, one of `jaxreid.data.prepared.SIXTEEN_BIT`.
     """
 
     REMEDY = "mend it or take it away"

@@ -6,7 +6,6 @@ cameras; and with `ORIGIN`, what these numbers are where nobody published them.
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -31,7 +30,7 @@ def origin(name: str) -> str:
 
 def _figures(name: str) -> ModuleType | None:
     try:
-        return importlib.import_module(f"{builders.builder_package(name).__name__}.published")
+        return builders.builder_module(name, "published")
     except ModuleNotFoundError:
         return None
 

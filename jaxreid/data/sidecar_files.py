@@ -1,6 +1,6 @@
 """Files that other codes keep keypoints, 3-D joints and captions in: one JSON file per frame, or JSON lines.
 
-`python -m jaxreid.tools.import_sidecar` makes sidecars of them (docs/sidecars.md).
+`jaxreid import-sidecar` makes sidecars of them (docs/sidecars.md).
 """
 
 from __future__ import annotations

@@ -381,6 +381,6 @@ class _GrowingArray:
 
 def _default_command(kind: str, prepared_dir: str | os.PathLike[str]) -> str:
     return (
-        f"python -m jaxreid.tools.import_sidecar {kind} --dataset={os.fspath(prepared_dir)} --source=FILES "
+        f"jaxreid import-sidecar {kind} --dataset={os.fspath(prepared_dir)} --source=FILES "
         "(docs/sidecars.md says how to make others)"
     )

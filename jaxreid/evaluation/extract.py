@@ -178,6 +178,6 @@ def _refuse(feature: str, what: str, names: Sequence[str], rows: np.ndarray) -> 
         listed = some([names[int(row)] for row in rows])
         raise UserError(
             f"{feature!r} of {len(rows)} of {len(names)} tracklets is {what}: {listed}. Look at their frames "
-            "(python -m jaxreid.tools.show_dataset); where they are many, the weights are broken: train again with a "
+            "(jaxreid show); where they are many, the weights are broken: train again with a "
             "lower learning rate or config.precision=float32"
         )

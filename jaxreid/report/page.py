@@ -37,7 +37,7 @@ THIS_RUN = "this run"
 
 
 @dataclasses.dataclass(frozen=True)
-class Tracklet:
+class TrackletPictures:
     """A tracklet to look at: JPEG or PNG pictures in order of time, and short lines to stand under them.
 
     `match`: whether it is the query's person; None for the query, or if unknown. `distance`: to the query; or `score`,
@@ -57,8 +57,8 @@ class RankedList:
     """A query and the gallery's nearest tracklets, nearest first; `kind` and `facts` say why it is shown."""
 
     direction: str
-    query: Tracklet
-    gallery: tuple[Tracklet, ...]
+    query: TrackletPictures
+    gallery: tuple[TrackletPictures, ...]
     kind: str = ""
     facts: str = ""
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxreid import retrieval
 from jaxreid.data.split import modality_name
-from jaxreid.report.page import RankedList, Tracklet
+from jaxreid.report.page import RankedList, TrackletPictures
 from jaxreid.report.pictures import shrunk
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ def _names(side: Side, rows: np.ndarray) -> np.ndarray:
 
 def _tracklet(
     run: Run, side: Side, row: int, frames: int, match: bool | None = None, distance: float | None = None
-) -> Tracklet:
+) -> TrackletPictures:
     """A tracklet with evenly spaced frames (one: the middle one)."""
     split, at = side.split, int(side.rows[row])
     encoded = run.reader(split).encoded(at)
@@ -149,4 +149,4 @@ def _tracklet(
     shown = f"person {person}" if person >= 0 else split.labels.names[at]
     camera, modality = f"camera {split.table.camera[at]}", modality_name(int(split.table.modality[at]))
     facts = (f"{shown}, {camera}", f"{modality}, {len(encoded)} frames") if distance is None else (shown, camera)
-    return Tracklet(split.labels.names[at], tuple(shrunk(encoded[i]) for i in wanted), facts, match, distance)
+    return TrackletPictures(split.labels.names[at], tuple(shrunk(encoded[i]) for i in wanted), facts, match, distance)

@@ -1,12 +1,12 @@
 """Fills a gallery with the features of tracklets: data sets, folders, videos.
 
-    python -m jaxreid.tools.embed door.mp4 --checkpoint runs/hitpro-folder-seed1 --gallery people.gallery
-    python -m jaxreid.tools.embed people --checkpoint runs/hitpro-folder-seed1 --gallery people.gallery
-    python -m jaxreid.tools.embed walkers/vvi --split query --checkpoint runs/hitpro-walkers-seed1 --gallery all.gallery
+    jaxreid embed door.mp4 --checkpoint runs/hitpro-folder-seed1 --gallery people.gallery
+    jaxreid embed people --checkpoint runs/hitpro-folder-seed1 --gallery people.gallery
+    jaxreid embed walkers/vvi --split query --checkpoint runs/hitpro-walkers-seed1 --gallery all.gallery
 
 Every tracklet becomes one row: a feature as the run's evaluation computes it, what is known of the tracklet, and a
 thumbnail (128 pixels high, 2 to 4 kB). What is in the gallery already is left out, so that an interrupted line can be
-typed again. `jaxreid.tools.search` looks for somebody in it.
+typed again. `jaxreid search` looks for somebody in it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import hashlib
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -28,9 +27,9 @@ from jaxreid.devices.compiled import cache_compilations
 from jaxreid.embedder import Embedder
 from jaxreid.errors import UserError, command
 from jaxreid.files import Held, expand, held
+from jaxreid.footage.sources import Source, open_source
 from jaxreid.retrieval import Gallery, add_to_gallery
 from jaxreid.retrieval.search import MANIFEST
-from jaxreid.tools.sources import Source, open_source
 
 CROPS = "crops"  # folder in a gallery: tracklets of videos
 TRACKLETS_AT_ONCE = 512  # between two additions to the gallery
@@ -97,9 +96,7 @@ def _known(directory: Path, source: Source, embedder: Embedder) -> dict[str, int
 @command("what was added stays, and the same line goes on behind it")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status (0 done, 2 not done: the reason is on stderr)."""
-    parser = argparse.ArgumentParser(
-        prog="python -m jaxreid.tools.embed", description="Fill a gallery with the features of tracklets."
-    )
+    parser = argparse.ArgumentParser(prog="jaxreid embed", description="Fill a gallery with the features of tracklets.")
     add = parser.add_argument
     add("sources", metavar="SOURCE", nargs="+",
         help="a folder <camera>/<tracklet>/*.jpg, pictures, a video, or a data set's NAME[/CONFIG]")  # fmt: skip
@@ -122,7 +119,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{source.name}: {added} tracklets added" + (f", {there} were there already" if there else ""))
     print(f"{len(Gallery(options.gallery))} tracklets in {options.gallery}")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

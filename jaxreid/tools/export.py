@@ -1,6 +1,6 @@
 """Trained backbones of a workdir as a safetensors file, under Hugging Face's key names.
 
-    python -m jaxreid.tools.export --workdir runs/hitpro-walkers-seed1 --out tower.safetensors
+    jaxreid export --workdir runs/hitpro-walkers-seed1 --out tower.safetensors
 
 The file starts another run (`--config.backbone.checkpoint=tower.safetensors`) and is read by PyTorch users; of a CLIP
 with both towers it holds both. Their format says more in `jaxreid/backbones/pretrained.py`.
@@ -9,7 +9,7 @@ with both towers it holds both. Their format says more in `jaxreid/backbones/pre
 from __future__ import annotations
 
 import argparse
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -48,16 +48,13 @@ def export(workdir: Path, out: Path, data_dir: Path | None = None) -> list[str]:
 
 
 @command()
-def main() -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns the exit status (0 done, 2 not done: the reason is on stderr)."""
+    parser = argparse.ArgumentParser(prog="jaxreid export", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--workdir", type=expand, required=True, help="of a run with a checkpoint")
     parser.add_argument("--out", type=expand, required=True, help="safetensors file to write")
     parser.add_argument("--data_dir", type=expand, help="where built data sets live")
-    arguments = parser.parse_args()
-    places = export(arguments.workdir, arguments.out, arguments.data_dir)
-    print(f"{', '.join(places)}: {arguments.out} ({arguments.out.stat().st_size:,} bytes)")
+    options = parser.parse_args(arguments)
+    places = export(options.workdir, options.out, options.data_dir)
+    print(f"{', '.join(places)}: {options.out} ({options.out.stat().st_size:,} bytes)")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,197 +1,42 @@
-"""A page that shows what a data set holds: persons, cameras, modalities, a few frames each, counts and lengths.
+"""Shows what a data set holds on a page, one file with everything in it.
 
-    python -m jaxreid.tools.show_dataset walkers/aerial
-    python -m jaxreid.tools.show_dataset mars --source DIR
+    jaxreid show walkers/aerial
+    jaxreid show mars --source DIR
 
-A set that is not there yet is built as `jaxreid.data.build` does. The page is one file with everything in it.
+A set that is not there yet is built as `jaxreid build` does.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import cv2
-import numpy as np
-
-from jaxreid.data import build, schema
+from jaxreid.data import build
 from jaxreid.data.builders import builder_names
-from jaxreid.data.prepared import read_metadata
-from jaxreid.data.sidecars import sidecar_kinds
-from jaxreid.data.split import FrameReader, Split, modality_name, open_split, split_names
 from jaxreid.errors import command
 from jaxreid.files import expand
-from jaxreid.report import page
-from jaxreid.report.data_figures import data_table, length_histograms
-from jaxreid.report.page import Tracklet
-from jaxreid.report.pictures import shrunk
-
-PERSONS, TRACKLETS, FRAMES = 6, 6, 4
-JOINTS_SIDE = 96  # pixels of the picture of a skeleton
-# Metadata that lists too much for a table, or says what the page shows anyway.
-REMARKS = ("differences", "warnings")
-UNSHOWN = (*REMARKS, "train_pids", "counts", "cameras", "world", "attribute_values", "excluded_frames", "sidecars")
-
-
-@dataclasses.dataclass(frozen=True)
-class Person:
-    """One person of a split: what is known, and some of the tracklets."""
-
-    title: str
-    facts: str
-    tracklets: tuple[Tracklet, ...]
-
-
-@dataclasses.dataclass(frozen=True)
-class Sample:
-    """Some persons of a split, out of `known`."""
-
-    name: str
-    known: int
-    persons: tuple[Person, ...]
-
-
-def render(directory: Path, name: str, persons: int = PERSONS, tracklets: int = TRACKLETS) -> str:
-    """The page of a prepared data set.
-
-    Args:
-      directory: the prepared TFDS directory.
-      name: what the page calls it.
-      persons: of each split; tracklets: of each person.
-    """
-    splits = [open_split(directory, split) for split in split_names(directory)]
-    facts = read_metadata(directory)
-    cameras = {int(camera["number"]): str(camera["name"]) for camera in facts.get("cameras", ())}
-    return page.render_template(
-        "dataset.html",
-        title=name,
-        directory=str(directory),
-        data=data_table(splits),
-        camera_names=cameras,
-        lengths=length_histograms(splits),
-        splits=[sample(split, cameras, persons, tracklets) for split in splits],
-        problems=_problems(facts),
-        facts=_facts(directory, facts),
-    )
-
-
-def sample(split: Split, cameras: dict[int, str], persons: int = PERSONS, tracklets: int = TRACKLETS) -> Sample:
-    """Persons at even distances in the order of their numbers; of each the tracklets of as many cameras as fit."""
-    reader = split.reader(cache=False)
-    pids = np.unique(split.labels.pid)
-    chosen = pids[np.unique(np.linspace(0, len(pids) - 1, persons).round().astype(int))]
-    return Sample(split.name, len(pids), tuple(_person(split, reader, int(pid), cameras, tracklets) for pid in chosen))
-
-
-def _person(split: Split, reader: FrameReader, pid: int, cameras: dict[int, str], tracklets: int) -> Person:
-    table, labels = split.table, split.labels
-    rows = np.flatnonzero(labels.pid == pid)
-    seen = len(np.unique(table.camera[rows]))
-    title = f"person {pid}" if pid >= 0 else "nobody in particular"
-    notes = [f"{len(rows)} tracklets", f"{seen} camera{'s' if seen > 1 else ''}"]
-    notes += ["junk"] * bool(labels.junk[rows].all()) + ["distractor"] * bool(labels.distractor[rows].all())
-    shown = [_tracklet(split, reader, row, cameras) for row in spread(table, labels.clothes, rows, tracklets)]
-    return Person(title, ", ".join(notes), tuple(shown))
-
-
-def spread(table: Any, clothes: np.ndarray, rows: np.ndarray, count: int) -> list[int]:
-    """Up to `count` of the rows, no two alike in camera, modality, session and clothes as long as there are others."""
-    kinds = list(zip(table.camera[rows], table.modality[rows], table.session[rows], clothes[rows], strict=True))
-    first = {kind: place for place, kind in reversed(list(enumerate(kinds)))}
-    order = sorted(range(len(rows)), key=lambda place: (first[kinds[place]] != place, place))
-    found = order[:count]
-    if len(first) > count:  # of many kinds those at even distances
-        found = [order[place] for place in np.linspace(0, len(first) - 1, count).round().astype(int)]
-    return [int(rows[place]) for place in sorted(found)]
-
-
-def _tracklet(split: Split, reader: FrameReader, row: int, cameras: dict[int, str]) -> Tracklet:
-    table, labels = split.table, split.labels
-    wanted = np.unique(np.linspace(0, table.length[row] - 1, FRAMES).round().astype(int))
-    modality = modality_name(int(table.modality[row]))
-    if modality == "skeleton":
-        joints, _ = reader.joints(row)
-        pictures = [skeleton(joints[index]) for index in wanted]
-    else:
-        encoded = reader.encoded(row)
-        pictures = [shrunk(encoded[index]) for index in wanted]
-    camera = int(table.camera[row])
-    where = " ".join(["camera", str(camera), cameras.get(camera, "")]).strip()
-    altitude, distance, angle = table.geometry[row]
-    known = [
-        schema.PLATFORMS[table.platform[row]] if table.platform[row] > 0 else "",
-        f"{altitude:g} m up, {distance:g} m off, {angle:g}°" if np.isfinite(table.geometry[row]).all() else "",
-        f"session {table.session[row]}" if table.session[row] >= 0 else "",
-        f"clothes {labels.clothes[row]}" if labels.clothes[row] >= 0 else "",
-    ]
-    facts = [labels.names[row], f"{where}, {modality}, {table.length[row]} frames", ", ".join(filter(None, known))]
-    return Tracklet(labels.names[row], tuple(pictures), tuple(filter(None, facts)))
-
-
-def skeleton(joints: np.ndarray, side: int = JOINTS_SIDE) -> bytes:
-    """A PNG of the joints f32[J, 3] as dots, seen from the front: x right, y up, as large as fits."""
-    flat = joints[:, :2] * [1, -1]
-    low, extent = flat.min(0), np.ptp(flat, axis=0)
-    scale = 0.8 * side / max(extent.max(), 1e-6)
-    places = (flat - low - extent / 2) * scale + side / 2
-    image = np.full((side, side, 3), 245, np.uint8)
-    for x, y in places:
-        cv2.circle(image, (round(float(x)), round(float(y))), 2, (160, 90, 30), -1, cv2.LINE_AA)
-    return cv2.imencode(".png", image)[1].tobytes()
-
-
-def _problems(facts: dict[str, Any]) -> list[str]:
-    """What the builder remarked."""
-    lines = [str(line) for key in REMARKS for line in facts.get(key) or ()]
-    excluded = facts.get("excluded_frames") or {}
-    if excluded:
-        lines.append(f"frames that were left out: {_short(excluded)}")
-    return lines
-
-
-def _facts(directory: Path, facts: dict[str, Any]) -> list[tuple[str, str]]:
-    """Lines of metadata, and the sidecars that are there."""
-    shown = [(key.replace("_", " "), _short(value)) for key, value in facts.items() if key not in UNSHOWN]
-    return [*shown, ("sidecars", ", ".join(sidecar_kinds(directory)) or "none")]
-
-
-def _short(value: Any, most: int = 300) -> str:
-    if isinstance(value, dict):
-        value = ", ".join(f"{key}: {item}" for key, item in value.items())
-    elif isinstance(value, list | tuple):
-        value = ", ".join(map(str, value))
-    text = str(value)
-    return text if len(text) <= most else f"{text[:most]} …"
+from jaxreid.report import dataset_page, page
 
 
 @command()
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status (0 done, 2 not done: the reason is on stderr)."""
-    parser = argparse.ArgumentParser(
-        prog="python -m jaxreid.tools.show_dataset", description="Show what a data set holds on a page."
-    )
+    parser = argparse.ArgumentParser(prog="jaxreid show", description="Show what a data set holds on a page.")
     add = parser.add_argument
     add("name", metavar="NAME[/CONFIG]", help=f"one of {', '.join(builder_names())}")
-    add("--data_dir", help="where prepared sets live, as for jaxreid.data.build")
+    add("--data_dir", help="where prepared sets live, as for jaxreid build")
     add("--source", help="directory with the raw data, for a set that is not prepared yet")
     add("--option", metavar="NAME=VALUE", action="append", default=[], type=build.option, help="of the builder")
     add("--out", type=expand, help="the page; runs/datasets/NAME-CONFIG.html where not given")
-    add("--persons", type=int, default=PERSONS, help="of each split (default %(default)s)")
-    add("--tracklets", type=int, default=TRACKLETS, help="of each person, at most (default %(default)s)")
+    add("--persons", type=int, default=dataset_page.PERSONS, help="of each split (default %(default)s)")
+    add("--tracklets", type=int, default=dataset_page.TRACKLETS, help="of each person, at most (default %(default)s)")
     options = parser.parse_args(arguments)
     directory = build.build(options.name, data_dir=options.data_dir, source=options.source, **dict(options.option))
     config = directory.parent  # options and defaults decide it, too
     out = options.out or Path("runs/datasets") / f"{config.parent.name}-{config.name}.html"
     out.parent.mkdir(parents=True, exist_ok=True)
     name = f"{config.parent.name}/{config.name}"
-    page.write_page(out, render(directory, name, options.persons, options.tracklets))
+    page.write_page(out, dataset_page.render(directory, name, options.persons, options.tracklets))
     print(out)
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,271 +1,53 @@
 """Trains the small image towers that ship with the package, on drawn people that no data set shows.
 
-    python -m jaxreid.tools.starting_tower --out jaxreid/backbones/weights/walkers_vit_tiny.safetensors
-    python -m jaxreid.tools.starting_tower --tower dinov2:walkers_vit_tiny --places_steps 0 --out …
+    jaxreid make-tower --out jaxreid/backbones/weights/walkers_vit_tiny.safetensors
+    jaxreid make-tower --tower dinov2:walkers_vit_tiny --places_steps 0 --out …
 
-What it may see: visible pictures (never an infrared one, never two pictures known to be of one person) and what
-their captions say. Two stages, because a tower that has to learn people and places together learns places:
-
-1. *People*: the words of the caption about the person, and for every patch which materials it shows.
-2. *Places*: the same, and the word for the place. A tower like CLIP's also describes where a picture was taken;
-   the camera is then in every feature, and a method that learns without labels has to get rid of it.
-
-Pictures are changed as a camera changes them (grey through a random filter, gamma, gain, contrast, colour, blur,
-noise), which is all that such a tower knows of low light and single-channel pictures.
+How: `jaxreid.training.starting_tower`.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import importlib
-import importlib.util
 import logging
 import time
-from collections.abc import Hashable
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
-import flax.linen as nn
 import jax
-import jax.numpy as jnp
-import numpy as np
-import optax
-import optax.contrib
 
 from jaxreid.backbones.frame_encoder import encoder_config
 from jaxreid.backbones.saving import save_params
-from jaxreid.backbones.vit import ViT, ViTConfig
-from jaxreid.errors import MissingPackageError, UserError, command
+from jaxreid.errors import command
 from jaxreid.files import expand
+from jaxreid.training.drawn_pictures import draw_pictures
+from jaxreid.training.starting_tower import STAGES, TOWER, make_reader, train
 
 log = logging.getLogger(__name__)
 
-Array = jax.Array
-
-JOINT = 64
-TOWER = ViTConfig(width=128, depth=4, heads=4, patch=8, image_size=(64, 32), projection=JOINT)
-MEAN, STD = 0.5, 0.5
-# Words that a single grey picture can't answer (colours, gait) are not asked for.
-COLOURLESS = ("height", "build", "legs", "upper", "sleeve", "pattern", "lower", "hair", "hat", "bag")
-SEED = 7_000_001  # of the people and cameras: no data set's world has a seed in this range
-
-
-@dataclasses.dataclass(frozen=True)
-class Stage:
-    name: str
-    steps: int
-    learning_rate: float  # of the matrices (Muon); everything else takes a fifth of it (Adam)
-    place_weight: float
-
-
-STAGES = (Stage("people", 1800, 1e-2, 0.0), Stage("places", 400, 5e-3, 2.0))
-BATCH = 48
-# Three dark and three light ones, so that patterns stay visible in grey.
-CLOTHES_COLOURS = ("black", "blue", "brown", "sand", "white", "yellow")
-WORD_WEIGHT = 2.0
-
-
-class Pictures(NamedTuple):
-    """N pictures and what is known of them."""
-
-    frames: np.ndarray  # u8[N, H, W, 3]
-    materials: np.ndarray  # u8[N, 2h, 2w, M], share of each material in the quarters of every patch, 255 = all
-    words: np.ndarray  # i32[N, A], which word of each attribute
-    place: np.ndarray  # i32[N]
-
-
-def walkers_module(module: str) -> Any:
-    """A module of the walkers builder, from the repository or from the installed package."""
-    for package in ("data_builders", "jaxreid.data_builders"):
-        if importlib.util.find_spec(package):
-            return importlib.import_module(f"{package}.walkers.{module}")
-    raise MissingPackageError("the walkers builder is neither in the repository nor in the installed package")
-
-
-def draw_pictures(identities: int, config: ViTConfig = TOWER, seed: int = SEED) -> Pictures:
-    """Visible pictures of `identities` people, each seen by about six of 24 cameras, two frames each."""
-    world_module, place_names = walkers_module("world"), list(walkers_module("scene").PLACES)
-    attributes = list(walkers_module("caption").ATTRIBUTES)
-    codes, materials = walkers_module("caption").attribute_codes, walkers_module("figure").MATERIALS
-    asked = [attributes.index(name) for name in COLOURLESS]
-    world = world_module.World(
-        world_module.WorldConfig(
-            "starting_tower", seed=seed, train_identities=identities, test_identities=0,
-            visible_cameras=24, infrared_cameras=0, presence=1 / 4, tracklets_per_camera=(1, 1), frames=(2, 2),
-            height=config.image_size[0], width=config.image_size[1],
-            wardrobe=walkers_module("person").Wardrobe(
-                colours=CLOTHES_COLOURS, accessory_colours=CLOTHES_COLOURS,
-                skin=tuple(walkers_module("person").SKIN), hair=tuple(walkers_module("person").HAIR_COLOURS),
-            ),
-            flash=0.5, camera_strength=0.6, nuisance=0.4,
-        )
-    )  # fmt: skip
-    rows, columns = config.grid
-    frames, shares, words, place = [], [], [], []
-    for spec in world.specs("train"):
-        drawn = world.draw(spec)
-        count = len(drawn.frames)
-        cells = drawn.materials.reshape(count, 2 * rows, -1, 2 * columns, drawn.materials.shape[2] // (2 * columns))
-        frames.append(drawn.frames)
-        share = np.stack([(cells == m).mean((2, 4)) for m in range(len(materials))], -1)
-        shares.append((share * 255 + 0.5).astype(np.uint8))
-        words += [codes(world.persons[spec.pid])[asked]] * count
-        place += [place_names.index(world.scenes[spec.camera].place)] * count
-    return Pictures(np.concatenate(frames), np.concatenate(shares), np.stack(words), np.array(place, np.int32))
-
-
-def photograph(rng: Array, frames: Array) -> Array:
-    """Frames f32[B, H, W, 3] in 0…1 as other cameras would have taken them, same shape."""
-    keys = iter(jax.random.split(rng, 12))
-    one = (frames.shape[0], 1, 1, 1)
-
-    def uniform(low, high, shape=one):
-        return jax.random.uniform(next(keys), shape, minval=low, maxval=high)
-
-    def chance(probability):
-        return jax.random.bernoulli(next(keys), probability, one)
-
-    weights = jax.nn.softmax(jax.random.normal(next(keys), (frames.shape[0], 1, 1, 3)))
-    grey = jnp.broadcast_to((frames * weights).sum(-1, keepdims=True), frames.shape)
-    coloured = frames * uniform(0.7, 1.3, (frames.shape[0], 1, 1, 3))
-    frames = jnp.where(chance(0.7), jnp.where(chance(0.2), 1 - grey, grey), coloured)
-    mean = frames.mean((1, 2, 3), keepdims=True)
-    frames = mean + (frames - mean) * uniform(0.7, 1.5)
-    frames = jnp.clip(frames * uniform(0.6, 1.3), 1e-3, 1.0) ** jnp.exp(uniform(-0.4, 0.5))
-    padded = jnp.pad(frames, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
-    rows = (padded[:, :-2] + 2 * padded[:, 1:-1] + padded[:, 2:]) / 4
-    soft = (rows[:, :, :-2] + 2 * rows[:, :, 1:-1] + rows[:, :, 2:]) / 4
-    blur = uniform(0.0, 1.0) * chance(0.3)
-    frames = frames + blur * (soft - frames)
-    noise = uniform(0.0, 0.04) * jax.random.normal(next(keys), frames.shape)
-    return jnp.clip(frames + noise, 0.0, 1.0)
-
-
-class Reader(nn.Module):
-    """The tower and what reads words and materials off it; only the tower is kept."""
-
-    config: ViTConfig
-    vocabulary: tuple[int, ...]  # number of words of each attribute, the place last
-    materials: int
-
-    @nn.compact
-    def __call__(self, frames: Array) -> tuple[list[Array], Array]:
-        """Normalized frames → logits of every attribute's words [2, N, words], asked of the class token and of the
-        mean patch, and of the materials of the patches' quarters."""
-        tower = ViT(self.config, name="tower")
-        out = tower(frames)
-        # Towers without a joint space of their own get one for as long as they are trained.
-        project = tower.project if self.config.projection else nn.Dense(JOINT, use_bias=False, name="joint")
-        # The mean patch learns its words sooner, and the class token then finds them in the patches.
-        picture = jnp.stack([project(out["class_token"]), project(out["patch_tokens"].mean(1))])
-        picture = picture / jnp.linalg.norm(picture, axis=-1, keepdims=True)
-        scale = jnp.exp(self.param("logit_scale", nn.initializers.constant(np.log(10.0)), ()))
-        words = self.param("words", nn.initializers.normal(1.0), (sum(self.vocabulary), picture.shape[-1]))
-        words = words / jnp.linalg.norm(words, axis=-1, keepdims=True)
-        logits = jnp.split(scale * picture @ words.T, np.cumsum(self.vocabulary)[:-1], axis=-1)
-        quarters = nn.Dense(4 * self.materials, name="materials")(out["patch_tokens"])
-        rows, columns = self.config.grid
-        quarters = quarters.reshape(-1, rows, columns, 2, 2, self.materials).transpose(0, 1, 3, 2, 4, 5)
-        return logits, quarters.reshape(-1, 2 * rows, 2 * columns, self.materials)
-
-
-def loss(
-    reader: Reader, params: Any, rng: Array, batch: Pictures, place_weight: float
-) -> tuple[Array, dict[str, Array]]:
-    """Weighted sum of the cross entropies of words (mean over attributes), materials (mean over cells) and place."""
-    flip_rng, photograph_rng = jax.random.split(rng)
-    frames, materials = batch.frames.astype(jnp.float32) / 255, batch.materials.astype(jnp.float32) / 255
-    flip = jax.random.bernoulli(flip_rng, 0.5, (len(frames),))[:, None, None, None]
-    frames = jnp.where(flip, frames[:, :, ::-1], frames)
-    materials = jnp.where(flip, materials[:, :, ::-1], materials)
-    words, quarters = reader.apply({"params": params}, (photograph(photograph_rng, frames) - MEAN) / STD)
-    word_loss = jnp.stack([_cross_entropy(x, y) for x, y in zip(words[:-1], batch.words.T, strict=True)]).mean(0)
-    place_loss = _cross_entropy(words[-1], batch.place)
-    patch_loss = optax.softmax_cross_entropy(jnp.asarray(quarters), materials).mean()
-    metrics = {"words": word_loss[0], "mean_patch_words": word_loss[1], "patches": patch_loss, "place": place_loss[0]}
-    return WORD_WEIGHT * word_loss.mean() + patch_loss + place_weight * place_loss.mean(), metrics
-
-
-def _cross_entropy(logits: Array, target: Any) -> Array:
-    target = jnp.broadcast_to(target, logits.shape[:-1])
-    return optax.softmax_cross_entropy_with_integer_labels(logits, target).mean(-1)
-
-
-def optimizer(params: Any, stage: Stage) -> optax.GradientTransformation:
-    """Muon for the matrices inside the blocks, Adam for the rest; short warm-up, cosine to 5 %."""
-
-    def schedule(rate):
-        return optax.warmup_cosine_decay_schedule(0.0, rate, min(20, stage.steps // 4), stage.steps, 0.05 * rate)
-
-    def kind(path, leaf):
-        return "muon" if leaf.ndim == 2 and "block" in jax.tree_util.keystr(path) else "adam"
-
-    transforms: dict[Hashable, optax.GradientTransformation] = {
-        "muon": optax.contrib.muon(schedule(stage.learning_rate)),
-        "adam": optax.adam(schedule(0.2 * stage.learning_rate)),
-    }
-    return optax.partition(transforms, jax.tree_util.tree_map_with_path(kind, params))
-
-
-def make_reader(pictures: Pictures, seed: int, config: ViTConfig = TOWER) -> tuple[Reader, Any]:
-    """A reader for the vocabulary of `pictures`, and its first parameters."""
-    vocabulary = (*(int(column.max()) + 1 for column in pictures.words.T), int(pictures.place.max()) + 1)
-    reader = Reader(config, vocabulary, pictures.materials.shape[-1])
-    return reader, reader.init(jax.random.key(seed), jnp.zeros((1, *config.image_size, 3)))["params"]
-
-
-def train(reader: Reader, params: Any, pictures: Pictures, stage: Stage, seed: int) -> Any:
-    """Parameters of the reader after one stage."""
-    transformation = optimizer(params, stage)
-    state = transformation.init(params)
-    order = np.random.default_rng(seed)
-    rng = jax.random.key(seed)
-
-    @jax.jit
-    def step(params, state, number, batch):
-        def objective(params):
-            return loss(reader, params, jax.random.fold_in(rng, number), batch, stage.place_weight)
-
-        gradients, metrics = jax.grad(objective, has_aux=True)(params)
-        updates, state = transformation.update(gradients, state, params)
-        return optax.apply_updates(params, updates), state, metrics
-
-    start, running = time.perf_counter(), None
-    for number in range(stage.steps):
-        rows = order.integers(len(pictures.frames), size=BATCH)
-        params, state, metrics = step(params, state, number, Pictures(*(x[rows] for x in pictures)))
-        running = metrics if running is None else jax.tree.map(lambda a, b: 0.95 * a + 0.05 * b, running, metrics)
-        if number % 50 == 0 or number == stage.steps - 1:
-            values = " ".join(f"{name} {float(value):.3f}" for name, value in running.items())
-            if not np.isfinite(list(running.values())).all():
-                raise UserError(f"{stage.name} {number}/{stage.steps}: {values} is not finite; lower its learning rate")
-            log.info("%s %d/%d %.0f s: %s", stage.name, number, stage.steps, time.perf_counter() - start, values)
-    return params
-
 
 @command()
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns the exit status (0 done, 2 not done: the reason is on stderr)."""
+    parser = argparse.ArgumentParser(prog="jaxreid make-tower", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=expand, required=True, help="safetensors file to write")
     parser.add_argument("--tower", default="walkers_vit_tiny", help="a name of jaxreid.backbones.frame_encoder")
     parser.add_argument("--identities", type=int, default=2500)
     parser.add_argument("--seed", type=int, default=0, help="of the training; the people's seed is fixed")
     for stage in STAGES:
         parser.add_argument(f"--{stage.name}_steps", type=int, default=stage.steps)
-    arguments = parser.parse_args()
+    options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     start = time.perf_counter()
-    tower: Any = encoder_config(arguments.tower, TOWER.image_size, "float32")
-    pictures = draw_pictures(arguments.identities)
+    tower: Any = encoder_config(options.tower, TOWER.image_size, "float32")
+    pictures = draw_pictures(options.identities, TOWER)
     log.info("%d pictures drawn in %.0f s", len(pictures.frames), time.perf_counter() - start)
-    stages = [dataclasses.replace(s, steps=getattr(arguments, f"{s.name}_steps")) for s in STAGES]
-    reader, params = make_reader(pictures, arguments.seed, tower)
+    stages = [dataclasses.replace(s, steps=getattr(options, f"{s.name}_steps")) for s in STAGES]
+    reader, params = make_reader(pictures, options.seed, tower)
     for index, stage in enumerate(stages):
         if stage.steps:
-            params = train(reader, params, pictures, stage, seed=1000 * arguments.seed + index)
-    save_params(arguments.out, (jax.device_get(params["tower"]), tower))
-    log.info("%s written after %.0f s", arguments.out, time.perf_counter() - start)
-
-
-if __name__ == "__main__":
-    main()
+            params = train(reader, params, pictures, stage, seed=1000 * options.seed + index)
+    save_params(options.out, (jax.device_get(params["tower"]), tower))
+    log.info("%s written after %.0f s", options.out, time.perf_counter() - start)
+    return 0

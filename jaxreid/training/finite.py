@@ -91,7 +91,7 @@ class Watch:
         weights = config.get("backbone", {}).get("checkpoint")
         return (
             f"Try {', or '.join(tries)}, in another --workdir; look at the frames "
-            "(python -m jaxreid.tools.show_dataset)"
+            "(jaxreid show)"
             + (f" and at the starting weights (config.backbone.checkpoint={weights})" if weights else "")
             + ". Checkpoints of the epochs before stay"
         )

@@ -41,5 +41,5 @@ class CaptionedBuilder(ListedBuilder, skip_registration=True):
         captions = self._captions
         del self._captions  # builders are pickled
         if captions:  # the directory still has its unfinished name, so sidecar and records appear together
-            command = f"python -m jaxreid.data.build {self.name} --source DIR, with a complete {CAPTIONS}"
+            command = f"jaxreid build {self.name} --source DIR, with a complete {CAPTIONS}"
             write_sidecar(self.data_path, "captions", captions.texts.items(), {**captions.meta, "command": command})

@@ -1,6 +1,6 @@
 """Tracklets in folders `<split>/<pid>/<pid>_c<cam>_s<seq>_t<track>` with captions beside them; no frame is looked at.
 
-`python -m jaxreid.tools.mot_tracklets` makes such a tree from the annotations of tracking data sets.
+`jaxreid mot-tracklets` makes such a tree from the annotations of tracking data sets.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ class SixteenBit:
 
         Args:
           frames: whole pictures, by what messages call them.
-          policy: one of `jaxreid.data.schema.SIXTEEN_BIT`.
+          policy: one of `jaxreid.data.prepared.SIXTEEN_BIT`.
 
         Raises:
           UserError: it has some, and the policy is to refuse them.

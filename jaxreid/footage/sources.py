@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import importlib
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from jaxreid.data import build
-from jaxreid.data.builders import builder_names, builder_package
+from jaxreid.data.builders import builder_module, builder_names
 from jaxreid.data.building.contents import PICTURE_SUFFIXES, is_image, left_out, list_frames, twins_error
 from jaxreid.data.building.listed import shorten
 from jaxreid.data.loose import FileReader, loose_split
@@ -25,9 +24,10 @@ from jaxreid.data.split import UNKNOWN, FrameReader, Split, open_split
 from jaxreid.dataset_info import DatasetInfo
 from jaxreid.errors import UserError
 from jaxreid.files import expand
+from jaxreid.footage.making import make_tracklets
+from jaxreid.footage.settings import TrackletError
 from jaxreid.footage.video import VideoError
 from jaxreid.report.pictures import thumbnail
-from jaxreid.tools.tracklets import TrackletError, make_tracklets
 
 ACCEPTED = f"a picture ({', '.join(FORMATS)}), a folder of pictures or of <camera>/<tracklet>/, and a video"
 _LOG = logging.getLogger(__name__)
@@ -80,19 +80,24 @@ def open_source(
       data_dir: where built data sets live.
       crops: tracklets of videos are made in this folder, or taken from it.
       info: the data set that the network knows the cameras of.
-      sixteen_bit: what is done with 16-bit pictures, one of `jaxreid.data.schema.SIXTEEN_BIT`.
+      sixteen_bit: what is done with 16-bit pictures, one of `jaxreid.data.prepared.SIXTEEN_BIT`.
 
     Raises:
       UserError: it is none of these, or cannot be read; the message says what to do.
     """
     path = expand(text)
-    if path.is_dir() and not pictures_in(path):
-        return folder_source(path, sixteen_bit=sixteen_bit)
     if path.exists():
-        return file_source(path, crops, modality, sixteen_bit)
+        return loose_source(path, crops, modality, sixteen_bit)
     if text.partition("/")[0] in builder_names():
         return dataset_source(text, split, data_dir, info, sixteen_bit)
     raise UserError(f"{text} is no file, no folder and no data set; data sets are {', '.join(builder_names())}")
+
+
+def loose_source(path: Path, crops: Path, modality: str, sixteen_bit: str = SCALE) -> Source:
+    """A folder `<camera>/<tracklet>/*.jpg`, or what `file_source` takes."""
+    if path.is_dir() and not pictures_in(path):
+        return folder_source(path, sixteen_bit=sixteen_bit)
+    return file_source(path, crops, modality, sixteen_bit)
 
 
 def file_source(path: Path, crops: Path, modality: str, sixteen_bit: str = SCALE) -> Source:
@@ -113,7 +118,7 @@ def file_source(path: Path, crops: Path, modality: str, sixteen_bit: str = SCALE
         return video_source(path, crops, modality)
     except (VideoError, TrackletError) as error:
         raise UserError(
-            f"{error}\nOptions named here are those of python -m jaxreid.tools.tracklets: make tracklets with it, and "
+            f"{error}\nOptions named here are those of jaxreid tracklets: make tracklets with it, and "
             f"give their folder. Accepted are {ACCEPTED}"
         ) from error
 
@@ -137,8 +142,7 @@ def folder_source(path: Path, name: str | None = None, sixteen_bit: str = SCALE)
     Raises:
       UserError: frames cannot be used; the message names them.
     """
-    listing = importlib.import_module(f"{builder_package('folder').__name__}.listing")
-    folder = listing.list_folder(None, path, PICTURE_SUFFIXES)
+    folder = builder_module("folder", "listing").list_folder(None, path, PICTURE_SUFFIXES)
     _remark(path, folder.warnings, folder.faults)
     tracklets = folder.tracklets
     split = loose_split(
@@ -161,7 +165,7 @@ def _remark(path: Path, warnings: Sequence[str], faults: Sequence[tuple[str, str
 
 
 def video_source(path: Path, crops: Path, modality: str = "rgb") -> Source:
-    """The people of a video, detected and linked by `jaxreid.tools.tracklets` unless that was done before.
+    """The people of a video, detected and linked by `jaxreid.footage.making` unless that was done before.
 
     Args:
       crops: their tracklets are kept in a folder of it, named after the file, its size and its time.

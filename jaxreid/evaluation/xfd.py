@@ -1,7 +1,4 @@
-"""The submission file of the VReID-XFD challenge from a trained run, and its score.
-
-    python -m jaxreid.tools.xfd_submission write runs/RUN submission.csv
-    python -m jaxreid.tools.xfd_submission score submission.csv
+"""The submission file of the VReID-XFD challenge: ranked, written, read and scored.
 
 The score needs nothing but the file: identity and number of a tracklet stand in its name (`0024_5453`), as the
 challenge's own script reads them. Where names are anonymised there is nothing to score by.
@@ -9,12 +6,9 @@ challenge's own script reads them. Where names are anonymised there is nothing t
 
 from __future__ import annotations
 
-import argparse
 import csv
 import dataclasses
-import os
 import re
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,13 +16,12 @@ from typing import Any
 import numpy as np
 
 from jaxreid import retrieval
-from jaxreid.errors import UserError, command
-from jaxreid.evaluation.cases import Case, cases
-from jaxreid.files import expand
+from jaxreid.errors import UserError
+from jaxreid.evaluation.cases import Case
+from jaxreid.files import written_aside
 from jaxreid.retrieval import metrics
 from jaxreid.retrieval.distances import Distance
 from jaxreid.retrieval.metrics import Scores
-from jaxreid.retrieval.protocols import resolve
 
 CASES = ("Case 1: Aerial to Ground", "Case 2: Ground to Aerial", "Case 3: Aerial to Aerial")
 COLUMNS = ("row_id", "case", "query_tracklet", "ranked_gallery_tracklets")
@@ -79,16 +72,11 @@ def _ordered(side: Any) -> tuple[np.ndarray, list[str]]:
 
 def write(path: Path, ranked: Iterator[Ranking]) -> Path:
     """Writes the file aside and renames it; returns its path."""
-    aside = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        with aside.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(COLUMNS)
-            for number, row in enumerate(ranked, 1):
-                writer.writerow((number, row.case, row.query, " ".join(row.gallery)))
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
+    with written_aside(path) as aside, aside.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        for number, row in enumerate(ranked, 1):
+            writer.writerow((number, row.case, row.query, " ".join(row.gallery)))
     return path
 
 
@@ -171,51 +159,3 @@ def _pid(name: str) -> int:
     if not match:
         raise SubmissionError(f"tracklet {name!r} does not begin with an identity's number, as 0024_5453 does")
     return int(match["pid"])
-
-
-def rank_run(workdir: Path, data_dir: Path | None) -> Iterator[Ranking]:
-    """The rankings of a run's newest checkpoint."""
-    import ml_collections
-
-    from jaxreid.evaluation.evaluator import Evaluator
-    from jaxreid.run.model import start_run
-    from jaxreid.run.workdirs import read_config
-    from jaxreid.training.restore import restore_judged
-    from jaxreid.training.steps import variables_of
-
-    config = ml_collections.ConfigDict(read_config(workdir))
-    run = start_run(config, workdir, data_dir)
-    tests = run.dataset.tests
-    pairs = [case for test in tests for case in cases(resolve("xfd"), test.query, test.gallery, test.name)]
-    state, frozen, *_ = restore_judged(run)
-    evaluator = Evaluator(run)
-    features = evaluator.features(variables_of(state, frozen), state.memory)
-    arrays = {split: found["feature"] for split, found in features.items()}
-    return rankings(pairs, arrays, evaluator.options.distance)
-
-
-@command()
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line; returns the exit status (0 done, 2 not done: the reason is on stderr)."""
-    parser = argparse.ArgumentParser(
-        prog="python -m jaxreid.tools.xfd_submission", description=(__doc__ or "").splitlines()[0]
-    )
-    commands = parser.add_subparsers(dest="command", required=True)
-    making = commands.add_parser("write", help="rank the test tracklets with a trained run")
-    making.add_argument("workdir", type=expand, help="of a run on a data set with the three cases")
-    making.add_argument("csv", type=expand, help="file to write")
-    making.add_argument("--data_dir", type=expand, help="where prepared sets live, as for jaxreid.data.build")
-    scoring = commands.add_parser("score", help="score a file by the names in it")
-    scoring.add_argument("csv", type=expand, help="file to read")
-    options = parser.parse_args(arguments)
-    if options.command == "write":
-        print(write(options.csv, rank_run(options.workdir, options.data_dir)))
-        return 0
-    for name, scores in score(read(options.csv)).items():
-        ranks = "  ".join(f"rank-{k} {value:.2f}" for k, value in scores.rank.items())
-        print(f"{name:<26}  mAP {scores.mAP:.2f}  {ranks}  queries {scores.queries}, unmatched {scores.unmatched}")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

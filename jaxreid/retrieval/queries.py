@@ -1,0 +1,97 @@
+"""Who is looked for in a gallery, and what is found for each."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxreid.data.names import nfc
+from jaxreid.errors import UserError
+from jaxreid.retrieval.search import Gallery, search_gallery
+
+OWN = "own"  # of cameras to leave out: the camera of the query itself
+
+
+@dataclasses.dataclass(frozen=True)
+class Query:
+    """Somebody to look for: a feature f32[D], pictures, and the gallery row that it is, where it is one."""
+
+    name: str
+    feature: np.ndarray
+    pictures: tuple[bytes, ...]
+    camera: str = ""
+    row: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Hit:
+    """A gallery row that was found: its cosine with the query and what is known of it."""
+
+    row: int
+    score: float
+    known: dict[str, Any]
+
+
+def named_queries(gallery: Gallery, name: str) -> list[Query]:
+    """The tracklet of this name in the gallery.
+
+    Raises:
+      UserError: there is none, or several sources have one; SOURCE/NAME tells them apart.
+    """
+    pairs = zip(gallery.columns["source"], gallery.columns["tracklet"], strict=True)
+    found = [
+        row
+        for row, (source, tracklet) in enumerate(pairs)
+        if tracklet is not None and name in (tracklet, f"{source}/{tracklet}")
+    ]
+    if not found:
+        raise UserError(
+            f"{name} is no file, no folder and no tracklet of the gallery {gallery.directory} (the first is called "
+            f"{gallery.metadata(0).get('tracklet')})"
+        )
+    if len(found) > 1:
+        places = ", ".join("{source}/{tracklet}".format_map(gallery.metadata(row)) for row in found[:5])
+        raise UserError(f"{len(found)} tracklets of the gallery are called {name}; say which: {places}")
+    (row,) = found
+    picture, camera = gallery.picture(row), gallery.columns["camera"][row]
+    return [Query(name, gallery[row : row + 1][0], (picture,) if picture else (), str(camera), row)]
+
+
+def search(
+    gallery: Gallery, queries: Sequence[Query], exclude: Sequence[str] = (), **options: Any
+) -> Iterator[list[Hit]]:
+    """What is found for each query, nearest first; a query never finds itself.
+
+    Args:
+      exclude: cameras whose tracklets are left out; "own" is that of the query.
+      options: `function` (`search_gallery` or `search_index`) and its own.
+
+    Raises:
+      UserError: a camera that the gallery does not have.
+    """
+    function = options.pop("function", search_gallery)
+    cameras = np.array([nfc(str(name)) for name in gallery.columns["camera"]], str)
+    for query in queries:
+        if OWN in exclude and not query.camera:
+            raise UserError(
+                f"--exclude_camera {OWN}: it is not known which camera {query.name} is of; name those to leave out "
+                f"({', '.join(np.unique(cameras)[:20])})"
+            )
+        names = [nfc(query.camera if name == OWN else name) for name in exclude]
+        if wrong := [name for name in names if name not in cameras]:
+            raise UserError(
+                f"--exclude_camera: no tracklet of the gallery is of camera {', '.join(map(repr, wrong))}; it has "
+                f"{', '.join(np.unique(cameras)[:20])}"
+            )
+        allowed = ~np.isin(cameras, names)
+        if query.row is not None:
+            allowed[query.row] = False
+        found = function(query.feature[None], gallery, allowed=allowed, **options)
+        yield [
+            Hit(int(row), float(score), gallery.metadata(int(row)))
+            for row, score in zip(found.index[0], found.similarity[0], strict=True)
+            if row >= 0
+        ]
