@@ -8,7 +8,7 @@ V2I, I2V = "visible_to_infrared", "infrared_to_visible"
 def score(direction, mAP, **changes):
     return {
         "direction": direction, "mAP": mAP, "mINP": 5.0, "rank-1": mAP + 10, "rank-5": 80.0, "protocol": "market",
-        "queries": 348, "unmatched": 0, "gallery": 337, "frames_per_clip": 6, "clip_rule": "packed",
+        "queries": 348, "unmatched": 0, "gallery": 337, "seq_len": 6, "clip_sampling": "packed",
         "distance": "cosine", "reranking": False, "checkpoint": "epoch 6 (last)", "cmc": [mAP + 10, 80.0],
         "median_rank": mAP / 2, "by_camera": [mAP],
     } | changes  # fmt: skip

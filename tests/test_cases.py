@@ -166,7 +166,7 @@ def test_a_data_set_of_several_cases_is_opened_and_scored(data_dir):
     ]  # fmt: skip
     weights = [record["queries"] for record in xfd[:3]]
     assert xfd[3]["mAP"] == pytest.approx(np.average([record["mAP"] for record in xfd[:3]], weights=weights))
-    assert xfd[3]["queries"] == sum(weights) and xfd[0]["clip_rule"] == "recombine, stride 2"
+    assert xfd[3]["queries"] == sum(weights) and xfd[0]["clip_sampling"] == "recombine, stride 2"
     # The cases come first, in the order in which the report knows them.
     directions = [record["direction"] for record, _ in found]
     assert directions[: len(evaluator.cases)] == [case.direction for case in evaluator.cases]

@@ -121,7 +121,7 @@ def test_what_is_left_out_is_named_with_its_reason(tmp_path, capsys):
         "bare": "broken: there is no dataset.json",
         "nan": "broken: mAP of visible_to_infrared in results.json is nan",
         "moved": "broken: seed is 1 in results.json, 9 in config.json",
-        "less": "results.json has an old format or is broken: a score without protocol, clip_rule, frames_per_clip, "
+        "less": "results.json has an old format or is broken: a score without protocol, clip_sampling, seq_len, "
         "distance, reranking, queries, gallery",
     }
     out = tmp_path / "page"

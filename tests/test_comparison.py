@@ -56,8 +56,8 @@ def test_means_and_sample_deviations_over_seeds(tmp_path):
     "change, words",
     [
         ({"conditions": {"protocol": "cross_modal_cam"}}, ("protocol market", "protocol cross_modal_cam")),
-        ({"conditions": {"frames_per_clip": 8}}, ("6 frames per clip", "8 frames per clip")),
-        ({"conditions": {"clip_rule": "chunk_first"}}, ("packed clips", "chunk_first clips")),
+        ({"conditions": {"seq_len": 8}}, ("6 frames per clip", "8 frames per clip")),
+        ({"conditions": {"clip_sampling": "chunk_first"}}, ("packed clips", "chunk_first clips")),
         ({"conditions": {"distance": "euclidean"}}, ("cosine distance", "euclidean distance")),
         ({"conditions": {"reranking": True}}, ("no re-ranking", "re-ranked")),
         ({"conditions": {"queries": 300}}, ("348 queries", "300 queries")),

@@ -66,7 +66,7 @@ def test_what_has_no_mean_is_refused(tmp_path):
     with refuses(CompareError, "fold", "config", "seed"):
         compare([tmp_path], folds=True)
     fold(tmp_path / "other", 0, 40.0)
-    fold(tmp_path / "other", 1, 40.0, conditions={"clip_rule": "dense"})
+    fold(tmp_path / "other", 1, 40.0, conditions={"clip_sampling": "dense"})
     with refuses(CompareError, "scored"):
         compare([tmp_path / "other"], folds=True)
 

@@ -233,7 +233,7 @@ def test_a_miniature_of_bupt_campus_is_scored_under_both_protocols(tmp_path, cli
         ("bupt_reduced64", "visible_to_infrared"): (64, 70),
         ("bupt_reduced64", "infrared_to_visible"): (3, 64),
     }
-    assert (results["scores"][0]["clip_rule"], results["scores"][0]["frames_per_clip"]) == ("linspace", 10)
+    assert (results["scores"][0]["clip_sampling"], results["scores"][0]["seq_len"]) == ("linspace", 10)
     assert run.dataset.train.table.length.max() == 4 and len(run.dataset.train) == 12
 
 
@@ -266,7 +266,7 @@ def test_a_dry_run_needs_no_data(tmp_path):
         "50 epochs × 342 steps",
         "batch u8[64, 6, 64, 32, 3]",
         "extraction, 50 times: 19,502 clips of 6 frames",
-        "evaluation: 9,683 clips of 6 frames, rule chunk_first",
+        "evaluation: 9,683 clips of 6 frames, clip sampling chunk_first",
     ):
         assert words in found.stdout, found.stdout
     assert json.dumps(found.stdout).count("PFLOP") == 3

@@ -303,7 +303,7 @@ def test_a_long_tail_is_counted_in_the_last_bar(monkeypatch):
 def score_record(**changes):
     return {
         "direction": "a_to_b", "protocol": "cross_modal_cam", "mAP": 40.0, "rank-1": 50.0, "queries": 12,
-        "unmatched": 0, "gallery": 34, "frames_per_clip": 6, "clip_rule": "packed", "distance": "cosine",
+        "unmatched": 0, "gallery": 34, "seq_len": 6, "clip_sampling": "packed", "distance": "cosine",
         "reranking": False,
     } | changes  # fmt: skip
 
@@ -358,8 +358,8 @@ def test_an_earlier_run_that_was_measured_alike(old):
         ({"gallery": 33}, "gallery tracklets 34 → 33"),
         ({"queries": 11}, "queries 12 → 11"),
         ({"unmatched": 1}, "queries without a match 0 → 1"),
-        ({"clip_rule": "dense"}, "clip rule packed → dense"),
-        ({"frames_per_clip": 8}, "frames per clip 6 → 8"),
+        ({"clip_sampling": "dense"}, "clip sampling packed → dense"),
+        ({"seq_len": 8}, "frames per clip 6 → 8"),
         ({"distance": "euclidean"}, "distance cosine → euclidean"),
         ({"reranking": True}, "re-ranking False → True"),
         ({"protocol": "market"}, "the earlier run has no score of a_to_b under market"),

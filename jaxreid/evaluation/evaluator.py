@@ -99,7 +99,13 @@ class Evaluator:
 
         def entry(direction: str, scores: retrieval.Scores) -> tuple[dict[str, Any], retrieval.Scores]:
             record = retrieval.result_record(
-                scores, scores.protocol, options.clips, options.seq_len, options.distance, checkpoint, reranking
+                scores,
+                scores.protocol,
+                options.clip_description,
+                options.seq_len,
+                options.distance,
+                checkpoint,
+                reranking,
             )
             return {"direction": direction, **record}, scores
 

@@ -117,7 +117,7 @@ class Evaluation:
     rerank_lambda: float = 0.3
 
     @property
-    def clips(self) -> str:
+    def clip_description(self) -> str:
         """The clip sampling in a result record."""
         return f"recombine, stride {self.stride}" if self.clip_sampling == "recombine" else self.clip_sampling
 

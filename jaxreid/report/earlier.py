@@ -16,8 +16,8 @@ from jaxreid.run.workdirs import differences
 from jaxreid.training.metric_writer import read_metrics
 
 SAME = {  # what must be equal before two scores can be subtracted
-    "clip_rule": "clip rule",
-    "frames_per_clip": "frames per clip",
+    "clip_sampling": "clip sampling",
+    "seq_len": "frames per clip",
     "distance": "distance",
     "reranking": "re-ranking",
     "queries": "queries",

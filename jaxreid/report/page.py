@@ -27,8 +27,8 @@ Record = Mapping[str, Any]  # of retrieval.result_record; a control may know few
 SCORE_KEYS = ("mAP", "rank-1", "rank-5", "rank-10", "rank-20", "mINP")
 MEASUREMENT = {
     "protocol": "Protocol",
-    "clip_rule": "Clip rule",
-    "frames_per_clip": "Frames per clip",
+    "clip_sampling": "Clip sampling",
+    "seq_len": "Frames per clip",
     "distance": "Distance",
     "reranking": "Re-ranking",
     "checkpoint": "Checkpoint",

@@ -451,8 +451,8 @@ def _nearest_block(distances: Array, excluded: Array, k: int) -> tuple[jax.Array
 def result_record(
     scores: Scores,
     protocol: str | Protocol,
-    clip_rule: str,
-    frames: int,
+    clip_sampling: str,
+    seq_len: int,
     distance: str,
     checkpoint: str,
     reranking: bool = False,
@@ -462,7 +462,7 @@ def result_record(
     Args:
       scores: of one direction or case.
       protocol: the one that was scored, or its key; must be that of `scores`.
-      clip_rule, frames: how clips were drawn at test time, and frames per clip.
+      clip_sampling, seq_len: how clips were drawn at test time, and frames per clip.
       distance: its name.
       checkpoint: which one was evaluated, such as 'epoch 120 (last)'.
       reranking: whether distances were re-ranked.
@@ -481,8 +481,8 @@ def result_record(
         "queries": scores.queries,
         "unmatched": scores.unmatched,
         "gallery": scores.gallery,
-        "frames_per_clip": frames,
-        "clip_rule": clip_rule,
+        "seq_len": seq_len,
+        "clip_sampling": clip_sampling,
         "distance": distance,
         "reranking": reranking,
         "checkpoint": checkpoint,

@@ -14,7 +14,7 @@ from jaxreid.report.comparison.settings import NOT_SET, hashable, setting_text
 METRIC = re.compile(r"mAP|mINP|rank-\d+")
 # Keys of a score record that a setup must have, and those that say nothing about how it was scored.
 REQUIRED = (
-    "direction", "protocol", "clip_rule", "frames_per_clip", "distance", "reranking", "queries", "gallery"
+    "direction", "protocol", "clip_sampling", "seq_len", "distance", "reranking", "queries", "gallery"
 )  # fmt: skip
 NO_CONDITION = ("cmc", "checkpoint", "features")
 NAMED_FACTS = ("dataset", "protocol")  # which a setup's name says where they differ
@@ -107,7 +107,7 @@ def fact_text(key: str, value: Any) -> str:
     if kind == "contents":
         return f"another {split} of that size ({value})"
     forms = {
-        "dataset": "{}", "version": "version {}", "clip_rule": "{} clips", "frames_per_clip": "{} frames per clip",
+        "dataset": "{}", "version": "version {}", "clip_sampling": "{} clips", "seq_len": "{} frames per clip",
         "distance": "{} distance", "queries": "{} queries", "gallery": "gallery of {}",
         "unmatched": "{} queries without a match",
     }  # fmt: skip
