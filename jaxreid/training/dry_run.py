@@ -99,9 +99,8 @@ def _evaluation(run: Run) -> float:
     options, size = run.method.evaluation(), run.config.extraction_batch_size
     plans = [options.plan(split.table.length) for split in run.dataset.test_splits]
     count = sum(-(-len(plan) // size) for plan in plans)
-    print(
-        f"evaluation: {sum(map(len, plans)):,} clips of {options.seq_len} frames, clip sampling {options.clip_description}"
-    )
+    sampling = f"clip sampling {options.clip_description}"
+    print(f"evaluation: {sum(map(len, plans)):,} clips of {options.seq_len} frames, {sampling}")
 
     def start() -> tuple[Any, Any]:
         return run.method.init(jax.random.PRNGKey(0), example_batch(run)), run.method.init_memory()
