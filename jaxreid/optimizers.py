@@ -1,9 +1,10 @@
-"""From an `Update` to a gradient transformation: parameter groups by path, schedules by progress."""
+"""From an `Update` to a gradient transformation of optax: parameter groups by path, learning rates by progress."""
 
 from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Callable
 from typing import Any
 
 import flax.struct
@@ -13,7 +14,22 @@ import optax
 
 from jaxreid.devices.parallel import flatten_paths
 from jaxreid.errors import UserError
-from jaxreid.values import flag, fraction, non_negative, one_of, optional, pair, pattern, positive, series
+from jaxreid.values import (
+    flag,
+    fraction,
+    non_negative,
+    number,
+    one_of,
+    optional,
+    pattern,
+    positive,
+    row,
+    series,
+)
+
+# ----------------------------------------------------------------------------------------------------------------
+# What a stage says
+# ----------------------------------------------------------------------------------------------------------------
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,29 +43,34 @@ class Group:
 
 @dataclasses.dataclass(frozen=True)
 class Optimizer:
-    """`adam` couples the weight decay as an L2 term in the gradient, `adamw` decouples it; `clip_norm` 0 = off."""
+    """One of `OPTIMIZERS` with its constants; `clip_norm` bounds the norm of the whole gradient, 0 = off."""
 
-    name: str
     groups: tuple[Group, ...]
+    name: str = "adam"
     clip_norm: float = 0.0
-    b1: float = 0.9
+    b1: float = 0.9  # of Adam, with b2 and eps
     b2: float = 0.999
+    eps: float = 1e-8
+    momentum: float = 0.9  # of SGD, with nesterov
+    nesterov: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-    """Factor on the learning rate as a function of the epoch and the stage's length.
+    """The learning rate as a function of the epoch and the stage's length, for a group with the learning rate `lr`.
 
-    Linear warm-up from `warmup_factor` over `warmup_epochs`, then `steps` (×0.1 at each of `milestones`) or `cosine`
-    down to `min_factor`; the cosine's half period is what warm-up leaves of the stage or, with
-    `cosine_includes_warmup`, the stage. The epoch is fractional or, where `epoch_offset` is given, the number of whole
-    epochs done plus this offset (recipes that set the rate once per epoch count epochs from 1, or step after the
-    epoch: 1 or 0). `min_lr` is absolute and the same for all groups: lr = min_lr + (group's lr − min_lr) · factor.
+    Linear warm-up over `warmup_epochs`, from `warmup_lr` or, where that is None, from `warmup_factor` · lr; then
+    "steps" (×0.1 at each of `milestones`), "cosine" down to `min_factor` · lr, or "constant". The cosine's half period
+    is what warm-up leaves of the stage or, with `cosine_includes_warmup`, the stage. The epoch is fractional or, where
+    `epoch_offset` is given, the number of whole epochs done plus this offset (recipes that set the rate once per epoch
+    count epochs from 1, or step after the epoch: 1 or 0). `min_lr` is absolute and the same for all groups: what is
+    said above of lr holds for lr − min_lr, and min_lr is added.
     """
 
     name: str = "cosine"
     warmup_epochs: float = 0.0
     warmup_factor: float = 0.01
+    warmup_lr: float | None = None
     milestones: tuple[float, ...] = ()
     min_factor: float = 0.05
     cosine_includes_warmup: bool = False
@@ -65,6 +86,28 @@ class Progress(flax.struct.PyTreeNode):
     fraction: Any  # f32, epoch / epochs of the stage
 
 
+# ----------------------------------------------------------------------------------------------------------------
+# Groups
+# ----------------------------------------------------------------------------------------------------------------
+
+
+def make_optimizer(options: Any, frozen: str | None = None) -> Optimizer:
+    """The optimizer of a config's section `optimizer`.
+
+    A row of `options.groups` is (pattern, factor on `options.lr`, weight decay or None for `options.weight_decay`): the
+    first that is found in a parameter's path counts; what none matches has `options.lr`. A factor of 0 freezes.
+
+    Args:
+      frozen: a pattern of what never trains, whatever the config says.
+    """
+    fields = dict(options.items())
+    lr, weight_decay, rows = (fields.pop(key) for key in ("lr", "weight_decay", "groups"))
+    groups = [Group(frozen, 0.0)] if frozen else []
+    for path, factor, decay in (*rows, (".*", 1.0, None)):
+        groups.append(Group(path, factor * lr, weight_decay if decay is None else decay))
+    return Optimizer(tuple(groups), **fields)
+
+
 def find_group(path: str, groups: tuple[Group, ...]) -> Group:
     """The first group whose pattern is found in the path.
 
@@ -75,30 +118,6 @@ def find_group(path: str, groups: tuple[Group, ...]) -> Group:
         if re.search(group.pattern, path):
             return group
     raise UserError(f"no optimizer group matches parameter {path!r}; the last group is usually '.*'")
-
-
-def encoder_groups(options: Any) -> tuple[Group, ...]:
-    """Learning rates of a method whose tower is "encoder": of its patch embedding, the rest of it, and what is new.
-    The joint space with text, which nothing reads, stays."""
-    return (
-        Group(r"^encoder/patch_embedding", options.patch_lr, options.weight_decay),
-        Group(r"^encoder/projection", 0.0),
-        Group(r"^encoder/", options.backbone_lr, options.weight_decay),
-        Group(r".*", options.head_lr, options.weight_decay),
-    )
-
-
-def parameter_groups(options: Any, frozen: str) -> tuple[Group, ...]:
-    """Learning rates by path: `frozen` has none; then those of `options.lr_factors` ((pattern, factor), first match
-    counts), then `options.trainable` at `options.lr`; biases have a factor and a weight decay of their own. All else is
-    frozen too."""
-    groups = [Group(frozen, 0.0)]
-    for path, factor in (*options.lr_factors, (options.trainable, 1.0)):
-        lr = options.lr * factor
-        bias = rf"^(?=.*bias$)(?=.*?(?:{path}))"
-        groups.append(Group(bias, lr * options.bias_lr_factor, options.bias_weight_decay))
-        groups.append(Group(path, lr, options.weight_decay))
-    return (*groups, Group(r".*", 0.0))
 
 
 def is_trained(path: str, optimizers: tuple[Optimizer, ...]) -> bool:
@@ -127,26 +146,51 @@ def merge(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _steps(schedule: Schedule, epochs: int, epoch: jax.Array) -> jax.Array:
-    return jnp.prod(jnp.where(epoch >= jnp.array(schedule.milestones), 0.1, 1.0))
+# ----------------------------------------------------------------------------------------------------------------
+# Schedules
+# ----------------------------------------------------------------------------------------------------------------
 
 
-def _cosine(schedule: Schedule, epochs: int, epoch: jax.Array) -> jax.Array:
+def _steps(schedule: Schedule, epochs: int) -> optax.Schedule:
+    return optax.piecewise_constant_schedule(1.0, dict.fromkeys(schedule.milestones, 0.1))
+
+
+def _cosine(schedule: Schedule, epochs: int) -> optax.Schedule:
     start = 0.0 if schedule.cosine_includes_warmup else schedule.warmup_epochs
-    done = jnp.clip((epoch - start) / max(epochs - start, 1e-6), 0.0, 1.0)
-    return schedule.min_factor + (1 - schedule.min_factor) * 0.5 * (1 + jnp.cos(jnp.pi * done))
+    cosine = optax.cosine_decay_schedule(1.0, max(epochs - start, 1e-6), schedule.min_factor)
+    return lambda epoch: cosine(epoch - start)
 
 
-def _constant(schedule: Schedule, epochs: int, epoch: jax.Array) -> jax.Array:
-    return jnp.float32(1.0)
+def _constant(schedule: Schedule, epochs: int) -> optax.Schedule:
+    return optax.constant_schedule(1.0)
 
 
-SCHEDULES = {"steps": _steps, "cosine": _cosine, "constant": _constant}  # after the warm-up
+SCHEDULES = {"steps": _steps, "cosine": _cosine, "constant": _constant}  # factors after the warm-up, by epoch
+
+
+def learning_rate(schedule: Schedule, epochs: int, lr: float) -> Callable[[Progress], jax.Array]:
+    """Progress → the learning rate f32[] of a group whose own is `lr`, in a stage of so many epochs."""
+    warmup, above = schedule.warmup_epochs, lr - schedule.min_lr
+    main = SCHEDULES[schedule.name](schedule, epochs)
+    first = schedule.warmup_factor * above if schedule.warmup_lr is None else schedule.warmup_lr - schedule.min_lr
+
+    def rate(progress: Progress) -> jax.Array:
+        epoch = progress.epoch
+        if schedule.epoch_offset is not None:
+            epoch = jnp.floor(epoch) + schedule.epoch_offset
+        found = above * main(epoch)
+        if warmup:
+            found = jnp.where(epoch < warmup, optax.linear_schedule(first, above, warmup)(epoch), found)
+        return jnp.asarray(schedule.min_lr + found, jnp.float32)
+
+    return rate
+
 
 SCHEDULE_VALUES = {
     "name": one_of(SCHEDULES),
     "warmup_epochs": non_negative,
     "warmup_factor": fraction,
+    "warmup_lr": optional(non_negative),
     "milestones": series(non_negative, ascending=True),
     "min_factor": fraction,
     "cosine_includes_warmup": flag,
@@ -154,50 +198,61 @@ SCHEDULE_VALUES = {
     "min_lr": non_negative,
 }
 
-
-def schedule_factor(schedule: Schedule, epochs: int, progress: Progress) -> jax.Array:
-    """f32[], what the learning rates are multiplied with at `progress`."""
-    warmup = schedule.warmup_epochs
-    epoch = progress.epoch if schedule.epoch_offset is None else jnp.floor(progress.epoch) + schedule.epoch_offset
-    factor = SCHEDULES[schedule.name](schedule, epochs, epoch)
-    ramp = schedule.warmup_factor + (1 - schedule.warmup_factor) * epoch / max(warmup, 1e-6)
-    return jnp.where(epoch < warmup, ramp, factor).astype(jnp.float32)
+# ----------------------------------------------------------------------------------------------------------------
+# Transformations
+# ----------------------------------------------------------------------------------------------------------------
 
 
-OPTIMIZERS = {"adam": ("decay", "adapt"), "adamw": ("adapt", "decay")}  # what happens to gradients, in order
+def _adam(o: Optimizer, weight_decay: float) -> optax.GradientTransformation:
+    return optax.chain(optax.add_decayed_weights(weight_decay), optax.adam(1.0, o.b1, o.b2, o.eps))
 
-# Learning rates of a method are added by their names.
+
+def _adamw(o: Optimizer, weight_decay: float) -> optax.GradientTransformation:
+    return optax.adamw(1.0, o.b1, o.b2, o.eps, weight_decay=weight_decay)
+
+
+def _sgd(o: Optimizer, weight_decay: float) -> optax.GradientTransformation:
+    return optax.chain(optax.add_decayed_weights(weight_decay), optax.sgd(1.0, o.momentum or None, o.nesterov))
+
+
+# Steps of learning rate 1. "adam" and "sgd" couple the weight decay as an L2 term in the gradient, as PyTorch's do.
+OPTIMIZERS = {"adam": _adam, "adamw": _adamw, "sgd": _sgd}
+
 OPTIMIZER_VALUES = {
     "name": one_of(OPTIMIZERS),
-    "weight_decay": non_negative,
-    "clip_norm": non_negative,
-    **dict.fromkeys(("bias_lr_factor", "bias_weight_decay"), non_negative),  # from here on of `parameter_groups`
     "lr": positive,
-    "trainable": pattern,
-    "lr_factors": series(pair(pattern, non_negative)),
-    **dict.fromkeys(("patch_lr", "backbone_lr", "head_lr"), non_negative),  # of `encoder_groups`
+    "weight_decay": non_negative,
+    "groups": series(row(pattern, non_negative, optional(non_negative))),
+    "clip_norm": non_negative,
+    **dict.fromkeys(("b1", "b2", "momentum"), number(0, below=1)),
+    "eps": positive,
+    "nesterov": flag,
 }
 
 
-def transformation(optimizer: Optimizer) -> optax.GradientTransformation:
-    """Gradient → direction, without the learning rate."""
-    groups = optimizer.groups
+def transformation(optimizer: Optimizer, schedule: Schedule, epochs: int) -> optax.GradientTransformationExtraArgs:
+    """Gradient → change of the parameters that `optimizer` trains; `update` also takes the keyword `progress`."""
+    groups = tuple(group for group in optimizer.groups if group.lr)
 
-    def decay(gradients: Any, params: Any) -> Any:
-        rates = _by_path(params, lambda group: group.weight_decay, groups)
-        return jax.tree.map(lambda g, p, rate: g + rate * p if rate else g, gradients, params, rates)
+    def label(params: Any) -> Any:
+        found = [groups.index(find_group(path, optimizer.groups)) for path, _ in flatten_paths(params)]
+        return jax.tree.unflatten(jax.tree.structure(params), found)
 
-    steps = {"decay": optax.stateless(decay), "adapt": optax.scale_by_adam(b1=optimizer.b1, b2=optimizer.b2)}
+    own = {
+        index: optax.chain(
+            OPTIMIZERS[optimizer.name](optimizer, group.weight_decay),
+            _scaled(learning_rate(schedule, epochs, group.lr)),
+        )
+        for index, group in enumerate(groups)
+    }
     clip = optax.clip_by_global_norm(optimizer.clip_norm) if optimizer.clip_norm else optax.identity()
-    return optax.chain(clip, *(steps[name] for name in OPTIMIZERS[optimizer.name]))
+    return optax.chain(clip, optax.partition(own, label))
 
 
-def descend(params: Any, directions: Any, optimizer: Optimizer, factor: jax.Array, min_lr: float = 0.0) -> Any:
-    """params − lr × direction, where lr = min_lr + (lr of the group − min_lr) × factor."""
-    rates = _by_path(params, lambda group: group.lr - min_lr, optimizer.groups)
-    return jax.tree.map(lambda p, d, rate: p - (min_lr + rate * factor) * d, params, directions, rates)
+def _scaled(rate: Callable[[Progress], jax.Array]) -> optax.GradientTransformationExtraArgs:
+    """Updates times a learning rate, which depends on the keyword `progress`."""
 
+    def update(updates: Any, state: Any, params: Any = None, *, progress: Progress, **_: Any) -> tuple[Any, Any]:
+        return jax.tree.map(lambda u: rate(progress) * u, updates), state
 
-def _by_path(params: Any, value: Any, groups: tuple[Group, ...]) -> Any:
-    structure = jax.tree.structure(params)
-    return jax.tree.unflatten(structure, [value(find_group(path, groups)) for path, _ in flatten_paths(params)])
+    return optax.GradientTransformationExtraArgs(optax.init_empty_state, update)

@@ -86,13 +86,15 @@ def series(each: Condition, length: int | None = None, ascending: bool = False) 
     return Condition(holds, lambda: f"a tuple{count}, each {each.allowed()}{order}")
 
 
-def pair(first: Condition, second: Condition) -> Condition:
-    """A tuple of two values."""
+def row(*conditions: Condition) -> Condition:
+    """A tuple with a value for each condition."""
 
     def holds(value: Any) -> bool:
-        return isinstance(value, (tuple, list)) and len(value) == 2 and first.holds(value[0]) and second.holds(value[1])
+        if not isinstance(value, (tuple, list)) or len(value) != len(conditions):
+            return False
+        return all(condition.holds(each) for condition, each in zip(conditions, value, strict=True))
 
-    return Condition(holds, lambda: f"a pair ({first.allowed()}; {second.allowed()})")
+    return Condition(holds, lambda: f"({'; '.join(condition.allowed() for condition in conditions)})")
 
 
 def optional(condition: Condition) -> Condition:

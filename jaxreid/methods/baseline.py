@@ -22,7 +22,7 @@ from jaxreid.dataset_info import DatasetInfo
 from jaxreid.losses.identity import cross_entropy
 from jaxreid.losses.triplet import Metric, batch_hard_triplet
 from jaxreid.methods.method import Backbone, Extraction, Method, Stage, Update, Variables
-from jaxreid.optimizers import Group, Optimizer, Progress, Schedule
+from jaxreid.optimizers import Progress, Schedule, make_optimizer
 from jaxreid.values import flag, non_negative, number, one_of, under
 
 
@@ -69,11 +69,6 @@ class Baseline(Method):
 
     def stages(self) -> tuple[Stage, ...]:
         config, batch = self.config, self.config.batch
-        groups = (
-            Group(r"^encoder/", config.optimizer.backbone_lr, config.optimizer.weight_decay),
-            Group(r".*", config.optimizer.head_lr, config.optimizer.weight_decay),
-        )
-        optimizer = Optimizer(config.optimizer.name, groups, config.optimizer.clip_norm)
         return (
             Stage(
                 name="baseline",
@@ -82,7 +77,7 @@ class Baseline(Method):
                 seq_len=batch.seq_len,
                 piece_len=batch.piece_len,
                 augment=Augmentation(**config.augment),
-                updates=(Update("all", optimizer, Schedule(**config.schedule)),),
+                updates=(Update("all", make_optimizer(config.optimizer), Schedule(**config.schedule)),),
                 extraction=Extraction(every=0, parts=1, seq_len=batch.seq_len),
                 calibrate=True,
             ),

@@ -50,7 +50,7 @@ from jaxreid.memory.class_bank import build_proxies, image_memory, move_proxies
 from jaxreid.methods import prompt_learning
 from jaxreid.methods.method import Backbone, Extraction, Features, Method, Stage, Update, Variables
 from jaxreid.methods.prompt_learning import feature_rows, kept_features, prompt_losses, prompt_stage
-from jaxreid.optimizers import Optimizer, Progress, Schedule, parameter_groups
+from jaxreid.optimizers import Progress, Schedule, make_optimizer
 from jaxreid.values import flag, non_negative, number, one_of, positive, series, some_of, under, whole, word
 
 BANKS = ("prompt", "image_memory", "ema_memory")
@@ -278,7 +278,6 @@ class ClipReID(Method):
 
     def stages(self) -> tuple[Stage, ...]:
         config, batch = self.config, self.config.batch
-        groups = parameter_groups(config.optimizer, frozen=r"^text/")
         main = Stage(
             name="main",
             epochs=config.epochs,
@@ -287,7 +286,7 @@ class ClipReID(Method):
             clip_sampling=batch.clip_sampling,
             piece_len=batch.piece_len,
             augment=Augmentation(**config.augment),
-            updates=(Update("all", Optimizer(config.optimizer.name, groups), Schedule(**config.schedule)),),
+            updates=(Update("all", make_optimizer(config.optimizer, frozen=r"^text/"), Schedule(**config.schedule)),),
             extraction=None if self.text else self.bank_extraction(),
         )
         if not self.text:

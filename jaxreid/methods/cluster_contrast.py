@@ -40,7 +40,7 @@ from jaxreid.memory.clusters import ClusterMemory
 from jaxreid.memory.prototypes import build_prototypes, update_prototypes
 from jaxreid.methods.hitpro import TEMPORAL, TemporalAwareFeatureEncoder, camera_keys
 from jaxreid.methods.method import Backbone, Extraction, Features, Method, Stage, Update, Variables
-from jaxreid.optimizers import Optimizer, Progress, Schedule, encoder_groups
+from jaxreid.optimizers import Progress, Schedule, make_optimizer
 from jaxreid.retrieval.clustering import cluster_quality, dbscan, jaccard_graph
 from jaxreid.values import flag, non_negative, number, one_of, positive, under, whole
 
@@ -93,7 +93,6 @@ class ClusterContrast(Method):
 
     def stages(self) -> tuple[Stage, ...]:
         config, batch = self.config, self.config.batch
-        optimizer = Optimizer(config.optimizer.name, encoder_groups(config.optimizer), config.optimizer.clip_norm)
         return (
             Stage(
                 name="cluster_contrast",
@@ -101,7 +100,7 @@ class ClusterContrast(Method):
                 sampler=LabelSampler(batch.num_clusters, batch.num_instances, batch.parts, steps=batch.steps_per_epoch),
                 seq_len=batch.seq_len,
                 augment=Augmentation(**config.augment),
-                updates=(Update("all", optimizer, Schedule(**config.schedule)),),
+                updates=(Update("all", make_optimizer(config.optimizer), Schedule(**config.schedule)),),
                 extraction=Extraction(every=1, parts=batch.parts, seq_len=batch.seq_len),
                 calibrate=True,
             ),

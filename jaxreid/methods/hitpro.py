@@ -38,7 +38,7 @@ from jaxreid.memory.association import VALUES as ASSOCIATION_VALUES
 from jaxreid.memory.association import AssociationConfig, associate, cross_representation
 from jaxreid.memory.prototypes import PrototypeMemory, empty_memory, padded_capacity, rebuild, update_prototypes
 from jaxreid.methods.method import Backbone, Extraction, Features, Method, Stage, Update, Variables
-from jaxreid.optimizers import Optimizer, Progress, Schedule, encoder_groups
+from jaxreid.optimizers import Progress, Schedule, make_optimizer
 from jaxreid.values import flag, non_negative, number, one_of, positive, series, under, whole
 
 TEMPORAL = ("attention", "mean")  # aggregations over time, the second as the ablation without parameters
@@ -131,7 +131,6 @@ class HiTPro(Method):
 
     def stages(self) -> tuple[Stage, ...]:
         config, batch = self.config, self.config.batch
-        optimizer = Optimizer(config.optimizer.name, encoder_groups(config.optimizer), config.optimizer.clip_norm)
         return (
             Stage(
                 name="hitpro",
@@ -139,7 +138,7 @@ class HiTPro(Method):
                 sampler=LabelSampler(batch.num_prototypes, batch.num_instances, config.prototypes.parts),
                 seq_len=batch.seq_len,
                 augment=Augmentation(**config.augment),
-                updates=(Update("all", optimizer, Schedule(**config.schedule)),),
+                updates=(Update("all", make_optimizer(config.optimizer), Schedule(**config.schedule)),),
                 extraction=Extraction(every=1, parts=config.prototypes.parts, seq_len=batch.seq_len),
                 calibrate=True,
             ),

@@ -30,8 +30,8 @@ from jaxreid.dataset_info import DatasetInfo
 from jaxreid.devices.parallel import constrain
 from jaxreid.losses.image_text import FIRST_SCALE, LARGEST_SCALE, matching_loss
 from jaxreid.methods.method import Backbone, Method, Stage, Update, Variables
-from jaxreid.optimizers import Group, Optimizer, Progress, Schedule
-from jaxreid.values import flag, fraction, non_negative, one_of, under, whole
+from jaxreid.optimizers import Progress, Schedule
+from jaxreid.values import flag, fraction, one_of, under, whole
 
 
 class TwoTowers(nn.Module):
@@ -70,7 +70,6 @@ VALUES = {
     "backbone.name": one_of(TEXT_TOWERS),
     "batch.batch_size": whole(1),
     **under("text", {"pretrained": flag, "wordings": whole(1), "keep": fraction}),
-    **under("optimizer", dict.fromkeys(("backbone_lr", "text_lr"), non_negative)),
 }
 
 
@@ -88,12 +87,7 @@ class LanguageImage(Method):
         self.network = TwoTowers(image, text)
 
     def stages(self) -> tuple[Stage, ...]:
-        config, options = self.config, self.config.optimizer
-        groups = (
-            Group(r"^(image_tower/projection|logit_scale)", options.head_lr, 0.0),
-            Group(r"^image_tower/", options.backbone_lr, options.weight_decay if options.backbone_lr else 0.0),
-            Group(r"^text_tower/", options.text_lr, options.weight_decay),
-        )
+        config = self.config
         return (
             Stage(
                 name="language_image",
@@ -101,7 +95,7 @@ class LanguageImage(Method):
                 sampler=LabelSampler(config.batch.batch_size, num_instances=1, parts=1),
                 seq_len=config.batch.seq_len,
                 augment=Augmentation(**config.augment),
-                updates=(Update("all", Optimizer("adamw", groups, options.clip_norm), Schedule(**config.schedule)),),
+                updates=(Update("all", make_optimizer(config.optimizer), Schedule(**config.schedule)),),
             ),
         )
 

@@ -54,7 +54,7 @@ from jaxreid.losses.triplet import weighted_triplet
 from jaxreid.methods import prompt_learning
 from jaxreid.methods.method import Backbone, Features, Method, Stage, Update, Variables
 from jaxreid.methods.prompt_learning import feature_rows, kept_features, prompt_losses, prompt_stage
-from jaxreid.optimizers import Optimizer, Progress, Schedule, parameter_groups
+from jaxreid.optimizers import Progress, Schedule, make_optimizer
 from jaxreid.values import flag, fraction, non_negative, one_of, series, whole
 
 PROBES = {"uniform": 2, "third": 3, "mmd": 0}  # mod_gen → outputs of the modality probe
@@ -293,8 +293,7 @@ class LSMRL(Method):
     def stages(self) -> tuple[Stage, ...]:
         config, batch = self.config, self.config.batch
         words = "text" if config.two_stage else "text/tower"
-        groups = parameter_groups(config.optimizer, frozen=rf"^({words}|image_tower/patch_embedding)/")
-        optimizer = Optimizer("adamw", groups, config.optimizer.clip_norm)
+        optimizer = make_optimizer(config.optimizer, frozen=rf"^({words}|image_tower/patch_embedding)/")
         main = Stage(
             name="lsmrl",
             epochs=config.epochs,

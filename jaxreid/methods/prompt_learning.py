@@ -41,7 +41,7 @@ def prompt_stage(options: Any, augment: Augmentation) -> Stage:
         sampler=PassSampler(options.batch_size, options.clips_per_tracklet),
         seq_len=0,  # learns from the features that the extraction finds
         augment=UNCHANGED,
-        updates=(Update("prompts", Optimizer("adam", groups), Schedule(**options.schedule)),),
+        updates=(Update("prompts", Optimizer(groups), Schedule(**options.schedule)),),
         extraction=Extraction(
             0, options.clips_per_tracklet, options.seq_len, augment=augment if options.augment else UNCHANGED
         ),

@@ -95,9 +95,6 @@ def check_config(config: Any) -> None:
 def _contradictions(config: Any, values: dict[str, Any]) -> Iterator[str]:
     if config.keep_best and not config.evaluate_every:
         yield "config.keep_best=True needs scores: config.evaluate_every must be at least 1"
-    rates = {key: value for key, value in values.items() if key.startswith("optimizer.") and key.endswith("lr")}
-    if rates and not any(rates.values()):
-        yield f"nothing would be trained: {', '.join(f'config.{key}' for key in rates)} are all 0"
     backbone, size = config.backbone, (config.frames.height, config.frames.width)
     try:
         encoder_config(backbone.name, size, config.precision, backbone.remat, backbone.scan, backbone.get("stride", 0))

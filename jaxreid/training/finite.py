@@ -84,7 +84,7 @@ class Watch:
         """What to try, by the names of the config."""
         config = self.config.to_dict()
         used = {group.lr for update in self.stage.updates for group in update.optimizer.groups} - {0.0}
-        keys = [f"config.{key}={value:g}" for key, value in flatten(config) if key.endswith("lr") and value in used]
+        keys = [f"config.{key}={value:g}" for key, value in flatten(config) if key.endswith(".lr") and value in used]
         tries = ["a lower " + (" or ".join(keys) or "learning rate")]
         if config["precision"] != "float32":
             tries.append(f"config.precision=float32 (it is {config['precision']})")

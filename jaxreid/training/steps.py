@@ -7,14 +7,15 @@ from typing import Any
 import flax.struct
 import jax
 import numpy as np
+import optax
 from jax.sharding import Mesh
 
-from jaxreid import optimizers as optimizers
+from jaxreid import optimizers
 from jaxreid.augment import Pixels
 from jaxreid.data.batch import Batch
 from jaxreid.devices import parallel
 from jaxreid.devices.compiled import Compiled
-from jaxreid.methods.method import Method, Stage, Variables
+from jaxreid.methods.method import Method, Stage, Update, Variables
 from jaxreid.optimizers import Progress
 
 
@@ -35,8 +36,12 @@ def init_train_state(stage: Stage, variables: Variables, memory: Any, step: Any,
     opt_state = {}
     for update in stage.updates:
         own, _ = optimizers.split_trained(trained, update.optimizer)
-        opt_state[update.name] = jax.jit(optimizers.transformation(update.optimizer).init)(own)
+        opt_state[update.name] = jax.jit(_transformation(stage, update).init)(own)
     return TrainState(step, trained, variables.get("batch_stats", {}), opt_state, memory, rng), frozen
+
+
+def _transformation(stage: Stage, update: Update) -> optax.GradientTransformationExtraArgs:
+    return optimizers.transformation(update.optimizer, update.schedule, stage.epochs)
 
 
 def variables_of(state: TrainState, frozen: Any) -> Variables:
@@ -81,11 +86,10 @@ def make_train_step(method: Method, stage: Stage, pixels: Pixels, mesh: Mesh, st
                 return method.loss({"params": whole, "batch_stats": stats}, bank, batch, rng, progress, stage, name)
 
             (value, (found, batch_stats, memory)), gradients = jax.value_and_grad(loss, has_aux=True)(own)
-            transformation = optimizers.transformation(update.optimizer)
-            directions, opt_state[update.name] = transformation.update(gradients, opt_state[update.name], own)
-            factor = optimizers.schedule_factor(update.schedule, stage.epochs, progress)
-            own = optimizers.descend(own, directions, update.optimizer, factor, update.schedule.min_lr)
-            params = optimizers.merge(own, others)
+            changes, opt_state[update.name] = _transformation(stage, update).update(
+                gradients, opt_state[update.name], own, progress=progress
+            )
+            params = optimizers.merge(optax.apply_updates(own, changes), others)
             metrics |= {**found, total: value}
         state = state.replace(
             step=state.step + 1, params=params, batch_stats=batch_stats, opt_state=opt_state, memory=memory
