@@ -52,7 +52,7 @@ def test_values_are_a_plain_numpy_file_and_memory_mapped(keypoints):
 
 def test_missing_things_are_named(keypoints):
     prepared, entries = keypoints
-    with refuses(MissingSidecar, prepared, "keypoints", "import_sidecar joints3d"):
+    with refuses(MissingSidecar, prepared, "keypoints", "import-sidecar joints3d"):
         Sidecar.open(prepared, "joints3d")
     sidecar = Sidecar.open(prepared, "keypoints")
     with refuses(MissingSidecar, "'nobody'", "import_sidecar keypoints --dataset="):
