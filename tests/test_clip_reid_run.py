@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from test_training import assert_equal, run_training
 
-from jaxreid.backbones import clip, pretrained, text
+from jaxreid.backbones import clip, text
+from jaxreid.backbones.saving import save_params
 from jaxreid.backbones.text import TextConfig, TextTower
 from jaxreid.backbones.vit import ViT, ViTConfig
 from jaxreid.backbones.word_table import walkers_words
@@ -42,7 +43,7 @@ def weights(tmp_path_factory):
     image = jax.jit(ViT(IMAGE).init)(jax.random.key(1), np.zeros((1, 64, 32, 3), np.float32))["params"]
     words = jax.jit(TextTower(TEXT).init)(jax.random.key(2), np.zeros((1, 4), np.int32))["params"]
     path = tmp_path_factory.mktemp("weights") / "clip.safetensors"
-    pretrained.save_params(path, (image, IMAGE), (words, TEXT), logit_scale=1.0)
+    save_params(path, (image, IMAGE), (words, TEXT), logit_scale=1.0)
     return path, image, words
 
 

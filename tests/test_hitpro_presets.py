@@ -15,8 +15,9 @@ import test_hitsz_vcm_builder as hitsz
 from messages import refuses
 
 from jaxreid import optimizers as optimizers
-from jaxreid.backbones import clip, frame_encoder, pretrained
+from jaxreid.backbones import clip, frame_encoder
 from jaxreid.backbones.resnet import ResNetConfig
+from jaxreid.backbones.saving import save_params
 from jaxreid.backbones.vit import ViT, ViTConfig
 from jaxreid.devices import parallel
 from jaxreid.evaluation.evaluator import Evaluator
@@ -79,7 +80,7 @@ def clip_weights(tmp_path_factory):
     """A small CLIP image tower at its native size, random, as a Hugging Face file."""
     variables = jax.jit(ViT(SMALL).init)(jax.random.key(0), np.zeros((1, 224, 224, 3), np.float32))
     path = tmp_path_factory.mktemp("weights") / "clip.safetensors"
-    pretrained.save_params(path, (variables["params"], SMALL))
+    save_params(path, (variables["params"], SMALL))
     return path
 
 

@@ -52,10 +52,10 @@ def test_values_are_a_plain_numpy_file_and_memory_mapped(keypoints):
 
 def test_missing_things_are_named(keypoints):
     prepared, entries = keypoints
-    with refuses(MissingSidecar, prepared, "keypoints", "import_sidecar joints3d"):
+    with refuses(MissingSidecar, prepared, "keypoints", "import-sidecar joints3d"):
         Sidecar.open(prepared, "joints3d")
     sidecar = Sidecar.open(prepared, "keypoints")
-    with refuses(MissingSidecar, "'nobody'", "import_sidecar keypoints --dataset="):
+    with refuses(MissingSidecar, "'nobody'", "import-sidecar keypoints --dataset="):
         sidecar.read("nobody", [0])
     name, (_, index, _) = next(iter(entries.items()))
     absent = next(i for i in range(41) if i not in index)
