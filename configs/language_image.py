@@ -4,39 +4,35 @@ Preset: walkers, on identities that no other configuration of `walkers` shows. T
 that what starts from them does not change.
 """
 
+from typing import Any
+
 import ml_collections
 
-from jaxreid.config import HALF, base_config, unknown_preset
+from jaxreid.config import Preset, compose
 
-PRESETS = ("walkers",)
+VALUES: dict[str, Any] = {
+    "text.pretrained": False,  # whether the text tower starts from backbone.checkpoint as well
+    "text.wordings": 8,  # of a caption
+    "text.keep": 0.7,  # probability that a part of it stays in all but the first of them
+    "epochs": 24,
+    "batch.batch_size": 128,
+    "batch.seq_len": 1,
+    "optimizer.name": "adamw",
+    "optimizer.lr": 1e-3,
+    "optimizer.weight_decay": 0.1,
+    "optimizer.groups": (("^(image_tower/projection|logit_scale)", 1.0, 0.0), ("^image_tower/", 0.0, None)),
+    "optimizer.clip_norm": 1.0,
+    "schedule.name": "cosine",
+    "schedule.warmup_epochs": 1.0,
+    "augment.crop": 3,
+    "augment.flip": 0.5,
+    "augment.brightness": 0.2,
+    "augment.contrast": 0.3,
+    "augment.gamma": 0.3,
+}
+
+PRESETS = {"walkers": Preset("walkers_clip", "walkers_captioned")}
 
 
-def get_config(preset: str = "walkers") -> ml_collections.ConfigDict:
-    preset = preset or "walkers"
-    if preset not in PRESETS:
-        raise unknown_preset(preset, PRESETS)
-    config = base_config(__file__, "language_image", preset)
-    config.dataset.name, config.dataset.config = "walkers", "captioned"
-    config.frames = ml_collections.ConfigDict({"height": 64, "width": 32, **HALF})
-    config.loading.cache = True
-    config.extraction_batch_size = 32
-    config.backbone = ml_collections.ConfigDict(
-        {"name": "walkers_vit_tiny", "checkpoint": "walkers_vit_tiny", "remat": False, "scan": False}
-    )
-    # pretrained: whether the text tower starts from backbone.checkpoint as well; wordings: of a caption; keep: the
-    # probability that a part of it stays in all but the first of them.
-    config.text = ml_collections.ConfigDict({"pretrained": False, "wordings": 8, "keep": 0.7})
-
-    config.epochs = 24
-    config.batch = ml_collections.ConfigDict({"batch_size": 128, "seq_len": 1})
-    config.optimizer = ml_collections.ConfigDict(
-        {"backbone_lr": 0.0, "head_lr": 1e-3, "text_lr": 1e-3, "weight_decay": 0.1, "clip_norm": 1.0}
-    )
-    config.schedule = ml_collections.ConfigDict({"name": "cosine", "warmup_epochs": 1.0})
-    config.augment = ml_collections.ConfigDict(
-        {"crop": 3, "flip": 0.5, "brightness": 0.2, "contrast": 0.3, "gamma": 0.3}
-    )
-    config.evaluation.update(
-        {"clip_sampling": "packed", "seq_len": 6, "pool": "after", "flip": False, "distance": "cosine"}
-    )
-    return config
+def get_config(preset: str = "") -> ml_collections.ConfigDict:
+    return compose(__file__, "language_image", preset, VALUES, PRESETS)

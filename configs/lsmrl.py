@@ -9,31 +9,14 @@ from typing import Any
 
 import ml_collections
 
-from jaxreid.config import HALF, IMAGENET, preset_config
+from jaxreid.config import Preset, compose
 
-CLIP_B16 = "hf:openai/clip-vit-base-patch16"
-
-# Every hyper-parameter of every preset. A list has one value for each of PRESETS, anything else holds for all.
-PRESETS = ("walkers", "hitsz_vcm", "bupt_campus")
-TABLE: dict[str, Any] = {
-    "dataset.name": ["walkers", "hitsz_vcm", "bupt_campus"],
-    "dataset.config": ["vvi", "", ""],
-    "dataset.protocols": [(), (), ("bupt_full", "bupt_reduced64")],
-    "precision": ["float32", "bfloat16", "bfloat16"],
-    "loading.cache": [True, False, False],
-    "loading.threads": [2, 16, 16],
-    "extraction_batch_size": [32, 128, 128],
-    "backbone.name": ["walkers_vit_tiny", "ViT-B/16", "ViT-B/16"],
-    "backbone.checkpoint": ["walkers_vit_tiny", CLIP_B16, CLIP_B16],  # both towers and the vocabulary
-    "backbone.remat": False,  # True: less memory, a quarter more work; of the text tower too
-    "backbone.scan": False,  # True: compiles one block for all, at the price of a copy of the weights
-    "backbone.stride": 0,  # pixels from patch to patch, 12 in CLIP-ReID's overlapping variant; 0 = the patch's size
-    "frames.height": [64, 288, 288],
-    "frames.width": [32, 144, 144],
-    "frames.mean": [HALF["mean"], IMAGENET["mean"], IMAGENET["mean"]],
-    "frames.std": [HALF["std"], IMAGENET["std"], IMAGENET["std"]],
+# For CLIP ViT-B/16, with the recipe of VLD.
+VALUES: dict[str, Any] = {
+    "frames.height": 288,
+    "frames.width": 144,
     # STFL: blocks of the basic, the grouped and the patch shift encoder.
-    "stfl_split": [(2, 1, 1), (8, 2, 2), (8, 2, 2)],
+    "stfl_split": (8, 2, 2),
     "grouped_mode": "shift",  # or "tube"
     "tps_mode": "patch",  # or "channel": quarters of the channels instead of patches (X-ReID)
     # The language side and SD; without text there is no SD either.
@@ -48,15 +31,15 @@ TABLE: dict[str, Any] = {
     "sd_top": 8,  # sentences that are appended
     # CLIP-ReID's two stages instead of VLD's joint training: words first, on features of the starting tower.
     "two_stage": False,
-    "stage1.epochs": [30, 120, 120],
+    "stage1.epochs": 120,
     "stage1.clips_per_tracklet": 1,  # features per tracklet
-    "stage1.seq_len": [4, 6, 6],  # that each is the mean of
+    "stage1.seq_len": 6,  # frames that each is the mean of
     "stage1.augment": False,
     "stage1.batch_size": 64,
-    "stage1.lr": [3.5e-3, 3.5e-4, 3.5e-4],
+    "stage1.lr": 3.5e-4,
     "stage1.weight_decay": 1e-4,
     "stage1.schedule.name": "cosine",
-    "stage1.schedule.warmup_epochs": [1.0, 5.0, 5.0],
+    "stage1.schedule.warmup_epochs": 5.0,
     "stage1.schedule.warmup_factor": 1e-5 / 3.5e-4,
     "stage1.schedule.min_factor": 1e-6 / 3.5e-4,
     "stage1.schedule.cosine_includes_warmup": True,
@@ -64,7 +47,7 @@ TABLE: dict[str, Any] = {
     # CMI; heads of 64 channels for SD and CMI.
     "use_cmi": True,
     "cmi_test": "solo",  # or "skip": test features are those that go into CMI
-    "heads": [4, 8, 8],
+    "heads": 8,
     # Losses.
     "wrt_stable": True,  # False: the weighted triplet loss as released
     "lambda_text": 0.08,
@@ -76,45 +59,78 @@ TABLE: dict[str, Any] = {
     "mod_gen": "uniform",  # or "third", "mmd"
     "mod_start_fraction": 0.25,  # share of the run after which the modality probe trains
     # Pairs of a visible and an infrared tracklet: identities per step, pairs of each.
-    "batch.num_identities": [12, 4, 8],
-    "batch.num_pairs": [2, 4, 2],
-    "batch.seq_len": [4, 6, 6],
-    "batch.clip_sampling": ["chunk", "chunk", "random"],  # which frames make a clip (jaxreid.data.clips.TRAINING_CLIPS)
+    "batch.num_identities": 4,
+    "batch.num_pairs": 4,
+    "batch.seq_len": 6,
+    "batch.clip_sampling": "chunk",  # which frames make a clip (jaxreid.data.clips.TRAINING_CLIPS)
     "batch.aligned": False,  # True: both of a pair show the same moment (BUPTCampus, where VLD draws so)
-    "batch.steps_per_epoch": [0, 200, 200],  # per epoch; 0 = every tracklet once on average
-    "epochs": [12, 24, 24],
-    "optimizer.lr": [3e-4, 2.5e-5, 2.5e-5],
+    "batch.steps_per_epoch": 200,  # 0 = every tracklet once on average
+    "epochs": 24,
+    "optimizer.name": "adamw",
+    "optimizer.lr": 2.5e-5,
     "optimizer.weight_decay": 1e-4,
-    "optimizer.bias_lr_factor": 1.0,
-    "optimizer.bias_weight_decay": 1e-4,
-    "optimizer.trainable": "^image_tower/",
-    "optimizer.lr_factors": (("^(text|necks_|logit_scale)", 25.0), ("^(diffusion|interaction|modality)", 10.0)),
-    "optimizer.clip_norm": [5.0, 0.0, 0.0],
+    "optimizer.groups": (
+        ("^(text|necks_|logit_scale)", 25.0, None),
+        ("^(diffusion|interaction|modality)", 10.0, None),
+        ("^image_tower/", 1.0, None),
+        (".*", 0.0, None),
+    ),
     "schedule.name": "cosine",
-    "schedule.warmup_epochs": [1.0, 3.0, 3.0],
+    "schedule.warmup_epochs": 3.0,
     "schedule.warmup_factor": 0.0,
     "schedule.min_factor": 0.0,
     "schedule.cosine_includes_warmup": True,
-    "schedule.epoch_offset": [None, 0.0, 0.0],
+    "schedule.epoch_offset": 0.0,
     "schedule.min_lr": 2.5e-7,
     # One draw per clip: patches of different frames must stay at the same place. VLD draws for every frame:
     # per_frame=("crop", "flip", "channel", "erase").
     "augment.per_frame": (),
-    "augment.crop": [3, 10, 10],
+    "augment.crop": 10,
     "augment.flip": 0.5,
-    "augment.erase": [0.2, 0.5, 0.5],
+    "augment.erase": 0.5,
     "augment.channel_exchange": 0.5,
     "augment.infrared_mix": True,
-    # Test features before or after the batch norms of their necks.
-    "neck_feat": ["after", "before", "before"],
-    # Test clips: one of six frames; on `walkers` as many as show all frames.
-    "evaluation.clip_sampling": ["dense", "chunk_first", "linspace"],
+    "neck_feat": "before",  # test features before or after the batch norms of their necks
     "evaluation.seq_len": 6,
-    "evaluation.pool": "after",
-    "evaluation.flip": False,
-    "evaluation.distance": "cosine",
+}
+
+SMALL: dict[str, Any] = {
+    "frames.height": 64,
+    "frames.width": 32,
+    "stfl_split": (2, 1, 1),
+    "stage1.epochs": 30,
+    "stage1.seq_len": 4,
+    "stage1.lr": 3.5e-3,
+    "stage1.schedule.warmup_epochs": 1.0,
+    "heads": 4,
+    "batch.num_identities": 12,
+    "batch.num_pairs": 2,
+    "batch.seq_len": 4,
+    "batch.steps_per_epoch": 0,
+    "epochs": 12,
+    "optimizer.lr": 3e-4,
+    "optimizer.clip_norm": 5.0,
+    "schedule.warmup_epochs": 1.0,
+    "schedule.epoch_offset": None,
+    "augment.crop": 3,
+    "augment.erase": 0.2,
+    "neck_feat": "after",  # better on `walkers/vvi_dev` (docs/lsmrl.md)
+    "evaluation.clip_sampling": "dense",  # all frames, and no clip that is not full: this tower mixes a clip's frames
+}
+BUPT_CAMPUS: dict[str, Any] = {
+    "dataset.protocols": ("bupt_full", "bupt_reduced64"),
+    # As VLD draws there.
+    "batch.num_identities": 8,
+    "batch.num_pairs": 2,
+    "batch.clip_sampling": "random",
+}
+
+PRESETS = {
+    "walkers": Preset("walkers_clip", "walkers", SMALL),
+    "hitsz_vcm": Preset("clip_vit_b16", "hitsz_vcm"),
+    "bupt_campus": Preset("clip_vit_b16", "bupt_campus", BUPT_CAMPUS),
 }
 
 
-def get_config(preset: str = "walkers") -> ml_collections.ConfigDict:
-    return preset_config(__file__, "lsmrl", preset, PRESETS, TABLE)
+def get_config(preset: str = "") -> ml_collections.ConfigDict:
+    return compose(__file__, "lsmrl", preset, VALUES, PRESETS)

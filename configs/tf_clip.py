@@ -1,44 +1,57 @@
 """TF-CLIP: the class bank is made of image features of the starting tower and changed for each clip; no text.
 
-Presets: `walkers` (default), `mars`, `hitsz_vcm`, `bupt_campus`; what differs from `clip_reid.py`.
-`--config.optimizer.lr_factors` for "^(sequence|temporal)" at 10 is what the released name filters meant to do.
+Presets: `walkers` (default), `mars`, `ls_vid`, `ilids_vid`, `hitsz_vcm`, `bupt_campus`; what differs from
+`clip_reid.py`. A row ("^(sequence|temporal)", 10.0, None) in `optimizer.groups` is what the released name filters meant
+to do.
 """
 
 from typing import Any
 
 import ml_collections
 
-from jaxreid.config import HALF, IMAGENET, sibling
+from jaxreid.config import compose, sibling
+from jaxreid.overlays import HALF, IMAGENET
 
 CLIP_REID = sibling(__file__, "clip_reid")
 
-PRESETS = CLIP_REID.PRESETS
-TABLE: dict[str, Any] = {
+VALUES: dict[str, Any] = {
+    **CLIP_REID.VALUES,
+    **IMAGENET,
     "loading.interpolation": "bilinear",
-    "frames.mean": [HALF["mean"], *[IMAGENET["mean"]] * 3],
-    "frames.std": [HALF["std"], *[IMAGENET["std"]] * 3],
     "bank": "image_memory",
-    "ssp.depth": [1, 2, 2, 2],
+    "ssp.depth": 2,
     "temporal.diffusion": True,
     "sie.columns": ("camera_index",),
-    "triplet.features": ("last", "projected", "temporal"),
     "weights.frame_identity": 1.0,
-    "batch.num_identities": [24, 4, 4, 4],
-    "batch.seq_len": [2, 8, 6, 6],
-    "epochs": [16, 80, 80, 80],
-    "optimizer.lr_factors": [
-        (("^necks_", 30.0), ("^(temporal|sequence|frame_norm)", 3.0)),
-        *[(("^necks_temporal/classifier", 10.0),)] * 3,
-    ],
-    "schedule.milestones": [(), *[(30.0, 50.0, 70.0)] * 3],
-    "schedule.epoch_offset": [None, 0.0, 0.0, 0.0],
-    "augment.crop": [3, 0, 0, 0],
-    "augment.erase_area": [0.4, 0.2, 0.2, 0.2],
-    "augment.per_frame": [(), ("erase",), ("erase",), ("erase",)],
+    "triplet.features": ("last", "projected", "temporal"),
+    "batch.num_identities": 4,
+    "batch.seq_len": 8,
+    "epochs": 80,
+    "optimizer.groups": CLIP_REID.with_biases(("^necks_temporal/classifier", 10.0, None), (".*", 1.0, None)),
+    "schedule.milestones": (30.0, 50.0, 70.0),
+    "schedule.epoch_offset": 0.0,
+    "augment.crop": 0,
+    "augment.erase_area": 0.2,
+    "augment.per_frame": ("erase",),
     "embedding": ("last", "projected", "temporal"),
-    "evaluation.clip_sampling": ["packed", "chunk_first", "chunk_first", "linspace"],
 }
 
+SMALL: dict[str, Any] = {
+    **HALF,
+    "ssp.depth": 1,
+    # The new modules at a tenth of the necks' rate.
+    "optimizer.groups": CLIP_REID.with_biases(
+        ("^necks_", 30.0, None), ("^(temporal|sequence|frame_norm)", 3.0, None), (".*", 1.0, None)
+    ),
+    "augment.erase_area": 0.4,
+    "augment.per_frame": (),
+}
+SIX = {"batch.seq_len": 6}  # frames of a clip, as the cross-modality sets' own codes draw them
 
-def get_config(preset: str = "walkers") -> ml_collections.ConfigDict:
-    return CLIP_REID.family_config(__file__, preset, TABLE)
+PRESETS = CLIP_REID.family_presets(
+    {"walkers": SMALL, "mars": {}, "ls_vid": {}, "ilids_vid": {}, "hitsz_vcm": SIX, "bupt_campus": SIX}
+)
+
+
+def get_config(preset: str = "") -> ml_collections.ConfigDict:
+    return compose(__file__, "clip_reid", preset, VALUES, PRESETS)

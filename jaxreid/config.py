@@ -1,7 +1,8 @@
-"""Values that every run has, which of them do not make it another run, and where config files are found."""
+"""Configs: what every run has, how presets are composed, which values do not make another run, and where files are."""
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -11,9 +12,7 @@ from typing import Any
 import ml_collections
 
 from jaxreid.errors import UserError
-
-IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
-HALF = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
+from jaxreid.overlays import DATASETS, TOWERS
 
 # How a run is carried out and where its data lie, not what it is: may change from one resumption to the next. Another
 # mesh adds up in another order, and another program rounds elsewhere, so that results then agree to rounding only. That
@@ -38,80 +37,119 @@ def among(key: str, chosen: Iterable[str]) -> bool:
     return any(key == one or key.startswith(f"{one}.") for one in chosen)
 
 
-def base_config(file: str, method: str, preset: str) -> Any:
-    """What `configs/*.py` start from; a value that a method reads is set there or in its preset.
+# What every run has, and what it is where nothing else says so.
+BASE: dict[str, Any] = {
+    "seed": 1,
+    "precision": "float32",  # compute type of the network; parameters, norms and losses are always float32
+    "extraction_batch_size": 128,  # clips per step where no gradient is needed
+    "evaluate_every": 0,  # epochs; 0 = after training only
+    "evaluate_start": True,  # also score the features that training starts from, and the free controls
+    "log_every": 10,  # steps per row of metrics.jsonl
+    "keep_checkpoints": 2,
+    "keep_best": False,  # report the epoch with the best test score instead of the last; the results say so
+    "dataset.name": "walkers",
+    "dataset.config": "",
+    "dataset.path": "",  # folder of the original data, for data sets that are not drawn
+    "dataset.sixteen_bit": "scale",  # 16-bit pictures to 8 bits, by the range of their tracklet; or "refuse"
+    "dataset.train": "train",
+    "dataset.query": "query",
+    "dataset.gallery": "gallery",
+    "dataset.protocols": (),  # keys of jaxreid.retrieval.PROTOCOLS, headline first; () = the data set's own
+    "loading.interpolation": "bilinear",
+    "loading.threads": 2,
+    "loading.workers": 0,
+    "loading.prefetch": 2,
+    "loading.cache": False,
+    "backbone.name": "",
+    "backbone.checkpoint": "",  # towers and vocabulary; "" = random numbers
+    "backbone.remat": False,  # True: less memory, a quarter more work
+    "backbone.scan": False,  # True: compiles one block for all, at the price of a copy of the weights
+    "backbone.stride": 0,  # pixels from patch to patch, 12 in CLIP-ReID's overlapping variant; 0 = the patch's size
+    # Rows (pattern, factor on lr, weight decay or None for weight_decay): the first that is found in a parameter's path
+    # counts, a factor of 0 freezes; what none matches has lr and weight_decay.
+    "optimizer.groups": (),
+    "optimizer.clip_norm": 0.0,  # 0 = off
+    "optimizer.b1": 0.9,  # of Adam, with b2 and eps
+    "optimizer.b2": 0.999,
+    "optimizer.eps": 1e-8,
+    "optimizer.momentum": 0.9,  # of SGD, with nesterov
+    "optimizer.nesterov": False,
+    "evaluation.pool": "after",
+    "evaluation.flip": False,
+    "evaluation.distance": "cosine",
+    # "k_reciprocal" adds re-ranked results; k1, k2 and λ as its authors chose them.
+    "evaluation.reranking": "",
+    "evaluation.rerank_k1": 20,
+    "evaluation.rerank_k2": 6,
+    "evaluation.rerank_lambda": 0.3,
+    "mesh.devices": 0,
+    "mesh.fsdp": 1,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Preset:
+    """A method on a data set: names of `TOWERS` and `DATASETS`, and what differs from the method's own values."""
+
+    tower: str
+    dataset: str
+    changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def compose(
+    file: str, method: str, preset: str, values: Mapping[str, Any], presets: Mapping[str, Preset]
+) -> ml_collections.ConfigDict:
+    """The config of a preset: base ← tower ← data set ← method ← preset, by dotted keys; what comes later wins.
 
     Args:
       file: `__file__` of the config, which names its runs: several configs may share a method.
+      preset: the first of `presets` where empty.
+      values: of the method.
+
+    Raises:
+      UserError: there is no such preset.
     """
-    config = ml_collections.ConfigDict()
-    config.name = Path(file).stem
-    config.method = method
-    config.preset = preset
-    config.seed = 1
-    config.precision = "float32"  # compute type of the network; parameters, norms and losses are always float32
-    config.extraction_batch_size = 128  # clips per step where no gradient is needed
-    config.evaluate_every = 0  # epochs; 0 = after training only
-    config.evaluate_start = True  # also score the features that training starts from, and the free controls
-    config.log_every = 10  # steps per row of metrics.jsonl
-    config.keep_checkpoints = 2
-    config.keep_best = False  # report the epoch with the best test score instead of the last; the results say so
-
-    config.dataset = ml_collections.ConfigDict()
-    config.dataset.name = "walkers"
-    config.dataset.config = ""
-    config.dataset.path = ""  # folder of the original data, for data sets that are not drawn
-    config.dataset.sixteen_bit = "scale"  # 16-bit pictures to 8 bits, by the range of their tracklet; or "refuse"
-    config.dataset.train = "train"
-    config.dataset.query = "query"
-    config.dataset.gallery = "gallery"
-    config.dataset.protocols = ()  # keys of jaxreid.retrieval.PROTOCOLS, headline first; () = the data set's own
-
-    config.frames = ml_collections.ConfigDict({"height": 256, "width": 128, **IMAGENET})
-    config.loading = ml_collections.ConfigDict(
-        {"interpolation": "bilinear", "threads": 2, "workers": 0, "prefetch": 2, "cache": False}
-    )
-    # "k_reciprocal" adds re-ranked results; k1, k2 and λ as its authors chose them.
-    config.evaluation = ml_collections.ConfigDict(
-        {"reranking": "", "rerank_k1": 20, "rerank_k2": 6, "rerank_lambda": 0.3}
-    )
-    config.mesh = ml_collections.ConfigDict({"devices": 0, "fsdp": 1})
-    return config
-
-
-def fill(config: Any, table: dict[str, Any], column: int) -> Any:
-    """The config with the values of one preset: of a list its entry `column`, anything else as it is."""
-    for name, value in table.items():
-        *path, key = name.split(".")
+    preset = preset or next(iter(presets))
+    if preset not in presets:
+        raise UserError(f"unknown preset {preset!r}; this config has {', '.join(presets)}")
+    chosen, name = presets[preset], Path(file).stem
+    layers = {
+        "base": BASE,
+        f"tower {chosen.tower}": TOWERS[chosen.tower],
+        f"data set {chosen.dataset}": DATASETS[chosen.dataset],
+        name: {"name": name, "method": method, **values},
+        f"preset {preset}": {"preset": preset, **chosen.changes},
+    }
+    config, sources = ml_collections.ConfigDict(), {}
+    for source, layer in layers.items():
+        sources |= dict.fromkeys(layer, source)
+    for key in sources:
+        *path, leaf = key.split(".")
         place = config
         for part in path:
             if part not in place:
                 place[part] = ml_collections.ConfigDict()
             place = place[part]
-        place[key] = value[column] if isinstance(value, list) else value
+        place[leaf] = next(layer[key] for layer in reversed(layers.values()) if key in layer)
+    object.__setattr__(config, "sources", sources)  # beside the values, for `origins`
     return config
 
 
-def preset_config(file: str, method: str, preset: str, presets: tuple[str, ...], table: dict[str, Any]) -> Any:
-    """The config of a preset, the first of `presets` where none is named; `file` as for `base_config`, `table` as for
-    `fill`.
+def origins(config: Any, defaults: Any) -> Iterator[tuple[str, Any, str]]:
+    """(dotted key, value, which overlay set it) of every value of a config.
 
-    Raises:
-      UserError: there is no such preset.
+    Args:
+      defaults: the config as `compose` made it; what differs from it was set on the command line.
     """
-    preset = preset or presets[0]
-    if preset not in presets:
-        raise unknown_preset(preset, presets)
-    return fill(base_config(file, method, preset), table, presets.index(preset))
+    sources, usual = getattr(defaults, "sources", {}), dict(flatten(defaults.to_dict()))
+    for key, value in flatten(config.to_dict()):
+        changed = key not in usual or usual[key] != value
+        yield key, value, "command line" if changed else sources.get(key, "config file")
 
 
 def is_config(value: Any) -> bool:
     """Whether JSON is a run's config; other programs have files of that name, too."""
     return isinstance(value, dict) and {"method", "seed", "dataset"} <= set(value)
-
-
-def unknown_preset(preset: str, known: tuple[str, ...]) -> UserError:
-    return UserError(f"unknown preset {preset!r}; this config has {', '.join(known)}")
 
 
 def sibling(file: str, name: str) -> ModuleType:
