@@ -339,7 +339,7 @@ def workload_of_towers(paper: OfTowers) -> Workload:
     name, size, *_ = paper.towers[0]
     return Workload(
         paper=paper.paper,
-        origin="specification, by towers: " + ", ".join(f"{copies} × {n}" for n, _, copies, _ in paper.towers),
+        origin="by towers: " + ", ".join(f"{copies} × {n}" for n, _, copies, _ in paper.towers),
         data=paper.data,
         tower=name,
         size=size,

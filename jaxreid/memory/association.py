@@ -36,7 +36,7 @@ Space = Literal["centred", "aggregated", "raw", "softmax_code"]
 
 @dataclasses.dataclass(frozen=True)
 class AssociationConfig:
-    """Switches of the association; the defaults are the method's, the others its ablations (section 9.3).
+    """Switches of the association; the defaults are the method's, the others its ablations.
 
     Attributes:
       candidates_per_camera: R, best slots of a camera that may become positives of a row.
@@ -121,7 +121,7 @@ def _similarity_row(features: Array, row: Array, valid: Array) -> Array:
 def camera_best(
     features: Array, camera: Array, valid: Array, num_cameras: int, candidates: int = 1, block: int = 1024
 ) -> tuple[Array, Array]:
-    """The most similar other slots of every camera, for every slot (the best table of section 3.4).
+    """The most similar other slots of every camera, for every slot (j of section 3.4).
 
     Args:
       features: f32[K, D'], rows compared by their inner product; camera: i32[K]; valid: bool[K].
@@ -201,7 +201,7 @@ def mine(
     positives: int,
     config: AssociationConfig,
 ) -> Positives:
-    """Positives from a best table: dynamic threshold, mutual test, soft weights (`MINE` of section 3.4).
+    """Positives from a best table: dynamic threshold, mutual test, soft weights (section 3.4).
 
     Args:
       index, similarity: [K, C, R], from `camera_best`.
@@ -260,7 +260,7 @@ def aggregate(features: Array, index: Array, weight: Array, share: float | Array
 
 @functools.partial(jax.jit, static_argnames="num_modalities")
 def centre(features: Array, modality: Array, valid: Array, num_modalities: int) -> Array:
-    """Features minus the mean of their modality's valid slots, unit rows again (r of section 3.4); 0 if not valid."""
+    """Features minus the mean of their modality's valid slots, unit rows again (section 3.4); 0 if not valid."""
     member = ((modality == jnp.arange(num_modalities)[:, None]) & valid).astype(jnp.float32)  # [G, K]
     total = jnp.matmul(member, features, precision=jax.lax.Precision.HIGHEST)
     mean = total / jnp.maximum(member.sum(axis=1, keepdims=True), 1.0)
@@ -272,7 +272,7 @@ def softmax_code(features: Array, camera: Array, valid: Array, num_cameras: int,
     """Slots described by whom they resemble in each camera: f32[K, K], unit rows.
 
     For every camera the softmax over 20 times the similarities to that camera's slots; the cameras' softmaxes side
-    by side, normalized. Takes K² floats, so it is for ablations of moderate size (section 3.4, "softmax_code").
+    by side, normalized. Takes K² floats, so it is for ablations of moderate size.
     """
     features = features.astype(jnp.float32)
 

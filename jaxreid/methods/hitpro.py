@@ -7,7 +7,7 @@ Of the paper only the abstract could be read. Modules, their order and what goes
 Temporal-aware Feature Encoder, Intra-Camera Tracklet Prototyping, Hierarchical Cross-Prototype Alignment (two-stage
 positive mining, Dynamic Threshold Strategy, Soft Weight Assignment) and Hierarchical Contrastive Learning. Every
 formula below that level is a design of this library after released ancestors (CAP, O2CAP, DAL, GUR, ADCA), so
-results of this module are not a reproduction of the paper's figures.
+results of this module are not a reproduction of the paper's figures. Sections below are those of docs/hitpro.md.
 
 No identity label is used: a tracklet, its camera and its modality are all that training sees.
 """
@@ -288,7 +288,7 @@ def camera_keys(info: DatasetInfo) -> tuple[np.ndarray, np.ndarray, tuple[str, .
     """(camera key of every tracklet i32[N], modality group of every key, names for people).
 
     A key is a (modality, camera) pair, visible ones first: a place that is seen in both modalities has two unrelated
-    keys, because using that they belong together would give the cross-modality answer away (section 2.2).
+    keys, because using that they belong together would give the cross-modality answer away (section 1).
     """
     table = info.table
     pairs = np.stack([table.modality, table.camera_index], 1)
