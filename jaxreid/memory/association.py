@@ -39,7 +39,7 @@ class AssociationConfig:
     """Switches of the association; the defaults are the method's, the others its ablations.
 
     Attributes:
-      candidates_per_camera: R, best slots of a camera that may become positives of a row.
+      candidates_per_camera: R, how many prototypes of a camera may become positives of another.
       within_positives, cross_positives: P of the two stages; equal to the widths of the memory's lists.
       delta: δ, how far below the row's best a positive may lie.
       weight_temperature: T_w of the soft weights.
@@ -50,9 +50,9 @@ class AssociationConfig:
       aggregation: share of the within-modality positives in the features of stage 2; 0 switches it off.
       stage2_space: "centred" (aggregated, minus the mean of its modality), "aggregated", "raw" (prototypes) or
         "softmax_code" (per-camera softmax of the aggregated features' similarities).
-      look_alikes: finds neutral slots of the same camera; off when a slot is all of a person in a camera.
+      look_alikes: whether look-alikes are found; off where one prototype is all that a camera saw of a person.
       look_alike_kappa: κ_ν; num_look_alikes: Q, the width of the memory's list.
-      min_concentration: ρ_min, slots below it are not mined (they keep their intra-camera loss); 0 mines all.
+      min_concentration: ρ_min, prototypes below it are not mined (they keep their intra-camera loss); 0 mines all.
       block: rows compared at a time; memory is block × K floats.
     """
 
@@ -93,7 +93,7 @@ VALUES = {
 
 
 class Positives(NamedTuple):
-    """Mined positives of every slot, best first."""
+    """Mined positives of every prototype, best first."""
 
     index: Array  # i32[K, P]
     weight: Array  # f32[K, P], rows sum to 1, or to 0 without a positive
@@ -121,7 +121,7 @@ def _similarity_row(features: Array, row: Array, valid: Array) -> Array:
 def camera_best(
     features: Array, camera: Array, valid: Array, num_cameras: int, candidates: int = 1, block: int = 1024
 ) -> tuple[Array, Array]:
-    """The most similar other slots of every camera, for every slot (j of section 3.4).
+    """For every prototype the most similar others of each camera (j of section 3.4).
 
     Args:
       features: f32[K, D'], rows compared by their inner product; camera: i32[K]; valid: bool[K].
@@ -150,10 +150,10 @@ def camera_best(
 def look_alikes(
     features: Array, camera: Array, valid: Array, kappa: float | Array, count: int = 8, block: int = 1024
 ) -> tuple[Array, Array]:
-    """Slots of the same camera that are too similar to serve as negatives (ν, section 3.3).
+    """Prototypes of the same camera that are too similar to serve as negatives (ν, section 3.3).
 
-    Of the `count` most similar slots of a slot's own camera, those whose similarity reaches mean + κ_ν·std of all
-    slots' best same-camera similarities.
+    Of the `count` most similar ones of the own camera, those whose similarity reaches mean + κ_ν·std of the best
+    same-camera similarities of all prototypes.
 
     Returns:
       index i32[K, count], best first, −1 = empty; threshold f32[] (0 when no camera has two slots).
@@ -269,9 +269,9 @@ def centre(features: Array, modality: Array, valid: Array, num_modalities: int) 
 
 @functools.partial(jax.jit, static_argnames=("num_cameras", "block"))
 def softmax_code(features: Array, camera: Array, valid: Array, num_cameras: int, block: int = 1024) -> Array:
-    """Slots described by whom they resemble in each camera: f32[K, K], unit rows.
+    """Prototypes described by what they resemble in each camera: f32[K, K], unit rows.
 
-    For every camera the softmax over 20 times the similarities to that camera's slots; the cameras' softmaxes side
+    For every camera the softmax over 20 times the similarities to its prototypes; the cameras' softmaxes side
     by side, normalized. Takes K² floats, so it is for ablations of moderate size.
     """
     features = features.astype(jnp.float32)
@@ -305,9 +305,9 @@ def cross_representation(memory: PrototypeMemory, config: AssociationConfig) -> 
 
 
 def associate(memory: PrototypeMemory, kappa: float | Array, config: AssociationConfig) -> PrototypeMemory:
-    """Renews look-alikes and positives of all slots: look-alikes, stage 1, aggregation, stage 2 (section 3.4).
+    """Renews look-alikes and positives of all prototypes: look-alikes, stage 1, aggregation, stage 2 (section 3.4).
 
-    Stage 1 mines the other cameras of a slot's own modality, with a threshold for each modality; stage 2 mines all
+    Stage 1 mines the other cameras of the own modality, with a threshold for each modality; stage 2 mines all
     cameras of the other modality, on `cross_representation`, with one threshold.
 
     Args:

@@ -111,7 +111,7 @@ class HiTPro(Method):
             )
 
     def _slots(self) -> tuple[np.ndarray, np.ndarray]:
-        """(slot of every tracklet i32[N], camera key of every slot). What one prototype stands for."""
+        """What each prototype stands for: (slot of every tracklet i32[N], camera key of every slot)."""
         unit, table = self.config.prototypes.unit, self.info.table
         if unit == "tracklet":
             return np.arange(len(table), dtype=np.int32), self.camera
@@ -256,8 +256,8 @@ class HiTPro(Method):
     # --- for the log only ---------------------------------------------------------------------------------------
 
     def diagnose(self, memory: HiTProMemory, labels: Labels) -> dict[str, float]:
-        """Of the mined lists, in percent: precision (right pairs of those whose persons are known) and coverage (slots
-        with a pair)."""
+        """In percent, of each mined list: precision (pairs of one person, among those whose persons are known) and
+        coverage (prototypes that have a pair)."""
         prototypes = memory.prototypes
         found: dict[str, float] = {}
         labelled = labels.pid >= 0

@@ -81,14 +81,14 @@ VALUES = {
 
 
 class SemanticDiffusion(nn.Module):
-    """Every frame describes itself as a mixture of all training identities' sentences. Its own identity's sentence is
-    no input, so nothing leaks in training and nothing is missing at test; new, it changes nothing.
+    """Every frame attends to the sentences of all training identities. Its own label is no input, so nothing leaks in
+    training and nothing is missing in tests. A new module changes nothing.
 
     Attributes:
       heads: of the attention.
-      mode: "attend" to the whole bank; or "append" the `top` sentences that are most like the frame to its tokens, over
-        which a block of the tower's form runs (after TF-CLIP).
-      tokens: "cls", or "all": then the mean of what is added to the frame's tokens is added to its feature.
+      mode: "attend" to the whole bank; or "append": the frame attends to its tokens and to the `top` sentences that are
+        most like it (after TF-CLIP).
+      tokens: "cls", or "all": all tokens attend, and the mean of what that adds is added to the frame's feature.
     """
 
     heads: int
