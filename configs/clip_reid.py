@@ -36,7 +36,7 @@ TABLE: dict[str, Any] = {
     # The class bank: "prompt", "image_memory", or "ema_memory" (CLIMB-ReID's: made anew before every epoch, two rows
     # per identity that follow the batches).
     "bank": "prompt",
-    # `multiple`: identities are encoded in a multiple of it, over which the devices share.
+    # `pad_to_multiple_of`: identities are encoded in a multiple of it, over which the devices share.
     "prompt.template": "A photo of a X X X X person.",
     "prompt.n_ctx": 4,
     "prompt.shared_ctx": (0, 0),
@@ -98,7 +98,7 @@ TABLE: dict[str, Any] = {
     "optimizer.bias_lr_factor": 2.0,
     "optimizer.bias_weight_decay": 1e-4,
     "optimizer.trainable": ".*",
-    # (pattern, factor on the rate), first match counts. A small tower's heads start from nothing in a short run.
+    # (pattern, factor on `lr`), first match counts. A small tower's heads start from nothing in a short run.
     "optimizer.lr_factors": [(("^(necks_|frame_norm|temporal|sequence)", 30.0),), (), (), ()],
     "schedule.name": ["cosine", "steps", "steps", "steps"],
     "schedule.warmup_epochs": [1.0, 10.0, 10.0, 10.0],

@@ -89,7 +89,7 @@ TABLE: dict[str, Any] = {
     "levels.within_start_epoch": [0, 0, 5, 5],
     "levels.cross_start_epoch": [1, 1, 15, 15],
     "levels.temperature": 0.07,
-    # On drawn people the joint softmax is better (docs/hitpro.md); the specification's toy study says the opposite.
+    # On drawn people the joint softmax is better (docs/hitpro.md); in its toy study it was worse.
     "levels.scope": ["joint", "camera", "camera", "camera"],
     # Test clips. HITSZ-VCM and BUPTCampus as their own codes draw them.
     "evaluation.clip_sampling": ["packed", "packed", "chunk_first", "linspace"],
