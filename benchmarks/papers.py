@@ -120,8 +120,8 @@ PAPERS: tuple[OfPreset | OfTowers, ...] = (
         "tf_clip:mars",
         extra=3 * 2 * 256.3e9,  # its refinement of 625 identities' four captions of 77 tokens
         parameters=7_094_272,
-        unknown="frames, batch, epochs and rates are TF-CLIP's; four captions per identity (with one 0.4 in place of "
-        "1.5 TFLOP)",
+        unknown="frames, batch, epochs and learning rates are TF-CLIP's; four captions per identity (with one 0.4 in "
+        "place of 1.5 TFLOP)",
     ),
     OfPreset(
         "VReID-XFD baseline",
@@ -339,7 +339,7 @@ def workload_of_towers(paper: OfTowers) -> Workload:
     name, size, *_ = paper.towers[0]
     return Workload(
         paper=paper.paper,
-        origin="specification, by towers: " + ", ".join(f"{copies} × {n}" for n, _, copies, _ in paper.towers),
+        origin="by towers: " + ", ".join(f"{copies} × {n}" for n, _, copies, _ in paper.towers),
         data=paper.data,
         tower=name,
         size=size,

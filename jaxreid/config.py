@@ -14,9 +14,8 @@ import ml_collections
 from jaxreid.errors import UserError
 from jaxreid.overlays import DATASETS, TOWERS
 
-# How a run is carried out and where its data lie, not what it is: may change from one resumption to the next. Another
-# mesh adds up in another order, and another program rounds elsewhere, so that results then agree to rounding only. That
-# data are the same is told by what they hold (`Dataset.fingerprint`).
+# How a run is carried out and where its data lie: may change whenever a run resumes. On another mesh, or with another
+# compiled program, results agree to rounding only. Whether data are the same is checked by `Dataset.fingerprint`.
 EXECUTION = (
     *("mesh", "loading.threads", "loading.workers", "loading.prefetch", "loading.cache", "keep_checkpoints"),
     *("backbone.remat", "backbone.scan", "dataset.path", "dataset.sixteen_bit"),

@@ -1,7 +1,7 @@
 """What the values of a config may be: conditions, and tables of them by key.
 
-A table stands beside the code that reads the keys, and takes the names that a value may have from there; what every run
-has is in `jaxreid.run.config_values`, which also looks at a whole config.
+A table stands beside the code that reads its keys; the keys of every run, and the check of a whole config, are in
+`jaxreid.run.config_values`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from jaxreid.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Condition:
-    """`holds` of the values that are allowed; `allowed` says to people which these are, after "must be"."""
+    """`holds(value)`: whether it is allowed; `allowed()`: which values are, to follow "must be" in a message."""
 
     holds: Callable[[Any], bool]
     allowed: Callable[[], str]
@@ -51,7 +51,7 @@ def _bounds(least: float, most: float, above: float = -math.inf, below: float = 
 
 
 def one_of(names: Iterable[Any] | Callable[[], Iterable[Any]]) -> Condition:
-    """One of some names, which may still grow, or be found by a call."""
+    """One of some names, which may be the result of a call and are listed when a value is checked."""
 
     def known() -> list[Any]:
         return list(names() if callable(names) else names)
@@ -113,7 +113,7 @@ positive, non_negative, fraction = number(above=0), number(0), number(0, 1)
 flag = Condition(lambda value: isinstance(value, bool), lambda: "True or False")
 word = Condition(lambda value: isinstance(value, str) and bool(value.strip()), lambda: "a text that is not empty")
 pattern = Condition(_is_pattern, lambda: "a regular expression")
-free = Condition(lambda value: True, lambda: "anything")  # what nothing can be said about before it is used
+free = Condition(lambda value: True, lambda: "anything")  # checked where it is used
 
 
 def under(prefix: str, table: Table) -> dict[str, Condition]:
@@ -122,7 +122,7 @@ def under(prefix: str, table: Table) -> dict[str, Condition]:
 
 
 def faults(values: Mapping[str, Any], table: Table, prefix: str = "config.") -> Iterator[str]:
-    """A sentence for every value that its condition does not hold of; keys without a condition are passed over."""
+    """A sentence for every value that its condition does not allow; keys without a condition are passed over."""
     for key, value in values.items():
         if key in table and not table[key].holds(value):
             yield f"{prefix}{key}={value!r} must be {table[key].allowed()}"

@@ -33,7 +33,7 @@ def fill(shape, seed, amplitude=0.2):
     ],
 )
 def test_the_block_of_vsla_clip(prompted, adapt, first, total):
-    """clip_xfd.md §9: deterministic weights, computed there in float64."""
+    """Deterministic weights; the numbers were computed apart from the library."""
     block = Block(TransformerConfig(width=8, depth=1, heads=2), VSLA)
     kernels = {
         **{f"attention/{name}": (8, 8, 1 + i) for i, name in enumerate(("query", "key", "value", "out"))},

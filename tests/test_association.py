@@ -1,4 +1,4 @@
-"""Association: golden numbers of HiTPro's toy world (specification 9.1), invariants (9.2), brute force."""
+"""Association: golden numbers of HiTPro's toy world, invariants, brute force."""
 
 import dataclasses
 
@@ -189,7 +189,7 @@ def test_soft_weight_temperatures():
 
 
 def brute_force_mine(similarity, camera, modality, valid, kappa, positives, config, cross):
-    """`MINE` of the specification, slot by slot on a full similarity matrix."""
+    """The mining rule of docs/hitpro.md, section 3.4, slot by slot on a full similarity matrix."""
     slots = len(camera)
 
     def table(k, c):

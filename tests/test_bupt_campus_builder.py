@@ -238,7 +238,7 @@ def test_counts_that_are_not_the_published_ones(tree, tmp_path, caplog):
 
 
 def test_published_figures_are_consistent():
-    """Section 7 of the data set's description: 3,080 people; 1,076 queries, one of each test identity."""
+    """The authors' totals: 3,080 people; 1,076 queries, one of each test identity."""
     figures = published.PUBLISHED
     assert sum(figures[split]["identities"] for split in ("train", "train_aux", "query")) == 3080
     assert sum(figures["query"]["tracklets"].values()) == figures["query"]["identities"] == 1076

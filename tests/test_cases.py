@@ -74,7 +74,7 @@ def test_location_and_scale_reach_their_protocols():
 
 
 def test_a_tracklet_is_the_same_on_both_sides():
-    """Section 20.4: 0002_21 stands in queries and gallery, at other rows."""
+    """0002_21 stands in queries and gallery, at other rows."""
     query = split("q", [1, 2, 3], ["0001_11", "0002_21", "0003_31"])
     gallery = split("g", [1, 2, 2], ["0001_12", "0002_20", "0002_21"])
     (case,) = cases(resolve("xfd"), query, gallery)
@@ -85,7 +85,7 @@ def test_a_tracklet_is_the_same_on_both_sides():
 
 
 def test_the_whole_test_set_as_gallery():
-    """Section 20.2, last paragraph: the queries stand in front of the gallery, each is junk to itself."""
+    """The queries stand in front of the gallery, each is junk to itself."""
     query, gallery = split("query", [1, 2, 3], camera=[0, 1, 2]), split("gallery", [1, 1, 2], camera=[0, 1, 0])
     (case,) = cases(resolve("mars_full"), query, gallery)
     assert case.gallery.split.name == "query+gallery" and case.gallery.rows.tolist() == list(range(6))

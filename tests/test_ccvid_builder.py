@@ -151,7 +151,7 @@ def test_counts_that_are_not_the_published_ones(tree, tmp_path):
 
 
 def test_published_figures_are_consistent():
-    """Section 13: 226 people, 2,856 tracklets, 347,833 frames."""
+    """Counted from the release: 226 people, 2,856 tracklets, 347,833 frames."""
     figures = published.PUBLISHED
     splits = ("train", "query", "gallery")
     assert sum(figures[split]["tracklets"]["rgb"] for split in splits) == 2856 == sum(published.SESSIONS.values())

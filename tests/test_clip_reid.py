@@ -1,4 +1,4 @@
-"""The CLIP-ReID family: golden numbers of its specification (section 9), and what must not depend on what."""
+"""The CLIP-ReID family: golden numbers, computed apart from the library, and what must not depend on what."""
 
 import dataclasses
 import importlib
@@ -151,8 +151,8 @@ def test_learning_rates_of_stage_2(member, epochs, wanted):
     np.testing.assert_allclose(rates(config.schedule, config.optimizer.lr, config.epochs, epochs), wanted, rtol=1e-5)
 
 
-def test_presets_are_the_contract():
-    """The specification's table, for one data set of video."""
+def test_presets_are_the_released_recipes():
+    """What the released codes train with on MARS."""
     for member, wanted in {
         "clip_reid": ("prompt", (16, 4, 1), 60, 5e-6, "euclidean", ("penultimate", "last", "projected"), ()),
         "vsla_clip": ("prompt", (8, 4, 8), 120, 1e-4, "cosine", ("penultimate", "last", "projected"), ()),
@@ -341,7 +341,7 @@ def rows_of_length_1(*shape, seed=0):
 
 
 def moved_by_hand(proxies, x, y, momentum, per_sample):
-    """The specification's rule, sample by sample and identity by identity."""
+    """CLIMB-ReID's update, sample by sample and identity by identity."""
 
     def moved(old, new):
         row = momentum * old + (1 - momentum) * new

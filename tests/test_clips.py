@@ -1,4 +1,4 @@
-"""Frame sampling against the tables of the data set specification (section 21) and HiTPro's (section 2.3)."""
+"""Frame sampling against tables computed apart from it; HiTPro's parts as in docs/hitpro.md, section 2."""
 
 import numpy as np
 import pytest
@@ -38,7 +38,7 @@ def test_recombine_interleaves_clips():
 
 
 def test_recombine_shows_every_frame_in_as_few_clips_as_hold_them():
-    """Data set specification, section 13: ⌈n/16⌉ clips at stride 4."""
+    """As CCVID is tested: ⌈n/16⌉ clips of 16 frames at stride 4."""
     lengths = np.arange(1, 200)
     plan = clips.plan_tracklets(lengths, clip_sampling="recombine", seq_len=16, stride=4)
     np.testing.assert_array_equal(np.bincount(plan.tracklet), -(-lengths // 16))

@@ -59,7 +59,7 @@ def is_said(feature, value):
 
 
 def gold_checks(protocol):
-    """Names of the tests that compare scores of a protocol with numbers of its specification."""
+    """Names of the tests that compare scores of a protocol with numbers worked out beforehand."""
     tests = {**vars(test_metrics), **vars(test_protocols)}
     return [
         name.removeprefix("test_").removesuffix("_gold")

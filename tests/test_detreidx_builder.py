@@ -302,7 +302,7 @@ def test_what_names_say(name, view, point, camera):
 
 
 def test_capture_points():
-    """Section 9: the numbers of the points, and how far they are."""
+    """The authors' numbers of the points, and √(height² + distance²)."""
     assert len(names.POINTS) == 18
     for place, point, slant in (((120, 0, 90), 18, 120), ((60, 120, 30), 6, 134.164), ((90, 120, 60), 12, 150)):
         view = names.View("uav", *map(float, place))

@@ -1,4 +1,4 @@
-"""HiTPro's presets: the settings of the specification, and whole runs on miniatures in the data sets' layouts."""
+"""HiTPro's presets: their settings, and whole runs on miniatures in the data sets' layouts."""
 
 import importlib
 import json
@@ -36,8 +36,8 @@ def get_config(preset):
 
 
 @pytest.mark.parametrize("preset", ["hitsz_vcm", "bupt_campus"])
-def test_settings_of_the_specification(preset):
-    """HiTPro's specification, sections 2.5, 3.3, 3.4, 4, 5 and 5.1."""
+def test_settings_of_the_data_sets_presets(preset):
+    """The library's choices after the ancestors' (docs/hitpro.md, Presets)."""
     config = get_config(preset)
     assert (config.backbone.name, config.precision) == ("ViT-B/16", "bfloat16")
     assert (config.frames.height, config.frames.width) == (256, 128)
@@ -138,7 +138,7 @@ def test_a_miniature_of_hitsz_vcm_trains_from_clip_weights(tmp_path, clip_weight
 
 
 def test_the_ancestors_encoder(tmp_path):
-    """HiTPro's specification, sections 3.1, 3.2 (24,056,704 parameters), 5.1 and 9.5 (117,012 frames)."""
+    """Parameters by hand in test_layers.py; 9,751 tracklets · 2 parts · 6 frames = 117,012 frames to extract."""
     config = get_config("hitsz_vcm_resnet50")
     assert (config.frames.height, config.frames.width, config.optimizer.weight_decay) == (288, 144, 5e-4)
     run = start_run(config, tmp_path / "run", tmp_path / "data", dry=True)
@@ -254,7 +254,7 @@ def test_a_protocol_that_leaves_nothing_is_named_before_training(tmp_path, clip_
 
 
 def test_a_dry_run_needs_no_data(tmp_path):
-    """Figures of the specification: 9,751 tracklets (section 2.1), 342 steps (2.6), 117,012 frames (9.5)."""
+    """⌈5,460 / 16⌉ = 342 steps for the visible ones of 9,751 tracklets, each of them extracted in two parts."""
     line = [sys.executable, "-m", "jaxreid.main", "--config=configs/hitpro.py:hitsz_vcm", "--mode=dry_run"]
     small = ["--config.backbone.name=walkers_vit_tiny", "--config.frames.height=64", "--config.frames.width=32"]
     found = subprocess.run(

@@ -25,5 +25,5 @@ def rank1(variant, seeds):
         ("fragmented_no_look_alikes", 20, "fragmented", (10, 11, 12)),
     ],
 )
-def test_orderings_of_the_specification(worse, margin, better, seeds):
+def test_orderings_of_variants(worse, margin, better, seeds):
     assert rank1(worse, seeds) + margin < rank1(better, seeds)

@@ -257,7 +257,7 @@ def test_one_row_more_or_less_is_noticed(tree, tmp_path, as_published):
 
 
 def test_published_figures_are_consistent():
-    """Section 6 of the data set's description: totals of 927 people, 21,863 tracklets, 463,259 frames."""
+    """Totals that the authors publish: 927 people, 21,863 tracklets, 463,259 frames."""
     listed, kept = published.LISTED, published.PUBLISHED
     assert listed["train"]["tracklets"] + listed["test"]["tracklets"] == 21863
     assert listed["train"]["frames"] + listed["test"]["frames"] == 463259

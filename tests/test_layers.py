@@ -1,4 +1,4 @@
-"""Temporal aggregation and masked batch norm: golden numbers of the specification, PyTorch, masks."""
+"""Temporal aggregation and masked batch norm: numbers by hand, PyTorch, masks."""
 
 import jax
 import jax.numpy as jnp
@@ -49,7 +49,7 @@ def test_parameter_counts():
     norm = MaskedBatchNorm(use_bias=False)
     vector = jax.ShapeDtypeStruct((4, 2048), jnp.float32)
     scale = jax.eval_shape(lambda key, x: norm.init(key, x, use_running_average=True), jax.random.key(0), vector)
-    # With the two-stem ResNet-50 this makes the specification's 24,056,704 trainable parameters.
+    # With the two-stem ResNet-50 this is all that HiTPro trains there.
     assert count(layer) + count(scale) + 23_508_032 + 9_536 == 24_056_704
 
 

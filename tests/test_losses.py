@@ -1,4 +1,4 @@
-"""Losses: golden numbers of HiTPro's toy world (specification 9.1), its invariants (9.2), PyTorch and brute force."""
+"""Losses: golden numbers of HiTPro's toy world, its invariants, PyTorch and brute force."""
 
 import jax
 import jax.numpy as jnp

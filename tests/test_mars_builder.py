@@ -166,7 +166,7 @@ def test_counts_that_are_not_the_published_ones(tree, tmp_path, caplog):
 
 
 def test_published_figures_are_consistent():
-    """Section 2 of the data set's description."""
+    """Counts of the authors' .mat files add up."""
     of, parts, cameras = published.PUBLISHED, published.LISTED, published.PER_CAMERA
     assert of["query"]["tracklets"]["rgb"] + of["gallery"]["tracklets"]["rgb"] == parts["test"]["tracklets"] == 12180
     assert of["query"]["frames"]["rgb"] + of["gallery"]["frames"]["rgb"] == parts["test"]["frames"] == 681089

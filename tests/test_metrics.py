@@ -1,4 +1,4 @@
-"""Scores against the specification's gold tables (data set specification, section 20) and against brute force."""
+"""Scores against tables that were worked out beforehand (docs/datasets.md, gold checks), and against brute force."""
 
 import dataclasses
 
@@ -36,7 +36,7 @@ T4_RGB = Rows(np.array([1, 1, 2, 2, 3, 2]), np.array([1, 2, 2, 3, 1, 1]), modali
 
 
 def assert_scores(scores, precisions, mAP, cmc, mINP, queries):
-    """The numbers as the specification prints them: fractions to six digits."""
+    """Scores against fractions to six digits."""
     np.testing.assert_allclose(scores.average_precision[scores.valid], precisions, atol=6e-7)
     assert scores.mAP / 100 == pytest.approx(mAP, abs=6e-7)
     assert [scores.rank[k] / 100 for k in sorted(scores.rank)] == pytest.approx(cmc, abs=6e-7)
@@ -56,7 +56,7 @@ def assert_scores(scores, precisions, mAP, cmc, mINP, queries):
     ],
 )
 def test_average_precision_gold(relevance, standard, trapezoid, penalty, reciprocal):
-    """Section 20.1."""
+    """Relevance of a ranked list, best first."""
     relevant = np.array([int(bit) for bit in relevance])
     query = Rows(np.array([1]))
     gallery = Rows(np.where(relevant == 1, 1, 2))
@@ -83,7 +83,7 @@ def test_average_precision_gold(relevance, standard, trapezoid, penalty, recipro
     ],
 )
 def test_matrix_t1_gold(protocol, precisions, mAP, cmc, mINP, queries):
-    """Section 20.2."""
+    """The third query's only match is of its own camera."""
     scores = retrieval.score_distances(T1, T1_QUERY, T1_GALLERY, protocol, ranks=(1, 2, 3, 4))
     assert_scores(scores, precisions, mAP, cmc, mINP, queries)
     assert scores.unmatched == 3 - queries
@@ -91,14 +91,14 @@ def test_matrix_t1_gold(protocol, precisions, mAP, cmc, mINP, queries):
 
 
 def test_market_with_an_unlabelled_row_as_negative_gold():
-    """Section 20.2, the common mistake: the row of identity −1 takes part as a stranger."""
+    """A common mistake: the row of identity −1 takes part as a stranger."""
     gallery = dataclasses.replace(T1_GALLERY, identity=np.where(np.arange(8) == 5, 99, T1_GALLERY.identity))
     scores = retrieval.score_distances(T1, T1_QUERY, gallery, "market", ranks=(1, 2, 3, 4))
     assert_scores(scores, [0.45, 0.25], 0.35, [0, 0.5, 0.5, 1], 0.325, 2)
 
 
 def test_queries_in_the_gallery_gold():
-    """Section 20.2, last paragraph: other queries are negatives, the query itself is junk."""
+    """Other queries are negatives, the query itself is junk."""
     among = np.array([[0, 0.9, 0.35], [0.9, 0, 0.85], [0.35, 0.85, 0]], np.float32)
     gallery = Rows(
         np.concatenate([T1_QUERY.identity, T1_GALLERY.identity]),
@@ -118,7 +118,7 @@ def test_queries_in_the_gallery_gold():
     ],
 )
 def test_clothes_gold(protocol, precisions, mAP, cmc, mINP, queries):
-    """Section 20.3; the location and scale protocols are the same rules on other columns."""
+    """The location and scale protocols are the same rules on other columns."""
     kinds = np.array([1, 1, 1, 2, 2, 1, 1, 1])
     identity, camera = np.array([1, 1, 2, 2, 1, 3, 3, 4]), np.array([0, 1, 0, 0, 2, 1, 0, 0])
     twins = {
@@ -133,7 +133,7 @@ def test_clothes_gold(protocol, precisions, mAP, cmc, mINP, queries):
 
 
 def test_xfd_gold():
-    """Section 20.4: a tracklet is (identity, number); 0002_21 is the second query's own."""
+    """A tracklet is (identity, number); 0002_21 is the second query's own."""
     query = Rows(np.array([1, 2, 3]), np.zeros(3, int), tracklet=np.array([11, 21, 31]))
     gallery = Rows(
         np.array([1, 1, 2, 2, 2, 3, 4, 1]),
@@ -152,8 +152,8 @@ def test_xfd_gold():
 
 
 def test_what_is_left_out_decides_over_xfd():
-    """Specification of VReID-XFD, section 9: ranked (1, session 1), (2, session 2), (1, session 2) for a query of
-    identity 1 in session 1, with camera = session; only another protocol removes the first."""
+    """Ranked (1, session 1), (2, session 2), (1, session 2) for a query of identity 1 in session 1, with camera =
+    session; only `xfd_train` removes the first."""
     query = Rows(np.array([1]), np.array([1]), tracklet=np.array([10]))
     gallery = Rows(np.array([1, 2, 1]), np.array([1, 2, 2]), tracklet=np.array([11, 12, 13]))
     distances = np.array([[0.1, 0.2, 0.3]])
@@ -169,7 +169,7 @@ def test_what_is_left_out_decides_over_xfd():
 
 
 def test_chance_with_one_match_among_89():
-    """Specification of VReID-XFD, section 9: means over all places of the match; trapezoid = (rank-1 + MRR) / 2."""
+    """Means over all places of the match; trapezoid = (rank-1 + MRR) / 2."""
     places = np.arange(1, 90)[:, None]
     standard, trapezoid = (metrics.average_precision(places, rule).mean() for rule in ("standard", "trapezoid"))
     assert standard == pytest.approx(0.056983, abs=6e-7) and trapezoid == pytest.approx(0.034109, abs=6e-7)
@@ -194,13 +194,13 @@ def test_chance_with_one_match_among_89():
     ],
 )
 def test_cross_modality_gold(protocol, transposed, precisions, mAP, cmc, mINP, queries):
-    """Section 20.5."""
+    """Infrared → visible and, transposed, visible → infrared."""
     distances, query, gallery = (T4.T, T4_RGB, T4_IR) if transposed else (T4, T4_IR, T4_RGB)
     scores = retrieval.score_distances(distances, query, gallery, protocol, ranks=(1, 2, 3, 4))
     assert_scores(scores, precisions, mAP, cmc, mINP, queries)
 
 
-# Brute force: one query at a time, a stable sort, the definitions as section 19 words them.
+# Brute force: one query at a time, a stable sort, the definitions as docs/retrieval.md words them.
 
 
 def rules(key, query, gallery, q):
@@ -441,7 +441,7 @@ def test_a_method_may_bring_its_own_distance_and_features():
     assert scores.mAP == pytest.approx(expected.mAP, abs=1e-9)
 
 
-# Invariants of section 20.7.
+# Invariants.
 
 
 def same(a, b):

@@ -234,7 +234,7 @@ def test_counts_that_are_not_the_published_ones(tree, tmp_path, caplog):
 
 
 def test_published_figures_are_consistent():
-    """Section 12: 158 people in 598 outfits, 8,092 tracklets; 9 and 11 cameras of query and gallery."""
+    """The authors' totals: 158 people in 598 outfits, 8,092 tracklets. 9 and 11 cameras: counted in their distances."""
     figures = published.PUBLISHED
     assert figures["train"]["identities"] + figures["gallery"]["identities"] == 158
     assert figures["train"]["outfits"] + figures["test"]["outfits"] == 598

@@ -10,8 +10,8 @@ from jaxreid import retrieval
 from jaxreid.retrieval.protocols import PROTOCOLS, Rows, resolve
 
 
-def test_every_key_of_the_specification_is_there():
-    """Data set specification, section 19, and 'none' for data without identities."""
+def test_every_key_is_there():
+    """Those of docs/retrieval.md, and 'none' for data without identities."""
     assert set(PROTOCOLS) == {
         "market", "market_full", "mars_full", "mars_full_std", "single_match", "cross_modal_cam", "cross_modal_nocam",
         "bupt_full", "bupt_reduced64", "xfd", "xfd_train", "clothes_sc", "clothes_cc", "location_sl", "location_dl",
@@ -52,7 +52,7 @@ def test_positive_and_junk_are_disjoint_and_junk_is_of_the_identity_or_thrown_aw
     "one, other", [("clothes_sc", "clothes_cc"), ("location_sl", "location_dl"), ("scale_ss", "scale_ds")]
 )
 def test_same_and_different_part_the_matches(one, other):
-    """Section 20.7: SC and CC positives are disjoint and together the overall positives."""
+    """Positives of the same and of other clothes are disjoint and together the overall positives."""
     query, gallery = random_rows(0, 30), random_rows(1, 50)
     a, b, overall = (masks(key, query, gallery)[0] for key in (one, other, "market"))
     assert not np.any(a & b) and a.any() and b.any()
@@ -60,7 +60,7 @@ def test_same_and_different_part_the_matches(one, other):
 
 
 def test_both_directions_have_the_same_pairs():
-    """Section 20.7: HITSZ-VCM's directions are transposes of each other."""
+    """HITSZ-VCM's directions are transposes of each other."""
     query, gallery = random_rows(0, 30), random_rows(1, 50)
     there, back = masks("cross_modal_cam", query, gallery), masks("cross_modal_cam", gallery, query)
     np.testing.assert_array_equal(there[0], back[0].T)
@@ -175,7 +175,7 @@ def test_rules_in_words():
 
 
 def test_bupt_reduced64_loses_the_tail_gold():
-    """Data set specification, section 7: 540 → 512 visible queries, 2,422 → 2,368 visible gallery tracklets."""
+    """What the authors' code loses: 540 → 512 visible queries, 2,422 → 2,368 visible gallery tracklets."""
     rng = np.random.default_rng(0)
     modality = {"query": [0] * 540 + [1] * 536, "gallery": [0] * 2422 + [1] * 2422}
     sides = {}

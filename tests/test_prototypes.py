@@ -1,4 +1,4 @@
-"""Prototypes and their update: golden numbers of HiTPro's toy world (specification 9.1), brute force, invariants."""
+"""Prototypes and their update: golden numbers of the toy world, brute force, invariants."""
 
 import jax
 import jax.numpy as jnp

@@ -572,7 +572,7 @@ def test_missing_extra_is_named(monkeypatch):
         make_detector("hf:anything")
 
 
-# --- real people (real-footage notes, section 4) -------------------------------------------------------------------
+# --- real people: vtest.avi of OpenCV's samples ---------------------------------------------------------------------
 
 REAL_CLIP = Path(os.environ.get("JAXREID_REAL_CLIP") or "/usr/share/doc/opencv-doc/examples/data/vtest.avi")
 needs_clip = pytest.mark.skipif(

@@ -136,7 +136,7 @@ def test_colours_do_not_tell_who_it_is(name, other_outfit):
 
 
 def test_capture_points_are_those_of_the_data_set():
-    """Data set specification, section 9: ids, and the slant range of the two farthest."""
+    """DetReIDX's numbers of its points, and the slant range of the two farthest."""
     assert CAPTURE_POINTS[0] == (5.8, 10, 30) and CAPTURE_POINTS[4] == (40, 80, 30)
     assert CAPTURE_POINTS[11] == (90, 120, 60) and CAPTURE_POINTS[17] == (120, 0, 90)
     cameras = {(c.session, c.point): c for c in World(CONFIGS["aerial"]).cameras}

@@ -71,7 +71,10 @@ def test_names_of_workdirs():
 def lines_of_documentation():
     """(preset's config, changed config, explicit workdir) of every line of README and docs that trains."""
     pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-    for found in re.findall(r"jaxreid(?:\.main| train| dry-run| evaluate) (--config=[^\n`#]*)", "\n".join(page.read_text() for page in pages)):
+    for found in re.findall(
+        r"jaxreid(?:\.main| train| dry-run| evaluate) (--config=[^\n`#]*)",
+        "\n".join(page.read_text() for page in pages),
+    ):
         words = found.replace("[switch]", "").replace("=N", "=2").split()
         name, _, preset = words[0].removeprefix("--config=").partition(":")
         name, workdir, changes = Path(name).stem, None, {}

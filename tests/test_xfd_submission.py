@@ -30,8 +30,8 @@ def file_of(path, rows):
     return xfd.write(path, iter(rows))
 
 
-def test_scores_of_the_specification(tmp_path):
-    """Data set specification, section 20.4, in all three cases: 0002_21 is the second query's own tracklet."""
+def test_scores_of_a_file(tmp_path):
+    """The numbers of test_metrics.test_xfd_gold in all three cases: 0002_21 is the second query's own tracklet."""
     path = file_of(tmp_path / "s.csv", [row for case in xfd.CASES for row in ranked(case)])
     scores = xfd.score(xfd.read(path))
     assert list(scores) == [*xfd.CASES, "overall"]
@@ -47,7 +47,7 @@ def test_scores_of_the_specification(tmp_path):
     [([0, 2], 0.791667), ([1], 0.25), ([0, 1, 2], 1.0), ([3, 4], 0.225)],
 )
 def test_average_precision_of_the_challenge(ranks, precision):
-    """Specification of VReID-XFD, section 9: 0-based ranks of the matches."""
+    """0-based ranks of the matches."""
     gallery = tuple(f"{1 if place in ranks else 2:04d}_{place + 10}" for place in range(5))
     rows = [xfd.Ranking(case, "0001_1", gallery) for case in xfd.CASES]
     assert xfd.score(rows)["overall"].mAP / 100 == pytest.approx(precision, abs=6e-7)

@@ -1,5 +1,6 @@
 """The toy world of HiTPro's golden numbers: unit vectors in the plane, given by their angles in degrees.
 
+The numbers were computed apart from the library, in float64, from the equations of docs/hitpro.md (3.3, 3.4, 4 and 6).
 Cameras 0 and 1 are visible, 2 and 3 infrared; persons X (slots 0, 2, 4, 6) and Y (slots 1, 3, 5); slot 7 is padding.
 """
 

@@ -37,7 +37,7 @@ def draw(world: World, spec: TrackletSpec) -> Drawn:
 
 
 def draw_all(config: WorldConfig, specs: Sequence[TrackletSpec]) -> Iterator[tuple[TrackletSpec, Drawn]]:
-    """Every tracklet with its specification, in the order of `specs`; the same whatever the number of processes.
+    """Every tracklet as specified and drawn, in the order of `specs`; the same whatever the number of processes.
 
     Raises:
       RuntimeError: a worker stopped; what it had to say is on stderr.

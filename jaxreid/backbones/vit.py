@@ -199,7 +199,7 @@ class ViT(Tower):
         """Frames [N, H, W, 3] → residual stream before the first block, [N, 1 + R + P, D] in the compute type.
 
         `class_bias` [N, D] is added to the class token before positions (camera embedding of the CLIP family),
-        `token_bias` [N, D] to class token and patches after positions (that of TransReID); §4.
+        `token_bias` [N, D] to class token and patches after positions (that of TransReID).
         """
         c = self.config
         if frames.ndim != 4 or frames.shape[1:] != (*c.image_size, 3):

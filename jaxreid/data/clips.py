@@ -1,4 +1,4 @@
-"""Which frames make a clip: the sampling rules of the field, and `ClipPlan`, the table a loader works through.
+"""Clip sampling: which frames of a tracklet make a clip; and `ClipPlan`, the table that a loader works through.
 
 A plan is made on the host before anything is read: what an epoch shows is a pure function of the split's lengths
 and a random generator, and the loader only decodes what stands in the table.
@@ -66,8 +66,8 @@ def chunk(count: np.ndarray, frames: int, rng: np.random.Generator | None = None
 
 
 def floor_first(count: np.ndarray, frames: int, rng: np.random.Generator | None = None) -> np.ndarray:
-    """The first frame of T blocks of ⌊n/T⌋ frames: the tail is never seen. Where a generator is given a random one,
-    and the last block takes the tail too."""
+    """The first frame of each of T blocks of ⌊n/T⌋ frames, without the tail; or, where a generator is given, a random
+    frame of each, and the last block takes the tail too."""
     size = np.maximum(count // frames, 1)[:, None]
     start = np.minimum(np.arange(frames) * size, count[:, None] - 1)
     if rng is None:
@@ -91,8 +91,8 @@ def random_frames(count: np.ndarray, frames: int, rng: np.random.Generator) -> n
 
 
 def strided(count: np.ndarray, frames: int, rng: np.random.Generator, stride: int = 1) -> np.ndarray:
-    """Every `stride`-th frame from a random start, T of them. A shorter tracklet is read with the largest stride that
-    T frames have room for, and one of fewer than T frames from its start again and again."""
+    """T frames, every `stride`-th from a random start. In a short tracklet the stride shrinks until T frames fit; one
+    of fewer than T frames is repeated from its start."""
     room = (count - 1) // max(frames - 1, 1)
     step = np.clip(room, 1, stride)
     start = rng.integers(0, np.maximum(count - (frames - 1) * step, 1))
@@ -128,8 +128,8 @@ def plan_parts(
     clip_sampling: str = "chunk",
     stride: int = 1,
 ) -> ClipPlan:
-    """One clip of T frames from each given (tracklet, part): as `clip_sampling` (of `TRAINING_CLIPS`) says where a
-    generator is given, otherwise the first frames of chunks. `stride` is that of `strided`.
+    """One clip of T frames from each given (tracklet, part): by `clip_sampling` (of `TRAINING_CLIPS`) where a generator
+    is given, otherwise the first frame of each chunk. `stride` is that of `strided`.
 
     Raises:
       UserError: `clip_sampling` is none of them.
@@ -159,11 +159,12 @@ def plan_all_parts(length: np.ndarray, *, parts: int, seq_len: int) -> ClipPlan:
 def plan_tracklets(length: np.ndarray, clip_sampling: str, seq_len: int, *, stride: int = 1) -> ClipPlan:
     """Every tracklet's test clips.
 
-    `chunk_first`, `floor_first` and `linspace` give one clip per tracklet. The others give ⌈n/T⌉: `dense`
-    consecutive clips whose last one is filled by repeating its frames from the start; `packed` fills it with masked
-    frames instead, so that every frame counts exactly once; `recombine` interleaves the clips, T·`stride` frames
-    giving `stride` clips, and what is left at the end as many as it fills, with a smaller stride. `windows` gives clips
-    that start every T / 2 frames as long as frames follow after them, at least one (TF-CLIP's iLIDS-VID).
+    chunk_first, floor_first, linspace: one clip per tracklet.
+    dense: ⌈n/T⌉ clips of consecutive frames; the last one is filled by repeating its own frames from the first on.
+    packed: the same, the last one filled with masked frames, so that every frame counts exactly once.
+    recombine: ⌈n/T⌉ clips, of which `stride` interleave over T·`stride` frames; the full ones that are left at the end
+      interleave with a smaller stride, and the last one is filled as in dense.
+    windows: clips that start every T / 2 frames as long as frames follow, at least one (TF-CLIP's iLIDS-VID).
 
     Raises:
       UserError: `clip_sampling` is none of them.

@@ -60,8 +60,7 @@ class Dataset:
         return self.train, *self.test_splits
 
     def fingerprint(self) -> dict[str, Any]:
-        """What tells this data set from another of the same name (the place it lies at does not): sizes, and digests of
-        all that is known of the tracklets, without their pictures."""
+        """Sizes, and digests of all that is known of the tracklets but their pictures; where they lie plays no part."""
         counts = {split.name: len(split) for split in self.splits}
         frames = {split.name: int(split.table.length.sum()) for split in self.splits}
         contents = {split.name: _digest(split) for split in self.splits}

@@ -26,7 +26,7 @@ INTERPOLATION = {"bilinear": cv2.INTER_LINEAR, "bicubic": cv2.INTER_CUBIC, "area
 
 @dataclasses.dataclass(frozen=True)
 class LoaderOptions:
-    """How frames are read: output size in pixels, resize rule, threads or worker processes, caching of bytes."""
+    """How frames are read: output size in pixels, interpolation, threads or worker processes, caching of bytes."""
 
     height: int
     width: int
@@ -124,7 +124,7 @@ def batches(
       split: where the frames come from.
       plan: which clips.
       batch_size: rows of the global batch; a multiple of `process_count`.
-      options: frame size, resize rule, parallelism.
+      options: frame size, interpolation, parallelism.
       uses_identity: whether identity, pair and clothes are filled in.
       reader: an open reader of the split, to keep its cache from one pass to the next.
       process_index, process_count: which share of every batch this process delivers.

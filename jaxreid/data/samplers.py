@@ -2,7 +2,7 @@
 
 A sampler is a small frozen description; `draw` returns the (tracklet, part) of every row of every batch, so an
 epoch needs no state beyond (seed, epoch) and is the same on any number of hosts and workers. Labels may be others
-in every epoch (clusters, slots of a memory); −1 is never drawn.
+in every epoch (clusters, prototypes); −1 is never drawn.
 
 | sampler | a batch | an epoch |
 |---|---|---|
@@ -10,7 +10,7 @@ in every epoch (clusters, slots of a memory); −1 is never drawn.
 | `RandomIdentitySampler` | P identities × K clips | no tracklet twice (CLIP-ReID, torchreid) |
 | `IdentitySampler` | P identities × K clips, spread over modalities or platforms | as many clips as tracklets |
 | `PairSampler` | row-aligned pairs of one person in two modalities | a fixed number of batches |
-| `LabelSampler` | of each modality (platform, camera) as many slots × clips | every slot of the largest once |
+| `LabelSampler` | of each modality (platform, camera) as many labels × clips | every label of the largest once |
 | `CameraSampler` | as many clips from each of some cameras, no labels | as many clips as tracklets |
 | `ClusterSampler` | P clusters × K clips from different cameras | a fixed number of batches |
 """
@@ -92,7 +92,7 @@ def _enough(groups: dict[int, np.ndarray], needed: int, what: str, field: str) -
 
 @dataclasses.dataclass(frozen=True)
 class ShuffleSampler:
-    """All labelled tracklets in random order; the last ones that fill no batch wait for another epoch."""
+    """All labelled tracklets in random order; those that fill no whole batch are left out."""
 
     size: int
     parts: int = 1
@@ -117,8 +117,8 @@ class LabelSampler:
     """Batches balanced over modalities, then over labels: each is a group of tracklets (a prototype, a cluster).
 
     `num_labels` labels of each modality present in the split, `num_instances` clips from different (tracklet, part)
-    pairs of each. An epoch has `steps` batches; with 0, as many as show every label of the larger modality once. What
-    runs out of labels earlier wraps. `balance` names another column to balance over: "platform", or "camera_index" for
+    pairs of each. An epoch has `steps` batches; with 0, as many as show every label of the larger modality once; the
+    other repeats its own. `balance` names another column to balance over: "platform", or "camera_index" for
     batches with as many labels from every camera.
     """
 
@@ -195,7 +195,7 @@ class IdentitySampler:
 class RandomIdentitySampler:
     """P identities × K clips as CLIP-ReID and torchreid draw them: an epoch is at most one pass over the data.
 
-    An identity's tracklets are shuffled and cut into groups of K, the rest waits for another epoch; one that has fewer
+    An identity's tracklets are shuffled and cut into groups of K, the rest is left out; one that has fewer
     than K repeats some. Batches take a group from each of P identities until fewer than P have any left, so that
     their number differs from epoch to epoch.
     """

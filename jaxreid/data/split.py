@@ -1,6 +1,6 @@
 """One split of a built data set: its tables, and its frames read on demand.
 
-What an unsupervised method may see (`TrackletTable`) and what could tell an identity (`Labels`) are separate
+What an unsupervised method may see (`TrackletTable`) and what could reveal an identity (`Labels`) are separate
 types from here on, so that the second can be withheld.
 """
 
@@ -69,7 +69,7 @@ class Labels:
     pair: np.ndarray  # i32[N]
     names: tuple[str, ...]  # tracklet ids
     junk: np.ndarray = None  # type: ignore[assignment]  # bool[N], belongs in no ranking
-    distractor: np.ndarray = None  # type: ignore[assignment]  # bool[N], somebody whom nobody looks for
+    distractor: np.ndarray = None  # type: ignore[assignment]  # bool[N], somebody whom no query looks for
 
     def __post_init__(self) -> None:
         for name in ("junk", "distractor"):
@@ -190,7 +190,7 @@ class FrameReader:
             raise UserError(f"{self.place(row, index)}: {error}; {self.REMEDY}") from error
 
     def _span(self, encoded: Sequence[bytes], row: int, index: int) -> tuple[int, int]:
-        """The values of a tracklet's 16-bit frames that become 0 and 255; read once, and told for the first one."""
+        """The values of a tracklet's 16-bit frames that become 0 and 255; found once, with a warning the first time."""
         if row not in self._spans:
             told, self._told = self._told, True
             stored = (self._load(encoded, row, each) for each in range(len(encoded)))

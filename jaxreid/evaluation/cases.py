@@ -1,4 +1,4 @@
-"""What an evaluation ranks: which test tracklets are looked for among which, under which rules."""
+"""What an evaluation ranks: the queries, the gallery and the protocol of each case."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Side:
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """One ranking problem: which tracklets are looked for among which, under which rules."""
+    """One ranking problem: queries, gallery, and the protocol that scores them."""
 
     direction: str
     protocol: Protocol
@@ -47,7 +47,7 @@ class Case:
         """Refuses what cannot be scored.
 
         Raises:
-          UserError: the message names the rule, and what to do.
+          UserError: the message says why, and what to do.
         """
         query, gallery = self.query.columns(), self.gallery.columns()
         try:
@@ -59,7 +59,7 @@ class Case:
 
 
 def cases(protocol: Protocol, query: Split, gallery: Split, name: str = "") -> tuple[Case, ...]:
-    """What a protocol scores; `name` tells the cases of one pair of splits from those of another.
+    """What a protocol scores; `name` distinguishes the cases of several pairs of splits.
 
     Across modalities there are two directions; where the query split holds one modality only, the gallery split
     gives the queries of the other (as on HITSZ-VCM, where the two sets swap). Junk takes no part, a distractor is

@@ -31,7 +31,7 @@ class Assessment:
       results: what `results.json` holds: `scores`, one record per case, or `reason`, why nothing was scored;
         `before_training`, records of the controls; `assumptions`, `notes` and what the run cost.
       cases: what was ranked, those of the headline protocol first.
-      distance: how.
+      distance: its name.
       features: split name → f32[N, D], one row per test tracklet.
       quality: per-query scores of every case; empty where nothing was scored.
     """
@@ -47,7 +47,7 @@ class Evaluator:
     """Scores a run's test splits; made once, so that its step compiles once.
 
     Attributes:
-      scored: whether there is anything to score by.
+      scored: whether test tracklets have identities to score by.
       cases: every direction of every protocol, those of the headline protocol first.
     """
 

@@ -126,7 +126,7 @@ def tracklet_features(
     reader: FrameReader | None = None,
     rows: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
-    """Unit features of a split's tracklets by name, f32[N, D]: clips by the evaluation's rule, pooled.
+    """Unit features of a split's tracklets by name, f32[N, D]: of the clips that `options` plan, pooled.
 
     Args:
       extractor: of `method.embed`.

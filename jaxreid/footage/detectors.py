@@ -42,7 +42,7 @@ def make_detector(name: str, *, upscale: float = 1.5, min_score: float | None = 
 
 
 def hog_detector(upscale: float = 1.5, min_score: float = 0.0) -> Detector:
-    """OpenCV's HOG people detector; boxes are shrunk to the person (real-footage notes, section 3).
+    """OpenCV's HOG people detector; its boxes, which have a margin, are shrunk to the person.
 
     It needs people of about 100 pixels or more after `upscale`, upright and nearly whole; on 768×576 footage of
     people 90 pixels tall, an upscale of 1.5 finds 87 % of them, 2.0 92 %, 1.0 fewer than half.

@@ -1,4 +1,4 @@
-"""Camera, platform and modality of a clip as a row of a learned table: what side information and prompts go by."""
+"""Camera, platform and modality of a clip as the row of a learned table, for side information and prompts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxreid.data.batch import Batch
 from jaxreid.data.schema import MODALITIES, PLATFORMS
 
-COLUMNS = {"camera_index": 0, "platform": len(PLATFORMS), "modality": len(MODALITIES)}  # views; 0 = the cameras
+COLUMNS = {"camera_index": 0, "platform": len(PLATFORMS), "modality": len(MODALITIES)}  # values; 0 = as many as cameras
 
 
 def condition_rows(columns: Sequence[str], cameras: int) -> int:
@@ -22,7 +22,7 @@ def condition_rows(columns: Sequence[str], cameras: int) -> int:
 
 
 def condition(batch: Batch, columns: Sequence[str], cameras: int) -> jax.Array:
-    """The row of every clip, i32[B]: camera · views + view; −1 where any column is unknown."""
+    """The row of every clip, i32[B], for each combination of values another; −1 where any column is unknown."""
     row, known = jnp.zeros_like(batch.camera_index), batch.camera_index >= -1
     for column in columns:
         value = getattr(batch, column)

@@ -10,7 +10,7 @@ from jaxreid.backbones.batch_norm import MaskedBatchNorm
 Array = jax.Array
 
 
-NECKS = ("before", "after")  # where features can be taken: at the batch norm of their neck
+NECKS = ("before", "after")  # test features: before or after the batch norm of their neck
 
 
 class Neck(nn.Module):

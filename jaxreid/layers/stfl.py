@@ -20,7 +20,7 @@ GROUPED_MODES, SHIFT_MODES = ("shift", "tube"), ("patch", "channel")
 
 
 def neighbours(clip: Array) -> tuple[Array, Array]:
-    """What stood at the frame before and at the frame after, [B, T, …]; the clip's ends are their own neighbours."""
+    """The values of the frame before and of the frame after, [B, T, …]; a clip's ends are their own neighbours."""
     return jnp.concatenate([clip[:, :1], clip[:, :-1]], axis=1), jnp.concatenate([clip[:, 1:], clip[:, -1:]], axis=1)
 
 

@@ -39,8 +39,8 @@ class SequenceSpecificPrompt(nn.Module):
     Attributes:
       depth: layers.
       heads: of every attention.
-      self_attention: whether rows of the bank attend to each other, as in the released code (C² work per clip); the
-        paper's parameter counts have it not.
+      self_attention: whether rows of the bank attend to each other, as in the released code (C² work per clip); it
+        is not in the paper's parameter counts.
       dropout: of what attention and MLP add.
     """
 
@@ -78,7 +78,7 @@ class SequenceSpecificPrompt(nn.Module):
 
 
 class TemporalMemoryDiffusion(nn.Module):
-    """TMD: every frame's mean token sees the other frames', then the frame's tokens see it.
+    """TMD: every frame's mean token attends to the other frames', then the frame's tokens attend to it.
 
     The tokens are taken as constants: nothing that is learned here reaches the tower.
     """

@@ -13,12 +13,12 @@ MASKED = -1e9
 
 
 def slot_contrast(logits: Array, target: Array, considered: Array) -> Array:
-    """Mean of −log softmax over the considered slots at the target slot; 0 where no clip has a target.
+    """Mean of −log softmax at the target over the prototypes considered; 0 where no clip has a target.
 
     Dai et al. (2022), "Cluster Contrast for Unsupervised Person Re-Identification", equation 3.
 
     Args:
-      logits: f32[B, K], similarities of clips to slots over the temperature.
+      logits: f32[B, K], similarities of clips to prototypes over the temperature.
       target: i32[B], −1 = the clip does not count.
       considered: bool[B, K]; the target is always considered.
     """

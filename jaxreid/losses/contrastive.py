@@ -1,8 +1,8 @@
 """Contrastive losses between clips and a prototype memory, on HiTPro's three levels.
 
-Every level classifies a clip among the slots of *one* camera: its own (intra), a matched camera of the same
+Every level classifies a clip among the prototypes of *one* camera: its own (intra), a matched camera of the same
 modality (within), a matched camera of the other modality (cross). Inside one camera an accepted match excludes all
-other slots, so a match that mining missed is never a negative.
+others, so a match that mining missed is never a negative.
 
 docs/hitpro.md, section 4.
 """
@@ -39,7 +39,7 @@ def _listed(index: Array, values: Array, capacity: int) -> Array:
 
 
 def camera_cross_entropy(logits: Array, anchor: Array, memory: PrototypeMemory) -> Array:
-    """Cross entropy of slot `anchor` among the slots of the anchor's camera, without the anchor's look-alikes.
+    """Cross entropy of the prototype `anchor` among those of its camera, without its look-alikes.
 
     Args:
       logits: f32[B, K], similarities of clips to all prototypes over the temperature.
@@ -60,7 +60,7 @@ def camera_cross_entropy(logits: Array, anchor: Array, memory: PrototypeMemory) 
 
 
 def _joint_cross_entropy(logits: Array, target: Array, considered: Array) -> tuple[Array, Array]:
-    """Cross entropy f32[B] of soft targets [B, K] among the considered slots, and its excess over their entropy."""
+    """Cross entropy f32[B] of soft targets [B, K] among considered prototypes, and its excess over their entropy."""
     normalizer = jax.nn.logsumexp(jnp.where(considered, logits, MASKED), axis=-1)
     weight = target.sum(axis=-1)
     value = weight * normalizer - (target * logits).sum(axis=-1)
@@ -88,11 +88,11 @@ def hierarchical_losses(
       features: [B, D], unit rows; slot: i32[B], −1 = none; valid: bool[B].
       memory: prototypes with their association.
       temperature: τ_c.
-      scope: "camera", or the ablation "joint": on levels two and three one softmax over all slots of the modality
-        (target ½ own slot + ½ positives) or of the other modality (target: the positives), in which slots of other
-        cameras that are too similar to be negatives, but are no positives either, are left out.
+      scope: "camera", or the ablation "joint": levels two and three have one softmax over all prototypes of the own
+        modality (target ½ own + ½ positives) or of the other (target: the positives), without those of other cameras
+        that are too similar to be negatives and yet no positives.
       cross_feature: f32[K, D'], for the joint scope: `association.cross_representation(memory, config)`.
-      neutral_band: for the joint scope: slots down to this far below the mining threshold are left out.
+      neutral_band: for the joint scope: how far below the mining threshold prototypes are still too similar.
 
     Returns:
       scalars "intra", "within", "cross"; "intra_count", "within_count", "cross_count"; for the joint scope
@@ -149,6 +149,6 @@ def hierarchical_losses(
 
 
 def _near(features: Array, row: Array, floor: Array, band: float) -> Array:
-    """Slots, bool[B, K], whose similarity to the clips' slots reaches the floor of those slots minus the band."""
+    """bool[B, K]: prototypes whose similarity to the clip's own is at least the floor of that one minus the band."""
     similarity = jnp.matmul(features[row], features.T, precision=jax.lax.Precision.HIGHEST)
     return similarity >= floor[row][:, None] - band

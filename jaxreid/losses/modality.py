@@ -1,5 +1,5 @@
 """Losses between modalities: with identities (hetero-centre triplet, soft margin), and without (a modality probe that
-features must leave in the dark, mean discrepancy)."""
+features must keep at chance, mean discrepancy)."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def modality_confusion(
     """(what the features minimise, what the probe minimises), f32[] each: neither has a gradient on the other's side,
     so one backward pass trains both against each other.
 
-    "uniform": the probe names the modality, and features should give it no hint: cross entropy to an even
+    "uniform": the probe names the modality, and features should keep it at chance: cross entropy to an even
     distribution, ln 2 at best. "third": features should look like a third class that the probe never trains (MITML).
 
     Args:

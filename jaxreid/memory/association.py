@@ -36,10 +36,10 @@ Space = Literal["centred", "aggregated", "raw", "softmax_code"]
 
 @dataclasses.dataclass(frozen=True)
 class AssociationConfig:
-    """Switches of the association; the defaults are the method's, the others its ablations (section 9.3).
+    """Switches of the association; the defaults are the method's, the others its ablations.
 
     Attributes:
-      candidates_per_camera: R, best slots of a camera that may become positives of a row.
+      candidates_per_camera: R, how many prototypes of a camera may become positives of another.
       within_positives, cross_positives: P of the two stages; equal to the widths of the memory's lists.
       delta: δ, how far below the row's best a positive may lie.
       weight_temperature: T_w of the soft weights.
@@ -50,9 +50,9 @@ class AssociationConfig:
       aggregation: share of the within-modality positives in the features of stage 2; 0 switches it off.
       stage2_space: "centred" (aggregated, minus the mean of its modality), "aggregated", "raw" (prototypes) or
         "softmax_code" (per-camera softmax of the aggregated features' similarities).
-      look_alikes: finds neutral slots of the same camera; off when a slot is all of a person in a camera.
+      look_alikes: whether look-alikes are found; off where one prototype is all that a camera saw of a person.
       look_alike_kappa: κ_ν; num_look_alikes: Q, the width of the memory's list.
-      min_concentration: ρ_min, slots below it are not mined (they keep their intra-camera loss); 0 mines all.
+      min_concentration: ρ_min, prototypes below it are not mined (they keep their intra-camera loss); 0 mines all.
       block: rows compared at a time; memory is block × K floats.
     """
 
@@ -93,7 +93,7 @@ VALUES = {
 
 
 class Positives(NamedTuple):
-    """Mined positives of every slot, best first."""
+    """Mined positives of every prototype, best first."""
 
     index: Array  # i32[K, P]
     weight: Array  # f32[K, P], rows sum to 1, or to 0 without a positive
@@ -121,7 +121,7 @@ def _similarity_row(features: Array, row: Array, valid: Array) -> Array:
 def camera_best(
     features: Array, camera: Array, valid: Array, num_cameras: int, candidates: int = 1, block: int = 1024
 ) -> tuple[Array, Array]:
-    """The most similar other slots of every camera, for every slot (the best table of section 3.4).
+    """For every prototype the most similar others of each camera (j of section 3.4).
 
     Args:
       features: f32[K, D'], rows compared by their inner product; camera: i32[K]; valid: bool[K].
@@ -150,10 +150,10 @@ def camera_best(
 def look_alikes(
     features: Array, camera: Array, valid: Array, kappa: float | Array, count: int = 8, block: int = 1024
 ) -> tuple[Array, Array]:
-    """Slots of the same camera that are too similar to serve as negatives (ν, section 3.3).
+    """Prototypes of the same camera that are too similar to serve as negatives (ν, section 3.3).
 
-    Of the `count` most similar slots of a slot's own camera, those whose similarity reaches mean + κ_ν·std of all
-    slots' best same-camera similarities.
+    Of the `count` most similar ones of the own camera, those whose similarity reaches mean + κ_ν·std of the best
+    same-camera similarities of all prototypes.
 
     Returns:
       index i32[K, count], best first, −1 = empty; threshold f32[] (0 when no camera has two slots).
@@ -201,7 +201,7 @@ def mine(
     positives: int,
     config: AssociationConfig,
 ) -> Positives:
-    """Positives from a best table: dynamic threshold, mutual test, soft weights (`MINE` of section 3.4).
+    """Positives from a best table: dynamic threshold, mutual test, soft weights (section 3.4).
 
     Args:
       index, similarity: [K, C, R], from `camera_best`.
@@ -260,7 +260,7 @@ def aggregate(features: Array, index: Array, weight: Array, share: float | Array
 
 @functools.partial(jax.jit, static_argnames="num_modalities")
 def centre(features: Array, modality: Array, valid: Array, num_modalities: int) -> Array:
-    """Features minus the mean of their modality's valid slots, unit rows again (r of section 3.4); 0 if not valid."""
+    """Features minus the mean of their modality's valid slots, unit rows again (section 3.4); 0 if not valid."""
     member = ((modality == jnp.arange(num_modalities)[:, None]) & valid).astype(jnp.float32)  # [G, K]
     total = jnp.matmul(member, features, precision=jax.lax.Precision.HIGHEST)
     mean = total / jnp.maximum(member.sum(axis=1, keepdims=True), 1.0)
@@ -269,10 +269,10 @@ def centre(features: Array, modality: Array, valid: Array, num_modalities: int) 
 
 @functools.partial(jax.jit, static_argnames=("num_cameras", "block"))
 def softmax_code(features: Array, camera: Array, valid: Array, num_cameras: int, block: int = 1024) -> Array:
-    """Slots described by whom they resemble in each camera: f32[K, K], unit rows.
+    """Prototypes described by what they resemble in each camera: f32[K, K], unit rows.
 
-    For every camera the softmax over 20 times the similarities to that camera's slots; the cameras' softmaxes side
-    by side, normalized. Takes K² floats, so it is for ablations of moderate size (section 3.4, "softmax_code").
+    For every camera the softmax over 20 times the similarities to its prototypes; the cameras' softmaxes side
+    by side, normalized. Takes K² floats, so it is for ablations of moderate size.
     """
     features = features.astype(jnp.float32)
 
@@ -305,9 +305,9 @@ def cross_representation(memory: PrototypeMemory, config: AssociationConfig) -> 
 
 
 def associate(memory: PrototypeMemory, kappa: float | Array, config: AssociationConfig) -> PrototypeMemory:
-    """Renews look-alikes and positives of all slots: look-alikes, stage 1, aggregation, stage 2 (section 3.4).
+    """Renews look-alikes and positives of all prototypes: look-alikes, stage 1, aggregation, stage 2 (section 3.4).
 
-    Stage 1 mines the other cameras of a slot's own modality, with a threshold for each modality; stage 2 mines all
+    Stage 1 mines the other cameras of the own modality, with a threshold for each modality; stage 2 mines all
     cameras of the other modality, on `cross_representation`, with one threshold.
 
     Args:

@@ -1,7 +1,7 @@
 """Clusters of tracklets as a fixed-capacity memory: numbered anew every epoch, without a change of shape.
 
-A *slot* is what one memory row stands for: a cluster, or (camera-aware) the tracklets of a cluster in one camera. −1
-means empty, or noise, everywhere.
+A row (its number: *slot*) stands for a cluster or, camera-aware, for the tracklets of a cluster in one camera. −1 means
+empty, or noise, everywhere.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ Array = jax.Array
 
 
 class ClusterMemory(struct.PyTreeNode):
-    """K slots and what they stand for; loop state, never differentiated."""
+    """K rows and what they stand for; state, never differentiated."""
 
     feature: Array  # f32[K, D], unit rows; zero rows where not valid
     valid: Array  # bool[K]
     modality: Array  # i32[K], modality group
-    camera: Array  # i32[K], camera key; of a slot with several cameras any of them
+    camera: Array  # i32[K], camera key; of a cluster with several cameras any of them
     cluster: Array  # i32[K]
     partner: Array  # i32[K], the slot of the other modality that a slot is matched with
     label: Array  # i32[N], the slot of every training tracklet
@@ -120,8 +120,8 @@ def pair_counts(
 def greedy_matching(value: Array) -> Array:
     """One-to-one pairs of rows and columns, the largest positive value first: i32[R], −1 without a partner.
 
-    Of equal values the lower row, then the lower column comes first. Pairs that are the best of both their row and
-    their column are what the greedy order accepts sooner or later, so all of them are taken at once.
+    Of equal values the lower row, then the lower column comes first. All pairs that are the best of both their
+    row and their column are taken at once: the greedy order would come to each of them.
     """
     rows, columns = value.shape
     numbers = jnp.arange(rows)
@@ -165,7 +165,7 @@ def bipartite_matching(one: Array, one_valid: Array, other: Array, other_valid: 
 
 
 def pull_together(memory: ClusterMemory, weight: float, group: int) -> ClusterMemory:
-    """Matched slots of one modality group moved to their partners: m ← normalize(weight·m + (1 − weight)·partner)."""
+    """Matched rows of one modality group moved to their partners: m ← normalize(weight·m + (1 − weight)·partner)."""
     moved = unit_rows(weight * memory.feature + (1.0 - weight) * memory.feature[jnp.maximum(memory.partner, 0)])
     chosen = (memory.partner >= 0) & (memory.modality == group)
     return memory.replace(feature=jnp.where(chosen[:, None], moved, memory.feature))

@@ -1,6 +1,6 @@
-"""Prototypes: one unit feature for each slot, with its mined positives, in a fixed-capacity masked table.
+"""Prototypes: unit features with their mined positives, in a fixed-capacity masked table.
 
-A *slot* is what one prototype stands for: a tracklet, or the tracklets of one recording in one camera. A *camera
+A prototype stands for a tracklet, or for the tracklets of one recording in one camera; its row is its *slot*. A *camera
 key* numbers (modality, camera) pairs: two modalities of one place are unrelated keys. −1 means empty everywhere.
 
 docs/hitpro.md, sections 3.3 (prototypes) and 6 (update).
@@ -20,9 +20,9 @@ Array = jax.Array
 
 
 class PrototypeMemory(struct.PyTreeNode):
-    """Prototypes of K slots over C camera keys and G modalities, and what each slot is associated with.
+    """K prototypes over C camera keys and G modalities, with their look-alikes and positives.
 
-    Loop state, not parameters: it belongs to the checkpoint and is never differentiated.
+    State, not parameters: it is saved in checkpoints and never differentiated.
     """
 
     feature: Array  # f32[K, D], unit rows; zero rows where not valid
@@ -30,7 +30,7 @@ class PrototypeMemory(struct.PyTreeNode):
     modality: Array  # i32[K]
     valid: Array  # bool[K], slots that have a prototype
     count: Array  # f32[K], clips in the prototype
-    concentration: Array  # f32[K], length of the mean before normalizing, in (0, 1]; small = mixed slot
+    concentration: Array  # f32[K], length of the mean before normalizing, in (0, 1]; small = clips that differ
     within_index: Array  # i32[K, P1], positives in other cameras of the same modality
     within_weight: Array  # f32[K, P1], rows sum to 1, or to 0 without a positive
     cross_index: Array  # i32[K, P2], positives in the other modality
@@ -173,7 +173,7 @@ def update_prototypes(
     """Moves the prototypes of a batch towards the batch's features (section 6).
 
     p ← normalize(momentum · p + (1 − momentum) · normalize(mean of the batch's features of the slot)).
-    The mean makes the result free of the order of the clips; slots that are not in the batch do not change.
+    The result does not depend on the order of the clips; prototypes that are not in the batch do not change.
 
     Args:
       features: [B, D] features of the clips; slot: i32[B]; valid: bool[B].

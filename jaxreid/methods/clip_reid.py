@@ -9,8 +9,8 @@ TF-CLIP     Yu et al., "TF-CLIP: Learning Text-free CLIP for Video-based Person 
 CLIMB-ReID  Yu et al., "CLIMB-ReID: A Hybrid CLIP-Mamba Framework for Person Re-Identification", AAAI 2025: of it the
             bank, two rows per identity that follow the image features; its Mamba branch is not here.
 
-One class, because the members differ in where the rows of the bank come from and in what is trained; `configs/` says
-it by name. A clip's features are means over its frames: "penultimate" (class token before the last block), "last"
+One class: the members differ in where the rows of the bank come from and in what is trained, which their configs say.
+A clip's features are means over its frames: "penultimate" (class token before the last block), "last"
 (after the last norm), "projected" (in the joint space); with the temporal branch also "temporal".
 """
 
@@ -115,8 +115,8 @@ class ClipReIDNetwork(nn.Module):
     def encode(
         self, batch: Batch, rows: tuple[jax.Array, jax.Array], train: bool, plain: bool = False
     ) -> dict[str, jax.Array]:
-        """frames [B, T, H, W, 3] → clip features by name f32[B, ·]; for what looks at them also "tokens" [B, T, L, D]
-        and "frames" f32[B, T, D].
+        """frames [B, T, H, W, 3] → clip features by name f32[B, ·]; for the modules that need them also "tokens"
+        [B, T, L, D] and "frames" f32[B, T, D].
 
         Args:
           rows: i32[B] each, rows of the side information's table and of the deep prompts; −1 = unknown.

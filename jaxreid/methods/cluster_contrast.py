@@ -1,17 +1,17 @@
 """Cluster contrast: the clustering baseline of unsupervised person re-identification, on clips.
 
 Dai et al. (2022), "Cluster Contrast for Unsupervised Person Re-Identification", ACCV. Before every epoch the
-tracklets of each modality are clustered by DBSCAN on the k-reciprocal Jaccard distance; a clip is then told from the
-clusters of its modality. Variants:
+tracklets of each modality are clustered by DBSCAN on the k-reciprocal Jaccard distance; a clip is then contrasted with
+the clusters of its modality. Variants:
 
-    memory="camera"         Wang et al. (2021), CAP: a slot per cluster and camera; clips are told from the slots of
-                            their own camera, later also from the hardest slots of other clusters in all cameras.
-    cross_modality="adca"   Yang et al. (2022), ADCA: clusters matched by counting near pairs; the visible slot moves
-                            to its infrared partner.
-    cross_modality="pgm"    Wu and Ye (2023), PGM: clusters matched by least cost; clips are also told from the other
-                            modality's slots, the direction alternating from epoch to epoch.
+    memory.kind="camera"    Wang et al. (2021), CAP: a prototype per cluster and camera; clips are contrasted with those
+                            of their own camera, later also with the hardest ones of other clusters in all cameras.
+    cross_modality="adca"   Yang et al. (2022), ADCA: clusters matched by counting near pairs; the visible prototype
+                            moves to its infrared partner.
+    cross_modality="pgm"    Wu and Ye (2023), PGM: clusters matched by least cost; clips are also contrasted with the
+                            other modality's prototypes, the direction alternating from epoch to epoch.
 
-No identity label is used. The encoder is HiTPro's, so that what differs between the two is what is learnt from.
+No identity label is used. The encoder is HiTPro's, so that the two methods differ in what they learn from only.
 Clustering runs inside `refresh`, as a pure function of features with static capacities: labels are state as any other,
 a resumed run finds the same ones, and nothing compiles again. What did not fit the capacities is logged.
 """
@@ -130,7 +130,7 @@ class ClusterContrast(Method):
         progress: Progress,
         stage: Stage,
     ) -> ClusterMemory:
-        """Clusters of every modality, their slots, and from `cross_start_epoch` on the partners across modalities."""
+        """Clusters of every modality, their prototypes and, from `cross_start_epoch` on, partners across modalities."""
         count = len(self.group)
         z = constrain(unit_rows(features.arrays["feature"]), "replicated")
         x, _, _ = build_prototypes(z, features.tracklet, features.valid, count)

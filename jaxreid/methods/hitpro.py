@@ -7,7 +7,7 @@ Of the paper only the abstract could be read. Modules, their order and what goes
 Temporal-aware Feature Encoder, Intra-Camera Tracklet Prototyping, Hierarchical Cross-Prototype Alignment (two-stage
 positive mining, Dynamic Threshold Strategy, Soft Weight Assignment) and Hierarchical Contrastive Learning. Every
 formula below that level is a design of this library after released ancestors (CAP, O2CAP, DAL, GUR, ADCA), so
-results of this module are not a reproduction of the paper's figures.
+results of this module are not a reproduction of the paper's figures. Sections below are those of docs/hitpro.md.
 
 No identity label is used: a tracklet, its camera and its modality are all that training sees.
 """
@@ -111,7 +111,7 @@ class HiTPro(Method):
             )
 
     def _slots(self) -> tuple[np.ndarray, np.ndarray]:
-        """(slot of every tracklet i32[N], camera key of every slot). What one prototype stands for."""
+        """What each prototype stands for: (slot of every tracklet i32[N], camera key of every slot)."""
         unit, table = self.config.prototypes.unit, self.info.table
         if unit == "tracklet":
             return np.arange(len(table), dtype=np.int32), self.camera
@@ -255,8 +255,8 @@ class HiTPro(Method):
     # --- for the log only ---------------------------------------------------------------------------------------
 
     def diagnose(self, memory: HiTProMemory, labels: Labels) -> dict[str, float]:
-        """Of the mined lists, in percent: precision (right pairs of those whose persons are known) and coverage (slots
-        with a pair)."""
+        """In percent, of each mined list: precision (pairs of one person, among those whose persons are known) and
+        coverage (prototypes that have a pair)."""
         prototypes = memory.prototypes
         found: dict[str, float] = {}
         labelled = labels.pid >= 0
@@ -287,7 +287,7 @@ def camera_keys(info: DatasetInfo) -> tuple[np.ndarray, np.ndarray, tuple[str, .
     """(camera key of every tracklet i32[N], modality group of every key, names for people).
 
     A key is a (modality, camera) pair, visible ones first: a place that is seen in both modalities has two unrelated
-    keys, because using that they belong together would give the cross-modality answer away (section 2.2).
+    keys, because using that they belong together would give the cross-modality answer away (section 1).
     """
     table = info.table
     pairs = np.stack([table.modality, table.camera_index], 1)

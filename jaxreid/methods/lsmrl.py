@@ -81,14 +81,14 @@ VALUES = {
 
 
 class SemanticDiffusion(nn.Module):
-    """Every frame describes itself as a mixture of all training identities' sentences. Its own identity's sentence is
-    no input, so nothing leaks in training and nothing is missing at test; new, it changes nothing.
+    """Every frame attends to the sentences of all training identities. Its own label is no input, so nothing leaks in
+    training and nothing is missing in tests. A new module changes nothing.
 
     Attributes:
       heads: of the attention.
-      mode: "attend" to the whole bank; or "append" the `top` sentences that are most like the frame to its tokens, over
-        which a block of the tower's form runs (after TF-CLIP).
-      tokens: "cls", or "all": then the mean of what is added to the frame's tokens is added to its feature.
+      mode: "attend" to the whole bank; or "append": the frame attends to its tokens and to the `top` sentences that are
+        most like it (after TF-CLIP).
+      tokens: "cls", or "all": all tokens attend, and the mean of what that adds is added to the frame's feature.
     """
 
     heads: int
@@ -184,7 +184,7 @@ class LSMRLNetwork(nn.Module):
         return found
 
     def bank(self, multiple: int) -> jax.Array:
-        """Z [C, E]: the sentences of all identities, shared by the modalities (section 3.2)."""
+        """Z [C, E]: the sentences of all identities, shared by the modalities."""
         return self.prompted_text.bank(multiple)
 
     def sentences(self, identity: jax.Array) -> jax.Array:
@@ -357,7 +357,7 @@ class LSMRL(Method):
         stage: Stage,
         update: str,
     ) -> tuple[jax.Array, tuple[dict[str, jax.Array], Any, LSMRLMemory]]:
-        """Section 4: VLD's losses, those of the sequence features r, and the modality-level losses."""
+        """VLD's losses, those of the sequence features r, and the modality-level losses."""
         if stage.name == "prompts":
             losses, stats = self.prompt_losses(variables, memory, batch), variables["batch_stats"]
         else:
@@ -424,8 +424,8 @@ class LSMRL(Method):
 
     def embed(self, variables: Variables, memory: LSMRLMemory, batch: Batch) -> dict[str, jax.Array]:
         """ "feature": f and r of the tracklet alone, or with `cmi_test="skip"` f and h, before or after their batch
-        norms (`config.neck_feat`), both of unit length, side by side; the same function for both modalities
-        (section 7). "tower": f."""
+        norms (`config.neck_feat`), both of unit length, side by side; the same function for both modalities.
+        "tower": f."""
         found: Any = self.network.apply(variables, batch, memory.text_bank, False, method="encode")
         parts: Any = found["last"], found["solo" if self.config.cmi_test == "solo" else "diffused"]
         if self.config.neck_feat == "after":

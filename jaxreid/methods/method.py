@@ -155,7 +155,7 @@ class Method:
 
     uses_identity = False
     uses_captions = False
-    values: ClassVar[Table] = {}  # what the keys that only this method reads may be
+    values: ClassVar[Table] = {}  # conditions of the keys that only this method reads
 
     def __init__(self, config: Any, info: DatasetInfo) -> None:
         register_batch()
@@ -165,7 +165,7 @@ class Method:
 
     @classmethod
     def contradictions(cls, config: Any) -> Iterator[str]:
-        """Sentences about values, each of them allowed, that do not go together; before anything is opened."""
+        """A sentence for each set of values that do not go together; called before anything is opened."""
         del config
         yield from ()
 
@@ -184,7 +184,7 @@ class Method:
         return {}
 
     def assumptions(self) -> dict[str, str]:
-        """What training was told, by name. Results of one method that differ here never stand in one table."""
+        """What training may use, by name (labels, captions, …); results that differ here never share a table."""
         told = {"identity labels": "yes" if self.uses_identity else "no"}
         return told | ({"captions": "yes"} if self.uses_captions else {})
 

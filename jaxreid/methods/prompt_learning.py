@@ -29,10 +29,10 @@ VALUES = {
 
 
 def prompt_stage(options: Any, augment: Augmentation) -> Stage:
-    """The stage "prompts" of a config's `stage1`: an epoch is a pass over all features; of "text/" the words learn.
+    """The stage "prompts" of a config's `stage1`: an epoch is a pass over all features; only the learned words train.
 
-    Features are those of frames as they are; with `options.augment` of frames changed by `augment`, the augmentation
-    of the main stage (VSLA-CLIP as released).
+    Features are those of frames without augmentation or, with `options.augment`, with that of the main stage (VSLA-CLIP
+    as released).
     """
     groups = (Group(r"^text/(own|before|after)$", options.lr, options.weight_decay), Group(r".*", 0.0))
     return Stage(
@@ -55,7 +55,7 @@ def feature_rows(batch: Batch | Features, parts: int) -> jax.Array:
 
 
 def kept_features(features: Features, like: jax.Array, parts: int) -> jax.Array:
-    """Features "projected" of all (tracklet, part) in the rows that `feature_rows` says, f32[N·parts, E] as `like`."""
+    """Features "projected" of all (tracklet, part) in the rows of `feature_rows`, f32[N·parts, E] as `like`."""
     rows = jnp.where(features.valid, feature_rows(features, parts), len(like))  # padding goes nowhere
     return jnp.zeros_like(like).at[rows].set(features.arrays["projected"], mode="drop")
 

@@ -28,7 +28,7 @@ LARGEST_COST = 1e30  # sums of larger ones overflow, and a search among infinite
 
 
 class SparseGraph(NamedTuple):
-    """Who lies within a distance of whom: `index` i32[N, C], −1 where there is none; `count` i32[N], of all of them,
+    """The rows within a distance of each: `index` i32[N, C], −1 where there is none; `count` i32[N], of all of them,
     the row itself and those beyond C counted; `lost` i32[], the most entries that a row of the encoding had no place
     for (0: distances are exact)."""
 
@@ -41,7 +41,7 @@ class SparseGraph(NamedTuple):
 def jaccard_graph(
     features: Array, eps: float | Array, k1: int = 30, k2: int = 6, capacity: int = 128, width: int = 128
 ) -> SparseGraph:
-    """`jaccard_neighbours` as a pure function: nothing is checked, what did not fit is told by `count` and `lost`."""
+    """`jaccard_neighbours` as a pure function: nothing is checked, what did not fit is in `count` and `lost`."""
     features = unit_rows(features)
     rows = features.shape[0]
     k1, k2, capacity = min(k1, rows), min(k2, rows), min(capacity, rows)
@@ -78,7 +78,7 @@ def jaccard_neighbours(
       features: f32[N, D]; made unit rows.
       eps: largest distance, in (0, 1).
       k1, k2: neighbourhood and local query expansion, at most N.
-      capacity: neighbours kept per row, the nearest; `count` tells of all.
+      capacity: neighbours kept per row, the nearest; `count` counts all.
       width: entries per row of the encoding before the expansion (three times as many after it).
 
     Raises:
@@ -118,7 +118,7 @@ def connected_components(index: Array, member: Array) -> jax.Array:
     def step(state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         root, _ = state
         padded = jnp.append(root, rows)
-        # The smallest root around, told to the row, to its neighbours, and to the row's own root (hooking).
+        # Each row, its neighbours and its root take the smallest root among them (hooking).
         best = jnp.minimum(root, padded[target].min(axis=1, initial=rows))
         found = padded.at[flat].min(jnp.repeat(best, edges))
         found = found.at[jnp.where(member, root, rows)].min(best)[:rows]
@@ -236,7 +236,7 @@ def linear_assignment(cost: Array, rows: Array | None = None, columns: Array | N
 
     Raises:
       UserError: a cost of rows and columns that take part is NaN or beyond ±1e30. Inside of jit, where nothing can be
-        raised, such a pair counts as the dearest.
+        raised, such a pair costs as much as the dearest other.
     """
     rows = jnp.ones(cost.shape[0], bool) if rows is None else rows
     columns = jnp.ones(cost.shape[1], bool) if columns is None else columns
@@ -254,7 +254,7 @@ def linear_assignment(cost: Array, rows: Array | None = None, columns: Array | N
 def _assigned(cost: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
     usable = jnp.abs(cost) <= LARGEST_COST
     cost = jnp.where(usable, cost, jnp.max(cost, where=usable, initial=0.0))
-    # The side of which fewer take part searches, so that everyone finds somebody.
+    # The side of which fewer take part searches, so that each of its rows gets a pair.
     return jax.lax.cond(
         rows.sum() > columns.sum(),
         lambda: inverse(_search(cost.T, columns, rows), len(rows)),

@@ -128,7 +128,7 @@ def weights(sets: SparseRows, features: Array, unit: Array | None = None) -> Spa
 
 
 def query_expansion(encoding: SparseRows, index: Array, k2: int, width: int) -> SparseRows:
-    """V_i ← mean of V over the k2 nearest of i, itself among them (section 3.4)."""
+    """V_i ← mean of V over the k2 nearest of i, itself among them (Zhong et al., section 3.4)."""
     rows = index.shape[0]
 
     def of_block(numbers: jax.Array) -> SparseRows:

@@ -1,4 +1,4 @@
-"""Who is a match, who is not looked at, and which average precision is meant: the evaluation protocols.
+"""Evaluation protocols: which gallery rows match a query, which are left out, and which average precision is meant.
 
 A protocol is a few rules over integer columns. A *match* (positive) of a query is a gallery row of the same
 identity that also differs, or agrees, in the columns the protocol names. *Junk* is left out of the ranking: rows
@@ -81,7 +81,7 @@ class Protocol:
       precision: 'standard', 'trapezoid' or 'tied', see `metrics.average_precision`.
       other_modality: the gallery must hold no row of the query's modality.
       whole_batches: (modality, size) pairs: of the rows of that modality, in the order given, those after the last
-        whole group of `size` are not looked at, neither as queries nor in the gallery.
+        whole group of `size` are left out, as queries and from the gallery.
       queries_in_gallery: the gallery is the whole test set; each query is junk to itself.
       count_unmatched: queries without a match count as misses in rank-k (never in mAP and mINP).
       scored: False where a data set has no identities to score by.

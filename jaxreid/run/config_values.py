@@ -46,7 +46,7 @@ BASE = {
     **dict.fromkeys(("epochs", "extraction_batch_size", "log_every", "keep_checkpoints"), whole(1)),
     "evaluate_every": whole(0),
     **dict.fromkeys(("evaluate_start", "keep_best"), flag),
-    **under("dataset", {"name": word, "config": free, "path": free}),  # which data sets there are, opening says
+    **under("dataset", {"name": word, "config": free, "path": free}),  # checked when the data set is opened
     **under("dataset", dict.fromkeys(("train", "query", "gallery"), word)),
     "dataset.protocols": some_of(PROTOCOLS),
     "dataset.sixteen_bit": one_of(SIXTEEN_BIT),
@@ -60,7 +60,7 @@ BASE = {
     **under("evaluation", dict.fromkeys(("seq_len", "stride", "rerank_k1", "rerank_k2"), whole(1))),
     **under("evaluation", {"reranking": one_of(RERANKING), "rerank_lambda": fraction}),
     **under("mesh", {"devices": whole(0), "fsdp": whole(1)}),
-    **under("backbone", {"name": one_of(known_encoders), "checkpoint": free}),  # which weights there are, loading says
+    **under("backbone", {"name": one_of(known_encoders), "checkpoint": free}),  # checked when weights are loaded
     **under("backbone", {"remat": flag, "scan": flag, "stride": whole(0)}),
     **under(
         "batch",
@@ -80,7 +80,7 @@ BASE = {
 
 
 def check_config(config: Any) -> None:
-    """Looks at every value of a run's config, before anything is opened, loaded or compiled.
+    """Checks every value of a run's config, before anything is opened, loaded or compiled.
 
     Raises:
       UserError: values that mean nothing, or do not go together; the message names key, value and what is allowed.

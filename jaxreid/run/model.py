@@ -86,7 +86,7 @@ class Run(Model):
 
 
 def make_model(config: Any, workdir: Path, mesh: Mesh, info: DatasetInfo, *, dry: bool = False) -> Model:
-    """The method of a config, told what `info` says of its data set; of a dry run only the shapes are right.
+    """The method of a config, for the data set that `info` describes; of a dry run only the shapes are right.
 
     Raises:
       UserError: a config value that does not fit the data or the library.
@@ -106,7 +106,7 @@ def make_model(config: Any, workdir: Path, mesh: Mesh, info: DatasetInfo, *, dry
 def open_model(workdir: Path, data_dir: Path | None = None) -> Model:
     """The model of the run in a workdir, on all devices: what was learnt does not depend on the mesh of its training.
 
-    The data set is needed only where the workdir does not hold what the method was told of it.
+    The data set is needed only where the workdir does not hold its `DatasetInfo`.
 
     Raises:
       UserError: there is no run.

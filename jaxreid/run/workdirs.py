@@ -174,7 +174,7 @@ def _clear(workdir: Path) -> None:
 def claim_dataset(workdir: Path, dataset: Dataset, info: DatasetInfo) -> None:
     """Remembers the data set that a workdir was trained on, or checks that it is still the same.
 
-    What its method was told of it is kept as well, so that `jaxreid.load` needs no data set.
+    Its `DatasetInfo` is kept as well, so that `jaxreid.load` needs no data set.
 
     Raises:
       UserError: it is another one, and the run has come to a checkpoint; the message names the difference.

@@ -135,7 +135,7 @@ class Checkpoints:
             self._manager.save(number, args=ocp.args.Composite(**arguments), metrics=metrics)
 
     def meta(self, number: int) -> dict[str, Any]:
-        """What `save` was told of a checkpoint. Raises DamagedCheckpoint."""
+        """The `meta` that a checkpoint was saved with. Raises DamagedCheckpoint."""
         path = self.path(number)
         return _read(path / META, ocp.JsonCheckpointHandler(), ocp.args.JsonRestore(), f"checkpoint {path}")
 

@@ -1,5 +1,5 @@
-"""Numbers that have stopped being numbers: training ends a few steps after the first loss that is not finite, and no
-state that holds such a number is saved.
+"""The watch for NaN and infinity: training ends a few steps after the first loss that is not finite, and no state that
+holds such a number is saved.
 
 Nothing here runs inside a step. Losses are looked at when they have long been computed, always those of the same step
 on every process, so that all of several processes end alike.

@@ -1,4 +1,4 @@
-"""How long a stage will take, told after its first steps."""
+"""How long a stage will take, from the time of its first steps."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from jaxreid.run.model import Run
 
 
 class Forecast:
-    """How long a stage will take, told once after its first steps."""
+    """How long a stage will take, in a line that `after` returns once."""
 
     SKIPPED, STEPS = 2, 10  # steps that are not measured (the pipeline fills up), steps that are
 

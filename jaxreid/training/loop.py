@@ -33,15 +33,6 @@ from jaxreid.training.restore import restore
 from jaxreid.training.start import enter_stage
 from jaxreid.training.steps import TrainState, groups, make_train_step, progress_at, variables_of
 
-# ----------------------------------------------------------------------------------------------------------------
-# State
-# ----------------------------------------------------------------------------------------------------------------
-
-
-# ----------------------------------------------------------------------------------------------------------------
-# The loop
-# ----------------------------------------------------------------------------------------------------------------
-
 
 def train(run: Run, evaluator: Evaluator) -> tuple[TrainState, Any]:
     """Trains from the newest checkpoint of the workdir, or from the start, to the last epoch of the last stage.

@@ -1,4 +1,4 @@
-"""A run's state from its checkpoints: to train on, or to be judged by."""
+"""A run's state from its checkpoints: to go on training, or to score."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def _frozen_again(run: Model, checkpoints: Checkpoints, number: int, damage: Dam
 
 
 def restore_judged(run: Model) -> tuple[TrainState, Any, int, int]:
-    """What a workdir is judged by: its newest checkpoint, with `keep_best` that with the highest test score.
+    """The state that is scored: of the newest checkpoint or, with `keep_best`, of that with the highest test score.
 
     Returns:
       (state, frozen parameters, epochs until this state, epochs trained).
