@@ -166,7 +166,7 @@ def family_presets(changes: Mapping[str, Mapping[str, Any]]) -> dict[str, Preset
     return {name: Preset(DATA[name][0], name, {**DATA[name][1], **own}) for name, own in changes.items()}
 
 
-PRESETS = family_presets(dict.fromkeys(("walkers", "mars", "ls_vid", "ilids_vid", "hitsz_vcm", "bupt_campus"), {}))
+PRESETS = family_presets({name: {} for name in ("walkers", "mars", "ls_vid", "ilids_vid", "hitsz_vcm", "bupt_campus")})
 
 
 def get_config(preset: str = "") -> ml_collections.ConfigDict:

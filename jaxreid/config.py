@@ -116,7 +116,7 @@ def compose(
         "base": BASE,
         f"tower {chosen.tower}": TOWERS[chosen.tower],
         f"data set {chosen.dataset}": DATASETS[chosen.dataset],
-        name: {"name": name, "method": method, **values},
+        f"method {name}": {"name": name, "method": method, **values},
         f"preset {preset}": {"preset": preset, **chosen.changes},
     }
     config, sources = ml_collections.ConfigDict(), {}
@@ -124,7 +124,7 @@ def compose(
         sources |= dict.fromkeys(layer, source)
     for key in sources:
         *path, leaf = key.split(".")
-        place = config
+        place: Any = config
         for part in path:
             if part not in place:
                 place[part] = ml_collections.ConfigDict()

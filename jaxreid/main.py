@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from jaxreid.config import find_config
+from jaxreid.config import find_config, origins
 from jaxreid.devices.huge_pages import ask_for_huge_pages
 from jaxreid.errors import INTERRUPTED, TRACEBACK_VARIABLE, USER_ERROR, UserError, told
 from jaxreid.files import expand
@@ -37,6 +37,7 @@ MODE = flags.DEFINE_enum(
     ["train", "evaluate", "dry_run"],
     "train: train, evaluate, report. evaluate: score a workdir's checkpoint again. dry_run: print sizes.",
 )
+PRINT_CONFIG = flags.DEFINE_bool("print_config", False, "Prints every value of the config, and what set it.")
 COMPARE = flags.DEFINE_string("compare", None, "An earlier workdir to show beside this run in the report.")
 COORDINATOR = flags.DEFINE_string(
     "coordinator",
@@ -56,7 +57,7 @@ HEARTBEAT_TIMEOUT = flags.DEFINE_integer(
     "Seconds after which a process that is not heard of counts as dead and ends the others.",
     1,
 )
-OPTIONS = (WORKDIR, DATA_DIR, COMPARE, COORDINATOR, NUM_PROCESSES, PROCESS_ID, HEARTBEAT_TIMEOUT)
+OPTIONS = (WORKDIR, DATA_DIR, PRINT_CONFIG, COMPARE, COORDINATOR, NUM_PROCESSES, PROCESS_ID, HEARTBEAT_TIMEOUT)
 STARTED = time.perf_counter()
 
 
@@ -81,8 +82,22 @@ def main(argv: list[str]) -> None:
 def _default_workdir(config: Any) -> Path:
     from jaxreid.run.workdirs import default_workdir
 
+    return default_workdir(config, _preset())
+
+
+def _preset() -> Any:
+    """The config before anything was changed on the command line."""
     flag = flags.FLAGS["config"]
-    return default_workdir(config, flag.parser.parse(config_flags.get_config_filename(flag)))
+    return flag.parser.parse(config_flags.get_config_filename(flag))
+
+
+def print_config(config: Any) -> None:
+    """A table of every value and of what set it: the base, the tower, the data set, the method, the preset, or the
+    command line."""
+    rows = [(key, repr(value), source) for key, value, source in origins(config, _preset())]
+    widths = [max(len(row[column]) for row in rows) for column in range(2)]
+    for key, value, source in rows:
+        print(f"{key:<{widths[0]}}  {value:<{min(widths[1], 40)}}  {source}")
 
 
 def _leave(message: str, status: int) -> NoReturn:
@@ -112,6 +127,8 @@ def _run(config: Any, workdir: Path, data_dir: Path | None) -> None:
         processes.same("command line", {"mode": MODE.value, "config": config.to_dict()})
     cache_compilations()
     check_config(config)
+    if PRINT_CONFIG.value:
+        print_config(config)
     if MODE.value == "dry_run":
         run = start_run(config, workdir, data_dir, dry=True)
         describe(run)

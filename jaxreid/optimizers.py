@@ -152,12 +152,14 @@ def merge(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
 
 
 def _steps(schedule: Schedule, epochs: int) -> optax.Schedule:
-    return optax.piecewise_constant_schedule(1.0, dict.fromkeys(schedule.milestones, 0.1))
+    milestones: Any = dict.fromkeys(schedule.milestones, 0.1)
+    return optax.piecewise_constant_schedule(1.0, milestones)
 
 
 def _cosine(schedule: Schedule, epochs: int) -> optax.Schedule:
     start = 0.0 if schedule.cosine_includes_warmup else schedule.warmup_epochs
-    cosine = optax.cosine_decay_schedule(1.0, max(epochs - start, 1e-6), schedule.min_factor)
+    length: Any = max(epochs - start, 1e-6)
+    cosine = optax.cosine_decay_schedule(1.0, length, schedule.min_factor)
     return lambda epoch: cosine(epoch - start)
 
 
@@ -170,7 +172,8 @@ SCHEDULES = {"steps": _steps, "cosine": _cosine, "constant": _constant}  # facto
 
 def learning_rate(schedule: Schedule, epochs: int, lr: float) -> Callable[[Progress], jax.Array]:
     """Progress → the learning rate f32[] of a group whose own is `lr`, in a stage of so many epochs."""
-    warmup, above = schedule.warmup_epochs, lr - schedule.min_lr
+    warmup: Any = schedule.warmup_epochs
+    above = lr - schedule.min_lr
     main = SCHEDULES[schedule.name](schedule, epochs)
     first = schedule.warmup_factor * above if schedule.warmup_lr is None else schedule.warmup_lr - schedule.min_lr
 
@@ -238,7 +241,7 @@ def transformation(optimizer: Optimizer, schedule: Schedule, epochs: int) -> opt
         found = [groups.index(find_group(path, optimizer.groups)) for path, _ in flatten_paths(params)]
         return jax.tree.unflatten(jax.tree.structure(params), found)
 
-    own = {
+    own: dict[Any, Any] = {
         index: optax.chain(
             OPTIMIZERS[optimizer.name](optimizer, group.weight_decay),
             _scaled(learning_rate(schedule, epochs, group.lr)),
@@ -252,7 +255,7 @@ def transformation(optimizer: Optimizer, schedule: Schedule, epochs: int) -> opt
 def _scaled(rate: Callable[[Progress], jax.Array]) -> optax.GradientTransformationExtraArgs:
     """Updates times a learning rate, which depends on the keyword `progress`."""
 
-    def update(updates: Any, state: Any, params: Any = None, *, progress: Progress, **_: Any) -> tuple[Any, Any]:
-        return jax.tree.map(lambda u: rate(progress) * u, updates), state
+    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
+        return jax.tree.map(lambda u: rate(extra["progress"]) * u, updates), state
 
     return optax.GradientTransformationExtraArgs(optax.init_empty_state, update)

@@ -21,6 +21,7 @@ from jaxreid.backbones.clip import VISION_TOWERS, vision_config
 from jaxreid.backbones.dinov2 import dinov2_config
 from jaxreid.backbones.imagenet import imagenet_config
 from jaxreid.backbones.resnet import ResNet, ResNetConfig
+from jaxreid.backbones.text import TextConfig, text_config
 from jaxreid.backbones.vit import ViT, ViTConfig
 from jaxreid.errors import UserError
 
@@ -70,18 +71,21 @@ def encoder_config(
     return FAMILIES[family](tower, image_size, stride=stride or None, dtype=dtype, remat=remat, scan=scan)
 
 
-def joint_config(
-    name: str, image_size: tuple[int, int], precision: str, remat: bool = False, scan: bool = False, stride: int = 0
-) -> ViTConfig:
-    """As `encoder_config`, for methods that need the tower's joint space with text.
+def backbone_config(options: Any, image_size: tuple[int, int], precision: str) -> EncoderConfig:
+    """The network of a config's section `backbone` (name, remat, scan, stride); see `encoder_config`."""
+    return encoder_config(options.name, image_size, precision, options.remat, options.scan, options.stride)
+
+
+def clip_configs(options: Any, image_size: tuple[int, int], precision: str) -> tuple[ViTConfig, TextConfig]:
+    """As `backbone_config`, for methods that need a CLIP: its image tower, and the text tower that belongs to it.
 
     Raises:
-      UserError: the network has none.
+      UserError: the network has no joint space with text.
     """
-    image = encoder_config(name, image_size, precision, remat, scan, stride)
+    image = backbone_config(options, image_size, precision)
     if not isinstance(image, ViTConfig) or image.projection is None:
-        raise UserError(f"backbone.name={name!r} has no joint space with a text tower; take a CLIP")
-    return image
+        raise UserError(f"backbone.name={options.name!r} has no joint space with a text tower; take a CLIP")
+    return image, text_config(options.name, dtype=image.dtype, remat=options.remat, scan=options.scan)
 
 
 def feature_width(config: EncoderConfig) -> int:

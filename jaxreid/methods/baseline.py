@@ -15,7 +15,7 @@ import jax
 from jaxreid.arrays import masked_mean
 from jaxreid.augment import Augmentation
 from jaxreid.backbones.batch_norm import MaskedBatchNorm
-from jaxreid.backbones.frame_encoder import EncoderConfig, encode_frames, encoder_config
+from jaxreid.backbones.frame_encoder import EncoderConfig, backbone_config, encode_frames
 from jaxreid.data.batch import Batch
 from jaxreid.data.samplers import IdentitySampler
 from jaxreid.dataset_info import DatasetInfo
@@ -63,8 +63,7 @@ class Baseline(Method):
 
     def __init__(self, config: Any, info: DatasetInfo) -> None:
         super().__init__(config, info)
-        backbone = config.backbone
-        self.tower = encoder_config(backbone.name, info.frame_size, config.precision, backbone.remat, backbone.scan)
+        self.tower = backbone_config(config.backbone, info.frame_size, config.precision)
         self.network = ClipClassifier(self.tower, info.num_classes)
 
     def stages(self) -> tuple[Stage, ...]:

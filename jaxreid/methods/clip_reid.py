@@ -29,8 +29,8 @@ from jaxreid.arrays import masked_mean, unit_rows
 from jaxreid.augment import Augmentation
 from jaxreid.backbones.batch_norm import MaskedBatchNorm
 from jaxreid.backbones.clip import VISION_TOWERS
-from jaxreid.backbones.frame_encoder import joint_config
-from jaxreid.backbones.text import TEXT_TOWERS, TextConfig, text_config
+from jaxreid.backbones.frame_encoder import clip_configs
+from jaxreid.backbones.text import TEXT_TOWERS, TextConfig
 from jaxreid.backbones.transformer import Adapters, Hooks
 from jaxreid.backbones.vit import ViT, ViTConfig
 from jaxreid.data.batch import Batch
@@ -236,14 +236,11 @@ class ClipReID(Method):
 
     def __init__(self, config: Any, info: DatasetInfo) -> None:
         super().__init__(config, info)
-        backbone = config.backbone
-        image = joint_config(
-            backbone.name, info.frame_size, config.precision, backbone.remat, backbone.scan, backbone.stride
-        )
+        image, text = clip_configs(config.backbone, info.frame_size, config.precision)
         self.image, self.text = image, None
         self.moves_bank = config.bank == "ema_memory"
         if config.bank == "prompt":
-            self.text = text_config(backbone.name, dtype=image.dtype, remat=backbone.remat, scan=backbone.scan)
+            self.text = text
             assert info.tokenize is not None
             prompt = config.prompt
             template = PromptTemplate.of_text(prompt.template, info.tokenize, prompt.n_ctx, prompt.shared_ctx)

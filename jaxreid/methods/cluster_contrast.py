@@ -27,7 +27,7 @@ import numpy as np
 
 from jaxreid.arrays import unit_rows
 from jaxreid.augment import Augmentation
-from jaxreid.backbones.frame_encoder import encoder_config, feature_width
+from jaxreid.backbones.frame_encoder import backbone_config, feature_width
 from jaxreid.data.batch import Batch
 from jaxreid.data.samplers import LabelSampler
 from jaxreid.data.split import Labels, modality_name
@@ -77,8 +77,7 @@ class ClusterContrast(Method):
 
     def __init__(self, config: Any, info: DatasetInfo) -> None:
         super().__init__(config, info)
-        backbone = config.backbone
-        self.tower = encoder_config(backbone.name, info.frame_size, config.precision, backbone.remat, backbone.scan)
+        self.tower = backbone_config(config.backbone, info.frame_size, config.precision)
         self.encoder = TemporalAwareFeatureEncoder(self.tower, config.temporal.pooling)
         self.camera, camera_group, _ = camera_keys(info)
         self.group = camera_group[self.camera]  # the modality group of every tracklet

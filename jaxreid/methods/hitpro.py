@@ -25,7 +25,7 @@ import numpy as np
 from jaxreid.arrays import masked_mean, unit_rows
 from jaxreid.augment import Augmentation
 from jaxreid.backbones.batch_norm import MaskedBatchNorm
-from jaxreid.backbones.frame_encoder import EncoderConfig, encode_frames, encoder_config, feature_width
+from jaxreid.backbones.frame_encoder import EncoderConfig, backbone_config, encode_frames, feature_width
 from jaxreid.data.batch import Batch
 from jaxreid.data.samplers import LabelSampler
 from jaxreid.data.split import Labels, modality_name
@@ -94,10 +94,8 @@ class HiTPro(Method):
 
     def __init__(self, config: Any, info: DatasetInfo) -> None:
         super().__init__(config, info)
-        backbone = config.backbone
-        tower = encoder_config(backbone.name, info.frame_size, config.precision, backbone.remat, backbone.scan)
-        self.encoder = TemporalAwareFeatureEncoder(tower, config.temporal.pooling)
-        self.tower = tower
+        self.tower = backbone_config(config.backbone, info.frame_size, config.precision)
+        self.encoder = TemporalAwareFeatureEncoder(self.tower, config.temporal.pooling)
         self.association = AssociationConfig(**config.association)
         self.camera, self.camera_modality, self.camera_names = camera_keys(info)
         self.slot, self.slot_camera = self._slots()

@@ -21,8 +21,8 @@ import numpy as np
 
 from jaxreid.arrays import masked_mean, unit_rows
 from jaxreid.augment import Augmentation
-from jaxreid.backbones.frame_encoder import joint_config
-from jaxreid.backbones.text import TEXT_TOWERS, TextConfig, TextTower, text_config
+from jaxreid.backbones.frame_encoder import clip_configs
+from jaxreid.backbones.text import TEXT_TOWERS, TextConfig, TextTower
 from jaxreid.backbones.vit import ViT, ViTConfig
 from jaxreid.data.batch import Batch
 from jaxreid.data.samplers import LabelSampler
@@ -30,7 +30,7 @@ from jaxreid.dataset_info import DatasetInfo
 from jaxreid.devices.parallel import constrain
 from jaxreid.losses.image_text import FIRST_SCALE, LARGEST_SCALE, matching_loss
 from jaxreid.methods.method import Backbone, Method, Stage, Update, Variables
-from jaxreid.optimizers import Progress, Schedule
+from jaxreid.optimizers import Progress, Schedule, make_optimizer
 from jaxreid.values import flag, fraction, one_of, under, whole
 
 
@@ -81,9 +81,7 @@ class LanguageImage(Method):
 
     def __init__(self, config: Any, info: DatasetInfo) -> None:
         super().__init__(config, info)
-        backbone = config.backbone
-        image = joint_config(backbone.name, info.frame_size, config.precision, backbone.remat, backbone.scan)
-        text = text_config(backbone.name, dtype=image.dtype, remat=backbone.remat, scan=backbone.scan)
+        image, text = clip_configs(config.backbone, info.frame_size, config.precision)
         self.network = TwoTowers(image, text)
 
     def stages(self) -> tuple[Stage, ...]:

@@ -29,8 +29,8 @@ import numpy as np
 from jaxreid.arrays import masked_mean, unit_rows
 from jaxreid.augment import Augmentation
 from jaxreid.backbones.clip import VISION_TOWERS
-from jaxreid.backbones.frame_encoder import joint_config
-from jaxreid.backbones.text import TEXT_TOWERS, TextConfig, text_config
+from jaxreid.backbones.frame_encoder import clip_configs
+from jaxreid.backbones.text import TEXT_TOWERS, TextConfig
 from jaxreid.backbones.transformer import LayerNorm
 from jaxreid.backbones.vit import ViT, ViTConfig
 from jaxreid.data.batch import Batch
@@ -263,14 +263,11 @@ class LSMRL(Method):
 
     def __init__(self, config: Any, info: DatasetInfo) -> None:
         super().__init__(config, info)
-        backbone, prompt = config.backbone, config.prompt
-        image = joint_config(
-            backbone.name, info.frame_size, config.precision, backbone.remat, backbone.scan, backbone.stride
-        )
+        prompt = config.prompt
+        image, text = clip_configs(config.backbone, info.frame_size, config.precision)
         missing = {VISIBLE, INFRARED} - set(np.unique(info.table.modality).tolist())
         if missing:
             raise UserError(f"{info.name}: training needs visible and infrared tracklets of the same people")
-        text = text_config(backbone.name, dtype=image.dtype, remat=backbone.remat, scan=backbone.scan)
         self.image, self.text = image, text
         assert info.tokenize is not None
         self.network = LSMRLNetwork(

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from jaxreid import augment
-from jaxreid.backbones.frame_encoder import PRECISIONS, encoder_config, known_encoders
+from jaxreid.backbones.frame_encoder import PRECISIONS, backbone_config, known_encoders
 from jaxreid.config import flatten
 from jaxreid.data.clips import RULES, TRAINING_CLIPS
 from jaxreid.data.loader import INTERPOLATION
@@ -97,6 +97,6 @@ def _contradictions(config: Any, values: dict[str, Any]) -> Iterator[str]:
         yield "config.keep_best=True needs scores: config.evaluate_every must be at least 1"
     backbone, size = config.backbone, (config.frames.height, config.frames.width)
     try:
-        encoder_config(backbone.name, size, config.precision, backbone.remat, backbone.scan, backbone.get("stride", 0))
+        backbone_config(backbone, size, config.precision)
     except UserError as error:
         yield f"config.backbone.name={backbone.name!r} and config.frames.height, width={size}: {error}"

@@ -89,7 +89,8 @@ def make_train_step(method: Method, stage: Stage, pixels: Pixels, mesh: Mesh, st
             changes, opt_state[update.name] = _transformation(stage, update).update(
                 gradients, opt_state[update.name], own, progress=progress
             )
-            params = optimizers.merge(optax.apply_updates(own, changes), others)
+            changed: Any = optax.apply_updates(own, changes)
+            params = optimizers.merge(changed, others)
             metrics |= {**found, total: value}
         state = state.replace(
             step=state.step + 1, params=params, batch_stats=batch_stats, opt_state=opt_state, memory=memory
