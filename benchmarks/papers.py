@@ -140,7 +140,10 @@ PAPERS: tuple[OfPreset | OfTowers, ...] = (
             "batch.num_identities": 4,
             "batch.num_instances": 8,
             "epochs": 20,
-            "optimizer.trainable": "(beside_attention|beside_mlp|^platform_prompts|^necks_|block_2[0-3]/)",
+            "optimizer.groups": (
+                ("(beside_attention|beside_mlp|^platform_prompts|^necks_|block_2[0-3]/)", 1.0, None),
+                (".*", 0.0, None),
+            ),
         },
         unknown=f"batch (24 in the release of an earlier form) and how many blocks train (4 of 24 here); {ALL_XFD}",
     ),

@@ -79,14 +79,12 @@ def run_jaxreid(args, tower):
     from jaxreid.training import steps
 
     config = types.SimpleNamespace(
-        backbone=types.SimpleNamespace(name=tower, checkpoint="", remat=args.remat, scan=args.scan),
+        backbone=types.SimpleNamespace(name=tower, checkpoint="", remat=args.remat, scan=args.scan, stride=0),
         precision=args.precision,
         batch=types.SimpleNamespace(
             num_identities=args.identities, num_instances=args.clips, seq_len=args.frames, piece_len=0
         ),
-        optimizer=types.SimpleNamespace(
-            name="adamw", backbone_lr=RATE, head_lr=RATE, weight_decay=DECAY, clip_norm=0.0
-        ),
+        optimizer={"name": "adamw", "lr": RATE, "weight_decay": DECAY, "groups": (), "clip_norm": 0.0},
         schedule={"name": "constant"},
         augment={"crop": 10, "flip": 0.5, "erase": 0.5} if args.augment else {},
         epochs=1,

@@ -65,7 +65,7 @@ def test_train_lists_configs_presets_and_data_sets(capsys):
     assert re.findall(r"^  (\w+): ", configs, re.MULTILINE) == [path.stem for path in files]
     entries = re.split(r"^  \w+: .*\n", configs, flags=re.MULTILINE)[1:]
     assert [tuple(re.split(r",\s+", text.strip())) for text in entries] == [
-        config_module(path).PRESETS for path in files
+        tuple(config_module(path).PRESETS) for path in files
     ]
     assert re.split(r",\s+", data.split(":\n")[1].strip()) == builder_names()
 

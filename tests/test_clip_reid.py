@@ -7,6 +7,7 @@ import family
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from family import CLIPS, PEOPLE, filled, largest, loss_of, make_batch, make_method, random_variables
 from messages import refuses
@@ -28,9 +29,18 @@ from jaxreid.losses.image_text import proxy_contrast, supervised_contrastive
 from jaxreid.losses.triplet import batch_hard, batch_hard_triplet, pairwise_distance
 from jaxreid.memory.class_bank import build_proxies, image_memory, move_proxies
 from jaxreid.methods.clip_reid import BankMemory
-from jaxreid.optimizers import Progress, Schedule, descend, find_group, schedule_factor, split_trained, transformation
+from jaxreid.optimizers import (
+    Progress,
+    Schedule,
+    find_group,
+    learning_rate,
+    make_optimizer,
+    split_trained,
+    transformation,
+)
 from jaxreid.run.config_values import check_config
 
+CONSTANT = Schedule("constant")
 MEMBERS = ("clip_reid", "vsla_clip", "tf_clip")
 
 
@@ -127,7 +137,7 @@ def rates(schedule, base, epochs, counted_from_1):
     found = []
     for epoch in counted_from_1:
         progress = Progress(step=0, epoch=jnp.float32(epoch - 0.5), fraction=jnp.float32(0))
-        found.append(base * float(schedule_factor(Schedule(**schedule), epochs, progress)))
+        found.append(float(learning_rate(Schedule(**schedule), epochs, base)(progress)))
     return found
 
 
@@ -182,7 +192,8 @@ def test_presets_are_the_released_recipes():
         drawn = {"clip_reid": "chunk", "vsla_clip": "floor", "tf_clip": "chunk"}
         erased = (0.2, ("erase",)) if member == "tf_clip" else (0.4, ())
         assert (c.batch.clip_sampling, (c.augment.erase_area, tuple(c.augment.per_frame))) == (drawn[member], erased)
-        assert (c.optimizer.name, c.optimizer.bias_lr_factor, c.optimizer.bias_weight_decay) == ("adam", 2.0, 1e-4)
+        bias = find_group("image_tower/block_00/beside_mlp/down/bias", make_optimizer(c.optimizer).groups)
+        assert (c.optimizer.name, bias.lr, bias.weight_decay) == ("adam", 2 * c.optimizer.lr, 1e-4)
 
 
 @pytest.mark.parity
@@ -190,7 +201,8 @@ def test_weight_decay_is_in_the_gradient_and_biases_have_their_own():
     """Two steps of a bias and a weight against PyTorch's Adam, whose weight decay is an L2 term."""
     import torch
 
-    method = make_method("vsla_clip", **{"optimizer.weight_decay": 0.3, "optimizer.bias_weight_decay": 0.1})
+    rows = (("beside_.*bias$", 2.0, 0.1), ("beside_", 1.0, None), (".*", 0.0, None))
+    method = make_method("vsla_clip", **{"optimizer.weight_decay": 0.3, "optimizer.groups": rows})
     optimizer = main_stage(method).updates[0].optimizer
     paths = ("image_tower/block_00/beside_mlp/down/kernel", "image_tower/block_00/beside_mlp/down/bias")
     groups = [find_group(path, optimizer.groups) for path in paths]
@@ -206,14 +218,15 @@ def test_weight_decay_is_in_the_gradient_and_biases_have_their_own():
             "image_tower": {"block_00": {"beside_mlp": {"down": dict(zip(("kernel", "bias"), leaves, strict=True))}}}
         }
 
-    update, ours = transformation(optimizer), tree([jnp.asarray(v) for v in values])
+    update, ours = transformation(optimizer, CONSTANT, 1), tree([jnp.asarray(v) for v in values])
     state = update.init(ours)
     for _ in range(2):
         for p, g in zip(theirs, slopes, strict=True):
             p.grad = torch.tensor(g)
         adam.step()
-        directions, state = update.update(tree([jnp.asarray(g) for g in slopes]), state, ours)
-        ours = descend(ours, directions, optimizer, jnp.float32(1.0))
+        gradients = tree([jnp.asarray(g) for g in slopes])
+        changes, state = update.update(gradients, state, ours, progress=family.progress())
+        ours = optax.apply_updates(ours, changes)
     found = ours["image_tower"]["block_00"]["beside_mlp"]["down"]
     np.testing.assert_allclose(found["kernel"], theirs[0].detach().numpy(), rtol=1e-5)
     np.testing.assert_allclose(found["bias"], theirs[1].detach().numpy(), rtol=1e-5)
@@ -494,9 +507,10 @@ def test_stage_1_learns_the_words_of_the_identities_it_sees():
     trained, _ = split_trained(variables["params"], method.stages()[0].updates[0].optimizer)
     assert set(family.paths(trained)) == {"text/own", "text/before", "text/after"}
     # Adam's weight decay moves a row that the batch does not show.
-    update = transformation(method.stages()[0].updates[0].optimizer)
-    directions, _ = update.update(jax.tree.map(jnp.zeros_like, trained), update.init(trained), trained)
-    assert np.abs(directions["text"]["own"]).min() > 0
+    update = transformation(method.stages()[0].updates[0].optimizer, CONSTANT, 1)
+    none = jax.tree.map(jnp.zeros_like, trained)
+    changes, _ = update.update(none, update.init(trained), trained, progress=family.progress())
+    assert np.abs(changes["text"]["own"]).min() > 0
 
 
 @pytest.mark.parametrize("member", MEMBERS)

@@ -77,7 +77,7 @@ def test_every_condition_refuses_what_is_of_no_type_and_says_what_is_allowed():
         (values.some_of(("a", "b"), least=1), [("a",), ["b", "a"]], [(), ("a", "a"), ("c",), "a"]),
         (values.series(values.positive, length=2), [(1, 2)], [(1,), (1, 0), 1]),
         (values.series(values.non_negative, ascending=True), [(), (1, 2)], [(2, 1), (1, 1)]),
-        (values.pair(values.pattern, values.positive), [("a", 1)], [("a",), (1, "a"), ("(", 1)]),
+        (values.row(values.pattern, values.positive), [("a", 1)], [("a",), (1, "a"), ("(", 1)]),
         (values.optional(values.positive), [None, 1], [0]),
     ],
 )
@@ -136,8 +136,8 @@ def test_a_value_without_sense_is_told_by_its_key(name, key, value, allowed):
         ("hitpro", {"keep_best": True}, ("config.keep_best", "config.evaluate_every")),
         (
             "baseline",
-            {"optimizer.backbone_lr": 0.0, "optimizer.head_lr": 0.0},
-            ("config.optimizer.backbone_lr", "config.optimizer.head_lr"),
+            {"optimizer.lr": 0.0},
+            ("config.optimizer.lr", "above 0"),
         ),
         ("hitpro", {"backbone.name": "dinov2:ViT-S/14"}, ("config.backbone.name", "frames.height", 64, 14)),
         (

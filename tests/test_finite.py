@@ -63,9 +63,7 @@ def checkpoints(workdir):
 
 @pytest.fixture
 def watch():
-    """Of a run whose tower and head learn at rates of their own."""
-    rates = {"optimizer.backbone_lr": 7e29, "optimizer.head_lr": 2e30}
-    config = make_config(**rates, precision="bfloat16", **{"backbone.checkpoint": "b16.pt"})
+    config = make_config(precision="bfloat16", **{"optimizer.lr": 2e30, "backbone.checkpoint": "b16.pt"})
     return Watch(config, Baseline.stages(SimpleNamespace(config=config))[0])  # pyright: ignore
 
 
@@ -85,7 +83,7 @@ def test_a_loss_that_is_not_finite_is_named_with_what_to_try(watch):
         "checkpoint=b16.pt",
     ):
         assert words in message
-    assert "config.optimizer.backbone_lr=7e+29" in message and "config.optimizer.head_lr=2e+30" in message
+    assert "config.optimizer.lr=2e+30" in message and "min_lr" not in message
     assert "loss_identity" not in message and "weight_decay" not in message
     for count in range(1, LAG + 2):
         with pytest.raises(UserError, match=f"step {count} "):
@@ -196,7 +194,7 @@ def test_processes_end_alike(tmp_path, data_dir, tiny):
     changes = {
         "dataset.config": "tiny",
         "batch.num_identities": 2,
-        "optimizer.backbone_lr": 1e30,
+        "optimizer.lr": 1e30,
         "evaluate_start": False,
     }
     line = [sys.executable, "-m", "jaxreid.main", "--config=baseline", f"--workdir={tmp_path}/run"]

@@ -14,13 +14,13 @@ import test_bupt_campus_builder as bupt
 import test_hitsz_vcm_builder as hitsz
 from messages import refuses
 
-from jaxreid import optimizers as optimizers
 from jaxreid.backbones import clip, frame_encoder
 from jaxreid.backbones.resnet import ResNetConfig
 from jaxreid.backbones.saving import save_params
 from jaxreid.backbones.vit import ViT, ViTConfig
 from jaxreid.devices import parallel
 from jaxreid.evaluation.evaluator import Evaluator
+from jaxreid.optimizers import find_group, make_optimizer
 from jaxreid.run.model import example_batch, start_run
 from jaxreid.run.workdirs import claim_workdir
 from jaxreid.training import loop as train
@@ -44,8 +44,9 @@ def test_settings_of_the_data_sets_presets(preset):
     assert config.frames.mean == (0.485, 0.456, 0.406) and config.frames.std == (0.229, 0.224, 0.225)
     assert config.batch.to_dict() == {"num_prototypes": 16, "num_instances": 2, "seq_len": 6}
     assert (config.optimizer.name, config.optimizer.weight_decay) == ("adam", 1e-4)
-    rates = config.optimizer.patch_lr, config.optimizer.backbone_lr, config.optimizer.head_lr
-    assert rates == (0.0, 5e-6, 3.5e-4)
+    groups = make_optimizer(config.optimizer).groups
+    paths = ("encoder/patch_embedding/kernel", "encoder/block_00/mlp/up/kernel", "temporal/score/kernel")
+    assert [find_group(path, groups).lr for path in paths] == pytest.approx([0.0, 5e-6, 3.5e-4])
     assert (config.epochs, config.schedule.warmup_epochs, config.schedule.milestones) == (50, 10.0, (20.0, 40.0))
     assert (config.levels.intra_weight, config.levels.within_weight, config.levels.cross_weight) == (1.0, 0.5, 0.5)
     assert (config.levels.within_start_epoch, config.levels.cross_start_epoch, config.levels.temperature) == (
@@ -148,7 +149,7 @@ def test_the_ancestors_encoder(tmp_path):
     assert len(run.dataset.train) * stage.extraction.parts * stage.extraction.seq_len == 117_012
     groups = stage.updates[0].optimizer.groups
     paths = [path for path, _ in parallel.flatten_paths(shapes["params"])]
-    assert {optimizers.find_group(path, groups).lr for path in paths} == {3.5e-4}
+    assert {find_group(path, groups).lr for path in paths} == {3.5e-4}
 
 
 def test_a_miniature_trains_with_a_stem_for_each_modality(tmp_path, monkeypatch):

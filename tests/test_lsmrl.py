@@ -7,6 +7,7 @@ import family
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from family import CLIPS, FRAMES, PEOPLE, largest, make_batch, make_method, random_variables
 from messages import refuses
@@ -30,10 +31,9 @@ from jaxreid.methods import lsmrl
 from jaxreid.optimizers import (
     Progress,
     Schedule,
-    descend,
     find_group,
+    learning_rate,
     merge,
-    schedule_factor,
     split_trained,
     transformation,
 )
@@ -610,22 +610,13 @@ def test_the_modality_probe_starts_late():
     ],
 )
 def test_learning_rates(path, wanted):
-    """One step along a direction of 1 moves a parameter by the rate of its group."""
     config = importlib.import_module("configs.lsmrl").get_config("hitsz_vcm")
     info = family.make_info()
     update = lsmrl.LSMRL(config, type(info)(**{**vars(info), "frame_size": (288, 144)})).stages()[0].updates[0]
-    *parents, name = path.split("/")
-
-    def tree(value):
-        for key in reversed((*parents, name)):
-            value = {key: value}
-        return value
-
+    group = find_group(path, update.optimizer.groups)
     for epoch, rate in zip((0, 1, 2, 3, 12, 23), wanted, strict=True):
         progress = Progress(step=0, epoch=jnp.float32(epoch + 0.5), fraction=jnp.float32(0))
-        factor = schedule_factor(Schedule(**config.schedule), config.epochs, progress)
-        moved = descend(tree(jnp.zeros(1)), tree(jnp.ones(1)), update.optimizer, factor, update.schedule.min_lr)
-        np.testing.assert_allclose(-jax.tree.leaves(moved)[0], rate, rtol=1e-4)
+        np.testing.assert_allclose(learning_rate(update.schedule, config.epochs, group.lr)(progress), rate, rtol=1e-4)
 
 
 def test_frozen_parts_and_new_parts():
@@ -682,7 +673,7 @@ def test_a_few_people_are_learnt():
     method = method_with(**{"batch.num_identities": 4, "batch.num_pairs": 1, "optimizer.lr": 1e-3})
     stage, batch = method.stages()[0], make_batch()
     optimizer = stage.updates[0].optimizer
-    update, memory = transformation(optimizer), method.init_memory()
+    update, memory = transformation(optimizer, Schedule("constant"), 1), method.init_memory()
     variables = jax.jit(method.init)(jax.random.key(0), batch)
     trained, frozen = split_trained(variables["params"], optimizer)
 
@@ -694,8 +685,8 @@ def test_a_few_people_are_learnt():
             return method.loss(whole, memory, batch, jax.random.key(0), family.progress(1.0), stage, "all")
 
         (_, (_, stats, _)), gradient = jax.value_and_grad(loss, has_aux=True)(own)
-        directions, state = update.update(gradient, state, own)
-        return (descend(own, directions, optimizer, 1.0), state, stats), None
+        changes, state = update.update(gradient, state, own, progress=family.progress())
+        return (optax.apply_updates(own, changes), state, stats), None
 
     def judged(own, stats):
         """Nearest clips of both directions; and whom CMI's features name, with the partner and alone."""

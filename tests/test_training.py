@@ -200,7 +200,7 @@ def test_each_step_compiles_once(tmp_path, data_dir, tiny, caplog):
 def test_baseline_overfits(tmp_path, data_dir, tiny, monkeypatch):
     monkeypatch.setattr(Checkpoints, "save", lambda *_: None)  # nobody goes on from here
     config = make_config("baseline", epochs=40)
-    config.optimizer.backbone_lr, config.optimizer.head_lr, config.triplet.weight = 1e-3, 1e-2, 0.1
+    config.optimizer.lr, config.optimizer.groups, config.triplet.weight = 1e-2, (("^encoder/", 0.1, None),), 0.1
     config.augment = {"crop": 0}
     config.label_smoothing = 0.0
     run, _, _ = run_training(config, tmp_path, data_dir)
