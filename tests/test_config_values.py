@@ -2,9 +2,11 @@
 told by its key before anything is opened, loaded or compiled."""
 
 import importlib
+import json
 import math
 from pathlib import Path
 
+import preset_values
 import pytest
 from messages import refuses
 
@@ -20,7 +22,7 @@ FREE = {"dataset.config", "dataset.path", "backbone.checkpoint"}  # opening and 
 
 
 def presets(name):
-    return importlib.import_module(f"configs.{name}").PRESETS
+    return tuple(importlib.import_module(f"configs.{name}").PRESETS)
 
 
 def config(name="hitpro", preset="", **changes):
@@ -168,3 +170,9 @@ def test_values_are_looked_at_before_anything_is_opened(tmp_path):
     with refuses(UserError, "config.epochs=0"):
         start_run(config(epochs=0), tmp_path / "run", tmp_path / "data")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_values_of_every_preset_are_those_of_the_table():
+    """What an overlay or a method changes in any preset has to be meant: tests/preset_values.py writes the table."""
+    stored = json.loads(preset_values.TABLE.read_text(encoding="utf-8"))
+    assert preset_values.resolved() == stored
