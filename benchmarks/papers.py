@@ -27,8 +27,8 @@ from jaxreid.config import find_config
 from jaxreid.data.dataset import Dataset, plan_dataset
 from jaxreid.data.planned import planned_split
 from jaxreid.dataset_info import dataset_info
-from jaxreid.methods.method import Stage, find_method
-from jaxreid.optimizers import merge
+from jaxreid.methods.method import Stage, Update, find_method
+from jaxreid.optimizers import merge, split_trained
 from jaxreid.run.model import Run, abstract_batch, make_model
 from jaxreid.training.dry_run import kept_for_backward
 from jaxreid.training.start import abstract_train_state
@@ -288,19 +288,22 @@ def _xfd() -> Dataset:
 
 
 def _step_work(run: Run, stage: Stage, state: Any, frozen: Any, clips: int) -> int:
-    (update,) = stage.updates
+    """FLOP of a step: of all its updates, each with the gradient of what it trains."""
     batch = _shapes(abstract_batch(run, clips, stage.seq_len))
     batch = batch.replace(frames=jax.ShapeDtypeStruct(batch.frames.shape, run.pixels.dtype))
 
-    def gradients(params: Any, state: Any, frozen: Any, batch: Any) -> Any:
-        def loss(params: Any) -> Any:
-            variables = {"params": merge(params, frozen), "batch_stats": state.batch_stats}
-            progress = progress_at(stage, 0, 0, 1)
-            return run.method.loss(variables, state.memory, batch, state.rng, progress, stage, update.name)
+    def of(update: Update) -> int:
+        def gradients(own: Any, others: Any, state: Any, frozen: Any, batch: Any) -> Any:
+            def loss(own: Any) -> Any:
+                variables = {"params": merge(merge(own, others), frozen), "batch_stats": state.batch_stats}
+                progress = progress_at(stage, 0, 0, 1)
+                return run.method.loss(variables, state.memory, batch, state.rng, progress, stage, update.name)
 
-        return jax.value_and_grad(loss, has_aux=True)(params)
+            return jax.value_and_grad(loss, has_aux=True)(own)
 
-    return count(gradients, state.params, state, frozen, batch)
+        return count(gradients, *split_trained(state.params, update.optimizer), state, frozen, batch)
+
+    return sum(map(of, stage.updates))
 
 
 def _extraction_work(run: Run, stage: Stage, state: Any, frozen: Any) -> float:

@@ -12,8 +12,8 @@ from jaxreid.data.batch import Batch
 from jaxreid.devices import parallel
 from jaxreid.devices.compiled import Compiled
 from jaxreid.evaluation.extract import make_extractor
-from jaxreid.methods.method import Stage
-from jaxreid.optimizers import merge
+from jaxreid.methods.method import Stage, Update
+from jaxreid.optimizers import merge, split_trained
 from jaxreid.run.model import Run, abstract_batch, example_batch
 from jaxreid.training.loop import EpochLoop
 from jaxreid.training.start import abstract_train_state
@@ -75,23 +75,27 @@ def _stage(run: Run, number: int, stage: Stage) -> float:
 
 
 def kept_for_backward(run: Run, stage: Stage, state: TrainState, frozen: Any, batch: Batch) -> float:
-    """Bytes per device of the activations that differentiation keeps, before a compiler saves any of them."""
-
-    def pullback(params: Any, state: TrainState, frozen: Any, batch: Batch) -> Any:
-        def loss(params: Any) -> Any:
-            variables = {"params": merge(params, frozen), "batch_stats": state.batch_stats}
-            update, progress = stage.updates[0].name, progress_at(stage, 0, 0, 1)
-            return run.method.loss(variables, state.memory, batch, state.rng, progress, stage, update)
-
-        # The function that vjp returns is a tree: its leaves are what it needs of the forward pass.
-        return jax.vjp(loss, params, has_aux=True)[1]
-
+    """Bytes per device of the activations that differentiation keeps, before a compiler saves any of them: those of the
+    update that keeps most, since updates follow each other."""
     frames = jax.ShapeDtypeStruct(batch.frames.shape, run.pixels.dtype)
-    residuals = jax.eval_shape(pullback, state.params, state, frozen, batch.replace(frames=frames))
-    activations = [
-        leaf for leaf in jax.tree.leaves(residuals) if leaf.shape[:1] and leaf.shape[0] % len(batch.valid) == 0
-    ]
-    return sum(leaf.size * leaf.dtype.itemsize for leaf in activations) / run.mesh.size
+    batch = batch.replace(frames=frames)
+
+    def kept(update: Update) -> int:
+        def pullback(own: Any, others: Any, state: TrainState, frozen: Any, batch: Batch) -> Any:
+            def loss(own: Any) -> Any:
+                whole = {"params": merge(merge(own, others), frozen), "batch_stats": state.batch_stats}
+                progress = progress_at(stage, 0, 0, 1)
+                return run.method.loss(whole, state.memory, batch, state.rng, progress, stage, update.name)
+
+            # The function that vjp returns is a tree: its leaves are what it needs of the forward pass.
+            return jax.vjp(loss, own, has_aux=True)[1]
+
+        own, others = split_trained(state.params, update.optimizer)
+        residuals = jax.tree.leaves(jax.eval_shape(pullback, own, others, state, frozen, batch))
+        activations = [leaf for leaf in residuals if leaf.shape[:1] and leaf.shape[0] % len(batch.valid) == 0]
+        return sum(leaf.size * leaf.dtype.itemsize for leaf in activations)
+
+    return max(map(kept, stage.updates)) / run.mesh.size
 
 
 def _evaluation(run: Run) -> float:
