@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -69,6 +70,7 @@ def _run(name: str, arguments: Sequence[str]) -> int:
 
         print(listing())
         return 0
+    sys.path.append(os.getcwd())  # where `config.method` may be, as with `python -m`
     run_main([f"jaxreid {name}", f"--mode={name.replace('-', '_')}", *arguments])
 
 

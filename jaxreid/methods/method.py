@@ -257,15 +257,23 @@ class Method:
 
 
 def find_method(name: str) -> type[Method]:
-    """The method class of `jaxreid/methods/<name>.py`.
+    """The method class that a module calls `METHOD`.
+
+    Args:
+      name: of a module in `jaxreid/methods`, or the dotted path of one elsewhere ("mypackage.mymethod").
 
     Raises:
-      UserError: there is no such module.
+      UserError: there is no such module, or no such class in it.
     """
+    path = name if "." in name else f"jaxreid.methods.{name}"
     try:
-        module = importlib.import_module(f"jaxreid.methods.{name}")
+        module = importlib.import_module(path)
     except ModuleNotFoundError as error:
-        if error.name != f"jaxreid.methods.{name}":
-            raise
-        raise UserError(f"config.method={name!r}: there is no jaxreid/methods/{name}.py") from None
-    return module.METHOD
+        if error.name is None or not f"{path}.".startswith(f"{error.name}."):
+            raise  # it is there, and imports what is not
+        where = f"module {path}" if "." in name else f"jaxreid/methods/{name}.py"
+        raise UserError(f"config.method={name!r}: there is no {where}") from None
+    method = getattr(module, "METHOD", None)
+    if not (isinstance(method, type) and issubclass(method, Method)):
+        raise UserError(f"config.method={name!r}: {path} has no METHOD, a subclass of jaxreid.methods.method.Method")
+    return method

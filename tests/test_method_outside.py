@@ -1,0 +1,48 @@
+"""A method in a package of its own, named by its dotted path."""
+
+import sys
+
+import pytest
+from messages import refuses
+
+from jaxreid.errors import UserError
+from jaxreid.methods.baseline import Baseline
+from jaxreid.methods.method import find_method
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """`mine`, with a module for each case."""
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "__init__.py").write_text("")
+    (folder / "good.py").write_text(
+        "from jaxreid.methods.baseline import Baseline\nclass Mine(Baseline):\n    pass\nMETHOD = Mine\n"
+    )
+    (folder / "empty.py").write_text("")
+    (folder / "broken.py").write_text("import a_package_that_is_not_there\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield
+    for name in [name for name in sys.modules if name.partition(".")[0] == "mine"]:
+        del sys.modules[name]
+
+
+def test_a_method_of_another_package_is_found(package):
+    method = find_method("mine.good")
+    assert issubclass(method, Baseline) and method is not Baseline
+
+
+def test_what_is_no_method_is_named(package):
+    with refuses(UserError, "mine.none", "no module"):
+        find_method("mine.none")
+    with refuses(UserError, "nobodys.method", "no module"):
+        find_method("nobodys.method")
+    with refuses(UserError, "mine.empty", "METHOD"):
+        find_method("mine.empty")
+    with refuses(UserError, "'triplets'", "jaxreid/methods/triplets.py"):
+        find_method("triplets")
+
+
+def test_what_a_method_imports_in_vain_is_not_hidden(package):
+    with pytest.raises(ModuleNotFoundError, match="a_package_that_is_not_there"):
+        find_method("mine.broken")
