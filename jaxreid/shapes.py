@@ -19,9 +19,9 @@ from __future__ import annotations
 
 import numpy as np
 from jax import Array
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Bool, Float, Int, Real, Shaped
 
 __all__ = ["AnyArray", "Array", "Bool", "Float", "Int", "Scalar", "Shaped"]
 
 AnyArray = Array | np.ndarray
-Scalar = float | Float[AnyArray, ""]
+Scalar = float | Real[AnyArray, ""]  # a whole number as well
