@@ -14,7 +14,7 @@ from jaxreid.arrays import unit_rows
 from jaxreid.memory.prototypes import build_prototypes
 from jaxreid.retrieval.clustering import inverse, linear_assignment
 from jaxreid.retrieval.neighbours import block_of, map_rows
-from jaxreid.shapes import Array, Bool, Float, Int
+from jaxreid.shapes import AnyArray, Array, Bool, Float, Int
 
 
 class ClusterMemory(struct.PyTreeNode):
@@ -65,13 +65,13 @@ def consecutive(code: Int[Array, " rows"]) -> Int[Array, " rows"]:
 
 def fill(
     memory: ClusterMemory,
-    features: Float[Array, "clips dim"],
-    tracklet: Int[Array, " clips"],
-    valid: Bool[Array, " clips"],
-    label: Int[Array, " tracklets"],
-    cluster: Int[Array, " tracklets"],
-    camera: Int[Array, " tracklets"],
-    modality: Int[Array, " tracklets"],
+    features: Float[AnyArray, "clips dim"],
+    tracklet: Int[AnyArray, " clips"],
+    valid: Bool[AnyArray, " clips"],
+    label: Int[AnyArray, " tracklets"],
+    cluster: Int[AnyArray, " tracklets"],
+    camera: Int[AnyArray, " tracklets"],
+    modality: Int[AnyArray, " tracklets"],
 ) -> ClusterMemory:
     """The memory of new labels: a slot's feature is the normalized mean of its clips.
 
@@ -83,7 +83,7 @@ def fill(
     feature, count, _ = build_prototypes(features, clip_slot, valid, memory.capacity)
     target = jnp.where(label >= 0, label, memory.capacity)
 
-    def of_slot(values: Int[Array, " tracklets"]) -> Int[Array, " slots"]:
+    def of_slot(values: Int[AnyArray, " tracklets"]) -> Int[Array, " slots"]:
         return jnp.full(memory.capacity, -1, jnp.int32).at[target].set(values, mode="drop")
 
     return memory.replace(

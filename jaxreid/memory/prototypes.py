@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 
 from jaxreid.arrays import unit_rows
 from jaxreid.errors import UserError
-from jaxreid.shapes import Array, Bool, Float, Int, Scalar
+from jaxreid.shapes import AnyArray, Array, Bool, Float, Int, Scalar
 
 
 class PrototypeMemory(struct.PyTreeNode):
@@ -131,9 +131,9 @@ def empty_memory(
 
 
 def build_prototypes(
-    features: Float[Array, "clips dim"],
-    slot: Int[Array, " clips"],
-    valid: Bool[Array, " clips"],
+    features: Float[AnyArray, "clips dim"],
+    slot: Int[AnyArray, " clips"],
+    valid: Bool[AnyArray, " clips"],
     capacity: int,
 ) -> tuple[Float[Array, "{capacity} dim"], Float[Array, " {capacity}"], Float[Array, " {capacity}"]]:
     """Prototype of every slot: the normalized mean of the features of its clips (section 3.3).
