@@ -21,7 +21,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import Bool, Float, Int, Real, Shaped
 
-__all__ = ["AnyArray", "Array", "Bool", "Float", "Int", "Scalar", "Shaped"]
+__all__ = ["AnyArray", "Array", "Bool", "Float", "Int", "Real", "Scalar", "Shaped"]
 
 AnyArray = Array | np.ndarray
 Scalar = float | Real[AnyArray, ""]  # a whole number as well
