@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 
+from jaxreid.shapes import AnyArray, Array, Bool, Float, Shaped
 
-def unit_rows(x: Any) -> jax.Array:
+
+def unit_rows(x: Shaped[AnyArray, "*rest dim"]) -> Float[Array, "*rest dim"]:
     """Rows of unit length, f32[..., D]; a zero row stays zero and has zero gradient."""
     x = jnp.asarray(x, jnp.float32)
     square = jnp.sum(x * x, axis=-1, keepdims=True)
@@ -17,7 +17,7 @@ def unit_rows(x: Any) -> jax.Array:
     return jnp.where(nonzero, x * jax.lax.rsqrt(jnp.where(nonzero, square, 1.0)), 0.0)
 
 
-def masked_mean(x: jax.Array, mask: jax.Array, axis: int | None = -1) -> jax.Array:
+def masked_mean(x: Shaped[Array, "*rest"], mask: Bool[Array, "*axes"], axis: int | None = -1) -> Float[Array, "*fewer"]:
     """Mean of the entries that count, in fp32; 0 where none does.
 
     Args:

@@ -13,7 +13,9 @@ from pathlib import Path
 
 import jax
 import jaxlib
+import jaxtyping
 import pytest
+from shape_checks import ROOMS
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "jaxreid" / "test-compiled"
 # An eighth of the time for code that runs a few times.
@@ -41,6 +43,9 @@ jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+# Before anything of them is imported.
+jaxtyping.install_import_hook([f"jaxreid.{room}" for room in ROOMS], "shape_checks.checked")
 
 REFERENCES = ("torch", "transformers")
 

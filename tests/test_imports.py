@@ -25,7 +25,7 @@ LEVELS = (
     ("backbones", "retrieval", "devices"),
     ("arrays",),
     ("data", "dataset_info"),
-    ("config", "overlays", "values", "errors", "files", "jaxreid"),
+    ("config", "overlays", "values", "errors", "files", "shapes", "jaxreid"),
 )
 LEVEL = {room: number for number, rooms in enumerate(LEVELS) for room in rooms}
 

@@ -10,12 +10,10 @@ from __future__ import annotations
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
 from jaxreid.backbones.transformer import attend, quick_gelu
-
-Array = jax.Array
+from jaxreid.shapes import Array, Bool, Float
 
 _uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")  # ±1/√inputs, as torch.nn.Linear
 
@@ -32,7 +30,9 @@ class TokenAdapter(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, tokens: Array, frame_mask: Array) -> Array:
+    def __call__(
+        self, tokens: Float[Array, "clips frames tokens dim"], frame_mask: Bool[Array, "clips frames"]
+    ) -> Float[Array, "clips frames tokens dim"]:
         x = quick_gelu(_linear(self.bottleneck, self.dtype, "down")(tokens))
         return _linear(tokens.shape[-1], self.dtype, "up", self.zero_init)(x)
 
@@ -49,7 +49,9 @@ class TemporalAdapter(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, tokens: Array, frame_mask: Array) -> Array:
+    def __call__(
+        self, tokens: Float[Array, "clips frames tokens dim"], frame_mask: Bool[Array, "clips frames"]
+    ) -> Float[Array, "clips frames tokens dim"]:
         batch, frames, length, width = tokens.shape
         x = _linear(self.bottleneck, self.dtype, "down")(tokens)
         x = x.swapaxes(1, 2).reshape(batch * length, frames, self.bottleneck)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import jax
 import jax.numpy as jnp
 
 from jaxreid.data.batch import Batch
 from jaxreid.data.schema import MODALITIES, PLATFORMS
+from jaxreid.shapes import Array, Int
 
 COLUMNS = {"camera_index": 0, "platform": len(PLATFORMS), "modality": len(MODALITIES)}  # values; 0 = as many as cameras
 
@@ -21,8 +21,8 @@ def condition_rows(columns: Sequence[str], cameras: int) -> int:
     return rows
 
 
-def condition(batch: Batch, columns: Sequence[str], cameras: int) -> jax.Array:
-    """The row of every clip, i32[B], for each combination of values another; −1 where any column is unknown."""
+def condition(batch: Batch, columns: Sequence[str], cameras: int) -> Int[Array, " clips"]:
+    """The row of every clip, for each combination of values another; −1 where any column is unknown."""
     row, known = jnp.zeros_like(batch.camera_index), batch.camera_index >= -1
     for column in columns:
         value = getattr(batch, column)

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import flax.linen as nn
-import jax
 
 from jaxreid.backbones.transformer import LayerNorm, attend, fan_in, quick_gelu
-
-Array = jax.Array
+from jaxreid.shapes import Array, Bool, Float
 
 
 class ContextBlock(nn.Module):
@@ -20,11 +18,16 @@ class ContextBlock(nn.Module):
     heads: int
 
     @nn.compact
-    def __call__(self, x: Array, queries: Array, context: Array, mask: Array | None = None) -> Array:
-        """x and queries [N, Q, E], context [N, L, E], mask bool[N or 1, 1, Q or 1, L] → f32[N, Q, E]."""
+    def __call__(
+        self,
+        x: Float[Array, "rows queries dim"],
+        queries: Float[Array, "rows queries dim"],
+        context: Float[Array, "rows tokens dim"],
+        mask: Bool[Array, "#rows 1 #queries tokens"] | None = None,
+    ) -> Float[Array, "rows queries dim"]:
         width, zero = x.shape[-1], nn.initializers.zeros
 
-        def heads(y: Array, name: str) -> Array:
+        def heads(y: Float[Array, "rows length dim"], name: str) -> Float[Array, "rows length heads channels"]:
             return nn.Dense(width, kernel_init=fan_in, name=name)(y).reshape(*y.shape[:2], self.heads, -1)
 
         seen = attend(heads(queries, "query"), heads(context, "key"), heads(context, "value"), mask)

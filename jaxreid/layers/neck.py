@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import flax.linen as nn
-import jax
 
 from jaxreid.backbones.batch_norm import MaskedBatchNorm
-
-Array = jax.Array
-
+from jaxreid.shapes import Array, Bool, Float
 
 NECKS = ("before", "after")  # test features: before or after the batch norm of their neck
 
@@ -29,6 +26,8 @@ class Neck(nn.Module):
         init = nn.initializers.normal(0.001)
         self.classifier = nn.Dense(self.num_classes, use_bias=False, kernel_init=init)
 
-    def __call__(self, features: Array, mask: Array, train: bool) -> Array:
-        """features [N, D], mask bool[N] → logits f32[N, C]."""
+    def __call__(
+        self, features: Float[Array, "rows dim"], mask: Bool[Array, " rows"], train: bool
+    ) -> Float[Array, "rows {self.num_classes}"]:
+        """Features, and which of them count → logits."""
         return self.classifier(self.norm(features, mask, use_running_average=not train))

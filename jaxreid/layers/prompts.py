@@ -7,7 +7,6 @@ import dataclasses
 from collections.abc import Callable, Sequence
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -15,8 +14,7 @@ from jaxreid.backbones.text import TextConfig, TextTower
 from jaxreid.backbones.tokenizer import WORDS, clean
 from jaxreid.devices.parallel import constrain
 from jaxreid.errors import UserError
-
-Array = jax.Array
+from jaxreid.shapes import Array, Float, Int
 
 
 class DeepPrompts(nn.Module):
@@ -31,8 +29,8 @@ class DeepPrompts(nn.Module):
     width: int
 
     @nn.compact
-    def __call__(self, condition: Array) -> Array:
-        """Rows i32[N] → `Hooks.prompts` f32[blocks, N, length, width]; a negative row takes the mean of all."""
+    def __call__(self, condition: Int[Array, " rows"]) -> Float[Array, "{self.blocks} rows {self.length} {self.width}"]:
+        """Rows of the table → `Hooks.prompts`; a negative row takes the mean of all."""
         shape = (self.blocks, self.conditions, self.length, self.width)
         table = self.param("table", nn.initializers.truncated_normal(0.02), shape)
         known = (condition >= 0)[None, :, None, None]
@@ -115,8 +113,8 @@ class PromptedText(nn.Module):
         self.shared_before = self.param("before", init, (template.before, width)) if template.before else None
         self.shared_after = self.param("after", init, (template.after, width)) if template.after else None
 
-    def __call__(self, identity: Array) -> Array:
-        """Identities i32[N] → their sentences in the joint space, f32[N, E], not normalized."""
+    def __call__(self, identity: Int[Array, " rows"]) -> Float[Array, "rows dim"]:
+        """Identities → their sentences in the joint space, not normalized."""
         template, rows = self.template, identity.shape[0]
         words = self.text_tower.embed_ids(jnp.asarray([template.ids]))[0]
         stop = template.start + template.before + template.own + template.after
@@ -126,8 +124,8 @@ class PromptedText(nn.Module):
         end = jnp.full(rows, template.end, jnp.int32)
         return self.text_tower.encode_embeddings(sentence, end)["projected"]
 
-    def bank(self, multiple: int = 1) -> Array:
-        """The sentences of all identities, f32[C, E]; the work is split over devices by identity.
+    def bank(self, multiple: int = 1) -> Float[Array, "{self.num_classes} dim"]:
+        """The sentences of all identities; the work is split over devices by identity.
 
         Args:
           multiple: the tower sees C rounded up to a multiple of it, which the number of devices must divide.

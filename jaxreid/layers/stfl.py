@@ -7,20 +7,23 @@ Tokens of N = B·T frames lie clip by clip, the class token first.
 
 from __future__ import annotations
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxreid.backbones.transformer import Attend, Change, Hooks, attend
 from jaxreid.backbones.vit import ViTConfig
 from jaxreid.errors import UserError
+from jaxreid.shapes import Array, Float, Int
 
-Array = jax.Array
+Keys = Float[Array, "rows tokens heads channels"]  # and values
+Queries = Float[Array, "rows queries heads channels"]  # the last block has those of the class token alone
 GROUPED_MODES, SHIFT_MODES = ("shift", "tube"), ("patch", "channel")
 
 
-def neighbours(clip: Array) -> tuple[Array, Array]:
-    """The values of the frame before and of the frame after, [B, T, …]; a clip's ends are their own neighbours."""
+def neighbours(
+    clip: Float[Array, "clips frames *rest"],
+) -> tuple[Float[Array, "clips frames *rest"], Float[Array, "clips frames *rest"]]:
+    """The values of the frame before and of the frame after; a clip's ends are their own neighbours."""
     return jnp.concatenate([clip[:, :1], clip[:, :-1]], axis=1), jnp.concatenate([clip[:, 1:], clip[:, -1:]], axis=1)
 
 
@@ -32,20 +35,20 @@ def grouped_attention(frames: int, heads: int, mode: str) -> Attend:
     own position.
     """
 
-    def shifted(x: Array) -> Array:
+    def shifted(x: Keys) -> Keys:
         clip = x.reshape(-1, frames, *x.shape[1:])  # [B, T, L, H, d]
         before, after = neighbours(clip)
         parts = before[..., :heads, :], after[..., heads : 2 * heads, :], clip[..., 2 * heads :, :]
         return jnp.concatenate(parts, axis=-2).reshape(x.shape)
 
-    def tubes(x: Array, tokens: int) -> Array:
+    def tubes(x: Keys, tokens: int) -> Float[Array, "tubes frames grouped channels"]:
         clip = x[:, :tokens, : 2 * heads].reshape(-1, frames, tokens, 2 * heads, x.shape[-1])
         return clip.swapaxes(1, 2).reshape(-1, frames, 2 * heads, x.shape[-1])
 
-    def shift(q: Array, k: Array, v: Array) -> Array:
+    def shift(q: Queries, k: Keys, v: Keys) -> Queries:
         return attend(q, shifted(k), shifted(v))
 
-    def tube(q: Array, k: Array, v: Array) -> Array:
+    def tube(q: Queries, k: Keys, v: Keys) -> Queries:
         tokens = q.shape[1]
         over_time = attend(*(tubes(x, tokens) for x in (q, k, v))).reshape(-1, tokens, frames, 2 * heads, q.shape[-1])
         over_time = over_time.swapaxes(1, 2).reshape(-1, tokens, 2 * heads, q.shape[-1])
@@ -57,13 +60,15 @@ def grouped_attention(frames: int, heads: int, mode: str) -> Attend:
 SHIFTS = np.array([[-4, 1, 2], [-1, 0, 3], [-2, -3, 4]])  # frames by which patches of a 3×3 mosaic move (TPS, C)
 
 
-def shift_table(frames: int, grid: tuple[int, int]) -> np.ndarray:
-    """i32[T, P]: the frame from which patch (i, j) of frame t comes, (t − s(i, j)) mod T; patches row-major."""
+def shift_table(frames: int, grid: tuple[int, int]) -> Int[np.ndarray, "{frames} patches"]:
+    """The frame from which patch (i, j) of frame t comes, (t − s(i, j)) mod T; patches row-major."""
     rows, columns = np.indices(grid)
     return ((np.arange(frames)[:, None] - SHIFTS[rows % 3, columns % 3].reshape(-1)) % frames).astype(np.int32)
 
 
-def shift_patches(x: Array, table: np.ndarray) -> Array:
+def shift_patches(
+    x: Float[Array, "rows tokens *rest"], table: Int[np.ndarray, "frames patches"]
+) -> Float[Array, "rows tokens *rest"]:
     """Tokens [N, 1 + P, ...] of clips of T frames with every patch taken from its frame in the table; the class token
     stays, and so does everything where there are no patches."""
     if x.shape[1] == 1:
@@ -79,7 +84,7 @@ def patch_shift_attention(frames: int, grid: tuple[int, int]) -> Attend:
     there = shift_table(frames, grid)
     back = (2 * np.arange(frames)[:, None] - there) % frames  # (t + s) mod T
 
-    def shifted(q: Array, k: Array, v: Array) -> Array:
+    def shifted(q: Queries, k: Keys, v: Keys) -> Queries:
         return shift_patches(attend(*(shift_patches(x, there) for x in (q, k, v))), back)
 
     return shifted
@@ -89,7 +94,7 @@ def channel_shift(frames: int) -> Change:
     """Patch tokens [N, 1 + P, D] of which the first quarter of the channels comes from the frame before and the second
     from the frame after (X-ReID); on frames that are all the same nothing changes."""
 
-    def shifted(x: Array) -> Array:
+    def shifted(x: Float[Array, "rows tokens dim"]) -> Float[Array, "rows tokens dim"]:
         clip, quarter = x[:, 1:].reshape(-1, frames, x.shape[1] - 1, x.shape[2]), x.shape[2] // 4
         before, after = neighbours(clip)
         parts = before[..., :quarter], after[..., quarter : 2 * quarter], clip[..., 2 * quarter :]

@@ -7,8 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxreid.errors import UserError
-
-Array = jax.Array
+from jaxreid.shapes import Array, Bool, Float
 
 
 class TemporalAggregation(nn.Module):
@@ -28,8 +27,10 @@ class TemporalAggregation(nn.Module):
     reduction: int = 8
 
     @nn.compact
-    def __call__(self, features: Array, mask: Array) -> Array:
-        """features [B, T, D], mask bool[B, T] → f32[B, D]; masked frames have no influence, 0 without a valid one."""
+    def __call__(
+        self, features: Float[Array, "clips frames dim"], mask: Bool[Array, "clips frames"]
+    ) -> Float[Array, "clips dim"]:
+        """Features of frames → of clips; masked frames have no influence, 0 without a valid one."""
         dim = features.shape[-1]
         if dim % self.reduction:
             raise UserError(f"TemporalAggregation: width {dim} is not a multiple of reduction {self.reduction}")

@@ -12,19 +12,20 @@ import jax.numpy as jnp
 
 from jaxreid.arrays import masked_mean
 from jaxreid.backbones.transformer import Attention, Block, LayerNorm, TransformerConfig, attend, quick_gelu
-
-Array = jax.Array
+from jaxreid.shapes import Array, Bool, Float
 
 _init = nn.initializers.truncated_normal(0.02)
 
 
 class PromptAttention(nn.Module):
-    """Attention whose queries, keys and values have no bias, [B, Q, E] to [B, L, E]."""
+    """Attention whose queries, keys and values have no bias."""
 
     heads: int
 
     @nn.compact
-    def __call__(self, queries: Array, context: Array) -> Array:
+    def __call__(
+        self, queries: Float[Array, "clips queries dim"], context: Float[Array, "clips tokens dim"]
+    ) -> Float[Array, "clips queries dim"]:
         width = queries.shape[-1]
         q, k, v = (
             nn.Dense(width, use_bias=False, kernel_init=_init, name=name)(x).reshape(*x.shape[:2], self.heads, -1)
@@ -50,17 +51,19 @@ class SequenceSpecificPrompt(nn.Module):
     dropout: float = 0.1
 
     @nn.compact
-    def __call__(self, bank: Array, tokens: Array, train: bool) -> Array:
-        """Rows [C, E] and a clip's projected tokens, averaged over its frames [B, L, E] → Δ f32[B, C, E]."""
+    def __call__(
+        self, bank: Float[Array, "classes dim"], tokens: Float[Array, "clips tokens dim"], train: bool
+    ) -> Float[Array, "clips classes dim"]:
+        """Rows and a clip's projected tokens, averaged over its frames → Δ."""
         width = bank.shape[-1]
 
-        def linear(x: Array, name: str) -> Array:
+        def linear(x: Float[Array, "*rows dim"], name: str) -> Float[Array, "*rows dim"]:
             return nn.Dense(width, kernel_init=_init, name=name)(x)
 
-        def norm(x: Array, name: str) -> Array:
+        def norm(x: Float[Array, "*rows dim"], name: str) -> Float[Array, "*rows dim"]:
             return LayerNorm(1e-5, name=name)(x)
 
-        def drop(x: Array) -> Array:
+        def drop(x: Float[Array, "*rows dim"]) -> Float[Array, "*rows dim"]:
             return nn.Dropout(self.dropout, deterministic=not train)(x)
 
         v = norm(linear(norm(tokens, "tokens_in"), "tokens"), "tokens_out")
@@ -86,8 +89,10 @@ class TemporalMemoryDiffusion(nn.Module):
     heads: int
 
     @nn.compact
-    def __call__(self, tokens: Array, frame_mask: Array) -> tuple[Array, Array]:
-        """Tokens [B, T, L, D], frame_mask bool[B, T] → (clip features f32[B, D], frame features f32[B, T, D])."""
+    def __call__(
+        self, tokens: Float[Array, "clips frames tokens dim"], frame_mask: Bool[Array, "clips frames"]
+    ) -> tuple[Float[Array, "clips dim"], Float[Array, "clips frames dim"]]:
+        """Tokens → (clip features, frame features)."""
         clips, frames, length, width = tokens.shape
         config = TransformerConfig(width=width, depth=1, heads=self.heads)
         tokens = jax.lax.stop_gradient(tokens)

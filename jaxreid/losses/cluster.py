@@ -6,13 +6,14 @@ import jax
 import jax.numpy as jnp
 
 from jaxreid.arrays import masked_mean
-
-Array = jax.Array
+from jaxreid.shapes import Array, Bool, Float, Int
 
 MASKED = -1e9
 
 
-def slot_contrast(logits: Array, target: Array, considered: Array) -> Array:
+def slot_contrast(
+    logits: Float[Array, "clips slots"], target: Int[Array, " clips"], considered: Bool[Array, "clips slots"]
+) -> Float[Array, ""]:
     """Mean of −log softmax at the target over the prototypes considered; 0 where no clip has a target.
 
     Dai et al. (2022), "Cluster Contrast for Unsupervised Person Re-Identification", equation 3.
@@ -28,7 +29,12 @@ def slot_contrast(logits: Array, target: Array, considered: Array) -> Array:
     return masked_mean(normalizer - jnp.take_along_axis(logits, slot[:, None], axis=1)[:, 0], counted)
 
 
-def hard_negative_contrast(logits: Array, positive: Array, negative: Array, hardest: int) -> Array:
+def hard_negative_contrast(
+    logits: Float[Array, "clips slots"],
+    positive: Bool[Array, "clips slots"],
+    negative: Bool[Array, "clips slots"],
+    hardest: int,
+) -> Float[Array, ""]:
     """Mean over clips of −(1/|P|)·Σ_{p∈P} log softmax_p over P and the `hardest` most similar negatives.
 
     Wang et al. (2021), "Camera-aware Proxies for Unsupervised Person Re-Identification", equation 8. A clip without

@@ -17,20 +17,21 @@ import jax.numpy as jnp
 from jaxreid.arrays import masked_mean
 from jaxreid.devices.parallel import constrain_columns
 from jaxreid.errors import UserError
+from jaxreid.shapes import Array, Bool, Float, Int, Scalar, Shaped
 
 if TYPE_CHECKING:
     from jaxreid.memory.prototypes import PrototypeMemory
-
-Array = jax.Array
 
 Scope = Literal["camera", "joint"]
 MASKED = -1e9
 
 
-def _listed(index: Array, values: Array, capacity: int) -> Array:
+def _listed(
+    index: Int[Array, "clips list"], values: Shaped[Array, "clips list"], capacity: int
+) -> Shaped[Array, "clips {capacity}"]:
     """Spreads values [N, P] over the slots that index [N, P] names: [N, capacity]; −1 goes nowhere."""
 
-    def of_row(slots: Array, entries: Array) -> Array:
+    def of_row(slots: Int[Array, " list"], entries: Shaped[Array, " list"]) -> Shaped[Array, " slots"]:
         # A negative index would wrap around to the last slot.
         target = jnp.where(slots >= 0, slots, capacity)
         return jnp.zeros(capacity, entries.dtype).at[target].set(entries, mode="drop")
@@ -38,7 +39,9 @@ def _listed(index: Array, values: Array, capacity: int) -> Array:
     return jax.vmap(of_row)(index, values)
 
 
-def camera_cross_entropy(logits: Array, anchor: Array, memory: PrototypeMemory) -> Array:
+def camera_cross_entropy(
+    logits: Float[Array, "clips slots"], anchor: Int[Array, "clips anchors"], memory: PrototypeMemory
+) -> Float[Array, "clips anchors"]:
     """Cross entropy of the prototype `anchor` among those of its camera, without its look-alikes.
 
     Args:
@@ -59,7 +62,9 @@ def camera_cross_entropy(logits: Array, anchor: Array, memory: PrototypeMemory) 
     return jnp.where(anchor >= 0, normalizer - jnp.take_along_axis(logits, slot, axis=1), 0.0)
 
 
-def _joint_cross_entropy(logits: Array, target: Array, considered: Array) -> tuple[Array, Array]:
+def _joint_cross_entropy(
+    logits: Float[Array, "clips slots"], target: Float[Array, "clips slots"], considered: Bool[Array, "clips slots"]
+) -> tuple[Float[Array, " clips"], Float[Array, " clips"]]:
     """Cross entropy f32[B] of soft targets [B, K] among considered prototypes, and its excess over their entropy."""
     normalizer = jax.nn.logsumexp(jnp.where(considered, logits, MASKED), axis=-1)
     weight = target.sum(axis=-1)
@@ -69,23 +74,23 @@ def _joint_cross_entropy(logits: Array, target: Array, considered: Array) -> tup
 
 
 def hierarchical_losses(
-    features: Array,
-    slot: Array,
-    valid: Array,
+    features: Float[Array, "clips dim"],
+    slot: Int[Array, " clips"],
+    valid: Bool[Array, " clips"],
     memory: PrototypeMemory,
-    temperature: float | Array = 0.07,
+    temperature: Scalar = 0.07,
     scope: Scope = "camera",
     *,
-    cross_feature: Array | None = None,
+    cross_feature: Float[Array, "slots cross_dim"] | None = None,
     neutral_band: float = 0.1,
-) -> dict[str, Array]:
+) -> dict[str, Shaped[Array, ""]]:
     """The three levels of HiTPro's loss, each the mean over the clips that count (section 4).
 
     A clip counts on level "intra" when its slot has a prototype, on "within" and "cross" when its slot has a
     positive there. No level has a gradient with respect to the prototypes.
 
     Args:
-      features: [B, D], unit rows; slot: i32[B], −1 = none; valid: bool[B].
+      features: unit rows; slot: −1 = none.
       memory: prototypes with their association.
       temperature: τ_c.
       scope: "camera", or the ablation "joint": levels two and three have one softmax over all prototypes of the own
@@ -148,7 +153,9 @@ def hierarchical_losses(
     return losses | {f"{name}_count": rows.sum() for name, rows in counted.items()}
 
 
-def _near(features: Array, row: Array, floor: Array, band: float) -> Array:
+def _near(
+    features: Float[Array, "slots dim"], row: Int[Array, " clips"], floor: Float[Array, " slots"], band: float
+) -> Bool[Array, "clips slots"]:
     """bool[B, K]: prototypes whose similarity to the clip's own is at least the floor of that one minus the band."""
     similarity = jnp.matmul(features[row], features.T, precision=jax.lax.Precision.HIGHEST)
     return similarity >= floor[row][:, None] - band

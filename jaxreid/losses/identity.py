@@ -6,18 +6,21 @@ import jax
 import jax.numpy as jnp
 
 from jaxreid.arrays import masked_mean
+from jaxreid.shapes import Array, Bool, Float, Int
 
-Array = jax.Array
 
-
-def cross_entropy(logits: Array, label: Array, valid: Array, smoothing: float = 0.0) -> Array:
+def cross_entropy(
+    logits: Float[Array, "clips classes"],
+    label: Int[Array, " clips"],
+    valid: Bool[Array, " clips"],
+    smoothing: float = 0.0,
+) -> Float[Array, ""]:
     """Softmax cross entropy with label smoothing, the mean over valid rows.
 
     The target is 1 − ε on the label plus ε/C on every class (Szegedy et al. 2016, section 7), as in
     `torch.nn.CrossEntropyLoss(label_smoothing=ε)`.
 
     Args:
-      logits: [B, C].
       label: i32[B], 0…C−1. A valid row with a label outside this range makes the loss NaN rather than wrong.
       valid: bool[B], rows that count.
       smoothing: ε in [0, 1].

@@ -8,12 +8,15 @@ import jax
 import jax.numpy as jnp
 
 from jaxreid.losses.identity import cross_entropy
+from jaxreid.shapes import Array, Bool, Float, Int
 
 # Of the logarithm of the inverse temperature, as in CLIP.
 FIRST_SCALE, LARGEST_SCALE = math.log(1 / 0.07), math.log(100.0)
 
 
-def matching_loss(logits: jax.Array, match: jax.Array, valid: jax.Array) -> jax.Array:
+def matching_loss(
+    logits: Float[Array, "clips clips"], match: Bool[Array, "clips clips"], valid: Bool[Array, " clips"]
+) -> Float[Array, ""]:
     """Cross entropy of every row's distribution over columns against an even one over its matches; f32[].
 
     Args:
@@ -26,14 +29,16 @@ def matching_loss(logits: jax.Array, match: jax.Array, valid: jax.Array) -> jax.
     return jnp.sum(jnp.where(valid, per_row, 0.0)) / jnp.maximum(valid.sum(), 1)
 
 
-def supervised_contrastive(anchors: jax.Array, others: jax.Array, label: jax.Array, valid: jax.Array) -> jax.Array:
+def supervised_contrastive(
+    anchors: Float[Array, "clips dim"],
+    others: Float[Array, "clips dim"],
+    label: Int[Array, " clips"],
+    valid: Bool[Array, " clips"],
+) -> Float[Array, ""]:
     """Mean over anchors of the mean over positives of −log softmax_j(a_i · b_j); f32[]. Temperature 1, no normalizing.
 
     Row i of both arrays has label i: positives are all rows of the anchor's label, its own among them, and equal rows
     stay in the denominator, so that the loss does not reach 0. CLIP-ReID, stage 1.
-
-    Args:
-      anchors, others: [B, E]; label: i32[B]; valid: bool[B].
     """
     anchors, others = (jnp.where(valid[:, None], x.astype(jnp.float32), 0.0) for x in (anchors, others))
     logits = jnp.matmul(anchors, others.T, precision=jax.lax.Precision.HIGHEST)
@@ -41,8 +46,12 @@ def supervised_contrastive(anchors: jax.Array, others: jax.Array, label: jax.Arr
 
 
 def proxy_contrast(
-    features: jax.Array, proxies: jax.Array, label: jax.Array, valid: jax.Array, temperature: float
-) -> jax.Array:
+    features: Float[Array, "clips dim"],
+    proxies: Float[Array, "proxies dim"],
+    label: Int[Array, " clips"],
+    valid: Bool[Array, " clips"],
+    temperature: float,
+) -> Float[Array, ""]:
     """Half the cross entropy over all mean proxies and half that over all hard ones, of inner products over the
     temperature; f32[]. CLIMB-ReID; the proxies are constants.
 

@@ -10,18 +10,23 @@ from jaxreid.arrays import masked_mean
 from jaxreid.errors import UserError
 from jaxreid.losses.identity import cross_entropy
 from jaxreid.losses.triplet import pairwise_distance
+from jaxreid.shapes import Array, Bool, Float, Int
 
-Array = jax.Array
 
-
-def hetero_centre_triplet(features: Array, label: Array, modality: Array, valid: Array, margin: float = 0.3) -> Array:
+def hetero_centre_triplet(
+    features: Float[Array, "clips dim"],
+    label: Int[Array, " clips"],
+    modality: Int[Array, " clips"],
+    valid: Bool[Array, " clips"],
+    margin: float = 0.3,
+) -> Float[Array, ""]:
     """Hinge between centres, the means of an identity's rows in one modality: mean over centres of
     max(0, margin + d(other modality's centre of the identity) − min d(centre of another identity)); Euclidean.
 
     A centre without one of its identity in another modality, or without another identity, does not count.
 
     Args:
-      features: [B, D], normalized by the caller; label, modality: i32[B]; valid: bool[B].
+      features: normalized by the caller.
 
     Returns:
       f32[], 0 when no centre counts.
@@ -43,12 +48,14 @@ def hetero_centre_triplet(features: Array, label: Array, modality: Array, valid:
     return (weight * hinge).sum() / jnp.maximum(weight.sum(), 1e-6)
 
 
-def modality_margin(features: Array, label: Array, modality: Array, valid: Array) -> Array:
+def modality_margin(
+    features: Float[Array, "clips dim"],
+    label: Int[Array, " clips"],
+    modality: Int[Array, " clips"],
+    valid: Bool[Array, " clips"],
+) -> Float[Array, ""]:
     """softplus(mean cosine distance of cross-modality pairs of one identity − that of two identities); the soft margin
     of M³-ReID.
-
-    Args:
-      features: [B, D]; label, modality: i32[B]; valid: bool[B].
 
     Returns:
       f32[], 0 where there are no pairs of either kind.
@@ -61,14 +68,16 @@ def modality_margin(features: Array, label: Array, modality: Array, valid: Array
     return jnp.where(matched.any() & other.any(), jax.nn.softplus(near - far), 0.0)
 
 
-def modality_discrepancy(features: Array, modality: Array, valid: Array) -> Array:
+def modality_discrepancy(
+    features: Float[Array, "clips dim"], modality: Int[Array, " clips"], valid: Bool[Array, " clips"]
+) -> Float[Array, ""]:
     """Squared maximum mean discrepancy of the two modalities: mean k within one + within the other − twice across.
 
     k is the mean of five Gaussians exp(−d² / b), b the mean squared distance of all pairs, a constant, times ¼ … 4
     (Gretton et al. 2012, "A Kernel Two-Sample Test"; the family of kernels of Long et al. 2015).
 
     Args:
-      features: [B, D]; modality: i32[B], 0 or 1; valid: bool[B].
+      modality: 0 or 1.
 
     Returns:
       f32[], not negative but for rounding; 0 where a modality has no row.
@@ -88,8 +97,13 @@ def modality_discrepancy(features: Array, modality: Array, valid: Array) -> Arra
 
 
 def modality_confusion(
-    features: Array, kernel: Array, bias: Array, modality: Array, valid: Array, mode: str = "uniform"
-) -> tuple[Array, Array]:
+    features: Float[Array, "clips dim"],
+    kernel: Float[Array, "dim outputs"],
+    bias: Float[Array, " outputs"],
+    modality: Int[Array, " clips"],
+    valid: Bool[Array, " clips"],
+    mode: str = "uniform",
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """(what the features minimise, what the probe minimises), f32[] each: neither has a gradient on the other's side,
     so one backward pass trains both against each other.
 
@@ -97,7 +111,7 @@ def modality_confusion(
     distribution, ln 2 at best. "third": features should look like a third class that the probe never trains (MITML).
 
     Args:
-      features: [B, D]; kernel: [D, 2 or 3], bias: [2 or 3]; modality: i32[B], 0 or 1; valid: bool[B].
+      kernel, bias: of 2 or 3 outputs; modality: 0 or 1.
     """
     stop = jax.lax.stop_gradient
     features = jnp.where(valid[:, None], features.astype(jnp.float32), 0.0)

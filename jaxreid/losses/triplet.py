@@ -10,13 +10,13 @@ import jax.numpy as jnp
 
 from jaxreid.arrays import masked_mean
 from jaxreid.errors import UserError
+from jaxreid.shapes import Array, Bool, Float, Int
 
-Array = jax.Array
 Metric = Literal["euclidean", "cosine"]
 
 
-def pairwise_distance(features: Array, metric: Metric = "euclidean") -> Array:
-    """Distances of all pairs of rows, f32[B, B]; features [B, D].
+def pairwise_distance(features: Float[Array, "clips dim"], metric: Metric = "euclidean") -> Float[Array, "clips clips"]:
+    """Distances of all pairs of rows.
 
     "euclidean" is the root of the squared distance, which is kept at 1e-12 or more (so that its gradient is finite);
     "cosine" is 1 − cosine, with zero rows at distance 1 from everything.
@@ -34,14 +34,13 @@ def pairwise_distance(features: Array, metric: Metric = "euclidean") -> Array:
     raise UserError(f"pairwise_distance: metric is {metric!r}, must be 'euclidean' or 'cosine'")
 
 
-def batch_hard(distance: Array, label: Array, valid: Array) -> tuple[Array, Array, Array]:
+def batch_hard(
+    distance: Float[Array, "clips clips"], label: Int[Array, " clips"], valid: Bool[Array, " clips"]
+) -> tuple[Float[Array, " clips"], Float[Array, " clips"], Bool[Array, " clips"]]:
     """The farthest other row of each anchor's label and the nearest row of another label.
 
-    Args:
-      distance: f32[B, B]; label: i32[B]; valid: bool[B].
-
     Returns:
-      hardest_positive f32[B], hardest_negative f32[B], counted bool[B]: anchors that have both. The distances are 0
+      hardest_positive, hardest_negative, counted: anchors that have both. The distances are 0
       where an anchor does not count.
     """
     pair = valid[:, None] & valid
@@ -56,20 +55,20 @@ def batch_hard(distance: Array, label: Array, valid: Array) -> tuple[Array, Arra
 
 
 def batch_hard_triplet(
-    features: Array,
-    label: Array,
-    valid: Array,
+    features: Float[Array, "clips dim"],
+    label: Int[Array, " clips"],
+    valid: Bool[Array, " clips"],
     margin: float = 0.3,
     metric: Metric = "euclidean",
     soft_margin: bool = False,
-) -> Array:
+) -> Float[Array, ""]:
     """Mean over anchors of max(0, margin + d⁺ − d⁻) or, with `soft_margin`, of softplus(d⁺ − d⁻).
 
     d⁺ and d⁻ are the distances to the hardest positive and negative of the batch. Anchors without another row of
     their label, or without a row of another label, do not count.
 
     Args:
-      features: [B, D], not normalized here; label: i32[B]; valid: bool[B].
+      features: not normalized here.
 
     Returns:
       f32[], 0 when no anchor counts.
@@ -82,7 +81,9 @@ def batch_hard_triplet(
     return masked_mean(loss, counted)
 
 
-def weighted_triplet(features: Array, label: Array, valid: Array, stable: bool = True) -> Array:
+def weighted_triplet(
+    features: Float[Array, "clips dim"], label: Int[Array, " clips"], valid: Bool[Array, " clips"], stable: bool = True
+) -> Float[Array, ""]:
     """Mean over anchors of softplus(Σ w⁺d − Σ w⁻d): Euclidean distances weighted by a softmax of d over positives, the
     anchor among them, and of −d over negatives.
 
@@ -90,7 +91,7 @@ def weighted_triplet(features: Array, label: Array, valid: Array, stable: bool =
     their own largest, so that beyond d ≈ 14 all weights vanish and the loss pulls negatives closer.
 
     Args:
-      features: [B, D], not normalized here; label: i32[B]; valid: bool[B].
+      features: not normalized here.
 
     Returns:
       f32[], 0 when no row is valid.
@@ -99,7 +100,7 @@ def weighted_triplet(features: Array, label: Array, valid: Array, stable: bool =
     pair = valid[:, None] & valid
     same = label[:, None] == label
 
-    def weighted(sign: float, mask: Array) -> Array:
+    def weighted(sign: float, mask: Bool[Array, "clips clips"]) -> Float[Array, " clips"]:
         exponent = sign * distance
         shift = jnp.where(mask, exponent, -1e9).max(1) if stable else jnp.where(mask, exponent, 0.0).max(1)
         raised = jnp.where(mask, jnp.exp(jnp.where(mask, exponent - shift[:, None], 0.0)), 0.0)

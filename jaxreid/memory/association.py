@@ -19,9 +19,8 @@ import jax.numpy as jnp
 from jaxreid.arrays import masked_mean, unit_rows
 from jaxreid.errors import UserError
 from jaxreid.memory.prototypes import PrototypeMemory
+from jaxreid.shapes import Array, Bool, Float, Int, Scalar
 from jaxreid.values import check, flag, fraction, non_negative, number, one_of, positive, whole
-
-Array = jax.Array
 
 # Finite, so that a reduction over nothing but masked entries gives no NaN.
 MASKED = -1e9
@@ -95,13 +94,15 @@ VALUES = {
 class Positives(NamedTuple):
     """Mined positives of every prototype, best first."""
 
-    index: Array  # i32[K, P]
-    weight: Array  # f32[K, P], rows sum to 1, or to 0 without a positive
-    threshold: Array  # f32[G], one for each block of rows; −1 when no threshold is used
-    floor: Array  # f32[K], min(threshold of the block, row best); the row best when no threshold is used
+    index: Int[Array, "slots positives"]
+    weight: Float[Array, "slots positives"]  # rows sum to 1, or to 0 without a positive
+    threshold: Float[Array, " groups"]  # one for each block of rows; −1 when no threshold is used
+    floor: Float[Array, " slots"]  # min(threshold of the block, row best); the row best when no threshold is used
 
 
-def _top(values: Array, count: int) -> tuple[Array, Array]:
+def _top(
+    values: Float[Array, "*rows entries"], count: int
+) -> tuple[Float[Array, "*rows {count}"], Int[Array, "*rows {count}"]]:
     """The `count` largest of the last axis: values, and indices that are −1 where only masked entries were left."""
     kept = min(count, values.shape[-1])
     value, index = jax.lax.top_k(values, kept)
@@ -110,8 +111,10 @@ def _top(values: Array, count: int) -> tuple[Array, Array]:
     return jnp.pad(value, padding, constant_values=MASKED), jnp.pad(index, padding, constant_values=-1)
 
 
-def _similarity_row(features: Array, row: Array, valid: Array) -> Array:
-    """Similarities f32[K] of one row to all other valid rows; the rest is masked."""
+def _similarity_row(
+    features: Float[Array, "slots dim"], row: Int[Array, ""], valid: Bool[Array, " slots"]
+) -> Float[Array, " slots"]:
+    """Similarities of one row to all other valid rows; the rest is masked."""
     similarity = jnp.matmul(features, features[row], precision=jax.lax.Precision.HIGHEST)
     others = valid & (jnp.arange(features.shape[0]) != row)
     return jnp.where(others & valid[row], similarity, MASKED)
@@ -119,24 +122,34 @@ def _similarity_row(features: Array, row: Array, valid: Array) -> Array:
 
 @functools.partial(jax.jit, static_argnames=("num_cameras", "candidates", "block"))
 def camera_best(
-    features: Array, camera: Array, valid: Array, num_cameras: int, candidates: int = 1, block: int = 1024
-) -> tuple[Array, Array]:
+    features: Float[Array, "slots dim"],
+    camera: Int[Array, " slots"],
+    valid: Bool[Array, " slots"],
+    num_cameras: int,
+    candidates: int = 1,
+    block: int = 1024,
+) -> tuple[
+    Int[Array, "slots {num_cameras} {candidates}"],
+    Float[Array, "slots {num_cameras} {candidates}"],
+]:
     """For every prototype the most similar others of each camera (j of section 3.4).
 
     Args:
-      features: f32[K, D'], rows compared by their inner product; camera: i32[K]; valid: bool[K].
+      features: rows compared by their inner product.
       num_cameras: C; candidates: R.
 
     Returns:
-      index i32[K, C, R], best first, −1 where a camera has no other valid slot and in rows that are not valid;
-      similarity f32[K, C, R], `MASKED` there. Equal similarities are ordered by slot number.
+      index, best first, −1 where a camera has no other valid slot and in rows that are not valid;
+      similarity, `MASKED` there. Equal similarities are ordered by slot number.
     """
     features = features.astype(jnp.float32)
 
-    def of_row(row: Array) -> tuple[Array, Array]:
+    def of_row(
+        row: Int[Array, ""],
+    ) -> tuple[Float[Array, "cameras candidates"], Int[Array, "cameras candidates"]]:
         similarity = _similarity_row(features, row, valid)
 
-        def of_camera(key: Array) -> tuple[Array, Array]:
+        def of_camera(key: Int[Array, ""]) -> tuple[Float[Array, " candidates"], Int[Array, " candidates"]]:
             return _top(jnp.where(camera == key, similarity, MASKED), candidates)
 
         # One camera at a time: together they would be C × block × K floats.
@@ -148,19 +161,24 @@ def camera_best(
 
 @functools.partial(jax.jit, static_argnames=("count", "block"))
 def look_alikes(
-    features: Array, camera: Array, valid: Array, kappa: float | Array, count: int = 8, block: int = 1024
-) -> tuple[Array, Array]:
+    features: Float[Array, "slots dim"],
+    camera: Int[Array, " slots"],
+    valid: Bool[Array, " slots"],
+    kappa: Scalar,
+    count: int = 8,
+    block: int = 1024,
+) -> tuple[Int[Array, "slots {count}"], Float[Array, ""]]:
     """Prototypes of the same camera that are too similar to serve as negatives (ν, section 3.3).
 
     Of the `count` most similar ones of the own camera, those whose similarity reaches mean + κ_ν·std of the best
     same-camera similarities of all prototypes.
 
     Returns:
-      index i32[K, count], best first, −1 = empty; threshold f32[] (0 when no camera has two slots).
+      index, best first, −1 = empty; threshold (0 when no camera has two slots).
     """
     features = features.astype(jnp.float32)
 
-    def of_row(row: Array) -> tuple[Array, Array]:
+    def of_row(row: Int[Array, ""]) -> tuple[Float[Array, " count"], Int[Array, " count"]]:
         return _top(jnp.where(camera == camera[row], _similarity_row(features, row, valid), MASKED), count)
 
     value, index = jax.lax.map(of_row, jnp.arange(features.shape[0]), batch_size=block)
@@ -170,7 +188,9 @@ def look_alikes(
     return jnp.where(value >= threshold - TIE_TOLERANCE, index, -1), threshold
 
 
-def _statistics(values: Array, member: Array) -> tuple[Array, Array, Array]:
+def _statistics(
+    values: Float[Array, " slots"], member: Bool[Array, " slots"]
+) -> tuple[Float[Array, ""], Float[Array, ""], Float[Array, ""]]:
     """Mean, population standard deviation and maximum of the members; 0, 0, 0 without any."""
     number = member.sum()
     mean = masked_mean(values, member, axis=None)
@@ -179,8 +199,10 @@ def _statistics(values: Array, member: Array) -> tuple[Array, Array, Array]:
     return mean, jnp.sqrt(variance), jnp.where(number > 0, largest, 0.0)
 
 
-def mutual(index: Array, camera: Array) -> Array:
-    """Which entries of a best table hold in both directions, bool[K, C, R].
+def mutual(
+    index: Int[Array, "slots cameras candidates"], camera: Int[Array, " slots"]
+) -> Bool[Array, "slots cameras candidates"]:
+    """Which entries of a best table hold in both directions.
 
     Entry l of row k holds when k is among l's best of k's camera. Gathers only: no K × K matrix.
     """
@@ -191,23 +213,22 @@ def mutual(index: Array, camera: Array) -> Array:
 
 @functools.partial(jax.jit, static_argnames=("num_groups", "positives", "config"))
 def mine(
-    index: Array,
-    similarity: Array,
-    candidate: Array,
-    group: Array,
+    index: Int[Array, "slots cameras candidates"],
+    similarity: Float[Array, "slots cameras candidates"],
+    candidate: Bool[Array, "slots cameras"],
+    group: Int[Array, " slots"],
     num_groups: int,
-    camera: Array,
-    kappa: float | Array,
+    camera: Int[Array, " slots"],
+    kappa: Scalar,
     positives: int,
     config: AssociationConfig,
 ) -> Positives:
     """Positives from a best table: dynamic threshold, mutual test, soft weights (section 3.4).
 
     Args:
-      index, similarity: [K, C, R], from `camera_best`.
-      candidate: bool[K, C], cameras in which a row may have positives.
-      group: i32[K], rows that share a threshold; num_groups: G.
-      camera: i32[K].
+      index, similarity: from `camera_best`.
+      candidate: cameras in which a row may have positives.
+      group: rows that share a threshold; num_groups: G.
       kappa: κ of the threshold mean + κ·std; traced, so that it may change every epoch.
       positives: P, the most that a row keeps.
     """
@@ -245,11 +266,16 @@ def mine(
 
 
 @jax.jit
-def aggregate(features: Array, index: Array, weight: Array, share: float | Array = 0.5) -> Array:
-    """Features mixed with those of their positives, q of section 3.4: f32[K, D], unit rows.
+def aggregate(
+    features: Float[Array, "slots dim"],
+    index: Int[Array, "slots positives"],
+    weight: Float[Array, "slots positives"],
+    share: Scalar = 0.5,
+) -> Float[Array, "slots dim"]:
+    """Features mixed with those of their positives, q of section 3.4: unit rows.
 
     Args:
-      features: f32[K, D]; index: i32[K, P]; weight: f32[K, P] with rows that sum to 1 (or 0).
+      weight: rows sum to 1 (or 0).
       share: of the positives; a row without a positive keeps its feature.
     """
     # One positive at a time: together they would be K × P × D floats.
@@ -259,7 +285,12 @@ def aggregate(features: Array, index: Array, weight: Array, share: float | Array
 
 
 @functools.partial(jax.jit, static_argnames="num_modalities")
-def centre(features: Array, modality: Array, valid: Array, num_modalities: int) -> Array:
+def centre(
+    features: Float[Array, "slots dim"],
+    modality: Int[Array, " slots"],
+    valid: Bool[Array, " slots"],
+    num_modalities: int,
+) -> Float[Array, "slots dim"]:
     """Features minus the mean of their modality's valid slots, unit rows again (section 3.4); 0 if not valid."""
     member = ((modality == jnp.arange(num_modalities)[:, None]) & valid).astype(jnp.float32)  # [G, K]
     total = jnp.matmul(member, features, precision=jax.lax.Precision.HIGHEST)
@@ -268,15 +299,21 @@ def centre(features: Array, modality: Array, valid: Array, num_modalities: int) 
 
 
 @functools.partial(jax.jit, static_argnames=("num_cameras", "block"))
-def softmax_code(features: Array, camera: Array, valid: Array, num_cameras: int, block: int = 1024) -> Array:
-    """Prototypes described by what they resemble in each camera: f32[K, K], unit rows.
+def softmax_code(
+    features: Float[Array, "slots dim"],
+    camera: Int[Array, " slots"],
+    valid: Bool[Array, " slots"],
+    num_cameras: int,
+    block: int = 1024,
+) -> Float[Array, "slots slots"]:
+    """Prototypes described by what they resemble in each camera: unit rows.
 
     For every camera the softmax over 20 times the similarities to its prototypes; the cameras' softmaxes side
     by side, normalized. Takes K² floats, so it is for ablations of moderate size.
     """
     features = features.astype(jnp.float32)
 
-    def of_row(row: Array) -> Array:
+    def of_row(row: Int[Array, ""]) -> Float[Array, " slots"]:
         logits = SOFTMAX_CODE_SCALE * jnp.matmul(features, features[row], precision=jax.lax.Precision.HIGHEST)
         member = (camera == jnp.arange(num_cameras)[:, None]) & valid  # [C, K]
         largest = jnp.max(logits, axis=-1, where=member, initial=MASKED)[jnp.maximum(camera, 0)]
@@ -287,8 +324,8 @@ def softmax_code(features: Array, camera: Array, valid: Array, num_cameras: int,
     return jax.lax.map(of_row, jnp.arange(features.shape[0]), batch_size=block)
 
 
-def cross_representation(memory: PrototypeMemory, config: AssociationConfig) -> Array:
-    """What stage 2 compares, f32[K, D] (f32[K, K] for softmax codes): prototypes after `config.stage2_space`.
+def cross_representation(memory: PrototypeMemory, config: AssociationConfig) -> Float[Array, "slots features"]:
+    """What stage 2 compares ([K, K] for softmax codes): prototypes after `config.stage2_space`.
 
     Uses the within-modality positives in the memory.
     """
@@ -304,7 +341,7 @@ def cross_representation(memory: PrototypeMemory, config: AssociationConfig) -> 
     return features
 
 
-def associate(memory: PrototypeMemory, kappa: float | Array, config: AssociationConfig) -> PrototypeMemory:
+def associate(memory: PrototypeMemory, kappa: Scalar, config: AssociationConfig) -> PrototypeMemory:
     """Renews look-alikes and positives of all prototypes: look-alikes, stage 1, aggregation, stage 2 (section 3.4).
 
     Stage 1 mines the other cameras of the own modality, with a threshold for each modality; stage 2 mines all

@@ -7,34 +7,46 @@ import jax
 import jax.numpy as jnp
 
 from jaxreid.arrays import unit_rows
+from jaxreid.shapes import Array, Bool, Float, Int
 
-Array = jax.Array
 
-
-def group_mean(values: Array, group: Array, groups: int) -> tuple[Array, Array]:
-    """(means f32[G, E], which groups have any row bool[G]) of rows [M, E] by group i32[M]; −1 counts nowhere."""
+def group_mean(
+    values: Float[Array, "rows dim"], group: Int[Array, " rows"], groups: int
+) -> tuple[Float[Array, "{groups} dim"], Bool[Array, " {groups}"]]:
+    """(means, which groups have any row) of rows by group; −1 counts nowhere."""
     group = jnp.where(group >= 0, group, groups)
     total = jax.ops.segment_sum(values.astype(jnp.float32), group, groups + 1)[:groups]
     count = jax.ops.segment_sum(jnp.ones_like(group), group, groups + 1)[:groups]
     return total / jnp.maximum(count, 1)[:, None], count > 0
 
 
-def image_memory(features: Array, tracklet: Array, valid: Array, identity: Array, num_classes: int) -> Array:
+def image_memory(
+    features: Float[Array, "clips dim"],
+    tracklet: Int[Array, " clips"],
+    valid: Bool[Array, " clips"],
+    identity: Int[Array, " tracklets"],
+    num_classes: int,
+) -> Float[Array, "{num_classes} dim"]:
     """TF-CLIP's memory: the mean of an identity's tracklets, each the mean of its clips. A mean of means, because a
     long tracklet counts no more than a short one; not normalized.
 
     Args:
-      features: [M, E], one row per clip; tracklet: i32[M]; valid: bool[M].
-      identity: i32[N], of every tracklet, −1 = none.
+      identity: of every tracklet, −1 = none.
 
     Returns:
-      f32[C, E], a zero row for an identity without tracklets.
+      A zero row for an identity without tracklets.
     """
     means, seen = group_mean(features, jnp.where(valid, tracklet, -1), len(identity))
     return group_mean(means, jnp.where(seen, identity, -1), num_classes)[0]
 
 
-def build_proxies(features: Array, tracklet: Array, valid: Array, identity: Array, num_classes: int) -> Array:
+def build_proxies(
+    features: Float[Array, "clips dim"],
+    tracklet: Int[Array, " clips"],
+    valid: Bool[Array, " clips"],
+    identity: Int[Array, " tracklets"],
+    num_classes: int,
+) -> Float[Array, "{2*num_classes} dim"]:
     """CLIMB-ReID's memory at the start of an epoch: the mean of an identity's unit features, first as its mean proxy,
     then as its hard proxy.
 
@@ -42,15 +54,20 @@ def build_proxies(features: Array, tracklet: Array, valid: Array, identity: Arra
       as for `image_memory`.
 
     Returns:
-      f32[2C, E], unit rows, zero for an identity without tracklets: rows 0…C−1 are mean proxies, C…2C−1 hard ones.
+      Unit rows, zero for an identity without tracklets: rows 0…C−1 are mean proxies, C…2C−1 hard ones.
     """
     mean = unit_rows(image_memory(unit_rows(features), tracklet, valid, identity, num_classes))
     return jnp.concatenate([mean, mean])
 
 
 def move_proxies(
-    proxies: Array, features: Array, label: Array, valid: Array, momentum: float, per_sample: bool = False
-) -> Array:
+    proxies: Float[Array, "proxies dim"],
+    features: Float[Array, "clips dim"],
+    label: Int[Array, " clips"],
+    valid: Bool[Array, " clips"],
+    momentum: float,
+    per_sample: bool = False,
+) -> Float[Array, "proxies dim"]:
     """The proxies after a batch: m ← norm(μ·m + (1 − μ)·mean of the identity's samples), h ← norm(μ·h + (1 − μ)·x),
     where x is the identity's sample with the smallest inner product with m as it was.
 
@@ -58,19 +75,16 @@ def move_proxies(
 
     Args:
       proxies: f32[2C, E] of `build_proxies`; identities without a valid sample keep theirs.
-      features: [B, E], unit rows; label: i32[B]; valid: bool[B].
+      features: unit rows.
       momentum: μ, the weight of the old row.
       per_sample: as released: before all this, m also moves to every sample in turn.
-
-    Returns:
-      f32[2C, E].
     """
     mean, hard = jnp.split(proxies, 2)
     rows, num_classes = len(features), len(mean)
     x = jnp.where(valid[:, None], features.astype(jnp.float32), 0.0)
     y = jnp.where(valid, label, num_classes)  # beyond the last: counts nowhere
 
-    def moved(old: Array, new: Array) -> Array:
+    def moved(old: Float[Array, "*rows dim"], new: Float[Array, "*rows dim"]) -> Float[Array, "*rows dim"]:
         return unit_rows(momentum * old + (1.0 - momentum) * new)
 
     if per_sample:

@@ -14,8 +14,7 @@ from jaxreid.arrays import unit_rows
 from jaxreid.memory.prototypes import build_prototypes
 from jaxreid.retrieval.clustering import inverse, linear_assignment
 from jaxreid.retrieval.neighbours import block_of, map_rows
-
-Array = jax.Array
+from jaxreid.shapes import AnyArray, Array, Bool, Float, Int
 
 
 class ClusterMemory(struct.PyTreeNode):
@@ -39,7 +38,7 @@ class ClusterMemory(struct.PyTreeNode):
 def empty_memory(tracklets: int, dim: int) -> ClusterMemory:
     """N slots without a feature; every tracklet is its own slot until the first clustering."""
 
-    def nothing() -> Array:
+    def nothing() -> Int[Array, " tracklets"]:
         return jnp.full(tracklets, -1, jnp.int32)
 
     return ClusterMemory(
@@ -55,8 +54,8 @@ def empty_memory(tracklets: int, dim: int) -> ClusterMemory:
     )
 
 
-def consecutive(code: Array) -> Array:
-    """Codes i32[N] numbered 0, 1, … in ascending order, equal codes alike; −1 stays −1."""
+def consecutive(code: Int[Array, " rows"]) -> Int[Array, " rows"]:
+    """Codes numbered 0, 1, … in ascending order, equal codes alike; −1 stays −1."""
     order = jnp.argsort(code)
     ordered = code[order]
     is_new = (ordered >= 0) & (ordered != jnp.concatenate([jnp.full(1, -1, code.dtype), ordered[:-1]]))
@@ -66,25 +65,25 @@ def consecutive(code: Array) -> Array:
 
 def fill(
     memory: ClusterMemory,
-    features: Array,
-    tracklet: Array,
-    valid: Array,
-    label: Array,
-    cluster: Array,
-    camera: Array,
-    modality: Array,
+    features: Float[AnyArray, "clips dim"],
+    tracklet: Int[AnyArray, " clips"],
+    valid: Bool[AnyArray, " clips"],
+    label: Int[AnyArray, " tracklets"],
+    cluster: Int[AnyArray, " tracklets"],
+    camera: Int[AnyArray, " tracklets"],
+    modality: Int[AnyArray, " tracklets"],
 ) -> ClusterMemory:
     """The memory of new labels: a slot's feature is the normalized mean of its clips.
 
     Args:
-      features: f32[M, D], unit rows of clips; tracklet: i32[M], their tracklets; valid: bool[M].
-      label, cluster, camera, modality: i32[N], of every tracklet: its slot and what the slot stands for.
+      features: unit rows of clips; tracklet: theirs.
+      label, cluster, camera, modality: of every tracklet: its slot and what the slot stands for.
     """
     clip_slot = jnp.where(valid, label[jnp.maximum(tracklet, 0)], -1)
     feature, count, _ = build_prototypes(features, clip_slot, valid, memory.capacity)
     target = jnp.where(label >= 0, label, memory.capacity)
 
-    def of_slot(values: Array) -> Array:
+    def of_slot(values: Int[AnyArray, " tracklets"]) -> Int[Array, " slots"]:
         return jnp.full(memory.capacity, -1, jnp.int32).at[target].set(values, mode="drop")
 
     return memory.replace(
@@ -99,16 +98,21 @@ def fill(
 
 
 def pair_counts(
-    visible: Array, infrared: Array, visible_label: Array, infrared_label: Array, clusters: int, threshold: float
-) -> Array:
-    """How many (visible, infrared) tracklet pairs with cosine ≥ threshold every pair of clusters has: f32[C, C].
+    visible: Float[Array, "visible dim"],
+    infrared: Float[Array, "infrared dim"],
+    visible_label: Int[Array, " visible"],
+    infrared_label: Int[Array, " infrared"],
+    clusters: int,
+    threshold: float,
+) -> Float[Array, "{clusters} {clusters}"]:
+    """How many (visible, infrared) tracklet pairs with cosine ≥ threshold every pair of clusters has.
 
     Args:
-      visible: f32[V, D], infrared: f32[I, D], unit rows; labels i32[V] and i32[I], those outside 0…C−1 count nowhere.
+      visible, infrared: unit rows; labels outside 0…C−1 count nowhere.
     """
     member = jax.nn.one_hot(infrared_label, clusters, dtype=jnp.float32)
 
-    def of_block(rows: Array) -> Array:
+    def of_block(rows: Int[Array, " block"]) -> Float[Array, "block clusters"]:
         similarity = jnp.matmul(visible[rows], infrared.T, precision=jax.lax.Precision.HIGHEST)
         return (similarity >= threshold).astype(jnp.float32) @ member
 
@@ -117,8 +121,8 @@ def pair_counts(
     return jax.ops.segment_sum(found, jnp.where(inside, visible_label, clusters), clusters + 1)[:clusters]
 
 
-def greedy_matching(value: Array) -> Array:
-    """One-to-one pairs of rows and columns, the largest positive value first: i32[R], −1 without a partner.
+def greedy_matching(value: Float[Array, "rows columns"]) -> Int[Array, " rows"]:
+    """One-to-one pairs of rows and columns, the largest positive value first; −1 without a partner.
 
     Of equal values the lower row, then the lower column comes first. All pairs that are the best of both their
     row and their column are taken at once: the greedy order would come to each of them.
@@ -138,26 +142,33 @@ def greedy_matching(value: Array) -> Array:
     return jax.lax.while_loop(lambda state: state[2], step, start)[1].astype(jnp.int32)
 
 
-def bipartite_matching(one: Array, one_valid: Array, other: Array, other_valid: Array) -> tuple[Array, Array]:
-    """Partners i32[C] of either side by the least total exp(−cosine), those left over matched in a second round.
+def bipartite_matching(
+    one: Float[Array, "rows dim"],
+    one_valid: Bool[Array, " rows"],
+    other: Float[Array, "columns dim"],
+    other_valid: Bool[Array, " columns"],
+) -> tuple[Int[Array, " rows"], Int[Array, " columns"]]:
+    """Partners of either side by the least total exp(−cosine), those left over matched in a second round.
 
     Wu and Ye (2023), "Unsupervised Visible-Infrared Person Re-Identification via Progressive Graph Matching and
     Alternate Learning": in the first round as many pairs as the smaller side has rows; what the larger side has left
     over is then matched to all of the smaller side once more. −1 for what has no partner.
 
     Args:
-      one, other: f32[C, D], unit rows, zero where not valid.
+      one, other: unit rows, zero where not valid.
     """
     cost = jnp.exp(-jnp.matmul(one, other.T, precision=jax.lax.Precision.HIGHEST))
 
-    def match(rows: Array, columns: Array) -> tuple[Array, Array]:
+    def match(
+        rows: Bool[Array, " rows"], columns: Bool[Array, " columns"]
+    ) -> tuple[Int[Array, " rows"], Int[Array, " columns"]]:
         forward = linear_assignment(cost, rows, columns)
         return forward, inverse(forward, len(columns))
 
     first = match(one_valid, other_valid)
     left = one_valid & (first[0] < 0), other_valid & (first[1] < 0)  # of one side at most
 
-    def rematch() -> tuple[Array, Array]:
+    def rematch() -> tuple[Int[Array, " rows"], Int[Array, " columns"]]:
         return match(jnp.where(left[0].any(), left[0], one_valid), jnp.where(left[1].any(), left[1], other_valid))
 
     second = jax.lax.cond(left[0].any() | left[1].any(), rematch, lambda: first)

@@ -12,11 +12,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
+from numpy.typing import ArrayLike
 
 from jaxreid.arrays import unit_rows
 from jaxreid.errors import UserError
-
-Array = jax.Array
+from jaxreid.shapes import AnyArray, Array, Bool, Float, Int, Scalar
 
 
 class PrototypeMemory(struct.PyTreeNode):
@@ -62,8 +62,8 @@ def padded_capacity(num_slots: int, multiple: int = 1024) -> int:
 
 
 def empty_memory(
-    slot_camera,
-    camera_modality,
+    slot_camera: ArrayLike,
+    camera_modality: ArrayLike,
     dim: int,
     *,
     capacity: int | None = None,
@@ -130,17 +130,22 @@ def empty_memory(
     return PrototypeMemory(**{name: jnp.asarray(values) for name, values in empty.items()})
 
 
-def build_prototypes(features: Array, slot: Array, valid: Array, capacity: int) -> tuple[Array, Array, Array]:
+def build_prototypes(
+    features: Float[AnyArray, "clips dim"],
+    slot: Int[AnyArray, " clips"],
+    valid: Bool[AnyArray, " clips"],
+    capacity: int,
+) -> tuple[Float[Array, "{capacity} dim"], Float[Array, " {capacity}"], Float[Array, " {capacity}"]]:
     """Prototype of every slot: the normalized mean of the features of its clips (section 3.3).
 
     Args:
-      features: [M, D], one row for each clip (part of a tracklet), unit length.
-      slot: i32[M], the slot of every clip; −1 belongs to none.
-      valid: bool[M], false on rows that only fill the array.
+      features: one row for each clip (part of a tracklet), unit length.
+      slot: the slot of every clip; −1 belongs to none.
+      valid: false on rows that only fill the array.
       capacity: K.
 
     Returns:
-      feature f32[K, D] (zero rows where a slot has no clip), count f32[K], concentration f32[K].
+      feature (zero rows where a slot has no clip), count, concentration.
     """
     used = valid & (slot >= 0)
     target = jnp.where(used, slot, capacity)
@@ -152,7 +157,12 @@ def build_prototypes(features: Array, slot: Array, valid: Array, capacity: int) 
 
 
 @jax.jit
-def rebuild(memory: PrototypeMemory, features: Array, slot: Array, valid: Array) -> PrototypeMemory:
+def rebuild(
+    memory: PrototypeMemory,
+    features: Float[Array, "clips dim"],
+    slot: Int[Array, " clips"],
+    valid: Bool[Array, " clips"],
+) -> PrototypeMemory:
     """The memory with prototypes of a whole extraction pass; slots without a clip become invalid.
 
     Lists of positives are left as they are: `association.associate` renews them.
@@ -168,7 +178,11 @@ def rebuild(memory: PrototypeMemory, features: Array, slot: Array, valid: Array)
 
 
 def update_prototypes(
-    memory: PrototypeMemory, features: Array, slot: Array, valid: Array, momentum: float | Array
+    memory: PrototypeMemory,
+    features: Float[Array, "clips dim"],
+    slot: Int[Array, " clips"],
+    valid: Bool[Array, " clips"],
+    momentum: Scalar,
 ) -> PrototypeMemory:
     """Moves the prototypes of a batch towards the batch's features (section 6).
 
@@ -176,7 +190,6 @@ def update_prototypes(
     The result does not depend on the order of the clips; prototypes that are not in the batch do not change.
 
     Args:
-      features: [B, D] features of the clips; slot: i32[B]; valid: bool[B].
       momentum: share of the old prototype, 0.5 by default; may be traced.
     """
     row = jnp.maximum(slot, 0)

@@ -7,7 +7,7 @@ that change every epoch never cause a new compile.
 from __future__ import annotations
 
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,26 +20,26 @@ from jaxreid.errors import UserError
 from jaxreid.retrieval import k_reciprocal
 from jaxreid.retrieval.distances import check_rows
 from jaxreid.retrieval.neighbours import map_rows, nearest_neighbours, top_k
+from jaxreid.shapes import AnyArray, Array, Bool, Float, Int, Real, Scalar
 
-Array = Any
 NOISE = -1
 FEW = 32
 LARGEST_COST = 1e30  # sums of larger ones overflow, and a search among infinite ones would not end
 
 
 class SparseGraph(NamedTuple):
-    """The rows within a distance of each: `index` i32[N, C], −1 where there is none; `count` i32[N], of all of them,
-    the row itself and those beyond C counted; `lost` i32[], the most entries that a row of the encoding had no place
-    for (0: distances are exact)."""
+    """The rows within a distance of each: `index`, −1 where there is none; `count` of all of them, the row itself and
+    those beyond the capacity counted; `lost`, the most entries that a row of the encoding had no place for (0:
+    distances are exact)."""
 
-    index: jax.Array
-    count: jax.Array
-    lost: jax.Array
+    index: Int[Array, "rows capacity"]
+    count: Int[Array, " rows"]
+    lost: Int[Array, ""]
 
 
 @functools.partial(jax.jit, static_argnames=("k1", "k2", "capacity", "width"))
 def jaccard_graph(
-    features: Array, eps: float | Array, k1: int = 30, k2: int = 6, capacity: int = 128, width: int = 128
+    features: Float[AnyArray, "rows dim"], eps: Scalar, k1: int = 30, k2: int = 6, capacity: int = 128, width: int = 128
 ) -> SparseGraph:
     """`jaccard_neighbours` as a pure function: nothing is checked, what did not fit is in `count` and `lost`."""
     features = unit_rows(features)
@@ -51,11 +51,11 @@ def jaccard_graph(
     encoding = k_reciprocal.encode(features, index, k1, k_half, k2, width, 3 * width)
     lists = k_reciprocal.inverted_lists(encoding)
 
-    def of_block(numbers: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def of_block(numbers: Array) -> tuple[Array, Array]:
         distance = k_reciprocal.jaccard_distance(k_reciprocal.shared_weight(encoding, lists, numbers))
         count = jnp.sum(distance <= eps, axis=1, dtype=jnp.int32)
 
-        def nearest(k: int) -> jax.Array:
+        def nearest(k: int) -> Array:
             negative, index = top_k(-distance, k)
             index = jnp.where(negative >= -eps, index, -1).astype(jnp.int32)
             return jnp.pad(index, ((0, 0), (0, capacity - k)), constant_values=-1)
@@ -70,7 +70,7 @@ def jaccard_graph(
 
 
 def jaccard_neighbours(
-    features: Array, eps: float, k1: int = 30, k2: int = 6, capacity: int = 128, width: int = 128
+    features: AnyArray, eps: float, k1: int = 30, k2: int = 6, capacity: int = 128, width: int = 128
 ) -> SparseGraph:
     """Rows within k-reciprocal Jaccard distance `eps` of each other, as unsupervised re-identification clusters them.
 
@@ -93,7 +93,7 @@ def jaccard_neighbours(
     return graph
 
 
-def _checked(features: Array) -> np.ndarray:
+def _checked(features: AnyArray) -> Float[np.ndarray, "rows dim"]:
     host = np.asarray(features, np.float32)
     if host.ndim != 2 or not len(host):
         raise UserError(f"features must be [N, D] with at least one row, got {host.shape}")
@@ -104,18 +104,18 @@ def _checked(features: Array) -> np.ndarray:
 # ----------------------------------------------------------------------------------------------------- DBSCAN
 
 
-def connected_components(index: Array, member: Array) -> jax.Array:
-    """The smallest member that each member is connected to: i32[N], N for rows that are no members.
+def connected_components(index: Int[AnyArray, "rows edges"], member: Bool[AnyArray, " rows"]) -> Int[Array, " rows"]:
+    """The smallest member that each member is connected to; N for rows that are no members.
 
     Args:
-      index: i32[N, C], edges from each row, −1 where there is none; they count in both directions.
-      member: bool[N], rows that pass connections on; edges of others count for nothing.
+      index: edges from each row, −1 where there is none; they count in both directions.
+      member: rows that pass connections on; edges of others count for nothing.
     """
     rows, edges = index.shape
     target = jnp.where((index >= 0) & member[:, None] & member[jnp.maximum(index, 0)], index, rows)
     flat, numbers = target.reshape(-1), jnp.arange(rows, dtype=jnp.int32)
 
-    def step(state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+    def step(state: tuple[Array, Array]) -> tuple[Array, Array]:
         root, _ = state
         padded = jnp.append(root, rows)
         # Each row, its neighbours and its root take the smallest root among them (hooking).
@@ -132,8 +132,8 @@ def connected_components(index: Array, member: Array) -> jax.Array:
 
 
 @functools.partial(jax.jit, static_argnames="min_samples")
-def dbscan(graph: SparseGraph, min_samples: int = 4) -> jax.Array:
-    """DBSCAN labels i32[N]: clusters from 0 in the order of their first core row, −1 for noise.
+def dbscan(graph: SparseGraph, min_samples: int = 4) -> Int[Array, " rows"]:
+    """DBSCAN labels: clusters from 0 in the order of their first core row, −1 for noise.
 
     Ester et al. (1996), "A Density-Based Algorithm for Discovering Clusters". A row with at least `min_samples` rows
     within the distance, itself counted, is a core; connected cores are a cluster; another row next to a core belongs
@@ -153,9 +153,9 @@ def dbscan(graph: SparseGraph, min_samples: int = 4) -> jax.Array:
 
 
 def cluster(
-    features: Array, eps: float = 0.6, min_samples: int = 4, k1: int = 30, k2: int = 6, capacity: int = 128
-) -> np.ndarray:
-    """Pseudo-labels of features f32[N, D] by DBSCAN on the k-reciprocal Jaccard distance: i32[N], −1 for noise.
+    features: AnyArray, eps: float = 0.6, min_samples: int = 4, k1: int = 30, k2: int = 6, capacity: int = 128
+) -> Int[np.ndarray, " rows"]:
+    """Pseudo-labels of features f32[N, D] by DBSCAN on the k-reciprocal Jaccard distance; −1 for noise.
 
     Lists that turn out too short are made again with more room.
 
@@ -176,14 +176,14 @@ def cluster(
 
 
 class KMeans(NamedTuple):
-    """`centres` f32[K, D], unit rows; `label` i32[N]; `similarity` f32[], mean cosine of rows to their centres."""
+    """`centres`, unit rows; `label`; `similarity`, mean cosine of rows to their centres."""
 
-    centres: jax.Array
-    label: jax.Array
-    similarity: jax.Array
+    centres: Float[Array, "clusters dim"]
+    label: Int[Array, " rows"]
+    similarity: Float[Array, ""]
 
 
-def spherical_k_means(features: Array, rng: jax.Array, clusters: int, iterations: int = 25) -> KMeans:
+def spherical_k_means(features: AnyArray, rng: Array, clusters: int, iterations: int = 25) -> KMeans:
     """k-means by cosine, started by k-means++ (Arthur and Vassilvitskii 2007); a centre without rows stays.
 
     Args:
@@ -196,11 +196,11 @@ def spherical_k_means(features: Array, rng: jax.Array, clusters: int, iterations
 
 
 @functools.partial(jax.jit, static_argnames=("clusters", "iterations"))
-def _k_means(features: Array, rng: jax.Array, clusters: int, iterations: int) -> KMeans:
+def _k_means(features: Float[Array, "rows dim"], rng: Array, clusters: int, iterations: int) -> KMeans:
     features = unit_rows(features)
     rows = features.shape[0]
 
-    def seed(state: tuple[jax.Array, jax.Array], key: jax.Array) -> tuple[tuple[jax.Array, jax.Array], jax.Array]:
+    def seed(state: tuple[Array, Array], key: Array) -> tuple[tuple[Array, Array], Array]:
         distance, first = state
         # The first is drawn evenly; ‖x − c‖²/2 = 1 − cos is what the others are drawn by.
         logits = jnp.where(first, 0.0, jnp.log(jnp.maximum(distance, 1e-12)))
@@ -210,7 +210,7 @@ def _k_means(features: Array, rng: jax.Array, clusters: int, iterations: int) ->
     keys = jax.random.split(rng, clusters)
     _, centres = jax.lax.scan(seed, (jnp.full(rows, 2.0), jnp.bool_(True)), keys)
 
-    def refine(_: int, centres: jax.Array) -> jax.Array:
+    def refine(_: int, centres: Array) -> Array:
         label = jnp.argmax(features @ centres.T, axis=1)
         total = jax.ops.segment_sum(features, label, clusters)
         length = jnp.linalg.norm(total, axis=1, keepdims=True)
@@ -224,15 +224,19 @@ def _k_means(features: Array, rng: jax.Array, clusters: int, iterations: int) ->
 # ------------------------------------------------------------------------------------------------- assignment
 
 
-def linear_assignment(cost: Array, rows: Array | None = None, columns: Array | None = None) -> jax.Array:
-    """The column of each row, i32[R], in one-to-one pairs of the least total cost; −1 for rows without one.
+def linear_assignment(
+    cost: Real[AnyArray, "rows columns"],
+    rows: Bool[AnyArray, " rows"] | None = None,
+    columns: Bool[AnyArray, " columns"] | None = None,
+) -> Int[Array, " rows"]:
+    """The column of each row, in one-to-one pairs of the least total cost; −1 for rows without one.
 
     There are as many pairs as rows or columns take part, whichever are fewer. By `optax.assignment`, on the device: a
     callback to the host can starve the collectives of several CPU devices and needs a CPU backend beside others.
 
     Args:
-      cost: [R, C], taken as f32.
-      rows: bool[R], columns: bool[C], those that take part; all where not given.
+      cost: taken as f32.
+      rows, columns: those that take part; all where not given.
 
     Raises:
       UserError: a cost of rows and columns that take part is NaN or beyond ±1e30. Inside of jit, where nothing can be
@@ -251,7 +255,9 @@ def linear_assignment(cost: Array, rows: Array | None = None, columns: Array | N
 
 
 @jax.jit
-def _assigned(cost: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
+def _assigned(
+    cost: Float[Array, "rows columns"], rows: Bool[Array, " rows"], columns: Bool[Array, " columns"]
+) -> Int[Array, " rows"]:
     usable = jnp.abs(cost) <= LARGEST_COST
     cost = jnp.where(usable, cost, jnp.max(cost, where=usable, initial=0.0))
     # The side of which fewer take part searches, so that each of its rows gets a pair.
@@ -262,7 +268,7 @@ def _assigned(cost: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array
     )
 
 
-def _search(cost: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
+def _search(cost: Array, rows: Array, columns: Array) -> Array:
     """The column of each row that takes part, no more of them than of columns; −1 for the others."""
     numbers = jnp.arange(len(rows))
     # A row that takes no part has a column of its own: one step each, instead of a search among equals.
@@ -273,8 +279,8 @@ def _search(cost: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
     return jnp.zeros(len(rows), jnp.int32).at[row].set(column)
 
 
-def inverse(partner: jax.Array, size: int) -> jax.Array:
-    """The partners of the other side, i32[size]; −1 is none on both."""
+def inverse(partner: Int[Array, " rows"], size: int) -> Int[Array, " {size}"]:
+    """The partners of the other side; −1 is none on both."""
     numbers = jnp.arange(len(partner), dtype=jnp.int32)
     return jnp.full(size, -1, jnp.int32).at[jnp.where(partner >= 0, partner, size)].set(numbers, mode="drop")
 
@@ -282,7 +288,7 @@ def inverse(partner: jax.Array, size: int) -> jax.Array:
 # ---------------------------------------------------------------------------------------------------- figures
 
 
-def cluster_quality(labels: np.ndarray, truth: np.ndarray) -> dict[str, float]:
+def cluster_quality(labels: Int[AnyArray, " rows"], truth: Int[AnyArray, " rows"]) -> dict[str, float]:
     """How clusters agree with identities; noise (−1) counts as rows that are alone.
 
     Returns:

@@ -15,9 +15,9 @@ from jax.sharding import PartitionSpec as P
 
 from jaxreid.arrays import unit_rows
 from jaxreid.errors import UserError
+from jaxreid.shapes import AnyArray, Array, Float, Int, Shaped
 
-Array = Any  # NumPy or jax
-Distance = str | Callable[[Any, Any], Array]  # a key of DISTANCES, or (query rows, gallery) -> f32[rows, G]
+Distance = str | Callable[[Any, Any], AnyArray]  # a key of DISTANCES, or (query rows, gallery) -> f32[rows, G]
 
 ROW_MULTIPLE = 64
 SMALLEST, LARGEST = 1e-12, 1e18  # entries whose squares, and sums of these, float32 holds
@@ -26,34 +26,44 @@ SMALLEST, LARGEST = 1e-12, 1e18  # entries whose squares, and sums of these, flo
 _matmul = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
 
-def _with_squares(features: Array) -> tuple[jax.Array, jax.Array]:
+def _with_squares(
+    features: Shaped[AnyArray, "rows dim"],
+) -> tuple[Float[Array, "rows dim"], Float[Array, " rows"]]:
     features = jnp.asarray(features, jnp.float32)
     return features, jnp.sum(features**2, axis=-1)
 
 
-def _cosine(query: Array, gallery: Array) -> jax.Array:
+def _cosine(
+    query: Float[Array, "queries dim"], gallery: Float[Array, "gallery dim"]
+) -> Float[Array, "queries gallery"]:
     return 1.0 - _matmul(query, gallery.T)
 
 
-def _euclidean(query: tuple[Array, Array], gallery: tuple[Array, Array]) -> jax.Array:
+def _euclidean(
+    query: tuple[Float[Array, "queries dim"], Float[Array, " queries"]],
+    gallery: tuple[Float[Array, "gallery dim"], Float[Array, " gallery"]],
+) -> Float[Array, "queries gallery"]:
     squares = query[1][:, None] + gallery[1]
     return jnp.sqrt(jnp.maximum(squares - 2.0 * _matmul(query[0], gallery[0].T), 0.0))
 
 
 class Parts(NamedTuple):
-    """Features of P body parts, [N, P, D], and how visible each of them is, [N, P] in [0, 1]."""
+    """Features of body parts, and how visible each of them is, in [0, 1]."""
 
-    features: Array
-    visibility: Array
+    features: Shaped[AnyArray, "rows parts dim"]
+    visibility: Shaped[AnyArray, "rows parts"]
 
 
-def _visible(parts: Parts) -> tuple[jax.Array, jax.Array]:
+def _visible(parts: Parts) -> tuple[Float[Array, "rows weighted"], Float[Array, "rows parts"]]:
     visibility = jnp.asarray(parts.visibility, jnp.float32)
     weighted = unit_rows(parts.features) * visibility[..., None]
     return weighted.reshape(len(weighted), -1), visibility
 
 
-def _parts(query: tuple[Array, Array], gallery: tuple[Array, Array]) -> jax.Array:
+def _parts(
+    query: tuple[Float[Array, "queries weighted"], Float[Array, "queries parts"]],
+    gallery: tuple[Float[Array, "gallery weighted"], Float[Array, "gallery parts"]],
+) -> Float[Array, "queries gallery"]:
     # Σ vw(1 − cos) = Σ vw − Σ (v q)·(w g): two products for all parts together.
     shared = _matmul(query[1], gallery[1].T)
     distance = (shared - _matmul(query[0], gallery[0].T)) / jnp.where(shared > 0, shared, 1.0)
@@ -61,25 +71,29 @@ def _parts(query: tuple[Array, Array], gallery: tuple[Array, Array]) -> jax.Arra
 
 
 # What is made of the rows of either side once, and the distance of what was made.
-_STEPS: dict[str, tuple[Callable[[Array], Any], Callable[[Any, Any], jax.Array]]] = {
+_STEPS: dict[str, tuple[Callable[[Any], Any], Callable[[Any, Any], Array]]] = {
     "cosine": (unit_rows, _cosine),
     "euclidean": (_with_squares, _euclidean),
     "parts": (_visible, _parts),
 }
 
 
-def cosine_distance(query: Array, gallery: Array) -> jax.Array:
-    """1 − cosine similarity of query [Q, D] and gallery [G, D], in [0, 2]: f32[Q, G]."""
+def cosine_distance(
+    query: Shaped[AnyArray, "queries dim"], gallery: Shaped[AnyArray, "gallery dim"]
+) -> Float[Array, "queries gallery"]:
+    """1 − cosine similarity of query and gallery, in [0, 2]."""
     return _cosine(unit_rows(query), unit_rows(gallery))
 
 
-def euclidean_distance(query: Array, gallery: Array) -> jax.Array:
-    """Euclidean distance of query [Q, D] and gallery [G, D] as they are, not normalized: f32[Q, G]."""
+def euclidean_distance(
+    query: Shaped[AnyArray, "queries dim"], gallery: Shaped[AnyArray, "gallery dim"]
+) -> Float[Array, "queries gallery"]:
+    """Euclidean distance of query and gallery as they are, not normalized."""
     return _euclidean(_with_squares(query), _with_squares(gallery))
 
 
-def part_distance(query: Parts, gallery: Parts) -> jax.Array:
-    """Mean cosine distance of the body parts, weighted by how visible each is in both: f32[Q, G].
+def part_distance(query: Parts, gallery: Parts) -> Float[Array, "queries gallery"]:
+    """Mean cosine distance of the body parts, weighted by how visible each is in both.
 
     Σ v_p w_p (1 − cos_p) / Σ v_p w_p over the parts p, with v and w the visibilities of the query's and the gallery
     row's part (Sun et al. 2019, "Perceive Where to Focus", there of Euclidean distances); infinite where no part is
@@ -88,7 +102,7 @@ def part_distance(query: Parts, gallery: Parts) -> jax.Array:
     return _parts(_visible(query), _visible(gallery))
 
 
-DISTANCES: dict[str, Callable[[Any, Any], jax.Array]] = {
+DISTANCES: dict[str, Callable[[Any, Any], Array]] = {
     "cosine": jax.jit(cosine_distance),
     "euclidean": jax.jit(euclidean_distance),
     "parts": jax.jit(part_distance),
@@ -99,17 +113,17 @@ OF_ROWS = ("cosine", "euclidean")  # of plain matrices of features
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _prepared(distance: str, gallery: Array) -> Any:
+def _prepared(distance: str, gallery: Any) -> Any:
     return _STEPS[distance][0](gallery)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _to_prepared(distance: str, query: Array, gallery: Any) -> jax.Array:
+def _to_prepared(distance: str, query: Any, gallery: Any) -> Float[Array, "queries gallery"]:
     prepare, between = _STEPS[distance]
     return between(prepare(query), gallery)
 
 
-def resolve(distance: Distance) -> Callable[[Any, Any], Array]:
+def resolve(distance: Distance) -> Callable[[Any, Any], AnyArray]:
     """The function that a distance's name stands for; a function is returned as it is.
 
     Raises:
@@ -156,7 +170,7 @@ def check_features(query: Any, gallery: Any, distance: Distance) -> None:
     check_rows(gallery, "gallery", distance)
 
 
-def check_rows(features: Array, what: str, distance: str) -> None:
+def check_rows(features: Shaped[AnyArray, "rows dim"], what: str, distance: str) -> None:
     """Refuses rows that are not finite, (cosine) zero, or whose squares float32 does not hold; the UserError names the
     first of them."""
     largest = np.asarray(_largest(features))
@@ -199,7 +213,7 @@ def _check_parts(query: Any, gallery: Any) -> None:
             )
 
 
-def _largest(features: Array) -> Array:
+def _largest(features: Shaped[AnyArray, "rows dim"]) -> Float[AnyArray, " rows"]:
     """Largest entry of each row; squares could overflow where the features do not."""
     # What is on the host stays there: nothing to compile for every number of rows.
     xp = np if isinstance(features, np.ndarray) else jnp
@@ -228,7 +242,7 @@ def pad_rows(features: Any, multiple: int = ROW_MULTIPLE) -> Any:
 
 def distance_blocks(
     query: Any, gallery: Any, distance: Distance, block: int, mesh: Mesh | None = None
-) -> Iterator[tuple[np.ndarray, Array]]:
+) -> Iterator[tuple[Int[np.ndarray, " some"], AnyArray]]:
     """The distance matrix, one block of query rows at a time: (row numbers i64[n], distances f32[block, G]).
 
     Every block has the same shape, so one compilation serves all: the last one repeats the last query, and its

@@ -9,15 +9,14 @@ rows share weight only where their columns meet, which an inverted list of the c
 from __future__ import annotations
 
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxreid.retrieval.neighbours import map_rows
-
-Array = Any
+from jaxreid.shapes import Array, Bool, Float, Int
 
 CACHED = 1 << 19  # numbers that a block of rows works on, on a CPU; accelerators take 32 times as many
 SEGMENT = 16  # entries of an inverted list that are taken together
@@ -25,14 +24,11 @@ CHUNK = 1 << 13  # segments that are added up at a time on a CPU; accelerators t
 
 
 class SparseRows(NamedTuple):
-    """N rows with at most Q entries each: `column` i32[N, Q], ascending, N where there is none; `value` f32[N, Q].
+    """Rows of so many entries at most: `column` ascending, N where there is none; `lost` counts entries beyond."""
 
-    `lost` i32[N] counts entries beyond Q.
-    """
-
-    column: jax.Array
-    value: jax.Array
-    lost: jax.Array
+    column: Int[Array, "rows entries"]
+    value: Float[Array, "rows entries"]
+    lost: Int[Array, " rows"]
 
 
 def block_rows(rows: int, numbers: int) -> int:
@@ -44,19 +40,21 @@ def _at_a_time(count: int) -> int:
     return count if jax.default_backend() == "cpu" else 32 * count
 
 
-def mutual(index: Array, k: int) -> jax.Array:
-    """bool[N, k]: of the k nearest of each row, those that have the row among their own k nearest."""
+def mutual(index: Int[Array, "rows neighbours"], k: int) -> Bool[Array, "rows {k}"]:
+    """Of the k nearest of each row, those that have the row among their own k nearest."""
     nearest = index[:, :k]
 
-    def of_block(rows: jax.Array) -> jax.Array:
+    def of_block(rows: Array) -> Array:
         theirs = nearest[nearest[rows]]  # [block, k, k]
         return jnp.any(theirs == rows[:, None, None], axis=-1)
 
     return map_rows(of_block, index.shape[0], block_rows(index.shape[0], k * k))
 
 
-def _order(column: jax.Array, rows: int) -> tuple[jax.Array, jax.Array]:
-    """Columns [..., E], 0 to `rows`, in ascending order and where each was: (sorted, place), both i32[..., E]."""
+def _order(
+    column: Int[Array, "*some entries"], rows: int
+) -> tuple[Int[Array, "*some entries"], Int[Array, "*some entries"]]:
+    """Columns, 0 to `rows`, in ascending order and where each was: (sorted, place)."""
     entries = column.shape[-1]
     bits = (entries - 1).bit_length()
     place = jnp.broadcast_to(jnp.arange(entries, dtype=jnp.int32), column.shape)
@@ -68,15 +66,17 @@ def _order(column: jax.Array, rows: int) -> tuple[jax.Array, jax.Array]:
     return (key >> bits).astype(jnp.int32), (key & ((1 << bits) - 1)).astype(jnp.int32)
 
 
-def _compress(column: jax.Array, value: jax.Array, width: int, rows: int) -> SparseRows:
-    """Entries [B, E] in any order → sorted by column, those of one column added up, the first `width` kept."""
+def _compress(
+    column: Int[Array, "some entries"], value: Float[Array, "some entries"], width: int, rows: int
+) -> SparseRows:
+    """Entries in any order → sorted by column, those of one column added up, the first `width` kept."""
     column, place = _order(column, rows)
     value = jnp.take_along_axis(value, place, axis=1)
     first = jnp.concatenate([jnp.ones_like(column[:, :1], bool), column[:, 1:] != column[:, :-1]], axis=1)
     exists = column < rows
     target = jnp.where(exists, jnp.cumsum(first, axis=1) - 1, width)  # beyond the width: dropped
 
-    def spread(column: jax.Array, value: jax.Array, target: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def spread(column: Array, value: Array, target: Array) -> tuple[Array, Array]:
         columns = jnp.full(width, rows, jnp.int32).at[target].set(column, mode="drop")
         return columns, jnp.zeros(width, value.dtype).at[target].add(value, mode="drop")
 
@@ -85,7 +85,7 @@ def _compress(column: jax.Array, value: jax.Array, width: int, rows: int) -> Spa
     return SparseRows(columns, values, jnp.maximum(distinct - width, 0))
 
 
-def expanded_sets(index: Array, k: int, k_half: int, width: int) -> SparseRows:
+def expanded_sets(index: Int[Array, "rows neighbours"], k: int, k_half: int, width: int) -> SparseRows:
     """R*(i): the mutual neighbours R(i), and the smaller sets R½(c) of every c in R(i) that lie in R(i) by more than
     two thirds (equation 5 of the paper). Values are 1."""
     rows = index.shape[0]
@@ -93,7 +93,7 @@ def expanded_sets(index: Array, k: int, k_half: int, width: int) -> SparseRows:
     members = jnp.where(is_mutual, index[:, :k], rows)
     halves = jnp.where(is_half, index[:, :k_half], rows)
 
-    def of_block(numbers: jax.Array) -> SparseRows:
+    def of_block(numbers: Array) -> SparseRows:
         own = members[numbers]  # [B, k]
         candidate = halves[jnp.minimum(own, rows - 1)]  # [B, k, k_half]
         exists = (candidate < rows) & (own < rows)[..., None]
@@ -108,16 +108,18 @@ def expanded_sets(index: Array, k: int, k_half: int, width: int) -> SparseRows:
     return map_rows(of_block, rows, block_rows(rows, k * k_half))
 
 
-def weights(sets: SparseRows, features: Array, unit: Array | None = None) -> SparseRows:
-    """V_i: softmax over R*(i) of −‖x_i − x_j‖² (equation 7), for features [N, D].
+def weights(
+    sets: SparseRows, features: Float[Array, "rows dim"], unit: Float[Array, " rows"] | None = None
+) -> SparseRows:
+    """V_i: softmax over R*(i) of −‖x_i − x_j‖² (equation 7).
 
-    `unit` f32[N]: what squared distances of each row are measured in; 1 where not given.
+    `unit`: what squared distances of each row are measured in; 1 where not given.
     """
     rows = features.shape[0]
     square = jnp.sum(features**2, axis=1)
     scale = jnp.ones(rows) if unit is None else unit
 
-    def of_block(numbers: jax.Array) -> jax.Array:
+    def of_block(numbers: Array) -> Array:
         column = sets.column[numbers]
         safe = jnp.minimum(column, rows - 1)
         product = jnp.einsum("bd,bqd->bq", features[numbers], features[safe], precision=jax.lax.Precision.HIGHEST)
@@ -127,11 +129,11 @@ def weights(sets: SparseRows, features: Array, unit: Array | None = None) -> Spa
     return sets._replace(value=map_rows(of_block, rows, block_rows(rows, sets.column.shape[1] * features.shape[1])))
 
 
-def query_expansion(encoding: SparseRows, index: Array, k2: int, width: int) -> SparseRows:
+def query_expansion(encoding: SparseRows, index: Int[Array, "rows neighbours"], k2: int, width: int) -> SparseRows:
     """V_i ← mean of V over the k2 nearest of i, itself among them (Zhong et al., section 3.4)."""
     rows = index.shape[0]
 
-    def of_block(numbers: jax.Array) -> SparseRows:
+    def of_block(numbers: Array) -> SparseRows:
         nearest = index[numbers, :k2]
         column = encoding.column[nearest].reshape(len(numbers), -1)
         value = encoding.value[nearest].reshape(len(numbers), -1) / k2
@@ -143,19 +145,19 @@ def query_expansion(encoding: SparseRows, index: Array, k2: int, width: int) -> 
 
 @functools.partial(jax.jit, static_argnames=("k", "k_half", "k2", "width", "expanded_width"))
 def encode(
-    features: Array,
-    index: Array,
+    features: Float[Array, "rows dim"],
+    index: Int[Array, "rows neighbours"],
     k: int,
     k_half: int,
     k2: int,
     width: int = 128,
     expanded_width: int = 384,
-    unit: Array | None = None,
+    unit: Float[Array, " rows"] | None = None,
 ) -> SparseRows:
-    """The k-reciprocal encoding V of features f32[N, D].
+    """The k-reciprocal encoding V of features.
 
     Args:
-      index: i32[N, ≥ k], the nearest of each row, itself among them, nearest first.
+      index: the k or more nearest of each row, itself among them, nearest first.
       k, k_half: sizes of the neighbourhoods R and R½, the row itself counted.
       k2: neighbours of the local query expansion; 1 for none.
       width, expanded_width: entries per row before and after the expansion; what does not fit is counted in `lost`.
@@ -166,14 +168,13 @@ def encode(
 
 
 class InvertedLists(NamedTuple):
-    """Entries of sparse rows by column, in segments of equal length: `row` i32[T, SEGMENT], `value` f32[T, SEGMENT],
-    ascending rows, value 0 where a segment is not full, the last segment empty. Column g has `segments[g]` of them
-    from `start[g]` on, i32[N] each."""
+    """Entries of sparse rows by column, in segments of equal length: ascending rows, value 0 where a segment is not
+    full, the last segment empty. Column g has `segments[g]` of them from `start[g]` on."""
 
-    row: jax.Array
-    value: jax.Array
-    start: jax.Array
-    segments: jax.Array
+    row: Int[Array, "segments {SEGMENT}"]
+    value: Float[Array, "segments {SEGMENT}"]
+    start: Int[Array, " rows"]
+    segments: Int[Array, " rows"]
 
 
 @jax.jit
@@ -185,7 +186,7 @@ def inverted_lists(encoding: SparseRows) -> InvertedLists:
     room = (rows * width // SEGMENT + rows + 1) * SEGMENT  # every list may end with a segment that is not full
     block = block_rows(rows, 4 * width)
 
-    def add_block(number: Array, state: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+    def add_block(number: Array, state: tuple[Array, ...]) -> tuple[Array, ...]:
         free, row, value = state  # free: the next place in each column's list, i32[N + 1]
         numbers = number * block + jnp.arange(block, dtype=jnp.int32)
         within = jnp.minimum(numbers, rows - 1)
@@ -206,8 +207,10 @@ def inverted_lists(encoding: SparseRows) -> InvertedLists:
     return InvertedLists(row.reshape(-1, SEGMENT), value.reshape(-1, SEGMENT), start, segments)
 
 
-def shared_weight(encoding: SparseRows, lists: InvertedLists, numbers: Array, chunk: int = 0) -> jax.Array:
-    """Σ_g min(V_ig, V_jg) of the rows i = `numbers` i32[B] with all rows j: f32[B, N].
+def shared_weight(
+    encoding: SparseRows, lists: InvertedLists, numbers: Int[Array, " some"], chunk: int = 0
+) -> Float[Array, "some rows"]:
+    """Σ_g min(V_ig, V_jg) of the rows i = `numbers` with all rows j.
 
     The segments of the lists that meet an entry of the rows are counted off one after the other and taken `chunk` at
     a time, as many times as there are segments: how many there are is data, not a shape.
@@ -216,7 +219,7 @@ def shared_weight(encoding: SparseRows, lists: InvertedLists, numbers: Array, ch
     chunk = chunk or _at_a_time(CHUNK)
     empty = len(lists.row) - 1
 
-    def of_block(places: jax.Array) -> jax.Array:
+    def of_block(places: Array) -> Array:
         some = numbers[places]
         column, value = encoding.column[some].reshape(-1), encoding.value[some].reshape(-1)
         safe = jnp.minimum(column, rows - 1)
@@ -225,7 +228,7 @@ def shared_weight(encoding: SparseRows, lists: InvertedLists, numbers: Array, ch
         start, entries = end - segments, jnp.arange(len(column), dtype=jnp.int32)
         to_segment = lists.start[safe] - start  # from a segment's number here to its place in the lists
 
-        def add(state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        def add(state: tuple[Array, Array]) -> tuple[Array, Array]:
             begin, total = state
             # A segment belongs to the last entry that starts at or before it; the first one may have started earlier.
             inside = (start >= begin) & (start < begin + chunk)
@@ -245,6 +248,6 @@ def shared_weight(encoding: SparseRows, lists: InvertedLists, numbers: Array, ch
     return map_rows(of_block, len(numbers), block_rows(len(numbers), rows))
 
 
-def jaccard_distance(shared: Array) -> jax.Array:
+def jaccard_distance(shared: Float[Array, "*some"]) -> Float[Array, "*some"]:
     """1 − m/(2 − m) of shared weights m of rows that sum to 1 (equation 10), in [0, 1]."""
     return jnp.maximum(1.0 - shared / (2.0 - shared), 0.0)

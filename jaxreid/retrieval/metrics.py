@@ -22,9 +22,10 @@ from jax.sharding import PartitionSpec as P
 from jaxreid.errors import UserError
 from jaxreid.retrieval import distances as distances_lib
 from jaxreid.retrieval import protocols
-from jaxreid.retrieval.distances import Array, Distance
+from jaxreid.retrieval.distances import Distance
 from jaxreid.retrieval.neighbours import top_k
 from jaxreid.retrieval.protocols import Protocol, Rows
+from jaxreid.shapes import AnyArray, Array, Bool, Float, Int, Real
 
 RANKS = (1, 5, 10, 20)
 LARGEST = float(np.finfo(np.float32).max)
@@ -127,7 +128,7 @@ def score(
 
 
 def score_distances(
-    distances: Array,
+    distances: AnyArray,
     query_rows: Rows,
     gallery_rows: Rows,
     protocol: str | Protocol,
@@ -201,7 +202,7 @@ def _of_all_queries(scores: Scores, kept: np.ndarray | slice, count: int) -> Sco
 
 
 def _score_blocks(
-    blocks: Iterator[tuple[np.ndarray, Array]],
+    blocks: Iterator[tuple[np.ndarray, AnyArray]],
     query: Rows,
     gallery: Rows,
     protocol: Protocol,
@@ -267,12 +268,12 @@ def _match_capacity(query_identity: np.ndarray, gallery_identity: np.ndarray) ->
     return min(1 << (most - 1).bit_length(), len(gallery_identity))
 
 
-def _fits_float32(distances: Array) -> bool:
+def _fits_float32(distances: AnyArray) -> bool:
     return np.can_cast(distances.dtype, np.float32)
 
 
-def in_float32(distances: Array) -> Array:
-    """Distances [B, G] that order every row as they do: their ranks within the row where float32 would make equals of
+def in_float32(distances: Real[AnyArray, "queries gallery"]) -> Real[AnyArray, "queries gallery"]:
+    """Distances that order every row as they do: their ranks within the row where float32 would make equals of
     different ones (float64, whole numbers of 32 bits and more). NaN and infinity stay."""
     if _fits_float32(distances):
         return distances
@@ -286,7 +287,7 @@ def in_float32(distances: Array) -> Array:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _masks(protocol: Protocol, query: Any, gallery: Any, count: Array) -> tuple[jax.Array, jax.Array]:
+def _masks(protocol: Protocol, query: Any, gallery: Any, count: Array) -> tuple[Array, Array]:
     """`Protocol.masks`, where gallery rows from `count` on are padding."""
     positive, junk = protocol.masks(query, gallery)
     padding = jnp.arange(positive.shape[1]) >= count
@@ -294,7 +295,7 @@ def _masks(protocol: Protocol, query: Any, gallery: Any, count: Array) -> tuple[
 
 
 @functools.lru_cache(maxsize=64)
-def _positions(mesh: Mesh | None, capacity: int, ties: str, tied: bool) -> Callable[..., dict[str, jax.Array]]:
+def _positions(mesh: Mesh | None, capacity: int, ties: str, tied: bool) -> Callable[..., dict[str, Array]]:
     """`match_positions` with its static arguments; over a mesh every device by itself, for its rows."""
     function = functools.partial(match_positions, capacity=capacity, ties=ties, tied=tied)
     if mesh is None:
@@ -305,13 +306,17 @@ def _positions(mesh: Mesh | None, capacity: int, ties: str, tied: bool) -> Calla
 
 @functools.partial(jax.jit, static_argnames=("capacity", "ties", "tied"))
 def match_positions(
-    distances: Array, positive: Array, junk: Array, capacity: int, ties: str = "stable", tied: bool = True
-) -> dict[str, jax.Array]:
+    distances: Real[AnyArray, "queries gallery"],
+    positive: Bool[AnyArray, "queries gallery"],
+    junk: Bool[AnyArray, "queries gallery"],
+    capacity: int,
+    ties: str = "stable",
+    tied: bool = True,
+) -> dict[str, Array]:
     """Where each query's matches stand in its ranking without junk, nearest first.
 
     Args:
-      distances: f32[B, G], smaller is nearer; may be infinite.
-      positive, junk: bool[B, G], disjoint.
+      distances: smaller is nearer; may be infinite. positive and junk: disjoint.
       capacity: static, at least the number of matches of any query, at most G.
       ties: static, 'stable' or 'pessimistic' (see `score`).
       tied: static, whether `tied_precision` is asked for.
@@ -327,7 +332,7 @@ def match_positions(
     if jax.default_backend() == "cpu":
         some = next(n for n in range(min(max(CACHED // gallery, 1), rows), 0, -1) if rows % n == 0)
 
-    def of_rows(part: tuple[jax.Array, ...]) -> dict[str, jax.Array]:
+    def of_rows(part: tuple[Array, ...]) -> dict[str, Array]:
         distances, positive, junk = part
         # Infinity is kept free for what is not ranked or not a match.
         clipped = jnp.clip(distances.astype(jnp.float32), -LARGEST, LARGEST)
@@ -335,7 +340,7 @@ def match_positions(
         exists, value = jnp.isfinite(negated), -negated
         ranked, column = jnp.where(junk, jnp.inf, clipped), jnp.arange(gallery)
 
-        def ahead(value: Array, index: Array) -> jax.Array:
+        def ahead(value: Array, index: Array) -> Array:
             first = column < index
             return (ranked < value) | (ranked == value) & (first | ~positive if ties == "pessimistic" else first)
 
@@ -352,7 +357,7 @@ def match_positions(
     return jax.tree.map(lambda x: x.reshape(rows, *x.shape[2:]), jax.lax.map(of_rows, tuple(parts)))
 
 
-def _count(counted: Callable[[Array, Array], jax.Array], value: Array, index: Array, most: Array) -> jax.Array:
+def _count(counted: Callable[[Array, Array], Array], value: Array, index: Array, most: Array) -> Array:
     """For how many gallery rows `counted` is true, for every match of some queries: i32[R, P].
 
     Args:
@@ -363,7 +368,7 @@ def _count(counted: Callable[[Array, Array], jax.Array], value: Array, index: Ar
     fill = (0, 0), (0, -value.shape[1] % TOGETHER)
     value, index = jnp.pad(value, fill), jnp.pad(index, fill)
 
-    def of_matches(number: Array, found: jax.Array) -> jax.Array:
+    def of_matches(number: Array, found: Array) -> Array:
         # Several sums in one pass: each addition waits for the one before it of its own sum only.
         places = [number * TOGETHER + place for place in range(TOGETHER)]
         true = tuple(counted(value[:, at, None], index[:, at, None]).astype(jnp.int32) for at in places)
@@ -374,15 +379,19 @@ def _count(counted: Callable[[Array, Array], jax.Array], value: Array, index: Ar
     return found[:, : value.shape[1] - fill[1][1]]
 
 
-def average_precision(positions: np.ndarray, rule: str = "standard", tied: np.ndarray | None = None) -> np.ndarray:
-    """Average precision from the positions of the matches; f64[B] in [0, 1], 0 where there is no match.
+def average_precision(
+    positions: Int[np.ndarray, "queries matches"],
+    rule: str = "standard",
+    tied: Float[np.ndarray, "queries matches"] | None = None,
+) -> Float[np.ndarray, " queries"]:
+    """Average precision from the positions of the matches, in [0, 1]; 0 where there is no match.
 
     Args:
-      positions: i32[B, P], 1-based and ascending, 0 past the last match.
+      positions: 1-based and ascending, 0 past the last match.
       rule: 'standard', the mean over matches of hits so far / position; 'trapezoid', the mean of the precisions
         just before and at each match (precision before the first row is 1), as MARS and VReID-XFD score;
         'tied', the mean of `tied`, for rankings with groups of equal distance.
-      tied: f32[B, P], the `tied_precision` of `match_positions`.
+      tied: the `tied_precision` of `match_positions`.
     """
     exists = positions > 0
     hits = np.arange(1, positions.shape[1] + 1)
@@ -397,8 +406,8 @@ def average_precision(positions: np.ndarray, rule: str = "standard", tied: np.nd
     return np.sum(at * exists, axis=1) / np.maximum(exists.sum(axis=1), 1)
 
 
-def inverse_negative_penalty(positions: np.ndarray) -> np.ndarray:
-    """Number of matches / position of the last match; f64[B], 0 where there is no match. `positions` as above."""
+def inverse_negative_penalty(positions: Int[np.ndarray, "queries matches"]) -> Float[np.ndarray, " queries"]:
+    """Number of matches / position of the last match; 0 where there is no match. `positions` as above."""
     return np.sum(positions > 0, axis=1) / np.maximum(positions.max(axis=1), 1)
 
 
@@ -409,7 +418,7 @@ def nearest(
     exclude: Callable[[np.ndarray], np.ndarray] | None = None,
     distance: Distance = "cosine",
     block: int | None = None,
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[Int[np.ndarray, "queries neighbours"], Float[np.ndarray, "queries neighbours"]]:
     """The k nearest gallery rows of each query, nearest first; the distance matrix exists one block at a time.
 
     Args:
@@ -419,7 +428,7 @@ def nearest(
         `lambda rows: protocol.junk(query_rows[rows], gallery_rows)`.
 
     Returns:
-      indices i32[Q, k] and distances f32[Q, k]; −1 and infinity where fewer than k rows are left.
+      indices and distances; −1 and infinity where fewer than k rows are left.
     """
     num_gallery = distances_lib.num_rows(gallery_features, "gallery features")
     if k < 1:
@@ -443,7 +452,9 @@ def nearest(
 
 
 @functools.partial(jax.jit, static_argnames="k")
-def _nearest_block(distances: Array, excluded: Array, k: int) -> tuple[jax.Array, jax.Array]:
+def _nearest_block(
+    distances: Real[AnyArray, "queries gallery"], excluded: Bool[AnyArray, "queries gallery"], k: int
+) -> tuple[Float[Array, "queries {k}"], Int[Array, "queries {k}"]]:
     negative, index = jax.lax.top_k(-jnp.where(excluded, jnp.inf, jnp.asarray(distances, jnp.float32)), k)
     return -negative, jnp.where(jnp.isposinf(-negative), -1, index)
 

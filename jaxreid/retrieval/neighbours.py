@@ -15,8 +15,7 @@ import numpy as np
 from jax.core import Tracer
 
 from jaxreid.errors import UserError
-
-Array = Any
+from jaxreid.shapes import AnyArray, Array, Float, Int, Real
 
 UNIT = 1e-2  # what the length of a unit row may differ from 1 by, in bfloat16 as well
 
@@ -24,20 +23,21 @@ LARGEST_TILE = 1 << 22  # similarities that exist at a time on a CPU; accelerato
 
 
 class Neighbours(NamedTuple):
-    """Nearest first: `index` i32[N, k] and cosine `similarity` f32[N, k]."""
+    """Nearest first, by cosine."""
 
-    index: jax.Array
-    similarity: jax.Array
+    index: Int[Array, "queries neighbours"]
+    similarity: Float[Array, "queries neighbours"]
 
 
-def top_k(x: Array, k: int) -> tuple[jax.Array, jax.Array]:
-    """(values, columns) of the k largest entries of every row of x [..., G], largest first; k static, at most G."""
+def top_k(x: Real[Array, "*rows gallery"], k: int) -> tuple[Real[Array, "*rows {k}"], Int[Array, "*rows {k}"]]:
+    """(values, columns) of the k largest entries of every row, largest first; k static, at most G."""
     columns = x.shape[-1]
     x = jnp.where(x == 0, jnp.zeros((), x.dtype), x)  # lax.top_k would tell -0 from 0
     group = 1 << max(int(np.log2(max(columns / k, 1.0)) / 2), 0)  # near √(G/k), where both steps cost the same
     count = -(-columns // group)
     if group == 1 or count <= k:
-        return jax.lax.top_k(x, k)  # pyright: ignore[reportReturnType]
+        values, column = jax.lax.top_k(x, k)
+        return values, column
     lowest = -jnp.inf if jnp.issubdtype(x.dtype, jnp.floating) else jnp.iinfo(x.dtype).min
     padding = [(0, 0)] * (x.ndim - 1) + [(0, count * group - columns)]
     grouped = jnp.pad(x, padding, constant_values=lowest).reshape(*x.shape[:-1], count, group)
@@ -66,11 +66,13 @@ def map_rows(function: Any, rows: int, block: int) -> Any:
     return jax.tree.map(lambda leaf: leaf.reshape(count * block, *leaf.shape[2:])[:rows], found)
 
 
-def nearest_neighbours(query: Array, gallery: Array, k: int, block: int | None = None) -> Neighbours:
+def nearest_neighbours(
+    query: Float[AnyArray, "queries dim"], gallery: Float[AnyArray, "gallery dim"], k: int, block: int | None = None
+) -> Neighbours:
     """The k most similar gallery rows of every query by cosine.
 
     Args:
-      query: f32[Q, D]; gallery: f32[G, D]; unit rows.
+      query, gallery: unit rows.
       k: static, at most G.
       block: queries at a time; None chooses.
 
@@ -90,10 +92,12 @@ def nearest_neighbours(query: Array, gallery: Array, k: int, block: int | None =
 
 
 @functools.partial(jax.jit, static_argnames=("k", "block"))
-def _nearest_neighbours(query: Array, gallery: Array, k: int, block: int | None = None) -> Neighbours:
+def _nearest_neighbours(
+    query: Float[Array, "queries dim"], gallery: Float[Array, "gallery dim"], k: int, block: int | None = None
+) -> Neighbours:
     block = block or block_of(query.shape[0], gallery.shape[0])
 
-    def of_block(rows: jax.Array) -> Neighbours:
+    def of_block(rows: Array) -> Neighbours:
         similarity = jnp.matmul(query[rows], gallery.T, precision=jax.lax.Precision.HIGHEST)
         values, index = top_k(similarity, k)
         return Neighbours(index.astype(jnp.int32), values)

@@ -20,8 +20,7 @@ from jaxreid.errors import UserError
 from jaxreid.retrieval import distances as distances_lib
 from jaxreid.retrieval import k_reciprocal
 from jaxreid.retrieval.neighbours import block_of, map_rows, nearest_neighbours, top_k
-
-Array = Any
+from jaxreid.shapes import AnyArray, Array, Float, Int
 
 WIDTH_MULTIPLE = 64
 
@@ -49,8 +48,8 @@ class KReciprocal:
 
     def __init__(
         self,
-        query: Array,
-        gallery: Array,
+        query: AnyArray,
+        gallery: AnyArray,
         k1: int = 20,
         k2: int = 6,
         lambda_: float = 0.3,
@@ -84,7 +83,9 @@ class KReciprocal:
         self.encoding = self.encoding._replace(column=column, value=value)
         self.lists = k_reciprocal.inverted_lists(self.encoding)
 
-    def __call__(self, query: Array, gallery: Array) -> jax.Array:
+    def __call__(
+        self, query: Int[AnyArray, " queries"], gallery: Int[AnyArray, " gallery"]
+    ) -> Float[Array, "queries gallery"]:
         parts = (self.features, self.farthest, self.encoding, self.lists, self.lambda_)
         return _distances(*parts, jnp.asarray(query), self.queries + jnp.asarray(gallery))
 
@@ -92,7 +93,7 @@ class KReciprocal:
 RERANKING = {"": None, "k_reciprocal": KReciprocal}  # by the names of configs
 
 
-def _matrix(features: Array, what: str, distance: str = "cosine") -> jax.Array:
+def _matrix(features: AnyArray, what: str, distance: str = "cosine") -> Float[Array, "rows dim"]:
     host = np.asarray(features, np.float32)
     if host.ndim != 2 or not len(host):
         raise UserError(f"{what} features must be [rows, D] with at least one row, got {host.shape}")
@@ -100,18 +101,20 @@ def _matrix(features: Array, what: str, distance: str = "cosine") -> jax.Array:
     return jnp.asarray(host)
 
 
-def _squared(features: jax.Array, square: jax.Array, rows: jax.Array) -> jax.Array:
-    """Squared Euclidean distances f32[B, N] of some rows to all."""
+def _squared(
+    features: Float[Array, "rows dim"], square: Float[Array, " rows"], rows: Int[Array, " some"]
+) -> Float[Array, "some rows"]:
+    """Squared Euclidean distances of some rows to all."""
     product = jnp.matmul(features[rows], features.T, precision=jax.lax.Precision.HIGHEST)
     return jnp.maximum(square[rows][:, None] + square - 2.0 * product, 0.0)
 
 
 @functools.partial(jax.jit, static_argnames="k")
-def _ranking(features: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
-    """(the k nearest of every row, itself first i32[N, k]; its largest squared distance f32[N])."""
+def _ranking(features: Float[Array, "rows dim"], k: int) -> tuple[Int[Array, "rows {k}"], Float[Array, " rows"]]:
+    """(the k nearest of every row, itself first; its largest squared distance)."""
     rows, square = features.shape[0], jnp.sum(features**2, axis=1)
 
-    def of_block(numbers: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def of_block(numbers: Array) -> tuple[Array, Array]:
         distance = _squared(features, square, numbers)
         # A row is nearest to itself, whatever rounding says.
         own = jnp.arange(rows) == numbers[:, None]
@@ -123,22 +126,22 @@ def _ranking(features: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
 
 @jax.jit
 def _distances(
-    features: jax.Array,
-    farthest: jax.Array,
+    features: Array,
+    farthest: Array,
     encoding: k_reciprocal.SparseRows,
     lists: k_reciprocal.InvertedLists,
     lambda_: float,
-    rows: jax.Array,
-    columns: jax.Array,
-) -> jax.Array:
+    rows: Array,
+    columns: Array,
+) -> Array:
     jaccard = k_reciprocal.jaccard_distance(k_reciprocal.shared_weight(encoding, lists, rows))
     original = _squared(features, jnp.sum(features**2, axis=1), rows) / farthest[rows][:, None]
     return ((1.0 - lambda_) * jaccard + lambda_ * original)[:, columns]
 
 
 def k_reciprocal_blocks(
-    query: Array, gallery: Array, block: int | None = None, **options: Any
-) -> Iterator[tuple[np.ndarray, jax.Array]]:
+    query: AnyArray, gallery: AnyArray, block: int | None = None, **options: Any
+) -> Iterator[tuple[np.ndarray, Array]]:
     """Re-ranked distances, a block of queries at a time, as `distances.distance_blocks` gives them.
 
     Args:
@@ -150,16 +153,20 @@ def k_reciprocal_blocks(
     return distances_lib.distance_blocks(np.arange(len(query)), np.arange(len(gallery)), reranked, block)
 
 
-def k_reciprocal_distances(query: Array, gallery: Array, block: int | None = None, **options: Any) -> np.ndarray:
-    """Re-ranked distances of all queries to the whole gallery: f32[Q, G]; see `k_reciprocal_blocks`."""
+def k_reciprocal_distances(
+    query: AnyArray, gallery: AnyArray, block: int | None = None, **options: Any
+) -> Float[np.ndarray, "queries gallery"]:
+    """Re-ranked distances of all queries to the whole gallery; see `k_reciprocal_blocks`."""
     found = np.empty((len(query), len(gallery)), np.float32)
     for rows, distances in k_reciprocal_blocks(query, gallery, block, **options):
         found[rows] = distances[: len(rows)]
     return found
 
 
-def alpha_query_expansion(query: Array, gallery: Array, neighbours: int = 10, alpha: float = 3.0) -> jax.Array:
-    """Queries averaged with their nearest gallery rows (αQE): unit rows f32[Q, D].
+def alpha_query_expansion(
+    query: AnyArray, gallery: AnyArray, neighbours: int = 10, alpha: float = 3.0
+) -> Float[Array, "queries dim"]:
+    """Queries averaged with their nearest gallery rows (αQE): unit rows.
 
     q ← normalize(q + Σ max(q·g, 0)^α g) over the `neighbours` nearest g; Radenović et al. (2018), section 3.4.
 
@@ -170,18 +177,20 @@ def alpha_query_expansion(query: Array, gallery: Array, neighbours: int = 10, al
     return _expand(query, gallery, min(neighbours, len(gallery)), alpha, False)
 
 
-def database_augmentation(gallery: Array, neighbours: int = 10, alpha: float = 3.0) -> jax.Array:
-    """Gallery rows averaged with their nearest others in the same way: unit rows f32[G, D]."""
+def database_augmentation(gallery: AnyArray, neighbours: int = 10, alpha: float = 3.0) -> Float[Array, "gallery dim"]:
+    """Gallery rows averaged with their nearest others in the same way: unit rows."""
     gallery = unit_rows(_matrix(gallery, "gallery"))
     return _expand(gallery, gallery, min(neighbours + 1, len(gallery)), alpha, True)
 
 
 @functools.partial(jax.jit, static_argnames=("k", "same"))
-def _expand(query: jax.Array, gallery: jax.Array, k: int, alpha: float, same: bool) -> jax.Array:
+def _expand(
+    query: Float[Array, "queries dim"], gallery: Float[Array, "gallery dim"], k: int, alpha: float, same: bool
+) -> Float[Array, "queries dim"]:
     """`same`: the rows are the gallery's own, and a row is no neighbour of itself."""
     found = nearest_neighbours(query, gallery, k)
 
-    def of_block(rows: jax.Array) -> jax.Array:
+    def of_block(rows: Array) -> Array:
         index = found.index[rows]
         weight = jnp.maximum(found.similarity[rows], 0.0) ** alpha
         weight = jnp.where(index == rows[:, None], 0.0, weight) if same else weight

@@ -30,8 +30,7 @@ from jax.sharding import PartitionSpec as P
 from jaxreid.errors import MissingFileError, MissingPackageError, UserError
 from jaxreid.files import held, read_json
 from jaxreid.retrieval.neighbours import block_of, map_rows, top_k
-
-Array = Any
+from jaxreid.shapes import AnyArray, Array, Bool, Float, Int
 
 MANIFEST, INDEX, FORMAT = "gallery.json", "index.faiss", 1
 REMEDY = "bring the file back from a copy, or fill a new gallery from the same sources"
@@ -40,15 +39,15 @@ CHUNK_BYTES = 1 << 25  # of gallery rows on each CPU device at a time; accelerat
 
 
 class Found(NamedTuple):
-    """The nearest gallery rows of Q queries, nearest first: `index` i64[Q, k], −1 where the gallery has fewer rows,
-    and cosine `similarity` f32[Q, k], −infinity there."""
+    """The nearest gallery rows of queries, nearest first: `index`, −1 where the gallery has fewer rows, and cosine
+    `similarity`, −infinity there."""
 
-    index: np.ndarray
-    similarity: np.ndarray
+    index: Int[np.ndarray, "queries neighbours"]
+    similarity: Float[np.ndarray, "queries neighbours"]
 
 
-def checked_unit_rows(features: Array, what: str, first: int = 0) -> np.ndarray:
-    """Rows of length one, f32[N, D]; messages number them from `first`.
+def checked_unit_rows(features: AnyArray, what: str, first: int = 0) -> Float[np.ndarray, "rows dim"]:
+    """Rows of length one; messages number them from `first`.
 
     Raises:
       UserError: not a matrix, or a row is zero or not finite.
@@ -119,8 +118,8 @@ class Gallery:
     def __len__(self) -> int:
         return int(self.starts[-1])
 
-    def __getitem__(self, rows: slice) -> np.ndarray:
-        """Rows start…stop − 1, f32[n, D]; a view of the file where they lie in one part."""
+    def __getitem__(self, rows: slice) -> Float[np.ndarray, "rows {self.width}"]:
+        """Rows start…stop − 1; a view of the file where they lie in one part."""
         start, stop, step = rows.indices(len(self))
         if step != 1:
             raise UserError("a gallery is read by slices of consecutive rows")
@@ -131,8 +130,8 @@ class Gallery:
         ]
         return pieces[0] if len(pieces) == 1 else np.concatenate([np.zeros((0, self.width), np.float32), *pieces])
 
-    def take(self, rows: np.ndarray) -> np.ndarray:
-        """The rows of these numbers i64[n], f32[n, D]."""
+    def take(self, rows: Int[np.ndarray, " rows"]) -> Float[np.ndarray, "rows {self.width}"]:
+        """The rows of these numbers."""
         found = np.empty((len(rows), self.width), np.float32)
         place = np.searchsorted(self.starts, rows, side="right") - 1
         for number in np.unique(place):
@@ -231,7 +230,7 @@ def _aside(path: Path) -> Iterator[Any]:
 
 def add_to_gallery(
     directory: str | Path,
-    features: Array,
+    features: AnyArray,
     metadata: Sequence[Mapping[str, Any]],
     pictures: Sequence[bytes] | None = None,
     model: Mapping[str, Any] | None = None,
@@ -297,8 +296,8 @@ def add_to_gallery(
 
 
 def search_gallery(
-    queries: Array,
-    gallery: Gallery | Array,
+    queries: AnyArray,
+    gallery: Gallery | AnyArray,
     k: int = 10,
     chunk: int | None = None,
     approximate: bool = False,
@@ -349,7 +348,7 @@ def search_gallery(
     return Found(index.astype(np.int64), similarity)
 
 
-def _checked(queries: Array, width: int, count: int, k: int) -> np.ndarray:
+def _checked(queries: AnyArray, width: int, count: int, k: int) -> Float[np.ndarray, "queries {width}"]:
     """Unit rows of queries that a gallery of `count` rows can be searched for."""
     queries = checked_unit_rows(queries, "queries")
     if not count or not len(queries):
@@ -361,7 +360,7 @@ def _checked(queries: Array, width: int, count: int, k: int) -> np.ndarray:
     return queries
 
 
-def _allowed(allowed: np.ndarray | None, count: int) -> np.ndarray:
+def _allowed(allowed: np.ndarray | None, count: int) -> Bool[np.ndarray, " {count}"]:
     allowed = np.ones(count, bool) if allowed is None else np.asarray(allowed, bool)
     if allowed.shape != (count,):
         raise UserError(f"allowed is {allowed.shape}, the gallery has {count} rows")
@@ -445,7 +444,7 @@ def build_index(gallery: Gallery, lists: int | None = None, codes: int = 64, tra
 
 
 def search_index(
-    queries: Array,
+    queries: AnyArray,
     gallery: Gallery,
     k: int = 10,
     probes: int = 16,

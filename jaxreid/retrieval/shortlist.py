@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,9 +13,9 @@ from jaxreid.errors import UserError
 from jaxreid.retrieval import distances as distances_lib
 from jaxreid.retrieval.distances import cosine_distance
 from jaxreid.retrieval.neighbours import top_k
+from jaxreid.shapes import AnyArray, Array, Float, Int, Real
 
-Array = Any
-PairScore = Callable[[np.ndarray, np.ndarray], Array]
+PairScore = Callable[[np.ndarray, np.ndarray], AnyArray]
 
 
 class Shortlist:
@@ -39,14 +38,16 @@ class Shortlist:
       UserError: features are not finite, zero, or differ in width; size below 1; scores of another shape.
     """
 
-    def __init__(self, query: Array, gallery: Array, pair_score: PairScore, size: int = 100) -> None:
+    def __init__(self, query: AnyArray, gallery: AnyArray, pair_score: PairScore, size: int = 100) -> None:
         distances_lib.check_features(query, gallery, "cosine")
         if size < 1:
             raise UserError(f"a shortlist needs at least 1 row, got size={size}")
         self.query, self.gallery = jnp.asarray(query), jnp.asarray(gallery)
         self.pair_score, self.size = pair_score, min(size, len(gallery))
 
-    def __call__(self, query: Array, gallery: Array) -> jax.Array:
+    def __call__(
+        self, query: Int[AnyArray, " queries"], gallery: Int[AnyArray, " gallery"]
+    ) -> Float[Array, "queries gallery"]:
         rows = np.asarray(query)
         distance, index = _shortlists(self.query[rows], self.gallery, self.size)
         scores = jnp.asarray(self.pair_score(rows, np.asarray(index)))
@@ -56,13 +57,19 @@ class Shortlist:
 
 
 @functools.partial(jax.jit, static_argnames="size")
-def _shortlists(query: jax.Array, gallery: jax.Array, size: int) -> tuple[jax.Array, jax.Array]:
+def _shortlists(
+    query: Float[Array, "queries dim"], gallery: Float[Array, "gallery dim"], size: int
+) -> tuple[Float[Array, "queries gallery"], Int[Array, "queries {size}"]]:
     distance = jnp.maximum(cosine_distance(query, gallery), 0.0)
     return distance, top_k(-distance, size)[1]
 
 
 @jax.jit
-def _in_front(distance: jax.Array, index: jax.Array, scores: jax.Array) -> jax.Array:
+def _in_front(
+    distance: Float[Array, "queries gallery"],
+    index: Int[Array, "queries size"],
+    scores: Real[Array, "queries size"],
+) -> Float[Array, "queries gallery"]:
     """Distances with those of the shortlist put before all others, in the order of the scores; NaN where one is."""
     scores = scores.astype(jnp.float32)
     not_larger = jax.vmap(functools.partial(jnp.searchsorted, side="right"))(jnp.sort(scores, axis=1), scores)
