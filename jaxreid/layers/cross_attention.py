@@ -5,7 +5,7 @@ from __future__ import annotations
 import flax.linen as nn
 
 from jaxreid.backbones.transformer import LayerNorm, attend, fan_in, quick_gelu
-from jaxreid.shapes import Array, Bool, Float
+from jaxreid.shapes import AnyArray, Array, Bool, Float
 
 
 class ContextBlock(nn.Module):
@@ -23,7 +23,7 @@ class ContextBlock(nn.Module):
         x: Float[Array, "rows queries dim"],
         queries: Float[Array, "rows queries dim"],
         context: Float[Array, "rows tokens dim"],
-        mask: Bool[Array, "#rows 1 #queries tokens"] | None = None,
+        mask: Bool[AnyArray, "#rows 1 #queries tokens"] | None = None,
     ) -> Float[Array, "rows queries dim"]:
         width, zero = x.shape[-1], nn.initializers.zeros
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from jaxreid.arrays import masked_mean
 from jaxreid.backbones.transformer import Attention, Block, LayerNorm, TransformerConfig, attend, quick_gelu
-from jaxreid.shapes import Array, Bool, Float
+from jaxreid.shapes import AnyArray, Array, Bool, Float
 
 _init = nn.initializers.truncated_normal(0.02)
 
@@ -90,7 +90,7 @@ class TemporalMemoryDiffusion(nn.Module):
 
     @nn.compact
     def __call__(
-        self, tokens: Float[Array, "clips frames tokens dim"], frame_mask: Bool[Array, "clips frames"]
+        self, tokens: Float[Array, "clips frames tokens dim"], frame_mask: Bool[AnyArray, "clips frames"]
     ) -> tuple[Float[Array, "clips dim"], Float[Array, "clips frames dim"]]:
         """Tokens → (clip features, frame features)."""
         clips, frames, length, width = tokens.shape
