@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import flax.linen as nn
+import jax.numpy as jnp
 
 from jaxreid.backbones.transformer import LayerNorm, attend, fan_in, quick_gelu
 from jaxreid.shapes import AnyArray, Array, Bool, Float
@@ -30,6 +31,7 @@ class ContextBlock(nn.Module):
         def heads(y: Float[Array, "rows length dim"], name: str) -> Float[Array, "rows length heads channels"]:
             return nn.Dense(width, kernel_init=fan_in, name=name)(y).reshape(*y.shape[:2], self.heads, -1)
 
+        mask = None if mask is None else jnp.asarray(mask)
         seen = attend(heads(queries, "query"), heads(context, "key"), heads(context, "value"), mask)
         x = x + nn.Dense(width, kernel_init=zero, name="out")(seen.reshape(x.shape))
         hidden = quick_gelu(nn.Dense(4 * width, kernel_init=fan_in, name="up")(LayerNorm(1e-5, name="norm")(x)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import flax.linen as nn
+import jax.numpy as jnp
 
 from jaxreid.backbones.batch_norm import MaskedBatchNorm
 from jaxreid.shapes import AnyArray, Array, Bool, Float
@@ -30,4 +31,4 @@ class Neck(nn.Module):
         self, features: Float[Array, "rows dim"], mask: Bool[AnyArray, " rows"], train: bool
     ) -> Float[Array, "rows {self.num_classes}"]:
         """Features, and which of them count → logits."""
-        return self.classifier(self.norm(features, mask, use_running_average=not train))
+        return self.classifier(self.norm(features, jnp.asarray(mask), use_running_average=not train))

@@ -96,7 +96,7 @@ class TemporalMemoryDiffusion(nn.Module):
         clips, frames, length, width = tokens.shape
         config = TransformerConfig(width=width, depth=1, heads=self.heads)
         tokens = jax.lax.stop_gradient(tokens)
-        mask = frame_mask[:, None, None, :]
+        mask = jnp.asarray(frame_mask)[:, None, None, :]
         s = nn.Dense(width, name="summarise")(tokens.mean(axis=2))
         n = LayerNorm(config.eps, name="norm_frames")(s)
         s = s + Attention(config, name="over_frames")(n, n, lambda q, k, v: attend(q, k, v, mask))[0]
