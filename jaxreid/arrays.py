@@ -17,7 +17,9 @@ def unit_rows(x: Shaped[AnyArray, "*rest dim"]) -> Float[Array, "*rest dim"]:
     return jnp.where(nonzero, x * jax.lax.rsqrt(jnp.where(nonzero, square, 1.0)), 0.0)
 
 
-def masked_mean(x: Shaped[Array, "*rest"], mask: Bool[Array, "*axes"], axis: int | None = -1) -> Float[Array, "*fewer"]:
+def masked_mean(
+    x: Shaped[AnyArray, "*rest"], mask: Bool[AnyArray, "*axes"], axis: int | None = -1
+) -> Float[Array, "*fewer"]:
     """Mean of the entries that count, in fp32; 0 where none does.
 
     Args:

@@ -2,7 +2,7 @@
 
     features: Float[Array, "clips dim"]    floats of any precision, as a jax array; fp32 where results are meant
     label: Int[Array, " clips"]            one axis: the space keeps linters from taking it for a name
-    valid: Bool[AnyArray, " *rest"]        NumPy arrays as well; any number of axes
+    valid: Bool[AnyArray, " *rest"]        NumPy arrays as well, such as a host batch's; any number of axes
     loss: Float[Array, ""]                 no axis
 
 An axis name has one size within a call. The names, and the letters that docstrings have for them:

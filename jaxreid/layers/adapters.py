@@ -13,7 +13,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from jaxreid.backbones.transformer import attend, quick_gelu
-from jaxreid.shapes import Array, Bool, Float
+from jaxreid.shapes import AnyArray, Array, Bool, Float
 
 _uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")  # ±1/√inputs, as torch.nn.Linear
 
@@ -31,7 +31,7 @@ class TokenAdapter(nn.Module):
 
     @nn.compact
     def __call__(
-        self, tokens: Float[Array, "clips frames tokens dim"], frame_mask: Bool[Array, "clips frames"]
+        self, tokens: Float[Array, "clips frames tokens dim"], frame_mask: Bool[AnyArray, "clips frames"]
     ) -> Float[Array, "clips frames tokens dim"]:
         x = quick_gelu(_linear(self.bottleneck, self.dtype, "down")(tokens))
         return _linear(tokens.shape[-1], self.dtype, "up", self.zero_init)(x)
@@ -50,7 +50,7 @@ class TemporalAdapter(nn.Module):
 
     @nn.compact
     def __call__(
-        self, tokens: Float[Array, "clips frames tokens dim"], frame_mask: Bool[Array, "clips frames"]
+        self, tokens: Float[Array, "clips frames tokens dim"], frame_mask: Bool[AnyArray, "clips frames"]
     ) -> Float[Array, "clips frames tokens dim"]:
         batch, frames, length, width = tokens.shape
         x = _linear(self.bottleneck, self.dtype, "down")(tokens)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import flax.linen as nn
+import jax.numpy as jnp
 
 from jaxreid.backbones.batch_norm import MaskedBatchNorm
-from jaxreid.shapes import Array, Bool, Float
+from jaxreid.shapes import AnyArray, Array, Bool, Float
 
 NECKS = ("before", "after")  # test features: before or after the batch norm of their neck
 
@@ -27,7 +28,7 @@ class Neck(nn.Module):
         self.classifier = nn.Dense(self.num_classes, use_bias=False, kernel_init=init)
 
     def __call__(
-        self, features: Float[Array, "rows dim"], mask: Bool[Array, " rows"], train: bool
+        self, features: Float[Array, "rows dim"], mask: Bool[AnyArray, " rows"], train: bool
     ) -> Float[Array, "rows {self.num_classes}"]:
         """Features, and which of them count → logits."""
-        return self.classifier(self.norm(features, mask, use_running_average=not train))
+        return self.classifier(self.norm(features, jnp.asarray(mask), use_running_average=not train))

@@ -14,7 +14,7 @@ from jaxreid.backbones.text import TextConfig, TextTower
 from jaxreid.backbones.tokenizer import WORDS, clean
 from jaxreid.devices.parallel import constrain
 from jaxreid.errors import UserError
-from jaxreid.shapes import Array, Float, Int
+from jaxreid.shapes import AnyArray, Array, Float, Int
 
 
 class DeepPrompts(nn.Module):
@@ -29,7 +29,9 @@ class DeepPrompts(nn.Module):
     width: int
 
     @nn.compact
-    def __call__(self, condition: Int[Array, " rows"]) -> Float[Array, "{self.blocks} rows {self.length} {self.width}"]:
+    def __call__(
+        self, condition: Int[AnyArray, " rows"]
+    ) -> Float[Array, "{self.blocks} rows {self.length} {self.width}"]:
         """Rows of the table → `Hooks.prompts`; a negative row takes the mean of all."""
         shape = (self.blocks, self.conditions, self.length, self.width)
         table = self.param("table", nn.initializers.truncated_normal(0.02), shape)
@@ -113,7 +115,7 @@ class PromptedText(nn.Module):
         self.shared_before = self.param("before", init, (template.before, width)) if template.before else None
         self.shared_after = self.param("after", init, (template.after, width)) if template.after else None
 
-    def __call__(self, identity: Int[Array, " rows"]) -> Float[Array, "rows dim"]:
+    def __call__(self, identity: Int[AnyArray, " rows"]) -> Float[Array, "rows dim"]:
         """Identities → their sentences in the joint space, not normalized."""
         template, rows = self.template, identity.shape[0]
         words = self.text_tower.embed_ids(jnp.asarray([template.ids]))[0]

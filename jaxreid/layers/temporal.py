@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxreid.errors import UserError
-from jaxreid.shapes import Array, Bool, Float
+from jaxreid.shapes import AnyArray, Array, Bool, Float
 
 
 class TemporalAggregation(nn.Module):
@@ -28,7 +28,7 @@ class TemporalAggregation(nn.Module):
 
     @nn.compact
     def __call__(
-        self, features: Float[Array, "clips frames dim"], mask: Bool[Array, "clips frames"]
+        self, features: Float[Array, "clips frames dim"], mask: Bool[AnyArray, "clips frames"]
     ) -> Float[Array, "clips dim"]:
         """Features of frames → of clips; masked frames have no influence, 0 without a valid one."""
         dim = features.shape[-1]

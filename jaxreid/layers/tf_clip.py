@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from jaxreid.arrays import masked_mean
 from jaxreid.backbones.transformer import Attention, Block, LayerNorm, TransformerConfig, attend, quick_gelu
-from jaxreid.shapes import Array, Bool, Float
+from jaxreid.shapes import AnyArray, Array, Bool, Float
 
 _init = nn.initializers.truncated_normal(0.02)
 
@@ -90,13 +90,13 @@ class TemporalMemoryDiffusion(nn.Module):
 
     @nn.compact
     def __call__(
-        self, tokens: Float[Array, "clips frames tokens dim"], frame_mask: Bool[Array, "clips frames"]
+        self, tokens: Float[Array, "clips frames tokens dim"], frame_mask: Bool[AnyArray, "clips frames"]
     ) -> tuple[Float[Array, "clips dim"], Float[Array, "clips frames dim"]]:
         """Tokens → (clip features, frame features)."""
         clips, frames, length, width = tokens.shape
         config = TransformerConfig(width=width, depth=1, heads=self.heads)
         tokens = jax.lax.stop_gradient(tokens)
-        mask = frame_mask[:, None, None, :]
+        mask = jnp.asarray(frame_mask)[:, None, None, :]
         s = nn.Dense(width, name="summarise")(tokens.mean(axis=2))
         n = LayerNorm(config.eps, name="norm_frames")(s)
         s = s + Attention(config, name="over_frames")(n, n, lambda q, k, v: attend(q, k, v, mask))[0]

@@ -141,7 +141,7 @@ def _distances(
 
 def k_reciprocal_blocks(
     query: AnyArray, gallery: AnyArray, block: int | None = None, **options: Any
-) -> Iterator[tuple[np.ndarray, Array]]:
+) -> Iterator[tuple[np.ndarray, AnyArray]]:
     """Re-ranked distances, a block of queries at a time, as `distances.distance_blocks` gives them.
 
     Args:
