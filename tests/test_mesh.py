@@ -6,7 +6,6 @@ from types import SimpleNamespace
 
 import jax
 import numpy as np
-import optax
 import pytest
 from messages import refuses, says
 from test_training import SMALL, make_config, run_training
@@ -20,23 +19,22 @@ from jaxreid.training.metric_writer import read_metrics
 from jaxreid.training.restore import restore_judged
 from jaxreid.training.start import abstract_train_state, enter_stage
 
+# An optimizer that rounding does not reach: sums over eight devices round otherwise than on one, and Adam turns a
+# gradient that is rounding noise into full steps (of a bias in front of a batch norm, for instance). A large ε leaves
+# such parameters where they are.
+EVERY = {"log_every": 1, "evaluate_start": False, "optimizer.eps": 1e-2}
 METHODS = {
-    "hitpro": {"epochs": 7, "batch.num_prototypes": 8, "log_every": 1, "evaluate_start": False},
-    "baseline": {"epochs": 10, "log_every": 1, "evaluate_start": False},
+    "hitpro": {"epochs": 7, "batch.num_prototypes": 8, **EVERY},
+    "baseline": {"epochs": 10, **EVERY},
 }
 
 
 @pytest.fixture(scope="module", autouse=True)
 def small_arrays():
-    """A small tower, whose arrays are split nevertheless, and an optimizer that rounding does not reach.
-
-    Sums over eight devices round otherwise than on one, and Adam turns a gradient that is rounding noise into full
-    steps: those of a bias in front of a batch norm, for instance. A large ε leaves such parameters where they are.
-    """
+    """A small tower, whose arrays are split nevertheless."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(clip.VISION_TOWERS, "small", SMALL)
         patch.setattr("jaxreid.devices.parallel.SPLIT_ABOVE", 512)
-        patch.setattr(optax, "scale_by_adam", functools.partial(optax.scale_by_adam, eps=1e-2))
         yield
 
 

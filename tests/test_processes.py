@@ -16,10 +16,7 @@ from jaxreid.devices import processes
 
 ROOT = Path(__file__).parent.parent
 # Four addends may be summed in another order than on one process: see test_mesh.py about Adam's ε.
-CALM = (
-    "import functools, optax; optax.scale_by_adam = functools.partial(optax.scale_by_adam, eps=1e-2); "
-    "from finished import command_line; command_line()"
-)
+CALM = "--config.optimizer.eps=0.01"
 HEARTBEAT = 10
 
 
@@ -34,7 +31,16 @@ def start(count, workdir, data_dir, devices):
     coordinator = ["--coordinator", f"localhost:{free_port()}", "--num_processes", str(count)] if count > 1 else []
     processes = []
     for index in range(count):
-        line = [sys.executable, "-c", CALM, *LINE, f"--workdir={workdir}", f"--data_dir={data_dir}", *coordinator]
+        line = [
+            sys.executable,
+            "-c",
+            "from finished import command_line; command_line()",
+            *LINE,
+            CALM,
+            f"--workdir={workdir}",
+            f"--data_dir={data_dir}",
+            *coordinator,
+        ]
         line += ["--config.backbone.name=small", "--config.backbone.checkpoint="]
         line += ["--process_id", str(index), f"--heartbeat_timeout={HEARTBEAT}"] if count > 1 else []
         with (workdir.parent / f"{workdir.name}.{index}").open("w") as output:
