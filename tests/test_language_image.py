@@ -77,7 +77,9 @@ def test_matching_loss_is_the_mean_over_rows_of_the_mean_over_matches():
         rows.append(np.mean([-np.log(np.exp(np.float64(logits[i, j])) / total) for j in mine]))
     found = matching_loss(jnp.asarray(logits), jnp.asarray(match), jnp.asarray(valid))
     np.testing.assert_allclose(found, np.mean(rows), rtol=1e-6)  # float32 against float64
-    padded = matching_loss(jnp.asarray(logits).at[:, 4].set(50.0).at[4].set(-50.0), jnp.asarray(match), valid)
+    padded = matching_loss(
+        jnp.asarray(logits).at[:, 4].set(50.0).at[4].set(-50.0), jnp.asarray(match), jnp.asarray(valid)
+    )
     np.testing.assert_allclose(padded, found, rtol=1e-6)
 
 
