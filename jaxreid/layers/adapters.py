@@ -13,7 +13,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxreid.backbones.transformer import attend, quick_gelu
+from jaxreid.backbones.attention import attend
+from jaxreid.backbones.transformer import quick_gelu
 
 Array = jax.Array
 
