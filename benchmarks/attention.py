@@ -1,48 +1,132 @@
-"""Attention of a tower's block in every form that the platform has, beside PyTorch's, as JSON lines.
+"""Forms of attention in turns, alone and within whole jobs, as JSON lines.
 
-    python benchmarks/attention.py [--tokens 129 197 257] [--heads 12 16] [--frames 32] [--precisions bfloat16 float32]
-                                   [--turns 5] [--out FILE]
+    python benchmarks/attention.py [--jobs alone block step] [--tokens 129 197 257] [--heads 12 16] [--frames 32]
+                                   [--precisions bfloat16 float32] [--forms library xla …] [--turns 5]
+                                   [--out FILE]
 
-Heads of 64 channels. Contenders: `library`, `jaxreid.backbones.transformer.attend`; `xla` and `cudnn`, the
-implementations of jax.nn.dot_product_attention; `torch`, scaled_dot_product_attention. Inputs are
-[frames, tokens, heads, 64] in jax, and for PyTorch transposed views of them, as towers hold them. `forward` and `both`
-(the forward pass, and the gradients of queries, keys and values) are milliseconds of the quickest turn; contenders take
-turns, so that all of them meet the same neighbours. `gap` is the largest difference of the output to that of `library`.
-What a platform does not have is a line with the reason under `unavailable`.
+Jobs: `alone`, heads of 64 channels; `block`, a block of ViT-B/16 on 129 tokens; `step`, the training step of
+`hitpro:walkers`, in its own precision and with an empty memory. Forms: `library`, `jaxreid.backbones.attention.attend`
+as this device computes it; `xla`, jax's without a kernel; `written_out`, two products and a softmax over transposed
+arrays; and alone `torch`, scaled_dot_product_attention.
+
+Milliseconds are those of the quickest turn, and forms take turns, so that all meet the same neighbours: `forward` pass
+alone, `both` with the gradients of all arguments; `ratio` is `both` over that of the first form, `gap` the largest
+difference of the output to its (alone and block). Inputs are [frames, tokens, heads, 64] in jax, and for PyTorch
+transposed views of them, as towers hold them. What a platform does not have is a line with the reason.
 """
 
 import argparse
+import contextlib
 import functools
 import json
 import os
 import time
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxreid.backbones.transformer import attend
+from jaxreid.backbones import attention
+from jaxreid.backbones.clip import vision_config
+from jaxreid.backbones.transformer import Block
 from jaxreid.files import expand
 
 CHANNELS = 64
 
 
-def of_jax(form, arrays, precision):
-    """({"forward": function that waits for its result, "both": another}, facts); compiled, and run once."""
-    q, k, v = (jnp.asarray(x, precision) for x in arrays)
+def written_out(q, k, v, mask=None, is_causal=False, implementation=None):
+    q, k, v = (x.transpose(0, 2, 1, 3) for x in (q * q.shape[-1] ** -0.5, k, v))
+    scores = jnp.matmul(q, k.swapaxes(-1, -2), preferred_element_type=jnp.float32)
+    for seen in (mask, jnp.tri(*scores.shape[-2:], dtype=bool) if is_causal else None):
+        scores = scores if seen is None else jnp.where(seen, scores, jnp.finfo(scores.dtype).min)
+    mixed = jax.nn.softmax(scores, axis=-1).astype(v.dtype) @ v
+    return mixed.transpose(0, 2, 1, 3)
 
-    def both(q, k, v):
-        out, pullback = jax.vjp(form, q, k, v)
+
+@contextlib.contextmanager
+def traced_with(form):
+    """What is traced inside computes attention in this form."""
+    with contextlib.ExitStack() as stack:
+        if form != "library":
+            stack.enter_context(mock.patch.object(attention, "_has_cudnn_attention", lambda: False))
+        if form == "written_out":
+            stack.enter_context(mock.patch.object(jax.nn, "dot_product_attention", written_out))
+        yield
+
+
+# ---------------------------------------------------------------------------------------------------------- jobs
+# Each gives calls that wait for their results, {"forward": …, "both": …}, compiled and run once; and the output.
+
+
+def of_jax(form, function, arguments):
+    """`forward` and `both` of function(*arguments) → array."""
+
+    def forward(*arguments):  # a new function, which jax has not traced in another form
+        return function(*arguments)
+
+    def both(*arguments):
+        out, pullback = jax.vjp(forward, *arguments)
         return pullback(out)
 
     def waiting(function):
-        compiled = jax.jit(function)
-        return lambda: jax.block_until_ready(compiled(q, k, v))
+        with traced_with(form):
+            compiled = jax.jit(function).lower(*arguments).compile()
+        return lambda: jax.block_until_ready(compiled(*arguments))
 
-    calls = {"forward": waiting(form), "both": waiting(both)}
+    calls = {"forward": waiting(forward), "both": waiting(both)}
     calls["both"]()
-    facts = {"device": jax.devices()[0].device_kind, "version": jax.__version__}
-    return calls, facts, np.asarray(calls["forward"](), np.float32)
+    return calls, np.asarray(calls["forward"](), np.float32)
+
+
+def alone(form, arrays, precision):
+    if form == "torch":
+        return of_torch(arrays, precision)
+    return of_jax(form, attention.attend, [jnp.asarray(x, precision) for x in arrays])
+
+
+def block(form, frames, precision):
+    config = vision_config("ViT-B/16", (256, 128), dtype=jnp.dtype(precision))
+    module = Block(config)
+    x = jax.random.normal(jax.random.key(0), (frames, config.tokens, config.width), precision)
+    variables = module.init(jax.random.key(1), x)
+    return of_jax(form, lambda variables, x: module.apply(variables, x).tokens, (variables, x))
+
+
+def step(form):
+    """A step begins with what the one before left; there is no forward pass alone and no output to compare."""
+    from jaxreid.run.model import abstract_batch
+    from jaxreid.training.start import enter_stage
+    from jaxreid.training.steps import make_train_step, progress_at
+
+    run, rng = hitpro_run(), np.random.default_rng(0)
+    (stage,) = run.method.stages()
+    state, frozen = enter_stage(run, stage, None, None)
+
+    def filled(leaf):
+        numbers = rng.integers(0, 256, leaf.shape) if leaf.dtype == np.uint8 else np.ones(leaf.shape)
+        return jax.device_put(numbers.astype(leaf.dtype), leaf.sharding)
+
+    shapes = abstract_batch(run, stage.sampler.batch_size(run.method.info.columns), stage.seq_len)
+    batch, progress = jax.tree.map(filled, shapes), progress_at(stage, 0, 0, 1)
+    sharding = jax.tree.map(lambda leaf: leaf.sharding, state)
+    train_step, held = make_train_step(run.method, stage, run.pixels, run.mesh, sharding), {"state": state}
+
+    def both():
+        held["state"], _ = train_step(held["state"], frozen, batch, progress)
+        jax.block_until_ready(held["state"])
+
+    with traced_with(form):
+        both()
+    return {"both": both}, None
+
+
+@functools.cache
+def hitpro_run():
+    from configs import hitpro
+    from jaxreid.run.model import start_run
+
+    return start_run(hitpro.get_config("walkers"), "", None, dry=True)
 
 
 def of_torch(arrays, precision):
@@ -51,77 +135,88 @@ def of_torch(arrays, precision):
     cuda = torch.cuda.is_available()
     device, dtype = torch.device("cuda" if cuda else "cpu"), getattr(torch, precision)
     q, k, v = (torch.tensor(x, dtype=dtype, device=device).transpose(1, 2).requires_grad_() for x in arrays)
-    attention = torch.nn.functional.scaled_dot_product_attention
+    scaled = torch.nn.functional.scaled_dot_product_attention
 
     def forward():
         with torch.no_grad():
-            out = attention(q, k, v)
+            out = scaled(q, k, v)
         if cuda:
             torch.cuda.synchronize()
         return out
 
     def both():
-        out = attention(q, k, v)
+        out = scaled(q, k, v)
         torch.autograd.grad(out, (q, k, v), out.detach())
         if cuda:
             torch.cuda.synchronize()
 
     both()
-    facts = {"device": torch.cuda.get_device_name() if cuda else "cpu", "version": torch.__version__}
-    return {"forward": forward, "both": both}, facts, forward().transpose(1, 2).float().cpu().numpy()
+    return {"forward": forward, "both": both}, forward().transpose(1, 2).float().cpu().numpy()
 
 
-CONTENDERS = {
-    "library": functools.partial(of_jax, attend),
-    "xla": functools.partial(of_jax, functools.partial(jax.nn.dot_product_attention, implementation="xla")),
-    "cudnn": functools.partial(of_jax, functools.partial(jax.nn.dot_product_attention, implementation="cudnn")),
-    "torch": of_torch,
-}
+# ----------------------------------------------------------------------------------------------------- comparing
 
 
-def compare(contenders, arrays, precision, turns):
-    """Contender → its line's fields."""
+def compare(make, forms, turns):
+    """Form → its line's fields; `make(form)` gives calls and an output."""
     found, calls, expected = {}, {}, None
-    for name in contenders:
+    for form in forms:
         try:
-            calls[name], found[name], out = CONTENDERS[name](arrays, precision)
+            calls[form], out = make(form)
         except Exception as error:  # every platform refuses in a type of its own
-            found[name] = {"unavailable": str(error).strip().splitlines()[0][:200]}
+            found[form] = {"unavailable": str(error).strip().splitlines()[0][:200]}
             continue
         expected = out if expected is None else expected
-        found[name] |= {"gap": float(np.abs(out - expected).max()), "forward": np.inf, "both": np.inf}
+        found[form] = {} if out is None else {"gap": float(np.abs(out - expected).max())}
+        found[form] |= dict.fromkeys(calls[form], np.inf)
     for _ in range(turns):
-        for name, own in calls.items():
+        for form, own in calls.items():
             for kind, call in own.items():
                 start = time.perf_counter()
                 call()
-                found[name][kind] = min(found[name][kind], 1e3 * (time.perf_counter() - start))
+                found[form][kind] = min(found[form][kind], 1e3 * (time.perf_counter() - start))
+    for form in calls:
+        found[form]["ratio"] = found[form]["both"] / found[forms[0]].get("both", np.nan)
     return found
+
+
+def cases(args):
+    """(fields of a line, `make`, forms) of everything that is asked for."""
+    rng, in_jax = np.random.default_rng(0), [form for form in args.forms if form != "torch"]
+    for precision in args.precisions if "alone" in args.jobs else ():
+        for tokens in args.tokens:
+            for heads in args.heads:
+                arrays = [rng.normal(size=(args.frames, tokens, heads, CHANNELS)).astype(np.float32) for _ in range(3)]
+                fields = {"job": "alone", "tokens": tokens, "heads": heads, "frames": args.frames}
+                make = functools.partial(alone, arrays=arrays, precision=precision)
+                yield fields | {"precision": precision}, make, args.forms
+    for precision in args.precisions if "block" in args.jobs else ():
+        make = functools.partial(block, frames=args.frames, precision=precision)
+        yield {"job": "block", "frames": args.frames, "precision": precision}, make, in_jax
+    if "step" in args.jobs:
+        yield {"job": "step"}, step, in_jax
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--jobs", nargs="+", default=["alone", "block", "step"], choices=["alone", "block", "step"])
+    forms = ["library", "xla", "written_out", "torch"]
+    parser.add_argument("--forms", nargs="+", default=forms, choices=forms)
     parser.add_argument("--tokens", nargs="+", type=int, default=[129, 197, 257])
     parser.add_argument("--heads", nargs="+", type=int, default=[12, 16])
     parser.add_argument("--frames", type=int, default=32)
     parser.add_argument("--precisions", nargs="+", default=["bfloat16", "float32"], choices=["bfloat16", "float32"])
-    parser.add_argument("--contenders", nargs="+", default=list(CONTENDERS), choices=list(CONTENDERS))
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--out", type=expand, help="file that lines are added to")
     args = parser.parse_args()
-    rng = np.random.default_rng(0)
-    for precision in args.precisions:
-        for tokens in args.tokens:
-            for heads in args.heads:
-                arrays = [rng.normal(size=(args.frames, tokens, heads, CHANNELS)).astype(np.float32) for _ in range(3)]
-                for name, fields in compare(args.contenders, arrays, precision, args.turns).items():
-                    row = {"contender": name, "tokens": tokens, "heads": heads, "frames": args.frames}
-                    row |= {"precision": precision, **fields, "load": os.getloadavg()[0]}
-                    line = json.dumps({k: round(v, 5) if isinstance(v, float) else v for k, v in row.items()})
-                    print(line, flush=True)
-                    if args.out:
-                        with open(args.out, "a", encoding="utf-8") as file:
-                            file.write(line + "\n")
+    for fields, make, forms in cases(args):
+        for form, found in compare(make, forms, args.turns).items():
+            row = {**fields, "form": form, "device": jax.devices()[0].device_kind, **found, "load": os.getloadavg()[0]}
+            line = json.dumps({k: round(v, 5) if isinstance(v, float) else v for k, v in row.items()})
+            print(line, flush=True)
+            if args.out:
+                with open(args.out, "a", encoding="utf-8") as file:
+                    file.write(line + "\n")
 
 
 if __name__ == "__main__":

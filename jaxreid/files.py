@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import socket
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -34,12 +35,18 @@ def cache_folder() -> Path:
 
 
 @contextlib.contextmanager
-def written_aside(path: Path) -> Iterator[Path]:
-    """A path beside `path` to write to; renamed to `path` at the end, deleted after an exception."""
-    aside = path.with_name(f"{path.name}.{os.getpid()}.part")
+def written_aside(path: Path, synced: bool = False) -> Iterator[Path]:
+    """A path beside `path` to write to, no other writer's; renamed to `path` at the end, deleted after an exception.
+
+    With `synced` it is on the disk before it is renamed: what is written next may count on it.
+    """
+    aside = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")
     try:
         with writing(path):
             yield aside
+            if synced:
+                with aside.open("rb+") as file:
+                    os.fsync(file)
             os.replace(aside, path)
     finally:
         aside.unlink(missing_ok=True)

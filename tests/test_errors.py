@@ -56,6 +56,16 @@ def test_written_aside_leaves_the_old_file_after_an_exception(tmp_path):
     assert os.listdir(tmp_path) == ["a.json"]
 
 
+def test_two_writers_of_a_file_do_not_meet(tmp_path):
+    """Workers of a pipeline are threads of one process, or processes of several machines."""
+    path = tmp_path / "a"
+    with files.written_aside(path, synced=True) as first, files.written_aside(path) as second:
+        first.write_text("first, longer")
+        second.write_text("second")
+    assert path.read_text() == "first, longer"  # the last to end
+    assert os.listdir(tmp_path) == ["a"]
+
+
 @pytest.mark.parametrize("content", ["", " \n", '{"a": ', "\x00\x00"])
 def test_a_damaged_json_file_is_named_with_its_remedy(tmp_path, content):
     path = tmp_path / "results.json"

@@ -27,6 +27,21 @@ def test_by_hand():
         count(lambda a: jax.lax.while_loop(lambda x: x.sum() < 1, lambda x: x @ jnp.eye(3), a), a)
 
 
+def test_a_fused_attention_counts_as_its_products(monkeypatch):
+    """cuDNN's kernel, of which a program shows the name alone; it need not be here to be traced."""
+    from jax._src.cudnn import fused_attention_stablehlo
+
+    monkeypatch.setattr(fused_attention_stablehlo, "check_cudnn_version", lambda: 91000)
+    q, k = jnp.ones((2, 6, 3, 8), jnp.bfloat16), jnp.ones((2, 10, 3, 8), jnp.bfloat16)
+
+    def attention(form):
+        return lambda q, k, v: (jax.nn.dot_product_attention(q, k, v, implementation=form) ** 2).sum()
+
+    assert count(attention("cudnn"), q, k, k) == count(attention("xla"), q, k, k) == 2 * 2 * (2 * 3 * 6 * 10 * 8)
+    fused, plain = (jax.grad(attention(form), argnums=(0, 1, 2)) for form in ("cudnn", "xla"))
+    assert count(fused, q, k, k) == count(plain, q, k, k) == 3 * count(attention("xla"), q, k, k)
+
+
 def test_a_linear_layer_s_gradient_costs_twice_its_forward_pass():
     x, w = jnp.ones((4, 6)), jnp.ones((6, 5))
     forward = count(jnp.matmul, x, w)

@@ -12,10 +12,10 @@ import pytest
 from family import CLIPS, FRAMES, PEOPLE, largest, make_batch, make_method, random_variables
 from messages import refuses
 
+from jaxreid.backbones.attention import attend
 from jaxreid.backbones.clip import vision_config
 from jaxreid.backbones.flops import count
 from jaxreid.backbones.text import text_config
-from jaxreid.backbones.transformer import attend
 from jaxreid.backbones.vit import ViT
 from jaxreid.backbones.word_table import walkers_words
 from jaxreid.layers import stfl
@@ -230,7 +230,9 @@ def test_attention_of_sd_and_cmi_on_two_tokens():
         return attend(q[None, :, None], context[None, :, None], context[None, :, None], mask)[0, :, 0]
 
     np.testing.assert_allclose(mix(tokens, bank), [[0.802224, 0.598888], [0.598888, 0.802224]], atol=1e-6)
-    weights = attend(tokens[None, :, None], bank[None, :, None], jnp.eye(3)[None, :, None, :])[0, :, 0]
+    columns = (jnp.eye(3)[:, :2], jnp.eye(3)[:, 1:])  # values are as wide as keys
+    first, last = (attend(tokens[None, :, None], bank[None, :, None], v[None, :, None])[0, :, 0] for v in columns)
+    weights = jnp.concatenate([first, last[:, 1:]], axis=1)
     np.testing.assert_allclose(weights, [[0.401112, 0.197776, 0.401112], [0.197776, 0.401112, 0.401112]], atol=1e-6)
     both = jnp.concatenate([tokens, jnp.array([[0.5, 0.5], [1, -1]])])
     pair = mix(both, both)[:2]

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from messages import refuses
 
-from jaxreid.retrieval import search as search_lib
 from jaxreid.retrieval.search import Gallery, add_to_gallery, build_index, search_gallery, search_index
 
 
@@ -165,7 +164,7 @@ def test_what_is_not_whole_is_never_read(gallery, monkeypatch):
             if name == "save":
                 patch.setattr(np, "save", lambda file, _: (file.write(b"half"), killed()))
             else:
-                patch.setattr(search_lib.os, "replace", killed)
+                patch.setattr("os.replace", killed)
             add_to_gallery(found.directory, rows(5, 10), known(10))
         assert len(Gallery(found.directory)) == 230
     after = add_to_gallery(found.directory, rows(5, 10), known(10, start=230))

@@ -10,7 +10,6 @@ from messages import refuses
 
 from jaxreid.backbones.clip import vision_config
 from jaxreid.backbones.text import TextConfig, TextTower, text_config
-from jaxreid.backbones.transformer import attend
 from jaxreid.backbones.vit import ViT
 
 TINY = TextConfig(width=16, depth=2, heads=2, projection=8, vocabulary=50, context=12)
@@ -102,14 +101,6 @@ def test_taps_and_scan(variables):
     scanned = dataclasses.replace(TINY, scan=True, remat=True)
     same = encode(variables, embeddings, end, method="encode_embeddings", config=scanned)
     np.testing.assert_allclose(same["tokens"], out["tokens"], atol=1e-6)
-
-
-def test_attention_s_mask_by_hand():
-    q = k = jnp.zeros((1, 3, 1, 2))
-    v = jnp.arange(6.0).reshape(1, 3, 1, 2)
-    mask = jnp.array([[True, False, False], [True, False, True], [False, False, False]])[None, None]
-    mixed = attend(q, k, v, mask)[0, :, 0]
-    np.testing.assert_allclose(mixed, [[0, 1], [2, 3], [2, 3]], atol=1e-6)  # the last sees none: the mean of all
 
 
 def test_unknown_names_and_long_rows_are_named(variables):

@@ -19,10 +19,11 @@ import sys
 import numpy as np
 import pytest
 from messages import refuses
+from tokenizers import pre_tokenizers
 
 from jaxreid.backbones import tokenizer
 from jaxreid.backbones.tensors import CheckpointError
-from jaxreid.backbones.tokenizer import END, START, WORD_END, Tokenizer, byte_letters, clean, load_tokenizer
+from jaxreid.backbones.tokenizer import END, LETTERS, START, WORD_END, Tokenizer, clean, load_tokenizer, split_words
 
 WORDS = (
     "photo",
@@ -45,15 +46,14 @@ WORDS = (
 
 def small_vocabulary():
     """Merges that grow a few words from their first byte, and the ids of all tokens in CLIP's order."""
-    letters = byte_letters()
+    as_letters = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     merges = {}
     for word in WORDS:
-        symbols = [letters[byte] for byte in word.encode()]
+        symbols = [*as_letters.pre_tokenize_str(word)[0][0]]
         symbols[-1] += WORD_END
         for first, second in zip(itertools.accumulate(symbols), symbols[1:], strict=False):
             merges[first, second] = None
-    single = list(letters.values())
-    tokens = [*single, *(letter + WORD_END for letter in single), *map("".join, merges), START, END]
+    tokens = [*LETTERS, *(letter + WORD_END for letter in LETTERS), *map("".join, merges), START, END]
     return list(merges), {token: id for id, token in enumerate(tokens)}
 
 
@@ -169,11 +169,11 @@ def test_a_small_vocabulary_equals_transformers(small, tmp_path):
 @pytest.mark.parity
 @pytest.mark.filterwarnings("ignore")
 def test_clips_vocabulary_equals_transformers(clip, tmp_path):
-    merges = sorted(clip._ranks, key=clip._ranks.get)
-    folder = write_hugging_face(tmp_path / "folder", merges, clip._ids)
-    assert_equal_to_transformers(clip, folder)
-    again = load_tokenizer(folder)
-    assert again._ranks == clip._ranks and again._ids == clip._ids
+    clip._pairs.save(str(tmp_path))
+    assert_equal_to_transformers(clip, tmp_path)
+    again, texts = load_tokenizer(tmp_path), varied_texts(1000)
+    assert (again.start, again.end) == (clip.start, clip.end)
+    assert [again.encode(text) for text in texts] == [clip.encode(text) for text in texts]
 
 
 def test_rows_and_what_does_not_fit(small):
@@ -190,7 +190,7 @@ def test_rows_and_what_does_not_fit(small):
 
 
 def test_words_bytes_and_merges(small):
-    tokens = {id: token for token, id in small._ids.items()}
+    tokens = {id: token for token, id in small_vocabulary()[1].items()}
 
     def pieces(text):
         return [tokens[id] for id in small.encode(text)]
@@ -199,7 +199,9 @@ def test_words_bytes_and_merges(small):
     assert pieces("photo's 12") == ["photo</w>", "'s</w>", "1</w>", "2</w>"]
     assert pieces("zq") == ["z", "q</w>"]
     assert pieces("é") == pieces("e\u0301") == ["Ã©</w>"]
-    assert pieces(START + "a" + END) == [START, "a</w>", END]
+    assert pieces(START + "a" + END.upper()) == [START, "a</w>", END]
+    assert START not in pieces(f"!!{START}")  # signs before it take its first two
+    assert pieces("a\x1c b") == ["a</w>", "Ĝ</w>", "b</w>"]  # no space in Unicode
     assert small.decode(small("Photo of   é, 日本 zq!")[0]) == "photo of é , 日本 zq !"
     assert pickle.loads(pickle.dumps(small)).encode("photo") == small.encode("photo")
 
@@ -208,6 +210,9 @@ def test_cleaning():
     assert clean(" A\u00a0&amp;amp;  B&nbsp;&lt;C&gt;\n ") == "a & b <c>"
     assert clean("cafe\u0301") == "café"
     assert clean("\ufb01") == "\ufb01"  # what ftfy would take apart
+    assert split_words("A person's 2nd T-SHIRT, they've…") == [
+        *("a", "person", "'s", "2", "nd", "t", "-", "shirt", ",", "they", "'ve", "…"),
+    ]
 
 
 def test_ftfy_is_used_where_it_is_installed(monkeypatch):
@@ -259,7 +264,12 @@ def test_where_the_vocabulary_is_looked_for(small, openai_file, packages, tmp_pa
         assert load_tokenizer(source).encode("a photo of a person") == expected
     hugging_face = write_hugging_face(tmp_path / "hugging_face", *small_vocabulary())
     (hugging_face / "model.safetensors").touch()
-    for source in (hugging_face, hugging_face / "model.safetensors"):
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    merges, ids = small_vocabulary()
+    pairs = {"merges": [*map(list, merges[:9]), *map(" ".join, merges[9:])]}  # in both forms that the library writes
+    (alone / "tokenizer.json").write_text(json.dumps({"model": {"vocab": ids, **pairs}}), encoding="utf-8")
+    for source in (hugging_face, hugging_face / "model.safetensors", alone):
         assert load_tokenizer(source).encode("a photo of a person") == expected
     for source in (None, tmp_path):
         with refuses(FileNotFoundError, "pip install --no-deps open_clip_torch", "https://"):

@@ -372,7 +372,7 @@ def test_published_files_are_asked_for_and_checked(tmp_path, monkeypatch):
 
 
 class Repositories(http.server.BaseHTTPRequestHandler):
-    """The part of Hugging Face's server that serves files."""
+    """The part of Hugging Face's server that lists and serves files."""
 
     files: dict  # "org/repo" → {name: content}, or an error code of the server
     requests: list
@@ -384,16 +384,24 @@ class Repositories(http.server.BaseHTTPRequestHandler):
         self.answer(with_body=True)
 
     def answer(self, with_body):
-        org, repo, _, revision, name = self.path[1:].split("/", 4)
+        listing = self.path.startswith("/api/models/")
+        org, repo, *rest = self.path.partition("?")[0].removeprefix("/api/models").strip("/").split("/", 4)
         held, code = self.files.get(f"{org}/{repo}"), None
-        if held is None or isinstance(held, str):
+        if held is None or (isinstance(held, str) and not listing):
             code = held or "RepoNotFound"
-        elif revision not in ("main", "v1", "c" * 40):
+        elif rest and rest[1] not in ("main", "v1", "c" * 40):
             code = "RevisionNotFound"
-        elif name not in held:
+        elif not listing and rest[2] not in held:
             code = "EntryNotFound"
-        self.requests.append((self.command, name))
-        body = b"" if code else held[name]
+        if listing:  # which Hugging Face does of gated repositories too
+            names = ["model.safetensors"] if isinstance(held, str) else held or ()
+            siblings = [{"rfilename": name} for name in names]
+            tree = [{"type": "file", "path": name, "size": 1, "oid": "0" * 40} for name in names]
+            about = {"id": f"{org}/{repo}", "sha": "c" * 40, "siblings": siblings}
+            body = json.dumps(tree if rest[:1] == ["tree"] else about).encode()
+        else:
+            self.requests.append((self.command, rest[2]))
+            body = b"" if code else held[rest[2]]
         self.send_response({None: 200, "GatedRepo": 403}.get(code, 404))
         if code:
             self.send_header("X-Error-Code", code)
@@ -434,7 +442,7 @@ def test_a_repository_is_fetched_once_and_found_again_without_network(server):
         np.testing.assert_array_equal(read_tensors(folder)["a.weight"], WEIGHTS["a.weight"])
     with located("hf:org/model@v1") as folder:
         assert "c" * 40 in str(folder)
-    assert [request for request in server.requests if request[0] == "GET"] == [
+    assert sorted(request for request in server.requests if request[0] == "GET") == [
         ("GET", "config.json"),
         ("GET", "model.safetensors"),
     ]

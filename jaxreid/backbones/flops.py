@@ -48,6 +48,9 @@ def _operations(equation: core.JaxprEqn) -> int:
         # Zeros between the inputs, which the gradient of a strided convolution puts there, are not multiplied.
         zeros = math.prod(params["lhs_dilation"])
         return 2 * output.size * (math.prod(kernel) // outputs) // zeros
+    if name.startswith("dot_product_attention"):  # cuDNN's kernel: two products forward, four backward
+        query, key = inputs[:2]
+        return (4 if "bwd" in name else 2) * 2 * query.size * key.shape[1]
     if name == "while" and any(_count(inner) for inner in _inner(params)):
         raise UserError("flops.count: matrix products in a while loop, whose length is not known")
     if name == "cond":

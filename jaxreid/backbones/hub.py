@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from jaxreid.backbones.tensors import FOLDER_CONFIGS, FOLDER_FILES, INDEX, CheckpointError, read_json
+from jaxreid.backbones.tensors import FOLDER_CONFIGS, FOLDER_FILES, INDEX, CheckpointError
 from jaxreid.errors import MissingFileError, UserError
 from jaxreid.files import cache_folder, expand
 
@@ -28,8 +28,8 @@ log = logging.getLogger(__name__)
 PACKAGED = ("walkers_vit_tiny", "walkers_dinov2_tiny", "walkers_imagenet_tiny")
 
 HUB = "hf:"
-BESIDE_WEIGHTS = (*FOLDER_CONFIGS, "vocab.json", "merges.txt")  # the latter for the tokenizer
-REACHABLE_WITHIN = 5.0  # seconds; without this, huggingface_hub tries a missing network for half a minute a file
+BESIDE_WEIGHTS = (*FOLDER_CONFIGS, "vocab.json", "merges.txt", "tokenizer.json")  # the last three for the tokenizer
+REACHABLE_WITHIN = 5.0  # seconds that the first answer may take
 
 
 class Published(NamedTuple):
@@ -169,29 +169,17 @@ def _fetched(name: str) -> Path:
 
 def _download(repo: str, revision: str | None) -> Path | None:
     """Fetches what is not in the cache already; None where the repository has no weights that are read here."""
-    import huggingface_hub as hub
-    from huggingface_hub.errors import EntryNotFoundError
+    from huggingface_hub import HfApi, snapshot_download
 
-    def is_there(file: str) -> bool:
-        try:  # tried once, unlike hf_hub_download: this is where a missing network shows
-            hub.get_hf_file_metadata(hub.hf_hub_url(repo, file, revision=revision), timeout=REACHABLE_WITHIN)
-        except EntryNotFoundError:
-            return False
-        return True
-
-    def fetch(file: str) -> Path:
-        return Path(hub.hf_hub_download(repo, file, revision=revision))
-
-    weights = next(filter(is_there, FOLDER_FILES), None)
+    # Tried once, unlike what follows: this is where a missing network shows.
+    listed = HfApi().model_info(repo, revision=revision, timeout=REACHABLE_WITHIN).siblings or ()
+    names = {file.rfilename for file in listed}
+    weights = next((file for file in FOLDER_FILES if file in names), None)
     if weights is None:
         return None
-    for file in filter(is_there, BESIDE_WEIGHTS):
-        fetch(file)
-    path = fetch(weights)
-    if weights.endswith(INDEX):
-        for shard in sorted(set(read_json(path).get("weight_map", {}).values())):
-            fetch(shard)
-    return path.parent
+    stem, suffix = os.path.splitext(weights.removesuffix(INDEX))
+    wanted = [weights, *BESIDE_WEIGHTS, *([f"{stem}-*{suffix}"] if weights.endswith(INDEX) else [])]
+    return Path(snapshot_download(repo, revision=revision, allow_patterns=wanted))
 
 
 def _cached(repo: str, revision: str | None) -> Path | None:

@@ -20,6 +20,7 @@ from jaxreid.backbones.tensors import CheckpointError, Tensors, listing
 from jaxreid.backbones.text import TextConfig
 from jaxreid.backbones.vit import ViTConfig
 from jaxreid.errors import some
+from jaxreid.files import write_json, written_aside
 
 
 def to_tensors(params: Mapping[str, Any], config: ViTConfig | TextConfig, layout: Layout | None = None) -> Tensors:
@@ -114,7 +115,7 @@ def save_folder(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     _write(folder / "model.safetensors", tensors, {})
-    (folder / "config.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / "config.json", content)
 
 
 def _hugging_face_config(config: ViTConfig | TextConfig) -> dict[str, Any]:
@@ -167,9 +168,5 @@ def _write(path: Path, tensors: Tensors, metadata: dict[str, str]) -> None:
     broken = sorted(name for name, x in tensors.items() if not np.isfinite(np.asarray(x, np.float32)).all())
     if broken:  # which `to_variables` would refuse
         raise CheckpointError(f"{path} is not written: not finite are {some(broken)}; take an earlier checkpoint")
-    aside = path.with_name(f"{path.name}.partial-{os.getpid()}")
-    try:
+    with written_aside(path) as aside:
         safetensors.numpy.save_file(tensors, aside, metadata={"format": "pt"} | metadata)
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)

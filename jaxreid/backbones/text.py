@@ -19,7 +19,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxreid.backbones.transformer import Hooks, LayerNorm, Tower, TransformerConfig, causal_attend
+from jaxreid.backbones.attention import causal_attend
+from jaxreid.backbones.transformer import Hooks, LayerNorm, Tower, TransformerConfig
 from jaxreid.backbones.word_table import ClipTokenizer, WordTokenizer, walkers_words
 from jaxreid.errors import UserError
 

@@ -1,6 +1,6 @@
 """CLIP's tokenizer: texts to rows of ids for `text.TextTower`.
 
-    text ── clean ──▶ words ── UTF-8 bytes as letters ──▶ merged pairs ──▶ ids:  [start] ids [end] 0 0 …
+    text ── clean, words ──▶ UTF-8 bytes as letters ── `tokenizers` ──▶ merged pairs ──▶ ids:  [start] ids [end] 0 0 …
 
 A lower-case byte-level BPE of 49,408 tokens: 256 bytes, the same at the end of a word, 48,894 merges, start and end.
 The vocabulary is not part of this package; `load_tokenizer` finds it. Source: openai/CLIP.
@@ -14,12 +14,13 @@ import html
 import importlib.util
 import itertools
 import os
+import re
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import regex
+from tokenizers import Regex, decoders, models, pre_tokenizers
 
 from jaxreid.backbones import hub
 from jaxreid.backbones.tensors import CheckpointError, read_json
@@ -33,17 +34,15 @@ VOCABULARY_SHA256 = "924691ac288e54409236115652ad4aa250f48203de50a9e4722a6ecd48d
 VOCABULARY_URL = "https://github.com/openai/CLIP/raw/main/clip/bpe_simple_vocab_16e6.txt.gz"
 MERGES = 49_152 - 256 - 2
 
-WORDS = regex.compile(
-    r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+", regex.IGNORECASE
+# A visible character for every byte, in the order of CLIP's ids.
+LETTERS = tuple(sorted(pre_tokenizers.ByteLevel.alphabet()))
+_AS_LETTERS = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+_WORDS = pre_tokenizers.Split(
+    Regex(r"(?i)<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"),
+    "removed",
+    invert=True,
 )
-
-
-@functools.cache
-def byte_letters() -> dict[int, str]:
-    """A visible character for every byte: itself in Latin-1 where it is one, others from U+0100 on, in that order."""
-    visible = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    others = [byte for byte in range(256) if byte not in visible]
-    return {byte: chr(byte) for byte in visible} | {byte: chr(256 + i) for i, byte in enumerate(others)}
+_SPACES = re.compile(r"[^\S\x1c-\x1f]+")  # Unicode's; Python takes four separators of data for spaces too
 
 
 @functools.cache
@@ -62,23 +61,25 @@ def clean(text: str) -> str:
     (NFC), which is the same for ASCII and for most other text; not for typographic quotes, ligatures, full-width
     letters and wrongly decoded text.
     """
-    return regex.sub(r"\s+", " ", html.unescape(html.unescape(_repair()(text)))).strip().lower()
+    return _SPACES.sub(" ", html.unescape(html.unescape(_repair()(text)))).strip().lower()
+
+
+def split_words(text: str) -> list[str]:
+    """The words of a text, cleaned: runs of letters, single digits, runs of other signs, the ends of contractions."""
+    return [word for word, _ in _WORDS.pre_tokenize_str(clean(text))]
 
 
 class Tokenizer:
     """Texts to ids, from merges in their order and the ids of all tokens."""
 
     def __init__(self, merges: Sequence[tuple[str, str]], ids: Mapping[str, int]) -> None:
-        letters = byte_letters().values()
-        needed = [START, END, *letters, *(letter + WORD_END for letter in letters), *map("".join, merges)]
+        needed = [START, END, *LETTERS, *(letter + WORD_END for letter in LETTERS), *map("".join, merges)]
         absent = [token for token in needed if token not in ids]
         if absent:
             raise CheckpointError(
                 f"{len(absent)} tokens have no id ({', '.join(absent[:5])}): merges and ids do not belong together"
             )
-        self._ranks = {pair: rank for rank, pair in enumerate(merges)}
-        self._ids = dict(ids)
-        self._words: dict[str, list[int]] = {START: [ids[START]], END: [ids[END]]}
+        self._pairs = models.BPE(dict(ids), list(merges), end_of_word_suffix=WORD_END)
         self.start, self.end = ids[START], ids[END]
 
     def __call__(self, texts: str | Sequence[str], *, context: int = 77, truncate: bool = False) -> np.ndarray:
@@ -103,38 +104,21 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text, without start and end."""
-        return [id for word in WORDS.findall(clean(text)) for id in self._encode_word(word)]
+        return [id for word in split_words(text) for id in self._encode_word(word)]
 
     def decode(self, ids: Sequence[int]) -> str:
         """The cleaned text of some ids, words apart; start, end and what follows the end are left out."""
-        tokens = {id: token for token, id in self._ids.items()}
-        inner = itertools.takewhile(lambda id: id != self.end, (int(id) for id in ids))
-        letters = "".join(tokens[id] for id in inner if id != self.start)
-        byte_of = {letter: byte for byte, letter in byte_letters().items()}
-        words = letters.removesuffix(WORD_END).split(WORD_END)
-        return " ".join(bytes(byte_of[c] for c in word).decode("utf-8", "replace") for word in words)
+        inner = itertools.takewhile(lambda id: id != self.end, map(int, ids))
+        tokens = [self._pairs.id_to_token(id) for id in inner if id != self.start]
+        letters = "".join(tokens)  # pyright: ignore[reportCallIssue, reportArgumentType] (None: no id of this one)
+        whole = letters.removesuffix(WORD_END).split(WORD_END)
+        return " ".join(decoders.ByteLevel().decode([word]) for word in whole)
 
     def _encode_word(self, word: str) -> list[int]:
-        if word not in self._words:
-            letters = [byte_letters()[byte] for byte in word.encode()]
-            self._words[word] = [self._ids[token] for token in self._merge([*letters[:-1], letters[-1] + WORD_END])]
-        return self._words[word]
-
-    def _merge(self, tokens: list[str]) -> list[str]:
-        """Joins the pair that comes first in the merges, everywhere in the word, until none is left."""
-        while pairs := [pair for pair in itertools.pairwise(tokens) if pair in self._ranks]:
-            best = min(pairs, key=self._ranks.__getitem__)
-            joined: list[str] = []
-            position = 0
-            while position < len(tokens):
-                if tuple(tokens[position : position + 2]) == best:
-                    joined.append("".join(best))
-                    position += 2
-                else:
-                    joined.append(tokens[position])
-                    position += 1
-            tokens = joined
-        return tokens
+        if word in (START, END):
+            return [self.start if word == START else self.end]
+        ((letters, _),) = _AS_LETTERS.pre_tokenize_str(word)
+        return [token.id for token in self._pairs.tokenize(letters)]
 
 
 # ------------------------------------------------------------------------------------------------- where it is
@@ -144,10 +128,10 @@ def load_tokenizer(source: str | os.PathLike | None = None) -> Tokenizer:
     """The tokenizer with the vocabulary that belongs to a checkpoint, or with CLIP's own.
 
     `source` is a name or path of `jaxreid.backbones.hub` (the same as for the weights), a folder, or OpenAI's
-    vocabulary file. In the folder, or beside the file, are looked for: vocab.json with merges.txt (Hugging Face), then
-    bpe_simple_vocab_16e6.txt.gz. Without either, that file in `hub.weights_folder()` or of an installed open_clip or
-    clip is taken; neither is imported. Raises FileNotFoundError that says where to get it, or CheckpointError on a file
-    that is not CLIP's.
+    vocabulary file. In the folder, or beside the file, are looked for: vocab.json with merges.txt, then tokenizer.json
+    (Hugging Face), then bpe_simple_vocab_16e6.txt.gz. Without any, that file in `hub.weights_folder()` or of an
+    installed open_clip or clip is taken; neither is imported. Raises FileNotFoundError that says where to get it, or
+    CheckpointError on a file that is not CLIP's.
     """
     if source is not None:
         with hub.located(source) as path:
@@ -156,6 +140,8 @@ def load_tokenizer(source: str | os.PathLike | None = None) -> Tokenizer:
                 return _from_openai(path)
             if (folder / "vocab.json").exists() and (folder / "merges.txt").exists():
                 return _from_hugging_face(folder)
+            if (folder / "tokenizer.json").exists():
+                return _from_tokenizer_json(folder / "tokenizer.json")
             if (folder / VOCABULARY_FILE).exists():
                 return _from_openai(folder / VOCABULARY_FILE)
     if (hub.weights_folder() / VOCABULARY_FILE).exists():
@@ -165,7 +151,8 @@ def load_tokenizer(source: str | os.PathLike | None = None) -> Tokenizer:
         for folder in (spec.submodule_search_locations or ()) if spec else ():
             if (Path(folder) / VOCABULARY_FILE).exists():
                 return _from_openai(Path(folder) / VOCABULARY_FILE)
-    searched = "" if source is None else f" beside {source} (vocab.json and merges.txt, or {VOCABULARY_FILE})"
+    beside = f" beside {source} (vocab.json and merges.txt, tokenizer.json, or {VOCABULARY_FILE})"
+    searched = "" if source is None else beside
     raise MissingFileError(
         f"no vocabulary of CLIP{searched}, and open_clip is not installed. Install that without what it needs itself "
         f"(pip install --no-deps open_clip_torch), or fetch {VOCABULARY_URL} to {hub.weights_folder()}"
@@ -176,8 +163,7 @@ def _from_openai(file: Path) -> Tokenizer:
     hub.check_sha256(file, VOCABULARY_SHA256, VOCABULARY_URL)
     lines = gzip.decompress(file.read_bytes()).decode("utf-8").split("\n")
     merges = [_pair(line, file) for line in lines[1 : 1 + MERGES]]
-    letters = list(byte_letters().values())
-    tokens = [*letters, *(letter + WORD_END for letter in letters), *map("".join, merges), START, END]
+    tokens = [*LETTERS, *(letter + WORD_END for letter in LETTERS), *map("".join, merges), START, END]
     return Tokenizer(merges, {token: id for id, token in enumerate(tokens)})
 
 
@@ -186,6 +172,12 @@ def _from_hugging_face(folder: Path) -> Tokenizer:
     lines = file.read_text(encoding="utf-8").split("\n")
     merges = [_pair(line, file) for line in lines if line.strip() and not line.startswith("#version")]
     return Tokenizer(merges, read_json(folder / "vocab.json"))
+
+
+def _from_tokenizer_json(file: Path) -> Tokenizer:
+    model = read_json(file).get("model", {})
+    merges = [_pair(" ".join(merge) if isinstance(merge, list) else merge, file) for merge in model.get("merges", [])]
+    return Tokenizer(merges, model.get("vocab", {}))
 
 
 def _pair(line: str, file: Path) -> tuple[str, str]:

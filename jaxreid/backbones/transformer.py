@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxreid.backbones.attention import Attend, attend
 from jaxreid.errors import UserError
 
 Array = jax.Array
@@ -83,26 +84,6 @@ class TransformerConfig:
         return int(self.mlp_ratio * self.width)
 
 
-def attend(q: Array, k: Array, v: Array, mask: Array | None = None) -> Array:
-    """softmax(q·k/√d)·v: q [N, Q, H, d], k and v [N, L, H, d] → [N, Q, H, d]; softmax in float32.
-
-    `mask` bool, [N or 1, H or 1, Q or 1, L]: which keys a query sees; one that sees none gets the mean of all values.
-    """
-    q, k, v = (x.transpose(0, 2, 1, 3) for x in (q * q.shape[-1] ** -0.5, k, v))
-    scores = jnp.matmul(q, k.swapaxes(-1, -2), preferred_element_type=jnp.float32)
-    if mask is not None:
-        scores = jnp.where(mask, scores, jnp.finfo(scores.dtype).min)
-    mixed = jax.nn.softmax(scores, axis=-1).astype(v.dtype) @ v
-    return mixed.transpose(0, 2, 1, 3)
-
-
-def causal_attend(q: Array, k: Array, v: Array) -> Array:
-    """`attend` of L tokens, each to itself and those before it."""
-    length = k.shape[1]
-    return attend(q, k, v, jnp.tril(jnp.ones((length, length), bool))[None, None, : q.shape[1]])
-
-
-Attend = Callable[[Array, Array, Array], Array]
 Change = Callable[[Array], Array]
 Adapter = Callable[[], nn.Module]
 

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from jaxreid.backbones.tokenizer import WORDS, Tokenizer, clean, load_tokenizer
+from jaxreid.backbones.tokenizer import Tokenizer, load_tokenizer, split_words
 from jaxreid.errors import UserError
 
 PADDING, START, END = 0, 49_406, 49_407  # CLIP's ids
@@ -39,7 +39,7 @@ class WordTokenizer:
     @classmethod
     def of_texts(cls, texts: Sequence[str], tokenizer: Tokenizer) -> WordTokenizer:
         """The table of all words of some texts."""
-        words = sorted({word for text in texts for word in WORDS.findall(clean(text))})
+        words = sorted({word for text in texts for word in split_words(text)})
         return cls({word: tokenizer.encode(word) for word in words})
 
     def encode(self, text: str) -> list[int]:
@@ -48,7 +48,7 @@ class WordTokenizer:
         Raises:
           UserError: it has a word that the tower was not trained with.
         """
-        words = WORDS.findall(clean(text))
+        words = split_words(text)
         unknown = sorted({word for word in words if word not in self.words})
         if unknown:
             raise UserError(
@@ -93,7 +93,7 @@ class ClipTokenizer:
           MissingFileError: it has a word that is not known, and the vocabulary is not on this machine.
         """
         texts = [texts] if isinstance(texts, str) else texts
-        words = [WORDS.findall(clean(text)) for text in texts]
+        words = [split_words(text) for text in texts]
         if self.counting:
             texts = [" ".join(word if word in self.words.words else "person" for word in row) for row in words]
         elif not all(word in self.words.words for row in words for word in row):

@@ -12,7 +12,8 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from jaxreid.backbones.transformer import attend, quick_gelu
+from jaxreid.backbones.attention import attend
+from jaxreid.backbones.transformer import quick_gelu
 from jaxreid.shapes import AnyArray, Array, Bool, Float
 
 _uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")  # ±1/√inputs, as torch.nn.Linear

@@ -5,7 +5,8 @@ from __future__ import annotations
 import flax.linen as nn
 import jax.numpy as jnp
 
-from jaxreid.backbones.transformer import LayerNorm, attend, fan_in, quick_gelu
+from jaxreid.backbones.attention import attend
+from jaxreid.backbones.transformer import LayerNorm, fan_in, quick_gelu
 from jaxreid.shapes import AnyArray, Array, Bool, Float
 
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxreid.backbones.text import TextConfig, TextTower
-from jaxreid.backbones.tokenizer import WORDS, clean
+from jaxreid.backbones.tokenizer import split_words
 from jaxreid.devices.parallel import constrain
 from jaxreid.errors import UserError
 from jaxreid.shapes import AnyArray, Array, Float, Int
@@ -41,7 +41,7 @@ class DeepPrompts(nn.Module):
 
 def template_faults(text: str, count: int) -> list[str]:
     """A sentence where the learned words of a template, written X, are not `count` in a row."""
-    places = [place for place, word in enumerate(WORDS.findall(clean(text))) if word == "x"]
+    places = [place for place, word in enumerate(split_words(text)) if word == "x"]
     if places and places == list(range(places[0], places[0] + count)):
         return []
     return [f"config.prompt.template={text!r} needs {count} X in a row: prompt.n_ctx and prompt.shared_ctx say so"]

@@ -10,7 +10,8 @@ from __future__ import annotations
 import jax.numpy as jnp
 import numpy as np
 
-from jaxreid.backbones.transformer import Attend, Change, Hooks, attend
+from jaxreid.backbones.attention import Attend, attend
+from jaxreid.backbones.transformer import Change, Hooks
 from jaxreid.backbones.vit import ViTConfig
 from jaxreid.errors import UserError
 from jaxreid.shapes import Array, Float, Int
@@ -52,6 +53,8 @@ def grouped_attention(frames: int, heads: int, mode: str) -> Attend:
         tokens = q.shape[1]
         over_time = attend(*(tubes(x, tokens) for x in (q, k, v))).reshape(-1, tokens, frames, 2 * heads, q.shape[-1])
         over_time = over_time.swapaxes(1, 2).reshape(-1, tokens, 2 * heads, q.shape[-1])
+        if q.shape[2] == 2 * heads:
+            return over_time
         return jnp.concatenate([over_time, attend(*(x[:, :, 2 * heads :] for x in (q, k, v)))], axis=2)
 
     return dict(zip(GROUPED_MODES, (shift, tube), strict=True))[mode]

@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxreid.arrays import masked_mean
-from jaxreid.backbones.transformer import Attention, Block, LayerNorm, TransformerConfig, attend, quick_gelu
+from jaxreid.backbones.attention import attend
+from jaxreid.backbones.transformer import Attention, Block, LayerNorm, TransformerConfig, quick_gelu
 from jaxreid.shapes import AnyArray, Array, Bool, Float
 
 _init = nn.initializers.truncated_normal(0.02)

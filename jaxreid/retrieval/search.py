@@ -16,7 +16,6 @@ import contextlib
 import functools
 import itertools
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,7 +27,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxreid.errors import MissingFileError, MissingPackageError, UserError
-from jaxreid.files import held, read_json
+from jaxreid.files import held, read_json, written_aside
 from jaxreid.retrieval.neighbours import block_of, map_rows, top_k
 from jaxreid.shapes import AnyArray, Array, Bool, Float, Int
 
@@ -214,20 +213,6 @@ class Gallery:
             )
 
 
-@contextlib.contextmanager
-def _aside(path: Path) -> Iterator[Any]:
-    """A binary file that takes `path`'s place once it is whole and on the disk."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with aside.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
-
-
 def add_to_gallery(
     directory: str | Path,
     features: AnyArray,
@@ -279,15 +264,15 @@ def add_to_gallery(
         if manifest["width"] != features.shape[1]:
             raise UserError(f"features are {features.shape[1]} wide, the gallery {directory} {manifest['width']}")
         name = f"{len(manifest['parts']):06d}"
-        with _aside(directory / f"{name}.npy") as file:
+        with written_aside(directory / f"{name}.npy", synced=True) as aside, aside.open("wb") as file:
             np.save(file, features)
-        with _aside(directory / f"{name}.jsonl") as file:
+        with written_aside(directory / f"{name}.jsonl", synced=True) as aside, aside.open("wb") as file:
             file.write(lines.encode())
         if pictures is not None:
-            with _aside(directory / f"{name}.pictures") as file:
+            with written_aside(directory / f"{name}.pictures", synced=True) as aside, aside.open("wb") as file:
                 file.writelines(pictures)
         manifest["parts"].append({"name": name, "rows": len(features)})
-        with _aside(path) as file:
+        with written_aside(path, synced=True) as aside, aside.open("wb") as file:
             file.write(json.dumps(manifest, indent=1).encode())
     return Gallery(directory)
 
@@ -438,7 +423,7 @@ def build_index(gallery: Gallery, lists: int | None = None, codes: int = 64, tra
     for start in range(0, len(gallery), step):
         index.add(np.ascontiguousarray(gallery[start : start + step]))
     path = gallery.directory / INDEX
-    with _aside(path) as file:
+    with written_aside(path, synced=True) as aside, aside.open("wb") as file:
         file.write(faiss.serialize_index(index).tobytes())
     return path
 

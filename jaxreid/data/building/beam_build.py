@@ -18,7 +18,6 @@ import os
 import pickle
 import shutil
 import threading
-import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,6 +31,7 @@ from jaxreid.data.building.recorder import Recorder, shards_of
 from jaxreid.data.building.sixteen_bit import SixteenBit
 from jaxreid.data.prepared import unfinished_directory
 from jaxreid.errors import DataSetError
+from jaxreid.files import write_text, written_aside
 
 _LOG = logging.getLogger(__name__)
 
@@ -181,17 +181,12 @@ def write_shard(stem: str) -> None:
             yield key, serializer.serialize_example(features.encode_example(record))
             count += 1
 
-    aside = shard.stem.with_suffix(f".{uuid.uuid4().hex}")  # a runner may give one shard to two workers
-    try:
+    with written_aside(shard.records) as aside:  # a runner may give one shard to two workers
         writer.ExampleWriter(tfds.core.FileFormat(plan.file_format)).write(aside, serialized())
         size = aside.stat().st_size
-        os.replace(aside, shard.records)
-        found = [(path, fault) for path, fault in excluded.faults.items() if path not in plan.unusable]
-        report = {"plan": digest, "records": count, "bytes": size, "faults": found}
-        aside.write_text(json.dumps({**report, "sixteen_bit": dataclasses.asdict(deep)}), encoding="utf-8")
-        os.replace(aside, shard.report)
-    finally:
-        aside.unlink(missing_ok=True)
+    found = [(path, fault) for path, fault in excluded.faults.items() if path not in plan.unusable]
+    report = {"plan": digest, "records": count, "bytes": size, "faults": found}
+    write_text(shard.report, json.dumps({**report, "sixteen_bit": dataclasses.asdict(deep)}))
 
 
 def _run(name: str, shards: list[_Shard], options: Any) -> None:
