@@ -1,8 +1,8 @@
-"""CLIP-ReID: class bank from learned prompts, the whole image tower trains. The family's contract, key by key.
+"""CLIP-ReID: class bank from learned prompts, the whole image tower trains. What all members of its family have.
 
 Presets: `walkers` (default: the small tower, visible and infrared, minutes on two CPU cores); `mars`, `ls_vid`,
 `ilids_vid`, `hitsz_vcm`, `bupt_campus` (CLIP ViT-B/16, the published recipe; on the two cross-modality sets with their
-own clips and sampling). `vsla_clip.py` and `tf_clip.py` change what stands in their own tables.
+own clips and sampling). `vsla_clip.py`, `tf_clip.py` and `climb_bank.py` say what is theirs in tables of their own.
 """
 
 from collections.abc import Mapping
@@ -23,52 +23,16 @@ def with_biases(*rows: tuple[str, float, float | None]) -> tuple[tuple[str, floa
     )
 
 
-VALUES: dict[str, Any] = {
+# What all members have.
+FAMILY: dict[str, Any] = {
     **HALF,
     "loading.interpolation": "bicubic",
-    # The class bank: "prompt", "image_memory", or "ema_memory" (CLIMB-ReID's: made anew before every epoch, two rows
-    # per identity that follow the batches).
-    "bank": "prompt",
-    "prompt.template": "A photo of a X X X X person.",
-    "prompt.n_ctx": 4,
-    "prompt.shared_ctx": (0, 0),
-    "prompt.pad_to_multiple_of": 128,  # identities are encoded in a multiple of it, over which the devices share
-    "memory.seq_len": 8,  # of the clips that an image memory is made of
-    "memory.clip_sampling": "dense",  # which clips these are (jaxreid.data.clips.RULES)
-    "memory.momentum": 0.2,  # weight of the old row, for "ema_memory"
-    "memory.temperature": 0.05,
-    "memory.per_sample": False,  # True: mean rows also move to every sample in turn, as released
-    "ssp.depth": 0,  # layers of TF-CLIP's sequence-specific prompt, 0 = off
-    "ssp.self_attention": False,
-    # Stage 1: prompts, on features of the starting tower.
-    "stage1.epochs": 120,
-    "stage1.clips_per_tracklet": 4,  # features per tracklet
-    "stage1.seq_len": 1,  # frames that each is the mean of
-    "stage1.augment": False,  # True: features of augmented frames, as VSLA-CLIP's release by mistake
-    "stage1.batch_size": 64,
-    "stage1.lr": 3.5e-4,
-    "stage1.weight_decay": 1e-4,
-    "stage1.schedule.name": "cosine",
-    "stage1.schedule.warmup_epochs": 5.0,
-    "stage1.schedule.warmup_factor": 1e-5 / 3.5e-4,
-    "stage1.schedule.min_factor": 1e-6 / 3.5e-4,
-    "stage1.schedule.cosine_includes_warmup": True,
-    "stage1.schedule.epoch_offset": 1.0,
-    # Stage 2.
-    "temporal.diffusion": False,  # TF-CLIP's branch
-    "adapters.width": 0,  # VSLA-CLIP's, 0 = none
-    "adapters.temporal": True,
-    "adapters.zero_init": False,
-    "sie.columns": (),  # "camera_index", "platform", "modality"
+    "pooling": "mean",  # of a clip's frames; or "attention", which starts as the mean
+    "sie.columns": (),  # side information: "camera_index", "platform", "modality"
     "sie.strength": 1.0,
-    "platform_prompts.blocks": 0,
-    "platform_prompts.columns": ("camera_index",),
     "weights.identity": 0.25,
     "weights.triplet": 1.0,
     "weights.bank": 1.0,
-    "weights.image_to_text": 0.0,
-    "weights.text_to_image": 0.0,
-    "weights.frame_identity": 0.0,
     "triplet.metric": "euclidean",
     "triplet.margin": 0.3,
     "triplet.soft_margin": False,  # True: softplus instead of the margin
@@ -105,15 +69,40 @@ VALUES: dict[str, Any] = {
     "neck_feat": "before",  # or "after" the batch norms: a switch of the released code
 }
 
+# A bank of sentences.
+PROMPTS: dict[str, Any] = {
+    "prompt.template": "A photo of a X X X X person.",
+    "prompt.n_ctx": 4,
+    "prompt.shared_ctx": (0, 0),
+    "prompt.pad_to_multiple_of": 128,  # identities are encoded in a multiple of it, over which the devices share
+    # Stage 1: prompts, on features of the starting tower.
+    "stage1.epochs": 120,
+    "stage1.clips_per_tracklet": 4,  # features per tracklet
+    "stage1.seq_len": 1,  # frames that each is the mean of
+    "stage1.augment": False,  # True: features of augmented frames, as VSLA-CLIP's release by mistake
+    "stage1.batch_size": 64,
+    "stage1.lr": 3.5e-4,
+    "stage1.weight_decay": 1e-4,
+    "stage1.schedule.name": "cosine",
+    "stage1.schedule.warmup_epochs": 5.0,
+    "stage1.schedule.warmup_factor": 1e-5 / 3.5e-4,
+    "stage1.schedule.min_factor": 1e-6 / 3.5e-4,
+    "stage1.schedule.cosine_includes_warmup": True,
+    "stage1.schedule.epoch_offset": 1.0,
+}
+
+# A bank of image features.
+IMAGES: dict[str, Any] = {
+    "memory.seq_len": 8,  # frames of the clips that it is made of
+    "memory.clip_sampling": "dense",  # which clips these are (jaxreid.data.clips.RULES)
+}
+
+VALUES: dict[str, Any] = {**FAMILY, **PROMPTS}
+
 # The small tower, visible and infrared. Frames, necks, augmentation and the weight of the bank were chosen on
 # `walkers/vvi_dev` (docs/clip_reid.md).
 SMALL: dict[str, Any] = {
     "loading.interpolation": "bilinear",
-    "prompt.pad_to_multiple_of": 8,
-    "stage1.epochs": 30,
-    "stage1.clips_per_tracklet": 2,
-    "stage1.lr": 3.5e-3,
-    "stage1.schedule.warmup_epochs": 1.0,
     # A run with the published weights and a Euclidean margin stayed at the margin: on raw features of a small tower,
     # shrinking them to nothing satisfies it. And the less the bank weighs the better.
     "weights.identity": 1.0,
@@ -141,13 +130,19 @@ SMALL: dict[str, Any] = {
     "augment.negative": 0.3,
     "neck_feat": "after",
 }
+SMALL_PROMPTS: dict[str, Any] = {
+    "prompt.pad_to_multiple_of": 8,
+    "stage1.epochs": 30,
+    "stage1.clips_per_tracklet": 2,
+    "stage1.lr": 3.5e-3,
+    "stage1.schedule.warmup_epochs": 1.0,
+}
 # Two modalities: an identity's clips are drawn from both, and channels are exchanged as the sets' own codes do.
 BOTH: dict[str, Any] = {
     "batch.sampler": "balanced",
     "augment.channel_exchange": 0.5,
     "augment.infrared_mix": True,
 }
-HITSZ_VCM: dict[str, Any] = BOTH | {"stage1.clips_per_tracklet": 2}  # its tracklets have 24 frames
 
 # Members of the family add their own changes to these.
 DATA: dict[str, tuple[str, Mapping[str, Any]]] = {
@@ -156,14 +151,22 @@ DATA: dict[str, tuple[str, Mapping[str, Any]]] = {
     "ls_vid": ("clip_vit_b16", {}),
     "ilids_vid": ("clip_vit_b16", {}),
     "g2a_vreid": ("clip_vit_b16", {}),
-    "hitsz_vcm": ("clip_vit_b16", HITSZ_VCM),
+    "hitsz_vcm": ("clip_vit_b16", BOTH),
     "bupt_campus": ("clip_vit_b16", BOTH),
+}
+OF_PROMPTS: dict[str, Mapping[str, Any]] = {
+    "walkers": SMALL_PROMPTS,
+    "hitsz_vcm": {"stage1.clips_per_tracklet": 2},  # its tracklets have 24 frames
 }
 
 
-def family_presets(changes: Mapping[str, Mapping[str, Any]]) -> dict[str, Preset]:
-    """Presets of a member of the family, by data set: what the data ask of all members, then the member's own."""
-    return {name: Preset(DATA[name][0], name, {**DATA[name][1], **own}) for name, own in changes.items()}
+def family_presets(changes: Mapping[str, Mapping[str, Any]], prompts: bool = True) -> dict[str, Preset]:
+    """Presets of a member of the family, by data set: what the data ask of all members and, where it has `PROMPTS`, of
+    these; then the member's own."""
+    return {
+        name: Preset(DATA[name][0], name, {**DATA[name][1], **(OF_PROMPTS.get(name, {}) if prompts else {}), **own})
+        for name, own in changes.items()
+    }
 
 
 PRESETS = family_presets({name: {} for name in ("walkers", "mars", "ls_vid", "ilids_vid", "hitsz_vcm", "bupt_campus")})

@@ -18,8 +18,10 @@ VALUES: dict[str, Any] = {
     **CLIP_REID.VALUES,
     **IMAGENET,
     "loading.interpolation": "bilinear",
-    "bank": "image_memory",
-    "ssp.depth": 2,
+    **CLIP_REID.IMAGES,
+    "bank": "image",  # or "prompt": CLIP-ReID's, with its first stage
+    "ssp.depth": 2,  # layers of the sequence-specific prompt, 0 = off
+    "ssp.self_attention": False,
     "temporal.diffusion": True,
     "sie.columns": ("camera_index",),
     "weights.frame_identity": 1.0,
@@ -54,4 +56,4 @@ PRESETS = CLIP_REID.family_presets(
 
 
 def get_config(preset: str = "") -> ml_collections.ConfigDict:
-    return compose(__file__, "clip_reid", preset, VALUES, PRESETS)
+    return compose(__file__, "tf_clip", preset, VALUES, PRESETS)

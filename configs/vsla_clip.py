@@ -21,7 +21,12 @@ VALUES: dict[str, Any] = {
     "prompt.shared_ctx": (8, 8),
     "stage1.clips_per_tracklet": 1,
     "stage1.seq_len": 8,
-    "adapters.width": 256,
+    "adapters.width": 256,  # 0 = none
+    "adapters.temporal": True,
+    "adapters.zero_init": False,
+    "platform_prompts.blocks": 0,
+    "platform_prompts.length": 1,  # tokens in each block
+    "platform_prompts.columns": ("camera_index",),
     "weights.image_to_text": 1.0,
     "weights.text_to_image": 1.0,
     "triplet.metric": "cosine",
@@ -72,4 +77,4 @@ PRESETS = CLIP_REID.family_presets(
 
 
 def get_config(preset: str = "") -> ml_collections.ConfigDict:
-    return compose(__file__, "clip_reid", preset, VALUES, PRESETS)
+    return compose(__file__, "vsla_clip", preset, VALUES, PRESETS)

@@ -47,6 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if name in HELP:
         print(usage())
         return 0
+    sys.path.append(os.getcwd())  # where `config.method` may be, as with `python -m`
     if name in RUNS:
         if arguments is None and not {*HELP, "--list"} & {*rest}:
             from jaxreid.devices.huge_pages import ask_for_huge_pages
@@ -70,7 +71,6 @@ def _run(name: str, arguments: Sequence[str]) -> int:
 
         print(listing())
         return 0
-    sys.path.append(os.getcwd())  # where `config.method` may be, as with `python -m`
     run_main([f"jaxreid {name}", f"--mode={name.replace('-', '_')}", *arguments])
 
 

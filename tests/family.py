@@ -13,7 +13,7 @@ from jaxreid.data.batch import Batch
 from jaxreid.data.split import Labels, TrackletTable
 from jaxreid.dataset_info import DatasetInfo
 from jaxreid.devices.parallel import flatten_paths
-from jaxreid.methods.method import find_method
+from jaxreid.methods.method import Context, find_method
 from jaxreid.optimizers import Progress
 
 IMAGE = ViTConfig(width=16, depth=2, heads=4, patch=8, image_size=(24, 24), projection=8)
@@ -101,13 +101,17 @@ def progress(fraction=0.5):
     return Progress(step=jnp.int32(0), epoch=jnp.float32(1), fraction=jnp.float32(fraction))
 
 
-def loss_of(method, stage):
+def context(fraction=0.5):
+    return Context(jax.random.key(0), progress(fraction))
+
+
+def loss_of(stage):
     """(params, batch_stats, memory, batch) → (loss, (metrics, batch_stats, memory)), not jitted."""
 
     def loss(params, stats, memory, batch):
         variables = {"params": params, "batch_stats": stats}
-        name = stage.updates[0].name
-        return method.loss(variables, memory, batch, jax.random.key(0), progress(), stage, name)
+        out = stage.loss(variables, memory, batch, context())
+        return out.total, (out.metrics, out.batch_stats, out.memory)
 
     return loss
 

@@ -33,7 +33,8 @@ def weighed(method):
 
     def loss(params, stats, memory, batch):
         variables = {"params": params, "batch_stats": stats}
-        found = method.extract(variables, memory, batch, method.stages()[-1])
+        extraction = method.stages()[-1].extraction
+        found = ((extraction and extraction.extract) or method.embed)(variables, memory, batch)
         parts = jax.tree.map(lambda x: (x * jnp.linspace(-1.0, 1.0, x.size).reshape(x.shape)).sum(), found)
         return sum(jax.tree.leaves(parts)), parts
 
@@ -45,7 +46,7 @@ def step(name, remat, scan):
     options = {"backbone.remat": remat, "backbone.scan": scan}
     method = family.make_method(name, **METHODS[name], **options)
     variables, batch = family.random_variables(method, scale=0.3), family.make_batch()
-    loss = family.loss_of(method, method.stages()[-1]) if name in LABELLED else weighed(method)
+    loss = family.loss_of(method.stages()[-1]) if name in LABELLED else weighed(method)
     arguments = (variables["params"], variables.get("batch_stats", {}), method.init_memory(), batch)
     traced = str(jax.make_jaxpr(loss)(*arguments))
     assert ("remat" in traced, " scan[" in traced) == (remat, scan)

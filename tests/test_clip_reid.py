@@ -28,7 +28,7 @@ from jaxreid.losses.identity import cross_entropy
 from jaxreid.losses.image_text import proxy_contrast, supervised_contrastive
 from jaxreid.losses.triplet import batch_hard, batch_hard_triplet, pairwise_distance
 from jaxreid.memory.class_bank import build_proxies, image_memory, move_proxies
-from jaxreid.methods.clip_reid import BankMemory
+from jaxreid.methods.class_banks import BankMemory
 from jaxreid.optimizers import (
     Progress,
     Schedule,
@@ -164,22 +164,13 @@ def test_learning_rates_of_stage_2(member, epochs, wanted):
 def test_presets_are_the_released_recipes():
     """What the released codes train with on MARS."""
     for member, wanted in {
-        "clip_reid": ("prompt", (16, 4, 1), 60, 5e-6, "euclidean", ("penultimate", "last", "projected"), ()),
-        "vsla_clip": ("prompt", (8, 4, 8), 120, 1e-4, "cosine", ("penultimate", "last", "projected"), ()),
-        "tf_clip": (
-            "image_memory",
-            (4, 4, 8),
-            80,
-            5e-6,
-            "euclidean",
-            ("last", "projected", "temporal"),
-            ("camera_index",),
-        ),
+        "clip_reid": ((16, 4, 1), 60, 5e-6, "euclidean", ("penultimate", "last", "projected"), ()),
+        "vsla_clip": ((8, 4, 8), 120, 1e-4, "cosine", ("penultimate", "last", "projected"), ()),
+        "tf_clip": ((4, 4, 8), 80, 5e-6, "euclidean", ("last", "projected", "temporal"), ("camera_index",)),
     }.items():
         c = importlib.import_module(f"configs.{member}").get_config("mars")
         batch = (c.batch.num_identities, c.batch.num_instances, c.batch.seq_len)
         found = (
-            c.bank,
             batch,
             c.epochs,
             c.optimizer.lr,
@@ -407,7 +398,7 @@ def test_contrast_with_proxies():
 
 def test_a_bank_that_follows_training():
     """CLIMB-ReID's memory: made of the tower as it is, contrasted as it was before the batch, moved by the batch."""
-    method = make_method("clip_reid", bank="ema_memory", neck_feat="before")
+    method = make_method("climb_bank", neck_feat="before")
     (stage,) = method.stages()
     assert (stage.extraction.every, stage.extraction.clip_sampling) == (1, "dense")
     variables, batch = random_variables(method), make_batch()
@@ -415,9 +406,9 @@ def test_a_bank_that_follows_training():
     assert method.init_memory().bank.shape == memory.bank.shape
     x = np.asarray(embedded(method, variables, batch)[:, -8:])  # "projected" stands last
     np.testing.assert_allclose(
-        jax.jit(lambda v, b: method.extract(v, memory, b, stage))(variables, batch)["projected"], x, atol=1e-5
+        jax.jit(lambda v, b: stage.extraction.extract(v, memory, b))(variables, batch)["projected"], x, atol=1e-5
     )
-    loss = jax.jit(jax.value_and_grad(loss_of(method, stage), argnums=2, has_aux=True))
+    loss = jax.jit(jax.value_and_grad(loss_of(stage), argnums=2, has_aux=True))
     mesh = parallel.make_mesh()
     rows, whole = parallel.rows(mesh), parallel.replicated(mesh)
     shared = parallel.place(batch, jax.tree.map(lambda _: rows, batch))  # a clip for each of eight devices
@@ -498,7 +489,7 @@ def test_stage_1_learns_the_words_of_the_identities_it_sees():
     method = make_method("vsla_clip")
     variables, memory = random_variables(method), memory_of(method)
     batch = make_batch().replace(valid=jnp.arange(CLIPS) < 4, frames=jnp.zeros((CLIPS, 0, 24, 24, 3)))
-    gradient = jax.jit(jax.grad(loss_of(method, method.stages()[0]), has_aux=True))(
+    gradient = jax.jit(jax.grad(loss_of(method.stages()[0]), has_aux=True))(
         variables["params"], variables["batch_stats"], memory, batch
     )[0]
     own = np.abs(gradient["text"]["own"]).max((1, 2))
@@ -517,7 +508,7 @@ def test_stage_1_learns_the_words_of_the_identities_it_sees():
 def test_gradients_of_stage_2(member):
     method = make_method(member, **{"ssp.depth": 1 if member == "tf_clip" else 0})
     variables, memory = random_variables(method), memory_of(method)
-    loss = loss_of(method, main_stage(method))
+    loss = loss_of(main_stage(method))
     gradient = jax.jit(jax.grad(loss, has_aux=True))(
         variables["params"], variables["batch_stats"], memory, make_batch()
     )[0]
@@ -537,13 +528,8 @@ def test_the_temporal_branch_never_reaches_the_tower():
     batch = make_batch()
 
     def loss(params):
-        out = method.network.apply(
-            {"params": params, "batch_stats": variables["batch_stats"]},
-            batch,
-            method.rows(batch),
-            False,
-            method="encode",
-        )
+        whole = {"params": params, "batch_stats": variables["batch_stats"]}
+        out = method.network.apply(whole, batch, False, method="encode")
         return jnp.sum(jnp.square(out["temporal"])) + jnp.sum(jnp.square(out["frames"]))
 
     found = largest(jax.jit(jax.grad(loss))(variables["params"]))
@@ -560,7 +546,7 @@ def test_the_bank_s_part_in_the_loss():
     renamed = batch.replace(identity=jnp.asarray(place)[batch.identity])
 
     def values(method, *pairs):
-        loss = jax.jit(loss_of(method, main_stage(method)))
+        loss = jax.jit(loss_of(main_stage(method)))
         return [loss(variables["params"], variables["batch_stats"], BankMemory(m, None), b)[1][0] for m, b in pairs]
 
     shuffled = memory.bank[order]
@@ -570,7 +556,7 @@ def test_the_bank_s_part_in_the_loss():
         assert abs(float(rows_only[name] - plain[name])) > 1e-3
     off = {f"weights.{name}": 0.0 for name in ("bank", "image_to_text", "text_to_image")}
     silent = make_method("vsla_clip", **off)
-    loss = jax.jit(loss_of(silent, main_stage(silent)))
+    loss = jax.jit(loss_of(main_stage(silent)))
     one, other = (
         loss(variables["params"], variables["batch_stats"], BankMemory(bank, None), batch)[0]
         for bank in (memory.bank, shuffled)
@@ -582,7 +568,7 @@ def test_the_total_is_the_contract_s_sum():
     weights = {"weights.identity": 0.25, "weights.triplet": 1.0, "weights.bank": 1.0}
     method = make_method("tf_clip", **{"ssp.depth": 1, **weights})
     variables, memory = random_variables(method), memory_of(method)
-    total, (parts, _, _) = jax.jit(loss_of(method, main_stage(method)))(
+    total, (parts, _, _) = jax.jit(loss_of(main_stage(method)))(
         variables["params"], variables["batch_stats"], memory, make_batch()
     )
     weights = {"identity": 0.25, "triplet": 1, "bank": 1, "frame_identity": 1 / family.FRAMES}
@@ -629,7 +615,7 @@ def test_the_order_of_frames_and_padding_change_nothing(member):
 def test_without_its_adapters_the_tower_is_clip():
     method = make_method("vsla_clip")
     variables, batch = random_variables(method), make_batch()
-    found = jax.jit(lambda v, b: method.extract(v, None, b, method.stages()[0]))(variables, batch)["projected"]
+    found = jax.jit(lambda v, b: method.stages()[0].extraction.extract(v, None, b))(variables, batch)["projected"]
     params = jax.tree.map(lambda x: x, variables["params"]["image_tower"])
     for name in list(params):
         if name.startswith("block_"):
@@ -665,7 +651,7 @@ def test_bank_of_text_follows_the_prompts():
     method = make_method("clip_reid")
     variables, memory = random_variables(method), memory_of(method)
     stage = method.stages()[0]
-    refresh = jax.jit(lambda v, m: method.refresh(v, m, None, jax.random.key(0), family.progress(), stage))
+    refresh = jax.jit(lambda v, m: stage.refresh_after(v, m, family.context()))
     found = refresh(variables, memory)
     np.testing.assert_array_equal(found.features, memory.features)
     texts = jax.jit(lambda v: method.network.apply(v, jnp.arange(PEOPLE), method="texts"))(variables)
@@ -673,8 +659,9 @@ def test_bank_of_text_follows_the_prompts():
 
 
 def test_unknown_values_are_named():
+    with refuses(ValueError, "bank", "'text'", "prompt", "image"):
+        check_config(family.make_config("tf_clip", bank="text"))
     for changes, named in (
-        ({"bank": "text"}, ("bank", "'text'", "prompt", "image_memory", "ema_memory")),
         ({"neck_feat": "both"}, ("neck_feat", "'both'")),
         ({"neck_feat": "after", "embedding": ("penultimate", "last")}, ("'penultimate'", "neck")),
         ({"sie.columns": ("weather",)}, ("'weather'", "camera_index")),

@@ -75,7 +75,7 @@ def test_two_stages_and_a_resume_inside_the_first(tmp_path, data_dir, tiny, weig
     assert (np.abs(variables["params"]["text"]["own"] - start["text"]["own"]).max((1, 2)) > 1e-3).all()
     bank = jax.jit(lambda v: run.method.network.apply(v, 1, method="text_bank"))(variables)
     np.testing.assert_allclose(state.memory.bank, bank, atol=1e-5)
-    assert np.std(state.memory.features, axis=0).max() > 0
+    assert state.memory.features is None  # what prompts learned from is not kept beyond their stage
 
 
 def test_text_free_bank_is_the_mean_of_the_starting_tower_s_features(tmp_path, data_dir, tiny):
@@ -99,7 +99,7 @@ def test_text_free_bank_is_the_mean_of_the_starting_tower_s_features(tmp_path, d
 
 @pytest.mark.extended
 def test_a_bank_that_follows_training_is_resumed(tmp_path, data_dir, tiny):
-    config = make_config("tf_clip", epochs=2, bank="ema_memory")
+    config = make_config("climb_bank", epochs=2)
     run, state, _ = run_training(config, tmp_path / "whole", data_dir)
     assert {name: step.count for name, step in run.compiled.items() if step.count} == dict.fromkeys(
         ("main/train_step", "main/extract_step", "main/refresh"), 1

@@ -15,7 +15,7 @@ from jaxreid.backbones import clip
 from jaxreid.data.split import Labels
 from jaxreid.evaluation.evaluator import Evaluator
 from jaxreid.methods.cluster_contrast import ClusterContrast
-from jaxreid.methods.method import Features
+from jaxreid.methods.method import Context, Features
 from jaxreid.report.run_report import report_run
 from jaxreid.run.config_values import check_config
 from jaxreid.run.model import start_run
@@ -135,7 +135,8 @@ def loss_of(run, state, frozen, batch, epoch=2):
     def loss(params):
         variables = variables_of(state.replace(params=params), frozen)
         progress = train.progress_at(stage, epoch, 0, 1)
-        return run.method.loss(variables, state.memory, batch, jax.random.PRNGKey(0), progress, stage, "all")
+        out = stage.loss(variables, state.memory, batch, Context(jax.random.PRNGKey(0), progress))
+        return out.total, out
 
     return jax.jit(jax.value_and_grad(loss, has_aux=True))(state.params)
 
@@ -155,9 +156,9 @@ def test_padding_and_noise_change_nothing_and_every_parameter_learns(finished):
         assert np.any(np.asarray(gradient) != 0), jax.tree_util.keystr(path)
     # Clips that turned to noise count for nothing: with all of them noise nothing is left.
     nothing = state.replace(memory=state.memory.replace(label=jnp.full_like(state.memory.label, -1)))
-    (value, (_, _, memory)), gradient = loss_of(run, nothing, frozen, batch)
+    (value, out), gradient = loss_of(run, nothing, frozen, batch)
     assert float(value) == 0 and not any(np.any(leaf) for leaf in jax.tree.leaves(gradient))
-    np.testing.assert_array_equal(memory.feature, state.memory.feature)
+    np.testing.assert_array_equal(out.memory.feature, state.memory.feature)
 
 
 def test_refresh_clusters_each_modality_apart(tmp_path, data_dir, tiny):
@@ -176,9 +177,8 @@ def test_refresh_clusters_each_modality_apart(tmp_path, data_dir, tiny):
         valid=jnp.ones(2 * count, bool),
     )
     (stage,) = method.stages()
-    memory = method.refresh(
-        None, method.init_memory(), features, jax.random.PRNGKey(0), train.progress_at(stage, 0, 0, 1), stage
-    )
+    context = Context(jax.random.PRNGKey(0), train.progress_at(stage, 0, 0, 1))
+    memory = method.refresh(None, method.init_memory(), features, context)
     found = method.diagnose(jax.device_get(memory), labels)
     for name in ("visible", "infrared"):
         assert found[f"{name}_precision"] == 100

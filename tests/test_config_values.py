@@ -114,7 +114,7 @@ def test_conditions(condition, good, bad):
         ("baseline", "triplet.metric", "manhattan", "cosine"),
         ("cluster_contrast", "cross_modality", "agw", "adca"),
         ("cluster_contrast", "cluster.k1", 0, "1"),
-        ("clip_reid", "bank", "text", "ema_memory"),
+        ("tf_clip", "bank", "text", "image"),
         ("clip_reid", "batch.sampler", "random", "balanced"),
         ("tf_clip", "sie.columns", ("view",), "camera_index"),
         ("vsla_clip", "adapters.width", -32, "0"),

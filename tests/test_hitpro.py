@@ -15,7 +15,7 @@ from jaxreid.data.batch import Batch
 from jaxreid.data.split import TrackletTable
 from jaxreid.dataset_info import DatasetInfo
 from jaxreid.methods.hitpro import HiTPro, camera_keys
-from jaxreid.methods.method import Features
+from jaxreid.methods.method import Context, Features
 from jaxreid.optimizers import Progress
 
 SMALL = ViTConfig(width=32, depth=1, heads=2, patch=16, image_size=(64, 32), projection=16)
@@ -87,25 +87,22 @@ def refreshed(method):
         valid=jnp.ones(2 * TRACKLETS, bool),
     )
     (stage,) = method.stages()
-    refresh = jax.jit(lambda m, p: method.refresh(variables, m, features, jax.random.PRNGKey(0), p, stage))
+    refresh = jax.jit(lambda m, p: method.refresh(variables, m, features, Context(jax.random.PRNGKey(0), p)))
     return variables, refresh(method.init_memory(), progress(0)), batch, stage
 
 
 def losses(method, epoch):
     variables, memory, batch, stage = refreshed(method)
-    value, (metrics, _, _) = jax.jit(
-        lambda p: method.loss(variables, memory, batch, jax.random.PRNGKey(0), p, stage, "all")
-    )(progress(epoch))
-    return float(value), {name: float(v) for name, v in metrics.items()}
+    out = jax.jit(lambda p: stage.loss(variables, memory, batch, Context(jax.random.PRNGKey(0), p)))(progress(epoch))
+    return float(out.total), {name: float(v) for name, v in out.metrics.items()}
 
 
 def test_kappa_is_linear_over_the_epochs():
     method = make_method(kappa=(0.0, -2.0), epochs=50)
-    (stage,) = method.stages()
-    found = [float(method.kappa(progress(epoch), stage)) for epoch in (0, 5, 15, 49)]
+    found = [float(method.kappa(progress(epoch))) for epoch in (0, 5, 15, 49)]
     np.testing.assert_allclose(found, [0, -0.2041, -0.6122, -2], atol=1e-4)  # the figures have four digits
     # Inside an epoch nothing moves.
-    assert float(method.kappa(progress(5.9), stage)) == found[1]
+    assert float(method.kappa(progress(5.9))) == found[1]
 
 
 def test_levels_switch_on_at_their_epochs():

@@ -28,6 +28,7 @@ from jaxreid.losses.modality import (
 )
 from jaxreid.losses.triplet import weighted_triplet
 from jaxreid.methods import lsmrl
+from jaxreid.methods.class_banks import BankMemory
 from jaxreid.optimizers import (
     Progress,
     Schedule,
@@ -62,9 +63,7 @@ def encoded(method, variables, batch, bank=None, **options):
 def losses(method, variables, batch, fraction=0.5):
     stage = method.stages()[0]
     memory = method.init_memory()
-    return jax.jit(lambda v, b: method.loss(v, memory, b, jax.random.key(0), family.progress(fraction), stage, "all"))(
-        variables, batch
-    )
+    return jax.jit(lambda v, b: stage.loss(v, memory, b, family.context(fraction)))(variables, batch)
 
 
 # STFL -----------------------------------------------------------------------------------------------------------------
@@ -201,7 +200,7 @@ def test_full_size(preset, people, context, monkeypatch):
         **dict.fromkeys(("penultimate", "last"), (4, 768)),
         **dict.fromkeys(("projected", "diffused", "solo", "pair"), (4, 512)),
     }
-    embedded = jax.eval_shape(lambda v: method.embed(v, lsmrl.LSMRLMemory(bank), batch), variables)
+    embedded = jax.eval_shape(lambda v: method.embed(v, BankMemory(bank), batch), variables)
     assert embedded["feature"].shape == (4, 1280)
 
 
@@ -326,7 +325,7 @@ def test_test_features_may_pass_cmi_by():
     other["params"]["interaction"] = jax.tree.map(lambda x: 2 * x, variables["params"]["interaction"])
 
     def features(method):
-        memory = lsmrl.LSMRLMemory(bank)
+        memory = BankMemory(bank)
         run = jax.jit(lambda v, b: method.embed(v, memory, b)["feature"])
         return np.asarray(run(variables, batch)), np.asarray(run(other, batch))
 
@@ -555,15 +554,15 @@ def test_two_stages():
     """Words learn first, on features that the starting tower gives; then they and their sentences are constants."""
     method = method_with(two_stage=True, **{"stage1.clips_per_tracklet": 1})
     prompts, main = method.stages()
-    assert (prompts.name, prompts.refresh_after, main.refresh_after) == ("prompts", True, False)
+    assert prompts.name == "prompts" and prompts.refresh_after and not main.refresh_after
     variables, batch = random_variables(method), make_batch()
     rng = np.random.default_rng(0)
     memory = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape), jnp.float32), method.init_memory())
-    found = jax.jit(lambda v, b: method.extract(v, memory, b, prompts))(variables, batch)["projected"]
+    found = jax.jit(lambda v, b: prompts.extraction.extract(v, memory, b))(variables, batch)["projected"]
     np.testing.assert_allclose(found, encoded(method, variables, batch)["projected"], atol=1e-5)
 
     no_frames = batch.replace(frames=jnp.zeros((CLIPS, 0, 24, 24, 3)))
-    gradient, (parts, _, _) = jax.jit(jax.grad(family.loss_of(method, prompts), has_aux=True))(
+    gradient, (parts, _, _) = jax.jit(jax.grad(family.loss_of(prompts), has_aux=True))(
         variables["params"], variables["batch_stats"], memory, no_frames
     )
     z = jax.jit(lambda v: method.network.apply(v, batch.identity, method="sentences"))(variables)
@@ -577,9 +576,7 @@ def test_two_stages():
 
     trained, _ = split_trained(variables["params"], main.updates[0].optimizer)
     assert not [path for path in family.paths(trained) if path.startswith("text/")]
-    _, (parts, _, _) = jax.jit(family.loss_of(method, main))(
-        variables["params"], variables["batch_stats"], memory, batch
-    )
+    _, (parts, _, _) = jax.jit(family.loss_of(main))(variables["params"], variables["batch_stats"], memory, batch)
     p = encoded(method, variables, batch)["projected"]
     scores = np.asarray(p @ memory.text_bank.T, np.float64)
     wanted = -np.mean((scores - np.log(np.exp(scores).sum(1, keepdims=True)))[np.arange(CLIPS), y])
@@ -644,7 +641,7 @@ def test_words_learn_through_the_text_loss_alone():
 
         def loss(params, method=method, variables=variables, stage=stage, memory=memory):
             whole = {"params": params, "batch_stats": variables["batch_stats"]}
-            return method.loss(whole, memory, make_batch(), jax.random.key(0), family.progress(), stage, "all")[0]
+            return stage.loss(whole, memory, make_batch(), family.context()).total
 
         found[weight] = largest(jax.jit(jax.grad(loss))(variables["params"]))
     assert found[0.08]["text/own"] > 0 and found[0.0]["text/own"] == 0
@@ -666,7 +663,7 @@ def test_the_embedding(place):
             norm = variables["params"][neck]["norm"]
             part = (part - stats["mean"]) / np.sqrt(stats["var"] + 1e-5) * norm["scale"] + norm["bias"]
         wanted.append(part / np.linalg.norm(part, axis=1, keepdims=True))
-    feature = jax.jit(lambda v, b: method.embed(v, lsmrl.LSMRLMemory(bank), b))(variables, batch)["feature"]
+    feature = jax.jit(lambda v, b: method.embed(v, BankMemory(bank), b))(variables, batch)["feature"]
     np.testing.assert_allclose(feature, np.concatenate(wanted, axis=1), atol=1e-4)
 
 
@@ -684,22 +681,23 @@ def test_a_few_people_are_learnt():
 
         def loss(own):
             whole = {"params": merge(own, frozen), "batch_stats": stats}
-            return method.loss(whole, memory, batch, jax.random.key(0), family.progress(1.0), stage, "all")
+            out = stage.loss(whole, memory, batch, family.context(1.0))
+            return out.total, out.batch_stats
 
-        (_, (_, stats, _)), gradient = jax.value_and_grad(loss, has_aux=True)(own)
+        gradient, stats = jax.grad(loss, has_aux=True)(own)
         changes, state = update.update(gradient, state, own, progress=family.progress())
         return (optax.apply_updates(own, changes), state, stats), None
 
     def judged(own, stats):
         """Nearest clips of both directions; and whom CMI's features name, with the partner and alone."""
         whole = {"params": merge(own, frozen), "batch_stats": stats}
-        bank = method.refresh(whole, memory, None, jax.random.key(0), family.progress(), stage)
+        bank = stage.refresh_after(whole, memory, family.context())
         f = method.embed(whole, bank, batch)["feature"]
         similarity = f[::2] @ f[1::2].T
 
         def named(network):
-            r = network.encode(batch, bank.text_bank, train=False, pairs=True)
-            return [network.necks["sequence"](r[name], batch.valid, False).argmax(1) for name in ("pair", "solo")]
+            r = network.encode(batch, bank.bank, train=False, pairs=True)
+            return [network.heads.neck("sequence")(r[name], batch.valid, False).argmax(1) for name in ("pair", "solo")]
 
         return (similarity.argmax(0), similarity.argmax(1)), method.network.apply(whole, method=named)
 

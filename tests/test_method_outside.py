@@ -32,6 +32,12 @@ def test_a_method_of_another_package_is_found(package):
     assert issubclass(method, Baseline) and method is not Baseline
 
 
+def test_a_method_in_a_file_of_its_own_is_found(package, tmp_path):
+    (tmp_path / "alone.py").write_text((tmp_path / "mine" / "good.py").read_text())
+    assert issubclass(find_method("alone"), Baseline)
+    assert find_method("baseline") is Baseline  # the package's own come first
+
+
 def test_what_is_no_method_is_named(package):
     with refuses(UserError, "mine.none", "no module"):
         find_method("mine.none")

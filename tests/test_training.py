@@ -12,8 +12,12 @@ from finished import SMALL
 from messages import refuses
 from tqdm import tqdm
 
+from jaxreid.augment import UNCHANGED
 from jaxreid.backbones import clip
+from jaxreid.data.samplers import Columns, ShuffleSampler
 from jaxreid.evaluation.evaluator import Evaluator
+from jaxreid.methods.baseline import Baseline
+from jaxreid.methods.method import Context, Extra, Stage
 from jaxreid.report.run_report import report_run
 from jaxreid.run.model import start_run
 from jaxreid.run.workdirs import claim_workdir
@@ -222,9 +226,7 @@ def test_padding_changes_nothing(finished):
     progress = train.progress_at(stage, 2, 0, 1)
 
     def loss(batch):
-        return run.method.loss(
-            variables_of(state, frozen), state.memory, batch, jax.random.PRNGKey(0), progress, stage, "all"
-        )
+        return stage.loss(variables_of(state, frozen), state.memory, batch, Context(jax.random.PRNGKey(0), progress))
 
     one, other = jax.jit(loss)(batch), jax.jit(loss)(filled)
     for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
@@ -272,3 +274,35 @@ def test_scoring_an_unfinished_run_does_not_finish_it(tmp_path, data_dir, tiny):
     results = Evaluator(run).final(variables_of(state, frozen), state.memory, done).results
     assert results["scores"][0]["checkpoint"] == "epoch 2 of 3"
     assert _finished(tmp_path) is None
+
+
+def test_a_stage_of_so_many_steps(tmp_path, data_dir, tiny):
+    """Seven steps in three epochs: two, two and three; resumed after the first to the same numbers."""
+    config = make_config("baseline", log_every=1)
+    config.method = "seven_steps"
+    run, state, _ = run_training(config, tmp_path / "whole", data_dir)
+    rows = [row for row in read_metrics(run.workdir) if row["kind"] == "train"]
+    assert [(row["epoch"], row["step"]) for row in rows] == [(0, 1), (0, 2), (1, 3), (1, 4), (2, 5), (2, 6), (2, 7)]
+    run_training(config, tmp_path / "broken", data_dir, stop_after=1)
+    again, resumed, _ = run_training(config, tmp_path / "broken", data_dir)
+    assert read_metrics(again.workdir) == read_metrics(run.workdir)
+    for a, b in zip(jax.tree.leaves(state.params), jax.tree.leaves(resumed.params), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_steps_take_as_many_passes_as_they_need():
+    """Every pass shows every tracklet once before any comes again."""
+    stage = Stage("s", 2, None, ShuffleSampler(2), 1, UNCHANGED, (), steps=9)
+    columns, length = Columns(*np.full((4, 6), -1)), np.full(6, 4)
+    plans = [stage.plan(np.zeros(6, int), columns, length, np.random.default_rng(0), epoch) for epoch in (0, 1)]
+    assert [len(plan) for plan in plans] == [2 * 4, 2 * 5]
+    for plan in plans:
+        assert len(set(plan.tracklet[:6].tolist())) == 6 and len(set(plan.tracklet[6:].tolist())) == len(plan) - 6
+    with refuses(ValueError, "'s'", "1 steps", "2 epochs"):
+        dataclasses.replace(stage, steps=1)
+
+
+def test_an_extra_that_nobody_reads_is_refused(tmp_path, data_dir, tiny, monkeypatch):
+    monkeypatch.setattr(Baseline, "extras", lambda self, phase: {"keypoints": Extra("frame", (17, 3))})
+    with refuses(ValueError, "keypoints"):
+        start_run(make_config("baseline"), tmp_path, data_dir)

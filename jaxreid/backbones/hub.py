@@ -24,8 +24,17 @@ from jaxreid.files import cache_folder, expand
 
 log = logging.getLogger(__name__)
 
-# Towers that come with the package, as backbones/weights/<name>.safetensors.
-PACKAGED = ("walkers_vit_tiny", "walkers_dinov2_tiny", "walkers_imagenet_tiny")
+# Towers that come with the package, as backbones/weights/<name>.safetensors, and what results that start from them must
+# say. The whole card lies beside each as <name>.md.
+PACKAGED = {
+    "walkers_vit_tiny": (
+        "The starting tower was trained on visible pictures of other drawn people with captions; a second stage made "
+        "it describe places too, which training here has to unlearn. Compare with the features before training: "
+        "centring them is free."
+    ),
+    "walkers_dinov2_tiny": "The starting tower was trained on visible pictures of other drawn people with captions.",
+    "walkers_imagenet_tiny": "The starting tower was trained on visible pictures of other drawn people with captions.",
+}
 
 HUB = "hf:"
 BESIDE_WEIGHTS = (*FOLDER_CONFIGS, "vocab.json", "merges.txt", "tokenizer.json")  # the last three for the tokenizer
@@ -96,6 +105,11 @@ def located(name: str | os.PathLike) -> Iterator[Path]:
             f"no weights at {text}, which is no known name either. Weights are a file or folder on this machine, "
             f"{HUB}ORG/REPO, or one of {', '.join((*PACKAGED, *PUBLISHED))}"
         )
+
+
+def card(name: str | os.PathLike) -> str:
+    """What results that start from these weights must say about them; "" where nothing is known."""
+    return PACKAGED.get(os.fspath(name), "")
 
 
 # ---------------------------------------------------------------------------------------------- published files

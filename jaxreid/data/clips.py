@@ -38,6 +38,15 @@ class ClipPlan:
             np.pad(self.mask, (*fill, (0, 0))),
         )
 
+    def first(self, count: int) -> ClipPlan:
+        """The first `count` rows."""
+        return ClipPlan(self.tracklet[:count], self.part[:count], self.frames[:count], self.mask[:count])
+
+    def followed_by(self, other: ClipPlan) -> ClipPlan:
+        """The rows of both, one after the other."""
+        both = zip(vars(self).values(), vars(other).values(), strict=True)
+        return ClipPlan(*(np.concatenate(columns) for columns in both))
+
     def unread(self, start: int) -> ClipPlan:
         """The rows from `start` on with nothing to read, as those that fill a batch."""
         return ClipPlan(

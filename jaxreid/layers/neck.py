@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import flax.linen as nn
 import jax.numpy as jnp
 
@@ -32,3 +34,36 @@ class Neck(nn.Module):
     ) -> Float[Array, "rows {self.num_classes}"]:
         """Features, and which of them count → logits."""
         return self.classifier(self.norm(features, jnp.asarray(mask), use_running_average=not train))
+
+
+class Necks(nn.Module):
+    """A neck for each of several features, by name.
+
+    Attributes:
+      num_classes, use_bias: of each.
+      names: the features that have one.
+    """
+
+    num_classes: int
+    names: tuple[str, ...]
+    use_bias: bool = False
+
+    def setup(self):
+        self.necks = {name: Neck(self.num_classes, self.use_bias) for name in self.names}
+
+    def __call__(
+        self, features: Mapping[str, Float[Array, "rows dim"]], mask: Bool[AnyArray, " rows"], train: bool
+    ) -> dict[str, Float[Array, "rows {self.num_classes}"]]:
+        """Features by name → their logits; those without a neck are left out."""
+        return {name: self.necks[name](features[name], mask, train) for name in self.names}
+
+    def normed(
+        self, features: Mapping[str, Float[Array, "rows dim"]], mask: Bool[AnyArray, " rows"]
+    ) -> dict[str, Float[Array, "rows dim"]]:
+        """Features that have a neck as its batch norm leaves them, with running statistics."""
+        mask, named = jnp.asarray(mask), [name for name in self.names if name in features]
+        return {name: self.necks[name].norm(features[name], mask, use_running_average=True) for name in named}
+
+    def neck(self, name: str) -> Neck:
+        """The neck of a feature, for what shares it or its classifier."""
+        return self.necks[name]

@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxreid.arrays import masked_mean
 from jaxreid.errors import UserError
 from jaxreid.shapes import AnyArray, Array, Bool, Float
 
@@ -48,3 +49,31 @@ class TemporalAggregation(nn.Module):
         attention = jax.nn.softmax(jnp.where(mask, energy, -1e9), axis=-1)
         attention = jnp.where(mask, attention, 0.0)
         return jnp.einsum("bt,btd->bd", attention, hidden, precision=jax.lax.Precision.HIGHEST)
+
+
+class MeanPooling(nn.Module):
+    """The mean of the frames that count."""
+
+    @nn.compact
+    def __call__(
+        self, features: Float[Array, "clips frames dim"], mask: Bool[AnyArray, "clips frames"]
+    ) -> Float[Array, "clips dim"]:
+        """Features of frames → of clips, 0 without a valid one."""
+        return masked_mean(features, jnp.asarray(mask))
+
+
+class AttentionPooling(nn.Module):
+    """Σ_t softmax_t(v·x_t)·x_t over the frames that count; v starts at 0, so that a new one is the mean."""
+
+    @nn.compact
+    def __call__(
+        self, features: Float[Array, "clips frames dim"], mask: Bool[AnyArray, "clips frames"]
+    ) -> Float[Array, "clips dim"]:
+        """Features of frames → of clips, 0 without a valid one."""
+        x = features.astype(jnp.float32)
+        score = nn.Dense(1, use_bias=False, kernel_init=nn.initializers.zeros, name="score")(x)[..., 0]
+        weight = jnp.where(mask, jax.nn.softmax(jnp.where(mask, score, -1e9), axis=-1), 0.0)
+        return jnp.einsum("bt,btd->bd", weight, x, precision=jax.lax.Precision.HIGHEST)
+
+
+POOLINGS = {"mean": MeanPooling, "attention": AttentionPooling}

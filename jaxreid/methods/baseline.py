@@ -21,8 +21,8 @@ from jaxreid.data.samplers import IdentitySampler
 from jaxreid.dataset_info import DatasetInfo
 from jaxreid.losses.identity import cross_entropy
 from jaxreid.losses.triplet import Metric, batch_hard_triplet
-from jaxreid.methods.method import Backbone, Extraction, Method, Stage, Update, Variables
-from jaxreid.optimizers import Progress, Schedule, make_optimizer
+from jaxreid.methods.method import Backbone, Context, Extraction, LossOutput, Method, Stage, Update, Variables
+from jaxreid.optimizers import Schedule, make_optimizer
 from jaxreid.values import flag, non_negative, number, one_of, under
 
 
@@ -72,6 +72,7 @@ class Baseline(Method):
             Stage(
                 name="baseline",
                 epochs=config.epochs,
+                loss=self.loss,
                 sampler=IdentitySampler(batch.num_identities, batch.num_instances),
                 seq_len=batch.seq_len,
                 piece_len=batch.piece_len,
@@ -85,24 +86,12 @@ class Baseline(Method):
     def backbones(self) -> tuple[Backbone, ...]:
         return (Backbone(("encoder",), self.config.backbone.checkpoint, self.tower),)
 
-    def notes(self) -> tuple[str, ...]:
-        return ("Supervised: identity labels of the training tracklets were used.",)
-
     def init(self, rng: jax.Array, batch: Batch) -> Variables:
         return self.network.init(rng, batch, train=False)
 
-    def loss(
-        self,
-        variables: Variables,
-        memory: Any,
-        batch: Batch,
-        rng: jax.Array,
-        progress: Progress,
-        stage: Stage,
-        update: str,
-    ) -> tuple[jax.Array, tuple[dict[str, jax.Array], Any, Any]]:
+    def loss(self, variables: Variables, memory: Any, batch: Batch, context: Context) -> LossOutput:
         found, changed = self.network.apply(
-            variables, batch, train=True, mutable=["batch_stats"], rngs={"dropout": rng}
+            variables, batch, train=True, mutable=["batch_stats"], rngs={"dropout": context.rng}
         )
         identity = cross_entropy(found["logits"], batch.identity, batch.valid, self.config.label_smoothing)
         options = self.config.triplet
@@ -110,7 +99,8 @@ class Baseline(Method):
             found["tower"], batch.identity, batch.valid, options.margin, options.metric, options.soft_margin
         )
         total = identity + options.weight * triplet
-        return total, ({"loss_identity": identity, "loss_triplet": triplet}, changed["batch_stats"], memory)
+        metrics = {"loss_identity": identity, "loss_triplet": triplet}
+        return LossOutput(total, metrics, changed["batch_stats"], memory)
 
     def embed(self, variables: Variables, memory: Any, batch: Batch) -> dict[str, jax.Array]:
         """ "feature" is the neck's output; "tower" the mean of the frames before it."""

@@ -39,8 +39,18 @@ from jaxreid.memory import clusters
 from jaxreid.memory.clusters import ClusterMemory
 from jaxreid.memory.prototypes import build_prototypes, update_prototypes
 from jaxreid.methods.hitpro import TEMPORAL, TemporalAwareFeatureEncoder, camera_keys
-from jaxreid.methods.method import Backbone, Extraction, Features, Method, Stage, Update, Variables
-from jaxreid.optimizers import Progress, Schedule, make_optimizer
+from jaxreid.methods.method import (
+    Backbone,
+    Context,
+    Extraction,
+    Features,
+    LossOutput,
+    Method,
+    Stage,
+    Update,
+    Variables,
+)
+from jaxreid.optimizers import Schedule, make_optimizer
 from jaxreid.retrieval.clustering import cluster_quality, dbscan, jaccard_graph
 from jaxreid.values import flag, non_negative, number, one_of, positive, under, whole
 
@@ -96,11 +106,12 @@ class ClusterContrast(Method):
             Stage(
                 name="cluster_contrast",
                 epochs=config.epochs,
+                loss=self.loss,
                 sampler=LabelSampler(batch.num_clusters, batch.num_instances, batch.parts, steps=batch.steps_per_epoch),
                 seq_len=batch.seq_len,
                 augment=Augmentation(**config.augment),
                 updates=(Update("all", make_optimizer(config.optimizer), Schedule(**config.schedule)),),
-                extraction=Extraction(every=1, parts=batch.parts, seq_len=batch.seq_len),
+                extraction=Extraction(1, batch.parts, batch.seq_len, refresh=self.refresh),
                 calibrate=True,
             ),
         )
@@ -110,7 +121,7 @@ class ClusterContrast(Method):
 
     def notes(self) -> tuple[str, ...]:
         variant = f"memory {self.config.memory.kind}, across modalities {self.config.cross_modality}"
-        return (f"No identity label was used. Pseudo-labels by DBSCAN every epoch; {variant}.",)
+        return (*super().notes(), f"Pseudo-labels by DBSCAN every epoch; {variant}.")
 
     def init(self, rng: jax.Array, batch: Batch) -> Variables:
         return self.encoder.init(rng, batch, train=False)
@@ -121,13 +132,7 @@ class ClusterContrast(Method):
         return clusters.empty_memory(len(self.group), feature_width(self.tower))
 
     def refresh(
-        self,
-        variables: Variables,
-        memory: ClusterMemory,
-        features: Features,
-        rng: jax.Array,
-        progress: Progress,
-        stage: Stage,
+        self, variables: Variables, memory: ClusterMemory, features: Features, context: Context
     ) -> ClusterMemory:
         """Clusters of every modality, their prototypes and, from `cross_start_epoch` on, partners across modalities."""
         count = len(self.group)
@@ -145,7 +150,7 @@ class ClusterContrast(Method):
         )
         if self.config.cross_modality == "none":
             return memory
-        begun = jnp.floor(progress.epoch) >= self.config.cross_start_epoch
+        begun = jnp.floor(context.progress.epoch) >= self.config.cross_start_epoch
         return jax.lax.cond(begun, lambda: self._across(memory, x), lambda: memory)
 
     def _rows(self) -> list[np.ndarray]:
@@ -199,20 +204,11 @@ class ClusterContrast(Method):
 
     # --- loss ---------------------------------------------------------------------------------------------------
 
-    def loss(
-        self,
-        variables: Variables,
-        memory: ClusterMemory,
-        batch: Batch,
-        rng: jax.Array,
-        progress: Progress,
-        stage: Stage,
-        update: str,
-    ) -> tuple[jax.Array, tuple[dict[str, jax.Array], Any, ClusterMemory]]:
+    def loss(self, variables: Variables, memory: ClusterMemory, batch: Batch, context: Context) -> LossOutput:
         """Contrast with the clusters, its cross-camera or cross-modality term, and the memory moved to the batch."""
         config = self.config
         found, changed = self.encoder.apply(
-            variables, batch, train=True, mutable=["batch_stats"], rngs={"dropout": rng}
+            variables, batch, train=True, mutable=["batch_stats"], rngs={"dropout": context.rng}
         )
         z = constrain(unit_rows(found["feature"]), "replicated")
         slot = jnp.where(batch.valid, memory.label[jnp.maximum(batch.tracklet, 0)], -1)
@@ -223,7 +219,7 @@ class ClusterContrast(Method):
         logits = jnp.matmul(z, bank.feature.T, precision=jax.lax.Precision.HIGHEST) / config.memory.temperature
         same_modality = bank.valid & (bank.modality[row][:, None] == bank.modality)
 
-        epoch = jnp.floor(progress.epoch)
+        epoch = jnp.floor(context.progress.epoch)
         if config.memory.kind == "camera":
             same_camera = bank.valid & (bank.camera[row][:, None] == bank.camera)
             metrics = {"loss_camera": slot_contrast(logits, slot, same_camera)}
@@ -244,7 +240,7 @@ class ClusterContrast(Method):
                 total = total + config.cross_weight * metrics["loss_cross"]
 
         moved: Any = update_prototypes(memory, z, slot, batch.valid, config.memory.momentum)  # pyright: ignore[reportArgumentType]
-        return total, (metrics, changed["batch_stats"], moved)
+        return LossOutput(total, metrics, changed["batch_stats"], moved)
 
     def embed(self, variables: Variables, memory: ClusterMemory, batch: Batch) -> dict[str, jax.Array]:
         """As HiTPro's: "feature" is the neck's output before normalizing, "tower" what goes into the neck."""

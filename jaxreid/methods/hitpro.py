@@ -14,7 +14,8 @@ No identity label is used: a tracklet, its camera and its modality are all that 
 
 from __future__ import annotations
 
-from typing import Any, get_args
+from collections.abc import Mapping
+from typing import Any, ClassVar, get_args
 
 import flax.linen as nn
 import flax.struct
@@ -37,7 +38,17 @@ from jaxreid.losses.contrastive import Scope, hierarchical_losses
 from jaxreid.memory.association import VALUES as ASSOCIATION_VALUES
 from jaxreid.memory.association import AssociationConfig, associate, cross_representation
 from jaxreid.memory.prototypes import PrototypeMemory, empty_memory, padded_capacity, rebuild, update_prototypes
-from jaxreid.methods.method import Backbone, Extraction, Features, Method, Stage, Update, Variables
+from jaxreid.methods.method import (
+    Backbone,
+    Context,
+    Extraction,
+    Features,
+    LossOutput,
+    Method,
+    Stage,
+    Update,
+    Variables,
+)
 from jaxreid.optimizers import Progress, Schedule, make_optimizer
 from jaxreid.values import flag, non_negative, number, one_of, positive, series, under, whole
 
@@ -91,6 +102,7 @@ class HiTPro(Method):
     """See the module's docstring."""
 
     values = VALUES
+    assumes: ClassVar[Mapping[str, str]] = {"prototype unit": "prototypes.unit"}
 
     def __init__(self, config: Any, info: DatasetInfo) -> None:
         super().__init__(config, info)
@@ -133,11 +145,12 @@ class HiTPro(Method):
             Stage(
                 name="hitpro",
                 epochs=config.epochs,
+                loss=self.loss,
                 sampler=LabelSampler(batch.num_prototypes, batch.num_instances, config.prototypes.parts),
                 seq_len=batch.seq_len,
                 augment=Augmentation(**config.augment),
                 updates=(Update("all", make_optimizer(config.optimizer), Schedule(**config.schedule)),),
-                extraction=Extraction(every=1, parts=config.prototypes.parts, seq_len=batch.seq_len),
+                extraction=Extraction(1, config.prototypes.parts, batch.seq_len, refresh=self.refresh),
                 calibrate=True,
             ),
         )
@@ -145,22 +158,14 @@ class HiTPro(Method):
     def backbones(self) -> tuple[Backbone, ...]:
         return (Backbone(("encoder",), self.config.backbone.checkpoint, self.tower),)
 
-    def assumptions(self) -> dict[str, str]:
-        return {**super().assumptions(), "prototype unit": self.config.prototypes.unit}
-
     def notes(self) -> tuple[str, ...]:
         unit = self.config.prototypes.unit
         knows = {"tracklet": "", "camera_track": " (uses which recording a tracklet was cut from)"}
         notes = [
-            f"No identity label was used. Prototype unit: {unit}{knows[unit]}.",
+            *super().notes(),
+            f"Prototype unit: {unit}{knows[unit]}.",
             "Below the level of the paper's abstract the method is this library's design (docs/hitpro.md).",
         ]
-        if self.config.backbone.checkpoint == "walkers_vit_tiny":
-            notes.append(
-                "The starting tower was trained on visible pictures of other drawn people with captions; a second "
-                "stage made it describe places too, which training here has to unlearn. Compare with the features "
-                "before training: centring them is free."
-            )
         if len(self.modalities) == 1:
             seen = modality_name(self.modalities[0])
             notes.append(f"All training tracklets are {seen}: levels 1 and 2 ran, the cross-modality level could not.")
@@ -186,46 +191,28 @@ class HiTPro(Method):
         )
         return HiTProMemory(prototypes, jnp.asarray(self.slot))
 
-    def refresh(
-        self,
-        variables: Variables,
-        memory: HiTProMemory,
-        features: Features | None,
-        rng: jax.Array,
-        progress: Progress,
-        stage: Stage,
-    ) -> HiTProMemory:
+    def refresh(self, variables: Variables, memory: HiTProMemory, features: Features, context: Context) -> HiTProMemory:
         """Prototypes of all sub-tracklets (section 3.3), then two-stage positive mining at κ(e) (section 3.4)."""
-        assert features is not None
         z = unit_rows(features.arrays["feature"])
         slot = jnp.where(features.valid, memory.slot[jnp.maximum(features.tracklet, 0)], -1)
         prototypes = rebuild(memory.prototypes, z, slot, features.valid)
         prototypes = constrain(prototypes, "replicated")
-        return memory.replace(prototypes=associate(prototypes, self.kappa(progress, stage), self.association))
+        return memory.replace(prototypes=associate(prototypes, self.kappa(context.progress), self.association))
 
-    def kappa(self, progress: Progress, stage: Stage) -> jax.Array:
+    def kappa(self, progress: Progress) -> jax.Array:
         """κ(e), linear from its value in the first epoch to that in the last."""
         start, end = self.config.kappa
-        return start + (end - start) * jnp.floor(progress.epoch) / max(stage.epochs - 1, 1)
+        return start + (end - start) * jnp.floor(progress.epoch) / max(self.config.epochs - 1, 1)
 
     def sampling_labels(self, memory: HiTProMemory) -> jax.Array:
         return memory.slot
 
     # --- Hierarchical Contrastive Learning ----------------------------------------------------------------------
 
-    def loss(
-        self,
-        variables: Variables,
-        memory: HiTProMemory,
-        batch: Batch,
-        rng: jax.Array,
-        progress: Progress,
-        stage: Stage,
-        update: str,
-    ) -> tuple[jax.Array, tuple[dict[str, jax.Array], Any, HiTProMemory]]:
+    def loss(self, variables: Variables, memory: HiTProMemory, batch: Batch, context: Context) -> LossOutput:
         """L = L1 + λ2·1[e ≥ E1]·L2 + λ3·1[e ≥ E2]·L3 (section 4), and the prototypes moved towards the batch (6)."""
         found, changed = self.encoder.apply(
-            variables, batch, train=True, mutable=["batch_stats"], rngs={"dropout": rng}
+            variables, batch, train=True, mutable=["batch_stats"], rngs={"dropout": context.rng}
         )
         # Every device needs all of the batch to move its copy of the prototypes; the rows are few.
         z = constrain(unit_rows(found["feature"]), "replicated")
@@ -236,7 +223,7 @@ class HiTPro(Method):
         losses = hierarchical_losses(
             z, slot, batch.valid, prototypes, levels.temperature, levels.scope, cross_feature=cross_feature
         )
-        epoch = jnp.floor(progress.epoch)
+        epoch = jnp.floor(context.progress.epoch)
         intra_weight = levels.intra_weight
         within_weight = levels.within_weight * (epoch >= levels.within_start_epoch)
         cross_weight = levels.cross_weight * (epoch >= levels.cross_start_epoch)
@@ -244,7 +231,7 @@ class HiTPro(Method):
 
         prototypes = update_prototypes(prototypes, z, slot, batch.valid, self.config.prototypes.momentum)
         metrics = {f"loss_{name}": losses[name] for name in ("intra", "within", "cross")}
-        return total, (metrics, changed["batch_stats"], memory.replace(prototypes=prototypes))
+        return LossOutput(total, metrics, changed["batch_stats"], memory.replace(prototypes=prototypes))
 
     def embed(self, variables: Variables, memory: HiTProMemory, batch: Batch) -> dict[str, jax.Array]:
         """ "feature" is the neck's output z before normalizing; "tower" the aggregated frames before the neck."""

@@ -29,8 +29,8 @@ from jaxreid.data.samplers import LabelSampler
 from jaxreid.dataset_info import DatasetInfo
 from jaxreid.devices.parallel import constrain
 from jaxreid.losses.image_text import FIRST_SCALE, LARGEST_SCALE, matching_loss
-from jaxreid.methods.method import Backbone, Method, Stage, Update, Variables
-from jaxreid.optimizers import Progress, Schedule, make_optimizer
+from jaxreid.methods.method import Backbone, Context, LossOutput, Method, Stage, Update, Variables
+from jaxreid.optimizers import Schedule, make_optimizer
 from jaxreid.values import flag, fraction, one_of, under, whole
 
 
@@ -90,6 +90,7 @@ class LanguageImage(Method):
             Stage(
                 name="language_image",
                 epochs=config.epochs,
+                loss=self.loss,
                 sampler=LabelSampler(config.batch.batch_size, num_instances=1, parts=1),
                 seq_len=config.batch.seq_len,
                 augment=Augmentation(**config.augment),
@@ -103,9 +104,6 @@ class LanguageImage(Method):
             Backbone(("image_tower",), weights, self.network.image),
             Backbone(("text_tower",), weights if self.config.text.pretrained else "", self.network.text),
         )
-
-    def notes(self) -> tuple[str, ...]:
-        return ("Captions of the training tracklets were used.",)
 
     def init(self, rng: jax.Array, batch: Batch) -> Variables:
         return self.network.init(rng, batch, jnp.zeros((1, 2), jnp.int32), train=False)
@@ -123,18 +121,9 @@ class LanguageImage(Method):
     def sampling_labels(self, memory: Captions) -> jax.Array:
         return jnp.arange(len(memory.caption), dtype=jnp.int32)
 
-    def loss(
-        self,
-        variables: Variables,
-        memory: Captions,
-        batch: Batch,
-        rng: jax.Array,
-        progress: Progress,
-        stage: Stage,
-        update: str,
-    ) -> tuple[jax.Array, tuple[dict[str, jax.Array], Any, Captions]]:
+    def loss(self, variables: Variables, memory: Captions, batch: Batch, context: Context) -> LossOutput:
         caption = memory.caption[jnp.maximum(batch.tracklet, 0)]
-        wording = jax.random.randint(rng, caption.shape, 0, memory.ids.shape[1])
+        wording = jax.random.randint(context.rng, caption.shape, 0, memory.ids.shape[1])
         found: Any = self.network.apply(variables, batch, memory.ids[caption, wording], train=True)
         image, text, scale = found
         image, text, caption, valid = constrain((image, text, caption, batch.valid), "replicated")
@@ -143,7 +132,7 @@ class LanguageImage(Method):
         by_image = matching_loss(logits, match, valid)
         by_text = matching_loss(logits.T, match, valid)
         metrics = {"loss_image_to_text": by_image, "loss_text_to_image": by_text}
-        return 0.5 * (by_image + by_text), (metrics, variables.get("batch_stats", {}), memory)
+        return LossOutput(0.5 * (by_image + by_text), metrics, variables.get("batch_stats", {}), memory)
 
     def embed(self, variables: Variables, memory: Any, batch: Batch) -> dict[str, jax.Array]:
         """ "feature" is the mean of the frames in the joint space."""

@@ -21,7 +21,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import flax.linen as nn
-import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -32,14 +31,15 @@ from jaxreid.backbones.clip import VISION_TOWERS
 from jaxreid.backbones.frame_encoder import clip_configs
 from jaxreid.backbones.text import TEXT_TOWERS, TextConfig
 from jaxreid.backbones.transformer import LayerNorm
-from jaxreid.backbones.vit import ViT, ViTConfig
+from jaxreid.backbones.vit import ViTConfig
 from jaxreid.data.batch import Batch
 from jaxreid.data.samplers import PairSampler
 from jaxreid.data.schema import INFRARED, VISIBLE
 from jaxreid.dataset_info import DatasetInfo
 from jaxreid.errors import UserError
+from jaxreid.layers.clip_tower import ClipTower
 from jaxreid.layers.cross_attention import ContextBlock
-from jaxreid.layers.neck import NECKS, Neck
+from jaxreid.layers.neck import NECKS, Necks
 from jaxreid.layers.prompts import PromptedText, PromptTemplate, template_faults
 from jaxreid.layers.stfl import GROUPED_MODES, SHIFT_MODES, stfl_hooks
 from jaxreid.losses.identity import cross_entropy
@@ -51,16 +51,15 @@ from jaxreid.losses.modality import (
     modality_margin,
 )
 from jaxreid.losses.triplet import weighted_triplet
-from jaxreid.methods import prompt_learning
-from jaxreid.methods.method import Backbone, Features, Method, Stage, Update, Variables
-from jaxreid.methods.prompt_learning import feature_rows, kept_features, prompt_losses, prompt_stage
-from jaxreid.optimizers import Progress, Schedule, make_optimizer
+from jaxreid.methods.class_banks import PROMPT_VALUES, BankMemory, PromptBank
+from jaxreid.methods.method import Backbone, Context, LossOutput, Method, Stage, Update, Variables
+from jaxreid.optimizers import Schedule, make_optimizer
 from jaxreid.values import flag, fraction, non_negative, one_of, series, whole
 
 PROBES = {"uniform": 2, "third": 3, "mmd": 0}  # mod_gen → outputs of the modality probe
 
 VALUES = {
-    **prompt_learning.VALUES,
+    **PROMPT_VALUES,
     "backbone.name": one_of(TEXT_TOWERS),
     "stfl_split": series(whole(0), length=3),
     "grouped_mode": one_of(GROUPED_MODES),
@@ -139,7 +138,7 @@ class LSMRLNetwork(nn.Module):
       image, split, grouped_mode, tps_mode: the image tower and its three encoders.
       text: text tower and template.
       num_classes: C, training identities.
-      heads: of SD and CMI.
+      num_heads: of SD and CMI.
       use_sd, use_cmi: whether these modules exist.
       sd_mode, sd_tokens, sd_top: SD's.
       modality_classes: outputs of the modality probe, 0 = none.
@@ -152,7 +151,7 @@ class LSMRLNetwork(nn.Module):
     tps_mode: str
     text: tuple[TextConfig, PromptTemplate]
     num_classes: int
-    heads: int
+    num_heads: int
     use_sd: bool
     use_cmi: bool
     sd_mode: str
@@ -162,13 +161,16 @@ class LSMRLNetwork(nn.Module):
     text_scale: bool
 
     def setup(self):
-        self.image_tower = ViT(self.image)
+        # Parts share the network's scope: parameters are named as if they were its own.
+        self.tower = ClipTower(self.image)
+        nn.share_scope(self, self.tower)
+        self.heads = Necks(self.num_classes, ("last", "projected", "sequence"), use_bias=True)
+        nn.share_scope(self, self.heads)
         self.prompted_text = PromptedText(*self.text, self.num_classes, name="text")
         if self.use_sd:
-            self.diffusion = SemanticDiffusion(self.heads, self.sd_mode, self.sd_tokens, self.sd_top)
+            self.diffusion = SemanticDiffusion(self.num_heads, self.sd_mode, self.sd_tokens, self.sd_top)
         if self.use_cmi:
-            self.interaction = CrossModalInteraction(self.heads)
-        self.necks = {name: Neck(self.num_classes, use_bias=True) for name in ("last", "projected", "sequence")}
+            self.interaction = CrossModalInteraction(self.num_heads)
         width, classes = self.image.projection, self.modality_classes
         if classes:
             self.modality_kernel = self.param("modality_kernel", nn.initializers.normal(0.001), (width, classes))
@@ -179,8 +181,7 @@ class LSMRLNetwork(nn.Module):
     def __call__(self, batch: Batch) -> dict[str, jax.Array]:
         """Everything once, which makes the parameters."""
         found = self.encode(batch, self.prompted_text.bank(), train=False)
-        for name, neck in self.necks.items():
-            neck(found["solo" if name == "sequence" else name], batch.valid, False)
+        self.heads(found | {"sequence": found["solo"]}, batch.valid, False)
         return found
 
     def bank(self, multiple: int) -> jax.Array:
@@ -202,23 +203,13 @@ class LSMRLNetwork(nn.Module):
         clips, length = batch.frames.shape[:2]
         mask = batch.frame_mask
         all_tokens = self.use_sd and (self.sd_tokens == "all" or self.sd_mode == "append")
-        out = self.image_tower(
-            batch.frames.reshape(clips * length, *batch.frames.shape[2:]),
-            train=train,
-            class_token_only=not all_tokens,
-            taps=(-2,),
-            hooks=stfl_hooks(self.image, self.split, self.grouped_mode, self.tps_mode, length),
-        )
-        frame_features = {
-            "penultimate": out["taps"][0].tokens[:, 0],
-            "last": out["class_token"],
-            "projected": out["projected"],
-        }
-        by_clip = {name: x.reshape(clips, length, -1) for name, x in frame_features.items()}
-        found = {name: masked_mean(x, mask) for name, x in by_clip.items()}
-        h = by_clip["projected"].astype(jnp.float32)
+        hooks = stfl_hooks(self.image, self.split, self.grouped_mode, self.tps_mode, length)
+        frames = self.tower(batch, train, all_tokens=all_tokens, hooks=hooks)
+        found: dict[str, jax.Array] = frames.pooled(masked_mean, masked_mean, mask)
+        h = frames.projected.astype(jnp.float32)
         if self.use_sd:
-            tokens = self.image_tower.project(out["tokens"]) if all_tokens else out["projected"][:, None]
+            tokens = frames.projected[:, :, None] if frames.tokens is None else self.tower.project(frames.tokens)
+            tokens = tokens.reshape(clips * length, *tokens.shape[2:])
             h = self.diffusion(tokens.astype(jnp.float32), bank).reshape(h.shape)
         found["diffused"] = masked_mean(h, mask)
         found["solo"] = masked_mean(self.interaction(h, mask), mask) if self.use_cmi else found["diffused"]
@@ -227,15 +218,17 @@ class LSMRLNetwork(nn.Module):
             found["pair"] = masked_mean(u.reshape(h.shape), mask)
         return found
 
+    def logits(self, found: dict[str, jax.Array], batch: Batch) -> dict[str, jax.Array]:
+        """Identity logits of f, p and both forms of r, which share a neck, in training."""
+        of = {"last": "last", "projected": "projected", "pair": "sequence", "solo": "sequence"}
+        return {
+            name: self.heads.neck(neck)(found[name], batch.valid, True) for name, neck in of.items() if name in found
+        }
+
     def normed(self, f: jax.Array, r: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array]:
         """f and r as the batch norms of their necks leave them, with running statistics."""
-        f = self.necks["last"].norm(f, batch.valid, use_running_average=True)
-        return f, self.necks["sequence"].norm(r, batch.valid, use_running_average=True)
-
-
-class LSMRLMemory(flax.struct.PyTreeNode):
-    text_bank: jax.Array  # f32[C, E], Z of the parameters after the last epoch: test clips need no text tower
-    features: jax.Array | None = None  # f32[N·parts, E], what prompts learn from where they have a stage of their own
+        of = self.heads.normed({"last": f, "sequence": r}, batch.valid)
+        return of["last"], of["sequence"]
 
 
 # --- The method -----------------------------------------------------------------------------------------------------
@@ -277,7 +270,7 @@ class LSMRL(Method):
             tps_mode=config.tps_mode,
             text=(self.text, PromptTemplate.of_text(prompt.template, info.tokenize, prompt.n_ctx)),
             num_classes=info.num_classes,
-            heads=config.heads,
+            num_heads=config.heads,
             use_sd=config.use_sd and config.use_text,
             use_cmi=config.use_cmi,
             sd_mode=config.sd_mode,
@@ -285,6 +278,15 @@ class LSMRL(Method):
             sd_top=config.sd_top,
             modality_classes=PROBES[config.mod_gen],
             text_scale=config.v2t_norm,
+        )
+        multiple = config.prompt.pad_to_multiple_of
+        self.bank = PromptBank(
+            config,
+            info,
+            image.projection or 0,
+            self.features,
+            sentences=lambda variables, identity: self.network.apply(variables, identity, method="sentences"),  # pyright: ignore
+            rows=lambda variables: self.network.apply(variables, multiple, method="bank"),  # pyright: ignore
         )
 
     def stages(self) -> tuple[Stage, ...]:
@@ -294,14 +296,15 @@ class LSMRL(Method):
         main = Stage(
             name="lsmrl",
             epochs=config.epochs,
+            loss=self.loss,
             sampler=PairSampler(batch.num_identities, batch.num_pairs, batch.steps_per_epoch, aligned=batch.aligned),
             seq_len=batch.seq_len,
             clip_sampling=batch.clip_sampling,
             augment=Augmentation(**config.augment),
             updates=(Update("all", optimizer, Schedule(**config.schedule)),),
-            refresh_after=not config.two_stage,  # otherwise the sentences are constants
+            refresh_after=None if config.two_stage else self.bank.fill,  # otherwise the sentences are constants
         )
-        return (prompt_stage(config.stage1, main.augment), main) if config.two_stage else (main,)
+        return self.bank.stages(main) if config.two_stage else (main,)
 
     def backbones(self) -> tuple[Backbone, ...]:
         weights = self.config.backbone.checkpoint
@@ -309,84 +312,40 @@ class LSMRL(Method):
 
     def notes(self) -> tuple[str, ...]:
         return (
-            "Supervised: identity labels of the training tracklets were used.",
+            *super().notes(),
             "Below the level of the paper's abstract the method is a design after its ancestors (docs/lsmrl.md).",
         )
 
     def init(self, rng: jax.Array, batch: Batch) -> Variables:
         return self.network.init(rng, batch)
 
-    def init_memory(self) -> LSMRLMemory:
-        width, rows = self.image.projection, len(self.info.table) * self.config.stage1.clips_per_tracklet
-        features = jnp.zeros((rows, width)) if self.config.two_stage else None
-        return LSMRLMemory(jnp.zeros((self.info.num_classes, width)), features)
+    def init_memory(self) -> BankMemory:
+        """Z of the parameters after the last epoch (test clips need no text tower), and what the words learn from where
+        they have a stage of their own."""
+        memory = self.bank.init()
+        return memory if self.config.two_stage else memory.replace(features=None)
 
-    def extract(self, variables: Variables, memory: LSMRLMemory, batch: Batch, stage: Stage) -> dict[str, jax.Array]:
+    def begin_stage(self, memory: BankMemory, stage: Stage) -> BankMemory:
+        return self.bank.begin_stage(memory, stage)
+
+    def features(self, variables: Variables, memory: BankMemory, batch: Batch) -> dict[str, jax.Array]:
         """p of the starting tower, with STFL, for words that have a stage of their own."""
-        found: Any = self.network.apply(variables, batch, memory.text_bank, False, method="encode")
+        found: Any = self.network.apply(variables, batch, memory.bank, False, method="encode")
         return {"projected": found["projected"]}
 
-    def refresh(
-        self,
-        variables: Variables,
-        memory: LSMRLMemory,
-        features: Features | None,
-        rng: jax.Array,
-        progress: Progress,
-        stage: Stage,
-    ) -> LSMRLMemory:
-        """The text bank of the parameters as they are now; or what the words will learn from."""
-        if features is not None:
-            assert memory.features is not None
-            return memory.replace(
-                features=kept_features(features, memory.features, self.config.stage1.clips_per_tracklet)
-            )
-        bank: Any = self.network.apply(variables, self.config.prompt.pad_to_multiple_of, method="bank")
-        return memory.replace(text_bank=bank)
-
-    def loss(
-        self,
-        variables: Variables,
-        memory: LSMRLMemory,
-        batch: Batch,
-        rng: jax.Array,
-        progress: Progress,
-        stage: Stage,
-        update: str,
-    ) -> tuple[jax.Array, tuple[dict[str, jax.Array], Any, LSMRLMemory]]:
+    def loss(self, variables: Variables, memory: BankMemory, batch: Batch, context: Context) -> LossOutput:
         """VLD's losses, those of the sequence features r, and the modality-level losses."""
-        if stage.name == "prompts":
-            losses, stats = self.prompt_losses(variables, memory, batch), variables["batch_stats"]
-        else:
-            losses, stats = self.main_losses(variables, memory, batch, rng, progress)
-        total = sum(weight * value for weight, value in losses.values())
-        metrics = {f"loss_{name}": value for name, (_, value) in losses.items()}
-        return total, (metrics, stats, memory)  # pyright: ignore[reportReturnType]
-
-    def prompt_losses(self, variables: Variables, memory: LSMRLMemory, batch: Batch) -> dict[str, tuple[Any, Any]]:
-        """CLIP-ReID's first stage: {name: (weight, value)}."""
-        assert memory.features is not None
-        p = memory.features[feature_rows(batch, self.config.stage1.clips_per_tracklet)]
-        z: Any = self.network.apply(variables, jnp.maximum(batch.identity, 0), method="sentences")
-        return prompt_losses(p, z, batch)
-
-    def main_losses(
-        self, variables: Variables, memory: LSMRLMemory, batch: Batch, rng: jax.Array, progress: Progress
-    ) -> tuple[dict[str, tuple[Any, Any]], Any]:
-        """({name: (weight, value)}, new batch statistics)."""
         config, y, valid, stable = self.config, batch.identity, batch.valid, self.config.wrt_stable
 
         learns_words = config.use_text and not config.two_stage
 
         def forward(network: LSMRLNetwork) -> tuple[dict[str, jax.Array], dict[str, jax.Array], jax.Array]:
-            bank = network.bank(config.prompt.pad_to_multiple_of) if learns_words else memory.text_bank
+            bank = network.bank(config.prompt.pad_to_multiple_of) if learns_words else memory.bank
             found = network.encode(batch, bank, train=True, pairs=True)
-            of = {"last": "last", "projected": "projected", "pair": "sequence", "solo": "sequence"}
-            heads = {name: network.necks[neck](found[name], valid, True) for name, neck in of.items() if name in found}
-            return found, heads, network.text_logits(found["projected"], bank)
+            return found, network.logits(found, batch), network.text_logits(found["projected"], bank)
 
         (found, logits, of_text), changed = self.network.apply(
-            variables, method=forward, mutable=["batch_stats"], rngs={"dropout": rng}
+            variables, method=forward, mutable=["batch_stats"], rngs={"dropout": context.rng}
         )
         a, f, p, r = (found[name] for name in ("penultimate", "last", "projected", "solo"))
 
@@ -410,20 +369,20 @@ class LSMRL(Method):
             losses["hct"] = (config.lambda_hct, hct)
         elif config.lambda_hct:
             losses["mma"] = (config.lambda_hct, modality_margin(r, y, batch.modality, valid))
-        on = config.lambda_mod * (progress.fraction >= config.mod_start_fraction)
+        on = config.lambda_mod * (context.progress.fraction >= config.mod_start_fraction)
         if config.lambda_mod and config.mod_gen == "mmd":
             losses["mmd"] = (on, modality_discrepancy(unit_rows(r), batch.modality, valid))
         elif config.lambda_mod:
             probe = variables["params"]["modality_kernel"], variables["params"]["modality_bias"]
             confusion, probing = modality_confusion(r, *probe, batch.modality, valid, config.mod_gen)
             losses |= {"mod": (on, confusion), "probe": (on, probing)}
-        return losses, changed["batch_stats"]
+        return LossOutput.weighted(losses, changed["batch_stats"], memory)
 
-    def embed(self, variables: Variables, memory: LSMRLMemory, batch: Batch) -> dict[str, jax.Array]:
+    def embed(self, variables: Variables, memory: BankMemory, batch: Batch) -> dict[str, jax.Array]:
         """ "feature": f and r of the tracklet alone, or with `cmi_test="skip"` f and h, before or after their batch
         norms (`config.neck_feat`), both of unit length, side by side; the same function for both modalities.
         "tower": f."""
-        found: Any = self.network.apply(variables, batch, memory.text_bank, False, method="encode")
+        found: Any = self.network.apply(variables, batch, memory.bank, False, method="encode")
         parts: Any = found["last"], found["solo" if self.config.cmi_test == "solo" else "diffused"]
         if self.config.neck_feat == "after":
             parts = self.network.apply(variables, *parts, batch, method="normed")

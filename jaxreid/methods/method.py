@@ -1,25 +1,29 @@
 """The interface of a method: what a paper's file provides, and what training does with it.
 
 Everything that a method computes is a pure function of arrays; its object holds the config, the data set's tables
-and the Flax modules. Training calls, for each stage,
+and the Flax modules. Training calls
 
-    init_memory → [extract → refresh → sampling_labels → steps] per epoch
+    init_memory, then for each stage: begin_stage → [extract → refresh → sampling_labels → steps] per epoch
 
-and no method knows a device, a host or a file.
+where a stage names the functions that are its own: its loss, and what its extraction finds and refreshes. No method
+knows a device, a host or a file. docs/methods.md writes one from an empty file.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import importlib
-from collections.abc import Iterator
-from typing import Any, ClassVar
+from collections.abc import Callable, Iterator, Mapping
+from operator import attrgetter
+from types import ModuleType
+from typing import Any, ClassVar, Literal
 
 import flax.struct
 import jax
 import numpy as np
 
 from jaxreid.augment import UNCHANGED, Augmentation
+from jaxreid.backbones import hub
 from jaxreid.backbones.batch_norm import calibrate_norm
 from jaxreid.data.batch import Batch
 from jaxreid.data.clips import ClipPlan, plan_all_parts, plan_tracklets
@@ -36,6 +40,54 @@ Variables = Any  # nested dicts {"params": …, "batch_stats": …}
 Metrics = dict[str, jax.Array]
 
 
+# ----------------------------------------------------------------------------------------------------------------
+# What the functions of a stage take and give
+# ----------------------------------------------------------------------------------------------------------------
+
+
+class Context(flax.struct.PyTreeNode):
+    """What a function of a stage knows besides its arrays."""
+
+    rng: jax.Array
+    progress: Progress
+    update: str = flax.struct.field(pytree_node=False, default="")  # which of the stage's updates wants the loss
+
+
+class LossOutput(flax.struct.PyTreeNode):
+    """What a loss gives: the scalar to minimize, figures for the log, and the state that the step leaves."""
+
+    total: jax.Array  # f32[]
+    metrics: Metrics
+    batch_stats: Any
+    memory: Any
+
+    @classmethod
+    def weighted(cls, losses: Mapping[str, tuple[Any, jax.Array]], batch_stats: Any, memory: Any) -> LossOutput:
+        """The sum of {name: (weight, value)}; the log shows the values, as "loss_" and the name."""
+        total: Any = sum(weight * value for weight, value in losses.values())
+        return cls(total, {f"loss_{name}": value for name, (_, value) in losses.items()}, batch_stats, memory)
+
+
+class Features(flax.struct.PyTreeNode):
+    """What an extraction pass found: named arrays with one row per clip, padded to a fixed count."""
+
+    arrays: dict[str, jax.Array]  # name → [M, …]
+    tracklet: jax.Array  # i32[M], row in the split
+    part: jax.Array  # i32[M]
+    valid: jax.Array  # bool[M]
+
+
+Loss = Callable[[Variables, Any, Batch, Context], LossOutput]  # variables, memory, …
+Extract = Callable[[Variables, Any, Batch], dict[str, jax.Array]]  # variables, memory, clips → arrays [B, …] by name
+Refresh = Callable[[Variables, Any, Features, Context], Any]  # variables, memory, … → memory
+RefreshAfter = Callable[[Variables, Any, Context], Any]  # variables, memory, … → memory
+
+
+# ----------------------------------------------------------------------------------------------------------------
+# Stages
+# ----------------------------------------------------------------------------------------------------------------
+
+
 @dataclasses.dataclass(frozen=True)
 class Update:
     """One optimizer and what it trains; most methods have one per stage."""
@@ -47,12 +99,14 @@ class Update:
 
 @dataclasses.dataclass(frozen=True)
 class Extraction:
-    """A pass over the training split in evaluation mode: `parts` clips of `seq_len` frames per tracklet, or with
-    `clip_sampling` those of test tracklets (jaxreid.data.clips.RULES)."""
+    """A pass over the training split in evaluation mode, and what is made of it: `parts` clips of `seq_len` frames per
+    tracklet, or with `clip_sampling` those of test tracklets (jaxreid.data.clips.RULES)."""
 
     every: int  # epochs; 0 = once before the stage
     parts: int
     seq_len: int
+    refresh: Refresh | None = None  # the memory of the coming epoch; None = as it is
+    extract: Extract | None = None  # what is kept of each clip; None = `Method.embed`
     clip_sampling: str = ""
     augment: Augmentation = UNCHANGED  # of the clips; the same draws in every pass
 
@@ -65,34 +119,62 @@ class Extraction:
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """A stretch of training in which shapes, trained parameters and compiled steps do not change."""
+    """A stretch of training in which shapes, trained parameters and compiled steps do not change.
+
+    It is `epochs` long; extraction, evaluation and checkpoints stand between epochs. An epoch is a pass of the sampler
+    or, where the stage's length is given in `steps`, its even share of them, in as many passes as that takes.
+    """
 
     name: str
     epochs: int
+    loss: Loss
     sampler: Sampler
     seq_len: int  # frames per clip; 0 = none is read, the stage learns from what `refresh` put into memory
     augment: Augmentation
     updates: tuple[Update, ...]
     extraction: Extraction | None = None
-    refresh_after: bool = False  # whether `refresh` is also called after every epoch, without features
+    refresh_after: RefreshAfter | None = None  # after every epoch: what in memory has to follow the parameters
     calibrate: bool = False  # whether the first extraction sets batch statistics, before anything else is done with it
     clip_sampling: str = "chunk"  # which frames make a training clip (jaxreid.data.clips.TRAINING_CLIPS)
     clip_stride: int = 1  # of "strided"
     piece_len: int = 0  # frames of the pieces that longer tracklets are cut into, each drawn as a tracklet; 0 = whole
+    steps: int = 0  # of the whole stage; 0 = as many as the sampler draws
 
-    def plan(self, labels: np.ndarray, columns: Columns, length: np.ndarray, rng: np.random.Generator) -> ClipPlan:
+    def __post_init__(self) -> None:
+        if 0 < self.steps < self.epochs:
+            raise UserError(f"stage {self.name!r}: {self.steps} steps in {self.epochs} epochs leave some without any")
+
+    def plan(
+        self, labels: np.ndarray, columns: Columns, length: np.ndarray, rng: np.random.Generator, epoch: int = 0
+    ) -> ClipPlan:
         """The clips of an epoch, batch by batch; see `jaxreid.data.pieces.plan_epoch`."""
-        return plan_epoch(
-            self.sampler,
-            labels,
-            columns,
-            length,
-            rng,
-            seq_len=self.seq_len,
-            piece_len=self.piece_len,
-            clip_sampling=self.clip_sampling,
-            stride=self.clip_stride,
-        )
+
+        def one_pass() -> ClipPlan:
+            return plan_epoch(
+                self.sampler,
+                labels,
+                columns,
+                length,
+                rng,
+                seq_len=self.seq_len,
+                piece_len=self.piece_len,
+                clip_sampling=self.clip_sampling,
+                stride=self.clip_stride,
+            )
+
+        plan = one_pass()
+        if not self.steps:
+            return plan
+        share = (epoch + 1) * self.steps // self.epochs - epoch * self.steps // self.epochs
+        clips = share * self.sampler.batch_size(columns)
+        while len(plan) < clips:
+            plan = plan.followed_by(one_pass())
+        return plan.first(clips)
+
+
+# ----------------------------------------------------------------------------------------------------------------
+# Evaluation, backbones, extras
+# ----------------------------------------------------------------------------------------------------------------
 
 
 POOLS = ("before", "after")  # how the clips of a tracklet are pooled
@@ -136,17 +218,30 @@ class Backbone:
     config: Any  # the network's configuration, which decides shapes and positions
 
 
-class Features(flax.struct.PyTreeNode):
-    """What an extraction pass found: named arrays with one row per clip, padded to a fixed count."""
+Phase = Literal["train", "extract", "test"]
 
-    arrays: dict[str, jax.Array]  # name → [M, …]
-    tracklet: jax.Array  # i32[M], row in the split
-    part: jax.Array  # i32[M]
-    valid: jax.Array  # bool[M]
+
+@dataclasses.dataclass(frozen=True)
+class Extra:
+    """An array that a method needs beside the frames: of every frame or of the clip, `shape` and `dtype` of one."""
+
+    per: Literal["frame", "clip"]
+    shape: tuple[int, ...]
+    dtype: str = "float32"
+    missing: Literal["error", "mask"] = "error"  # where a tracklet lacks it: refuse to run, or mask it
+
+
+# ----------------------------------------------------------------------------------------------------------------
+# The method
+# ----------------------------------------------------------------------------------------------------------------
 
 
 class Method:
     """Base class; a method overrides what its paper says.
+
+    Class attributes declare what a run may learn from, before anything is opened: `uses_identity` and `uses_captions`
+    decide what data the method is given, and with `assumes` what results state. Results that differ in what they state
+    never share a table.
 
     Args:
       config: the run's resolved config.
@@ -155,6 +250,7 @@ class Method:
 
     uses_identity = False
     uses_captions = False
+    assumes: ClassVar[Mapping[str, str]] = {}  # name of an assumption → the config key whose value is stated
     values: ClassVar[Table] = {}  # conditions of the keys that only this method reads
 
     def __init__(self, config: Any, info: DatasetInfo) -> None:
@@ -179,18 +275,34 @@ class Method:
     def backbones(self) -> tuple[Backbone, ...]:
         return ()
 
+    def extras(self, phase: Phase) -> Mapping[str, Extra]:
+        """What `Batch.extras` holds in training, in extraction passes and at test time, by name."""
+        del phase
+        return {}
+
     def init_memory(self) -> Any:
         """State beside the parameters (prototypes, banks); capacities are fixed here."""
         return {}
 
+    def begin_stage(self, memory: Any, stage: Stage) -> Any:
+        """Memory at the border of a stage, where its structure may change; also called before the first. Traceable: a
+        restored run takes the shapes from here."""
+        del stage
+        return memory
+
     def assumptions(self) -> dict[str, str]:
-        """What training may use, by name (labels, captions, …); results that differ here never share a table."""
-        told = {"identity labels": "yes" if self.uses_identity else "no"}
-        return told | ({"captions": "yes"} if self.uses_captions else {})
+        """What training may use, by name (labels, captions, …), from what the class declares."""
+        stated = {"identity labels": "yes" if self.uses_identity else "no"}
+        stated |= {"captions": "yes"} if self.uses_captions else {}
+        return stated | {name: str(attrgetter(key)(self.config)) for name, key in self.assumes.items()}
 
     def notes(self) -> tuple[str, ...]:
-        """What a reader of the results must know about this run."""
-        return ()
+        """What a reader of the results must know of this run: supervision, starting weights, what a method adds."""
+        supervised = "Supervised: identity labels of the training tracklets were used."
+        notes = [supervised if self.uses_identity else "No identity label was used."]
+        notes += ["Captions of the training tracklets were used."] if self.uses_captions else []
+        cards = dict.fromkeys(hub.card(backbone.name) for backbone in self.backbones())
+        return (*notes, *filter(None, cards))
 
     # --- jitted -------------------------------------------------------------------------------------------------
 
@@ -198,27 +310,9 @@ class Method:
         """Parameters and batch statistics, {"params": …, "batch_stats": …}."""
         raise NotImplementedError
 
-    def loss(
-        self,
-        variables: Variables,
-        memory: Any,
-        batch: Batch,
-        rng: jax.Array,
-        progress: Progress,
-        stage: Stage,
-        update: str,
-    ) -> tuple[jax.Array, tuple[Metrics, Any, Any]]:
-        """The scalar to minimise, with (metrics, new batch statistics, new memory)."""
-        raise NotImplementedError
-
     def embed(self, variables: Variables, memory: Any, batch: Batch) -> dict[str, jax.Array]:
         """Clips → features by name, [B, D]; "feature" is what retrieval uses, before normalizing."""
         raise NotImplementedError
-
-    def extract(self, variables: Variables, memory: Any, batch: Batch, stage: Stage) -> dict[str, jax.Array]:
-        """What `refresh` needs of each clip."""
-        del stage
-        return self.embed(variables, memory, batch)
 
     def calibrate(self, variables: Variables, features: Features) -> tuple[Any, Features]:
         """(batch statistics of what was extracted, the features under these statistics), where the stage asks for it.
@@ -229,24 +323,26 @@ class Method:
         batch_stats = {**variables["batch_stats"], "neck": neck}
         return batch_stats, features.replace(arrays=features.arrays | {"feature": feature})
 
-    def refresh(
-        self,
-        variables: Variables,
-        memory: Any,
-        features: Features | None,
-        rng: jax.Array,
-        progress: Progress,
-        stage: Stage,
-    ) -> Any:
-        """Memory for the coming epoch from an extraction pass; or, where the stage asks for it after every epoch
-        (features None), what in memory has to follow the parameters."""
-        del variables, features, rng, progress, stage
-        return memory
-
     def sampling_labels(self, memory: Any) -> jax.Array | None:
         """i32[N], which group each training tracklet is drawn with (−1 never); None = identity labels."""
         del memory
         return None
+
+    # --- retrieval of a method's own ----------------------------------------------------------------------------
+
+    def distance(self, queries: Any, gallery: Any) -> jax.Array:
+        """Features of Q query and G gallery tracklets, in the form in which `embed` gives them → f32[Q, G], smaller is
+        nearer; in place of the distances that `Evaluation.distance` names."""
+        raise NotImplementedError
+
+    def pair_features(self, variables: Variables, batch: Batch) -> dict[str, jax.Array]:
+        """What `pair_score` needs of each clip, [B, …] by name."""
+        raise NotImplementedError
+
+    def pair_score(self, variables: Variables, queries: Any, gallery: Any) -> jax.Array:
+        """Pair features of Q queries and of G short-listed gallery tracklets of each → f32[Q, G], larger is nearer: a
+        network that looks at both sides decides their order."""
+        raise NotImplementedError
 
     # --- for the log only ---------------------------------------------------------------------------------------
 
@@ -260,20 +356,31 @@ def find_method(name: str) -> type[Method]:
     """The method class that a module calls `METHOD`.
 
     Args:
-      name: of a module in `jaxreid/methods`, or the dotted path of one elsewhere ("mypackage.mymethod").
+      name: of a module in `jaxreid/methods`, or of one elsewhere that Python finds ("mymethod", "mypackage.mymethod").
 
     Raises:
       UserError: there is no such module, or no such class in it.
     """
-    path = name if "." in name else f"jaxreid.methods.{name}"
-    try:
-        module = importlib.import_module(path)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{path}.".startswith(f"{error.name}."):
-            raise  # it is there, and imports what is not
-        where = f"module {path}" if "." in name else f"jaxreid/methods/{name}.py"
-        raise UserError(f"config.method={name!r}: there is no {where}") from None
+    paths = [name] if "." in name else [f"jaxreid.methods.{name}", name]
+    module = next(filter(None, map(_imported, paths)), None)
+    if module is None:
+        where = (
+            f"module {name}" if "." in name else f"jaxreid/methods/{name}.py, and no module {name} where Python looks"
+        )
+        raise UserError(f"config.method={name!r}: there is no {where}")
     method = getattr(module, "METHOD", None)
     if not (isinstance(method, type) and issubclass(method, Method)):
-        raise UserError(f"config.method={name!r}: {path} has no METHOD, a subclass of jaxreid.methods.method.Method")
+        raise UserError(
+            f"config.method={name!r}: {module.__name__} has no METHOD, a subclass of jaxreid.methods.method.Method"
+        )
     return method
+
+
+def _imported(path: str) -> ModuleType | None:
+    """A module, None where there is none; what it imports in vain is not hidden."""
+    try:
+        return importlib.import_module(path)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{path}.".startswith(f"{error.name}."):
+            raise
+        return None

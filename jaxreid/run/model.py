@@ -8,7 +8,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +26,7 @@ from jaxreid.data.split import FrameReader, Split
 from jaxreid.dataset_info import DatasetInfo, dataset_info, read_info
 from jaxreid.devices import parallel, processes
 from jaxreid.errors import DataSetError, UserError
-from jaxreid.methods.method import Method, find_method
+from jaxreid.methods.method import Method, Phase, find_method
 from jaxreid.run.config_values import check_config
 from jaxreid.run.workdirs import read_config
 
@@ -93,11 +93,14 @@ def make_model(config: Any, workdir: Path, mesh: Mesh, info: DatasetInfo, *, dry
     """
     tokenize = text_tokenizer(config.backbone.name, config.backbone.checkpoint, counting=dry)
     info = dataclasses.replace(info, tokenize=tokenize)
+    method = find_method(config.method)(config, info)
+    if asked := sorted({name for phase in get_args(Phase) for name in method.extras(phase)}):
+        raise UserError(f"config.method={config.method!r} asks for {', '.join(asked)}: the loader reads no extras yet")
     return Model(
         config=config,
         workdir=Path(workdir),
         mesh=mesh,
-        method=find_method(config.method)(config, info),
+        method=method,
         pixels=Pixels(tuple(config.frames.mean), tuple(config.frames.std), PRECISIONS[config.precision]),
         loading=LoaderOptions(config.frames.height, config.frames.width, **config.loading),
     )

@@ -13,11 +13,11 @@ from jaxreid.devices import parallel
 from jaxreid.devices.compiled import Compiled
 from jaxreid.evaluation.extract import make_extractor
 from jaxreid.methods.method import Stage, Update
-from jaxreid.optimizers import merge, split_trained
+from jaxreid.optimizers import split_trained
 from jaxreid.run.model import Run, abstract_batch, example_batch
 from jaxreid.training.loop import EpochLoop
-from jaxreid.training.start import abstract_train_state
-from jaxreid.training.steps import TrainState, groups, progress_at, variables_of
+from jaxreid.training.start import abstract_train_state, memory_at
+from jaxreid.training.steps import TrainState, groups, loss_of, progress_at, variables_of
 
 # Dense bf16 peaks in TFLOP/s, from the vendors' data sheets.
 PEAKS = {"A100": 312, "H100 SXM": 989, "TPU v4": 275, "TPU v5p": 459}
@@ -37,10 +37,10 @@ def dry_run(run: Run) -> None:
 
 def _stage(run: Run, number: int, stage: Stage) -> float:
     """Prints a stage; returns its work in floating-point operations."""
-    trees = abstract_train_state(run, stage)
+    trees = abstract_train_state(run, number)
     state, frozen = (parallel.with_shardings(tree, parallel.state_sharding(tree, run.mesh)) for tree in trees)
     columns = run.method.info.columns
-    labels = run.method.sampling_labels(run.method.init_memory())
+    labels = run.method.sampling_labels(memory_at(run.method, number))
     labels = run.dataset.train.labels.identity if labels is None else np.asarray(labels)
     clips = stage.sampler.batch_size(columns)
     length = run.dataset.train.table.length
@@ -82,11 +82,8 @@ def kept_for_backward(run: Run, stage: Stage, state: TrainState, frozen: Any, ba
 
     def kept(update: Update) -> int:
         def pullback(own: Any, others: Any, state: TrainState, frozen: Any, batch: Batch) -> Any:
-            def loss(own: Any) -> Any:
-                whole = {"params": merge(merge(own, others), frozen), "batch_stats": state.batch_stats}
-                progress = progress_at(stage, 0, 0, 1)
-                return run.method.loss(whole, state.memory, batch, state.rng, progress, stage, update.name)
-
+            progress = progress_at(stage, 0, 0, 1)
+            loss = loss_of(stage, update, others, frozen, state.batch_stats, state.memory, batch, state.rng, progress)
             # The function that vjp returns is a tree: its leaves are what it needs of the forward pass.
             return jax.vjp(loss, own, has_aux=True)[1]
 

@@ -1,7 +1,7 @@
 """Training: stages and epochs, the same for every method.
 
-init_memory → [extract → refresh → sampling_labels → steps → checkpoint] per epoch; the first extraction may also set
-batch statistics before anything else is done with it.
+init_memory, then for each stage: begin_stage → [extract → refresh → sampling_labels → steps → checkpoint] per epoch;
+the first extraction may also set batch statistics before anything else is done with it.
 """
 
 from __future__ import annotations
@@ -21,8 +21,7 @@ from jaxreid.devices.compiled import Compiled, compile_together
 from jaxreid.errors import UserError
 from jaxreid.evaluation.evaluator import Evaluator, headline
 from jaxreid.evaluation.extract import make_extractor
-from jaxreid.methods.method import Features, Stage
-from jaxreid.optimizers import Progress
+from jaxreid.methods.method import Context, Features, Stage
 from jaxreid.run.environment import note_training
 from jaxreid.run.model import Run, abstract_batch
 from jaxreid.training.checkpoints import Checkpoints, digest, newest_whole
@@ -122,26 +121,20 @@ class EpochLoop:
             self.extractor = make_extractor(
                 run,
                 f"{stage.name}/extract_step",
-                lambda variables, memory, batch: method.extract(variables, memory, batch, stage),
+                stage.extraction.extract or method.embed,
                 augmentation=stage.extraction.augment,
             )
-
-            def refresh(variables: Any, memory: Any, features: Features, rng: jax.Array, progress: Progress) -> Any:
-                return method.refresh(variables, memory, features, rng, progress, stage)
-
-            self.refresh = Compiled(refresh, out_shardings=self.sharding.memory)
-            run.compiled[f"{stage.name}/refresh"] = self.refresh
+            if stage.extraction.refresh:
+                self.refresh = self._compiled("refresh", stage.extraction.refresh, self.sharding.memory)
         if stage.calibrate:
-            rows = parallel.rows(run.mesh)
-            self.calibrated = Compiled(method.calibrate, out_shardings=(self.sharding.batch_stats, rows))
-            run.compiled[f"{stage.name}/calibrate"] = self.calibrated
+            shardings = (self.sharding.batch_stats, parallel.rows(run.mesh))
+            self.calibrated = self._compiled("calibrate", method.calibrate, shardings)
         if stage.refresh_after:
+            self.refresh_after = self._compiled("refresh_after", stage.refresh_after, self.sharding.memory)
 
-            def refresh_after(variables: Any, memory: Any, rng: jax.Array, progress: Progress) -> Any:
-                return method.refresh(variables, memory, None, rng, progress, stage)
-
-            self.refresh_after = Compiled(refresh_after, out_shardings=self.sharding.memory)
-            run.compiled[f"{stage.name}/refresh_after"] = self.refresh_after
+    def _compiled(self, name: str, function: Any, shardings: Any) -> Compiled:
+        step = self.run.compiled[f"{self.stage.name}/{name}"] = Compiled(function, out_shardings=shardings)
+        return step
 
     def describe(self, state: TrainState, frozen: Any) -> str:
         """The stage's batches, and what of its arrays lies where."""
@@ -162,7 +155,8 @@ class EpochLoop:
             jobs.append((self.extractor.step, arguments))
             clips = len(stage.extraction.plan(self.split.table.length))
             features = self.extractor.abstract_features(clips, *arguments)
-            jobs.append((self.refresh, (variables, state.memory, features, state.rng, progress)))
+            if stage.extraction.refresh:
+                jobs.append((self.refresh, (variables, state.memory, features, Context(state.rng, progress))))
             if begins and stage.calibrate:
                 jobs.append((self.calibrated, (variables, features)))
         return jobs
@@ -177,7 +171,7 @@ class EpochLoop:
         labels = self.split.labels.identity if remembered is None else parallel.to_host(remembered)
         rng = np.random.default_rng((run.config.seed, self.number, epoch))
         try:
-            plan = stage.plan(labels, self.columns, self.split.table.length, rng)
+            plan = stage.plan(labels, self.columns, self.split.table.length, rng, epoch)
         except NothingToDraw as error:
             if remembered is None:  # these labels are the same in every epoch
                 raise
@@ -226,14 +220,16 @@ class EpochLoop:
         run, stage = self.run, self.stage
         start = time.perf_counter()
         diagnosis: dict[str, float] = {}
-        if stage.extraction and epoch % (stage.extraction.every or stage.epochs) == 0:
+        extraction = stage.extraction
+        if extraction and extraction.refresh and epoch % (extraction.every or stage.epochs) == 0:
             if features is None:
                 with run.phase("extraction"):
                     features = self.extract(state, frozen, epoch, bar)
             with run.phase("refresh"):
                 variables = variables_of(state, frozen)
                 rng = jax.random.fold_in(jax.random.fold_in(state.rng, 1), state.step)
-                memory = self.refresh(variables, state.memory, features, rng, progress_at(stage, epoch, 0, 1))
+                context = Context(rng, progress_at(stage, epoch, 0, 1))
+                memory = self.refresh(variables, state.memory, features, context)
                 state = state.replace(memory=jax.block_until_ready(memory))
                 diagnosis = run.method.diagnose(parallel.to_host(memory), self.split.labels)
                 writer.write("association", diagnosis, **where, step=int(state.step))
@@ -242,8 +238,8 @@ class EpochLoop:
         if stage.refresh_after:
             with run.phase("refresh"):
                 rng = jax.random.fold_in(jax.random.fold_in(state.rng, 2), state.step)
-                progress = progress_at(stage, epoch + 1, 0, 1)
-                memory = self.refresh_after(variables_of(state, frozen), state.memory, rng, progress)
+                context = Context(rng, progress_at(stage, epoch + 1, 0, 1))
+                memory = self.refresh_after(variables_of(state, frozen), state.memory, context)
                 state = state.replace(memory=memory)
         self.watch.after_epoch(epoch, metrics, state)
         seconds = time.perf_counter() - start

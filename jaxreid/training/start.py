@@ -13,7 +13,7 @@ from jaxreid import optimizers
 from jaxreid.backbones import pretrained
 from jaxreid.data.batch import Batch
 from jaxreid.devices import parallel, processes
-from jaxreid.methods.method import Stage, Variables
+from jaxreid.methods.method import Method, Stage, Variables
 from jaxreid.run.model import Model, example_batch
 from jaxreid.training.steps import TrainState, init_train_state, variables_of
 
@@ -80,19 +80,28 @@ def _at(tree: Any, path: tuple[str, ...]) -> tuple[Any, str]:
     return tree, path[-1]
 
 
-def abstract_train_state(run: Model, stage: Stage) -> tuple[TrainState, Any]:
-    """Shapes and types of what `init_train_state` makes; nothing is computed and no weight is read."""
+def memory_at(method: Method, number: int) -> Any:
+    """Memory as stage `number` begins with it, before anything was learned: its structure and shapes are right."""
+    memory = jax.tree.map(jnp.asarray, method.init_memory())
+    for stage in method.stages()[: number + 1]:
+        memory = method.begin_stage(memory, stage)
+    return memory
+
+
+def abstract_train_state(run: Model, number: int) -> tuple[TrainState, Any]:
+    """Shapes and types of the state of stage `number`; nothing is computed and no weight is read."""
+    stage = run.method.stages()[number]
 
     def start() -> tuple[TrainState, Any]:
         variables = run.method.init(jax.random.PRNGKey(0), example_batch(run))
-        memory = jax.tree.map(jnp.asarray, run.method.init_memory())
-        return init_train_state(stage, variables, memory, jnp.int32(0), jax.random.PRNGKey(0))
+        return init_train_state(stage, variables, memory_at(run.method, number), jnp.int32(0), jax.random.PRNGKey(0))
 
     return jax.eval_shape(start)
 
 
 def enter_stage(run: Model, stage: Stage, state: TrainState | None, frozen: Any) -> tuple[TrainState, Any]:
-    """State at the border of a stage: what trains changes, the rest is carried over."""
+    """State at the border of a stage: what trains changes, and with it the memory where the method says so; the rest is
+    carried over."""
     if state is None:
         variables = init_variables(run)
         with processes.together():  # a method may read a vocabulary
@@ -100,6 +109,6 @@ def enter_stage(run: Model, stage: Stage, state: TrainState | None, frozen: Any)
         step, rng = np.int32(0), jax.random.PRNGKey(run.config.seed + 1)
     else:
         variables, memory, step, rng = variables_of(state, frozen), state.memory, state.step, state.rng
-    fresh, frozen = init_train_state(stage, variables, memory, step, rng)
+    fresh, frozen = init_train_state(stage, variables, run.method.begin_stage(memory, stage), step, rng)
     fresh = jax.tree.map(jnp.asarray, fresh)
     return jax.device_put(fresh, parallel.state_sharding(fresh, run.mesh)), frozen

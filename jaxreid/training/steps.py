@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import flax.struct
@@ -15,7 +16,7 @@ from jaxreid.augment import Pixels
 from jaxreid.data.batch import Batch
 from jaxreid.devices import parallel
 from jaxreid.devices.compiled import Compiled
-from jaxreid.methods.method import Method, Stage, Update, Variables
+from jaxreid.methods.method import Context, LossOutput, Method, Stage, Update, Variables
 from jaxreid.optimizers import Progress
 
 
@@ -64,6 +65,32 @@ def total_names(stage: Stage) -> tuple[str, ...]:
     return ("loss",) if len(stage.updates) == 1 else tuple(f"loss_{update.name}" for update in stage.updates)
 
 
+def loss_of(
+    stage: Stage,
+    update: Update,
+    others: Any,
+    frozen: Any,
+    batch_stats: Any,
+    memory: Any,
+    batch: Batch,
+    rng: jax.Array,
+    progress: Progress,
+) -> Callable[[Any], tuple[jax.Array, LossOutput]]:
+    """What an update differentiates: the parameters that are its own → (total, all that the loss gives).
+
+    Args:
+      others: parameters that other updates train; frozen ones nobody does.
+    """
+
+    def loss(own: Any) -> tuple[jax.Array, LossOutput]:
+        params = optimizers.merge(optimizers.merge(own, others), frozen)
+        context = Context(rng, progress, update.name)
+        out = stage.loss({"params": params, "batch_stats": batch_stats}, memory, batch, context)
+        return out.total, out
+
+    return loss
+
+
 def make_train_step(method: Method, stage: Stage, pixels: Pixels, mesh: Mesh, state_sharding: Any) -> Compiled:
     """(state, frozen, batch of bytes, progress) → (state, metrics) of a stage; the state is donated."""
 
@@ -79,19 +106,15 @@ def make_train_step(method: Method, stage: Stage, pixels: Pixels, mesh: Mesh, st
         for update, total in zip(stage.updates, total_names(stage), strict=True):
             own, others = optimizers.split_trained(params, update.optimizer)
 
-            def loss(
-                own: Any, others: Any = others, name: str = update.name, stats: Any = batch_stats, bank: Any = memory
-            ):
-                whole = optimizers.merge(optimizers.merge(own, others), frozen)
-                return method.loss({"params": whole, "batch_stats": stats}, bank, batch, rng, progress, stage, name)
-
-            (value, (found, batch_stats, memory)), gradients = jax.value_and_grad(loss, has_aux=True)(own)
+            loss = loss_of(stage, update, others, frozen, batch_stats, memory, batch, rng, progress)
+            gradients, out = jax.grad(loss, has_aux=True)(own)
+            batch_stats, memory = out.batch_stats, out.memory
             changes, opt_state[update.name] = _transformation(stage, update).update(
                 gradients, opt_state[update.name], own, progress=progress
             )
             changed: Any = optax.apply_updates(own, changes)
             params = optimizers.merge(changed, others)
-            metrics |= {**found, total: value}
+            metrics |= {**out.metrics, total: out.total}
         state = state.replace(
             step=state.step + 1, params=params, batch_stats=batch_stats, opt_state=opt_state, memory=memory
         )

@@ -1,0 +1,134 @@
+"""TF-CLIP: the bank is made of image features and changed for each clip, and a branch looks over time; no text.
+
+Yu et al., "TF-CLIP: Learning Text-free CLIP for Video-based Person Re-Identification", AAAI 2024, in the form of its
+released code. CLIP-Memory is the mean image feature of every identity; the Sequence-Specific Prompt (SSP) adds to its
+rows what a clip's own tokens change in them; Temporal Memory Diffusion (TMD) makes a third feature, "temporal", whose
+losses reach no other part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxreid.arrays import masked_mean
+from jaxreid.backbones.batch_norm import MaskedBatchNorm
+from jaxreid.data.batch import Batch
+from jaxreid.layers.tf_clip import SequenceSpecificPrompt, TemporalMemoryDiffusion
+from jaxreid.losses.identity import cross_entropy
+from jaxreid.methods.class_banks import IMAGE_VALUES, PROMPT_VALUES, Bank, BankMemory, ImageBank
+from jaxreid.methods.clip_family import ClipFamily, ClipNetwork, family_values, prompt_faults, prompted
+from jaxreid.values import flag, non_negative, one_of, under, whole
+
+BANKS = ("image", "prompt")  # the second as the paper's ablation
+
+
+class TFClipNetwork(ClipNetwork):
+    """The family's network with SSP and TMD.
+
+    Attributes:
+      diffusion: whether there is TMD.
+      sequence_prompt: depth of SSP, 0 = none; and its self-attention.
+    """
+
+    diffusion: bool = True
+    sequence_prompt: int = 2
+    sequence_self_attention: bool = False
+
+    def setup(self):
+        super().setup()
+        if self.diffusion:
+            self.temporal = TemporalMemoryDiffusion(self.image.heads)
+            self.frame_norm = MaskedBatchNorm(use_bias=False)
+        if self.sequence_prompt:
+            self.sequence = SequenceSpecificPrompt(self.sequence_prompt, self_attention=self.sequence_self_attention)
+
+    def encode(self, batch: Batch, train: bool) -> dict[str, Any]:
+        """Clip features by name; also "tokens" [B, T, L, D] and, of TMD, "frames" f32[B, T, D]."""
+        frames = self.tower(batch, train, all_tokens=self.diffusion or self.sequence_prompt > 0)
+        found = self.clips(frames, batch) | {"tokens": frames.tokens}
+        if self.diffusion:
+            assert frames.tokens is not None
+            found["temporal"], found["frames"] = self.temporal(frames.tokens, batch.frame_mask)
+        return found
+
+    def logits(self, found: Mapping[str, Any], batch: Batch, train: bool) -> dict[str, jax.Array]:
+        """Clip features → identity logits f32[B, C] by name; "frames" f32[B·T, C] share the clip's classifier."""
+        logits = super().logits(found, batch, train)
+        if self.diffusion:
+            seen = (batch.frame_mask & batch.valid[:, None]).reshape(-1)
+            frames = found["frames"].reshape(len(seen), -1)
+            frames = self.frame_norm(frames, seen, use_running_average=not train)
+            logits["frames"] = self.heads.neck("temporal").classifier(frames)
+        return logits
+
+    def similar(self, found: Mapping[str, Any], bank: jax.Array, batch: Batch, train: bool) -> jax.Array:
+        """v·(M + Δ)ᵀ: dot products with the rows of the bank as SSP changes them for each clip."""
+        logits = super().similar(found, bank, batch, train)
+        if not self.sequence_prompt:
+            return logits
+        tokens = found["tokens"]
+        flat = tokens.reshape(*tokens.shape[:2], -1)
+        mean = masked_mean(flat, batch.frame_mask).reshape(tokens.shape[0], *tokens.shape[2:])
+        change = self.sequence(bank, self.tower.project(mean), train)
+        return logits + jnp.einsum("be,bce->bc", found["projected"], change, precision=jax.lax.Precision.HIGHEST)
+
+
+VALUES = {
+    **family_values("temporal"),
+    **PROMPT_VALUES,
+    **IMAGE_VALUES,
+    "bank": one_of(BANKS),
+    **under("ssp", {"depth": whole(0), "self_attention": flag}),
+    "temporal.diffusion": flag,
+    "weights.frame_identity": non_negative,
+}
+
+
+class TFClip(ClipFamily):
+    """See the module's docstring."""
+
+    values = VALUES
+
+    @classmethod
+    def contradictions(cls, config: Any) -> Iterator[str]:
+        yield from super().contradictions(config)
+        for key, names in (("triplet.features", config.triplet.features), ("embedding", config.embedding)):
+            if "temporal" in names and not config.temporal.diffusion:
+                yield f"config.{key} has 'temporal', the feature of the branch that config.temporal.diffusion=True adds"
+        if config.bank == "prompt":
+            yield from prompt_faults(config)
+
+    def make_network(self) -> TFClipNetwork:
+        config = self.config
+        return TFClipNetwork(
+            **self.shared(),
+            classified=("last", "projected", *(("temporal",) if config.temporal.diffusion else ())),
+            text=prompted(config, self.info, self.text) if config.bank == "prompt" else None,
+            diffusion=config.temporal.diffusion,
+            sequence_prompt=config.ssp.depth,
+            sequence_self_attention=config.ssp.self_attention,
+        )
+
+    def make_bank(self) -> Bank:
+        if self.config.bank == "prompt":
+            return self.prompt_bank()
+        return ImageBank(self.config, self.info, self.image.projection or 0, self.plain_features)
+
+    def more_losses(
+        self, found: Mapping[str, Any], logits: Mapping[str, jax.Array], memory: BankMemory, batch: Batch
+    ) -> dict[str, tuple[Any, jax.Array]]:
+        """The identity loss of TMD's frames, 1/T of its weight."""
+        if "frames" not in logits:
+            return {}
+        frames = batch.frame_mask.shape[1]
+        seen = (batch.frame_mask & batch.valid[:, None]).reshape(-1)
+        y = jnp.repeat(batch.identity, frames)
+        of_frames = cross_entropy(logits["frames"], y, seen, self.config.label_smoothing)
+        return {"frame_identity": (self.config.weights.frame_identity / frames, of_frames)}
+
+
+METHOD = TFClip
