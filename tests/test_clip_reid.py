@@ -16,6 +16,7 @@ from jaxreid.augment import Augmentation, Pixels
 from jaxreid.backbones.clip import vision_config
 from jaxreid.backbones.frame_encoder import encoder_config
 from jaxreid.backbones.text import TextTower, text_config
+from jaxreid.backbones.transformer import Hooks
 from jaxreid.backbones.vit import ViT
 from jaxreid.backbones.word_table import walkers_words
 from jaxreid.data.clips import plan_tracklets
@@ -625,6 +626,50 @@ def test_without_its_adapters_the_tower_is_clip():
     np.testing.assert_allclose(found, plain.reshape(CLIPS, family.FRAMES, -1).mean(1), atol=1e-5)
     adapted = embedded(method, variables, batch)[:, -8:]
     assert np.abs(adapted - found).max() > 1e-2
+
+
+def test_attention_over_time_starts_as_the_mean():
+    mean, attention = (make_method("clip_reid", pooling=kind) for kind in ("mean", "attention"))
+    variables, batch = random_variables(mean), make_batch()
+    batch = batch.replace(frame_mask=batch.frame_mask.at[:, 2].set(False))
+    zero = {name: {"score": {"kernel": jnp.zeros((width, 1))}} for name, width in (("pool", 16), ("pool_joint", 8))}
+    fresh = family.paths(jax.eval_shape(attention.init, jax.random.key(0), batch)["params"])
+    assert {path for path in fresh if path.startswith("pool")} == {f"{name}/score/kernel" for name in zero}
+    start = {**variables, "params": variables["params"] | zero}
+    feature = embedded(mean, variables, batch)
+    np.testing.assert_allclose(embedded(attention, start, batch), feature, atol=1e-5)
+    # With a score, frames count by it; each space has its own, and a masked frame still counts for nothing.
+    scored = {**start, "params": start["params"] | {"pool_joint": {"score": {"kernel": jnp.ones((8, 1))}}}}
+    found = embedded(attention, scored, batch)
+    np.testing.assert_allclose(found[:, :16], feature[:, :16], atol=1e-5)
+    frames = jax.jit(lambda v: attention.network.apply(v, batch, method=lambda net, b: net.tower(b, False)))(scored)
+    x = np.asarray(frames.projected[:, :2], np.float64)
+    weight = np.exp(x.sum(-1))
+    weight /= weight.sum(1, keepdims=True)
+    pooled = (weight[..., None] * x).sum(1)
+    neck = variables["params"]["necks_projected"]["norm"]
+    stats = variables["batch_stats"]["necks_projected"]["norm"]
+    wanted = (pooled - stats["mean"]) / np.sqrt(stats["var"] + 1e-5) * neck["scale"]
+    np.testing.assert_allclose(found[:, 16:], wanted, atol=1e-4)
+
+
+def test_prompts_of_any_length():
+    """A camera's tokens are attended to in the first blocks only, and no camera's where it is unknown."""
+    changes = {"platform_prompts.blocks": 1, "platform_prompts.length": 3, "adapters.width": 0}
+    method = make_method("vsla_clip", **changes)
+    variables, batch = random_variables(method), make_batch()
+    table = variables["params"]["platform_prompts"]["table"]
+    assert table.shape == (1, family.CAMERAS, 3, family.IMAGE.width)
+    other = batch.replace(camera_index=(batch.camera_index + 1) % family.CAMERAS)
+    moved = np.abs(embedded(method, variables, other) - embedded(method, variables, batch))
+    assert (moved.max(1) > 1e-4).all()
+    # By hand: the tower itself, with the rows of the cameras as its prompts.
+    rows = jnp.repeat(table[:, batch.camera_index], family.FRAMES, axis=1)
+    frames = batch.frames.reshape(-1, 24, 24, 3)
+    image = {"params": variables["params"]["image_tower"]}
+    out = jax.jit(lambda x: ViT(family.IMAGE).apply(image, x, hooks=Hooks(prompts=rows))["projected"])
+    found = jax.jit(lambda v: method.network.apply(v, batch, False, method="encode"))(variables)["projected"]
+    np.testing.assert_allclose(found, out(frames).reshape(CLIPS, family.FRAMES, -1).mean(1), atol=1e-5)
 
 
 def test_side_information():

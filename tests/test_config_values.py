@@ -149,7 +149,7 @@ def test_a_value_without_sense_is_told_by_its_key(name, key, value, allowed):
         ),
         ("clip_reid", {"prompt.template": "A photo."}, ("config.prompt.template", 4, "X")),
         ("clip_reid", {"embedding": ("penultimate",)}, ("config.embedding", "config.neck_feat='before'")),
-        ("clip_reid", {"triplet.features": ("temporal",)}, ("config.triplet.features", "config.temporal.diffusion")),
+        ("tf_clip", {"temporal.diffusion": False}, ("config.triplet.features", "config.temporal.diffusion")),
         ("vsla_clip", {"adapters.width": 30}, ("config.adapters.width", "config.adapters.temporal")),
         ("lsmrl", {"two_stage": True, "use_text": False}, ("config.two_stage", "config.use_text")),
         ("lsmrl", {"stfl_split": (4, 4, 4)}, ("config.stfl_split", "config.backbone.name")),

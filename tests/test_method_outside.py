@@ -1,13 +1,15 @@
-"""A method in a package of its own, named by its dotted path."""
+"""A method in a package of its own, named by its dotted path; what results state comes from declarations."""
 
 import sys
+from typing import ClassVar
 
 import pytest
 from messages import refuses
+from ml_collections import ConfigDict
 
 from jaxreid.errors import UserError
 from jaxreid.methods.baseline import Baseline
-from jaxreid.methods.method import find_method
+from jaxreid.methods.method import Backbone, Method, find_method
 
 
 @pytest.fixture
@@ -52,3 +54,22 @@ def test_what_is_no_method_is_named(package):
 def test_what_a_method_imports_in_vain_is_not_hidden(package):
     with pytest.raises(ModuleNotFoundError, match="a_package_that_is_not_there"):
         find_method("mine.broken")
+
+
+def test_what_results_state_comes_from_declarations():
+    class Captioned(Method):
+        uses_captions = True
+        assumes: ClassVar = {"groups": "grouping.by"}
+
+        def backbones(self):
+            weights = self.config.backbone.checkpoint
+            return Backbone(("a",), weights, None), Backbone(("b",), weights, None)
+
+    config = ConfigDict({"grouping": {"by": "recording"}, "backbone": {"checkpoint": "walkers_vit_tiny"}})
+    method = Captioned(config, None)
+    assert method.assumptions() == {"identity labels": "no", "captions": "yes", "groups": "recording"}
+    unsupervised, captions, card = method.notes()
+    assert unsupervised == "No identity label was used." and captions.startswith("Captions")
+    assert "other drawn people" in card  # once, though two backbones start from these weights
+    config.backbone.checkpoint = "my/weights.safetensors"
+    assert len(method.notes()) == 2

@@ -364,10 +364,8 @@ def find_method(name: str) -> type[Method]:
     paths = [name] if "." in name else [f"jaxreid.methods.{name}", name]
     module = next(filter(None, map(_imported, paths)), None)
     if module is None:
-        where = (
-            f"module {name}" if "." in name else f"jaxreid/methods/{name}.py, and no module {name} where Python looks"
-        )
-        raise UserError(f"config.method={name!r}: there is no {where}")
+        packaged = "" if "." in name else f"jaxreid/methods/{name}.py, and no "
+        raise UserError(f"config.method={name!r}: there is no {packaged}module {name} where Python looks")
     method = getattr(module, "METHOD", None)
     if not (isinstance(method, type) and issubclass(method, Method)):
         raise UserError(
