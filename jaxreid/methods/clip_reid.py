@@ -41,8 +41,9 @@ from jaxreid.devices.parallel import constrain
 from jaxreid.layers.adapters import TemporalAdapter, TokenAdapter
 from jaxreid.layers.conditions import COLUMNS, condition, condition_rows
 from jaxreid.layers.neck import NECKS, Neck
+from jaxreid.layers.prompt_decoder import PromptDecoder
 from jaxreid.layers.prompts import DeepPrompts, PromptedText, PromptTemplate, template_faults
-from jaxreid.layers.tf_clip import SequenceSpecificPrompt, TemporalMemoryDiffusion
+from jaxreid.layers.tf_clip import TemporalMemoryDiffusion
 from jaxreid.losses.identity import cross_entropy
 from jaxreid.losses.image_text import proxy_contrast, supervised_contrastive
 from jaxreid.losses.triplet import Metric, batch_hard_triplet
@@ -99,7 +100,7 @@ class ClipReIDNetwork(nn.Module):
             self.temporal = TemporalMemoryDiffusion(self.image.heads)
             self.frame_norm = MaskedBatchNorm(use_bias=False)
         if self.sequence_prompt:
-            self.sequence = SequenceSpecificPrompt(self.sequence_prompt, self_attention=self.sequence_self_attention)
+            self.sequence = PromptDecoder(self.sequence_prompt, self_attention=self.sequence_self_attention)
         if self.text:
             self.prompted_text = PromptedText(*self.text, self.num_classes, name="text")
 
