@@ -20,6 +20,7 @@ VALUES: dict[str, Any] = {
     "loading.interpolation": "bilinear",
     **CLIP_REID.IMAGES,
     "bank": "image",  # or "prompt": CLIP-ReID's, with its first stage
+    "ssp.form": "full",  # or "simple": that of the weights released for LS-VID and iLIDS-VID
     "ssp.depth": 2,  # layers of the sequence-specific prompt, 0 = off
     "ssp.self_attention": False,
     "temporal.diffusion": True,

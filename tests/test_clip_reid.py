@@ -24,7 +24,7 @@ from jaxreid.data.samplers import IdentitySampler
 from jaxreid.devices import parallel
 from jaxreid.evaluation.extract import Extractor
 from jaxreid.layers.prompts import PromptedText, PromptTemplate
-from jaxreid.layers.tf_clip import SequenceSpecificPrompt, TemporalMemoryDiffusion
+from jaxreid.layers.tf_clip import TemporalMemoryDiffusion
 from jaxreid.losses.identity import cross_entropy
 from jaxreid.losses.image_text import proxy_contrast, supervised_contrastive
 from jaxreid.losses.triplet import batch_hard, batch_hard_triplet, pairwise_distance
@@ -440,9 +440,6 @@ def test_parameter_counts_at_full_size():
     assert count(ViT(tower), jnp.zeros((1, 256, 128, 3))) == 86_140_416
     tokens, mask = jnp.zeros((1, 2, 129, 768)), jnp.ones((1, 2), bool)
     assert count(TemporalMemoryDiffusion(12), tokens, mask) == 10_042_368
-    bank, projected = jnp.zeros((5, 512)), jnp.zeros((1, 129, 512))
-    assert count(SequenceSpecificPrompt(self_attention=True), bank, projected, False) == 9_193_984
-    assert count(SequenceSpecificPrompt(), bank, projected, False) == 7_093_760
     template = PromptTemplate.of_text("A photo of a X X X X person.", walkers_words(), 4)
     text = text_config("ViT-B/16")
     assert count(PromptedText(text, template, 625), jnp.zeros(1, int)) - count(

@@ -1,5 +1,6 @@
-"""Temporal aggregation and masked batch norm: numbers by hand, PyTorch, masks."""
+"""Temporal aggregation, attention to a context, batch norm and cosine classifier: numbers by hand, PyTorch, masks."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +9,8 @@ from messages import refuses
 
 from jaxreid.arrays import masked_mean
 from jaxreid.backbones.batch_norm import MaskedBatchNorm, calibrate_norm
+from jaxreid.layers.cross_attention import ContextBlock
+from jaxreid.layers.neck import CosineClassifier
 from jaxreid.layers.temporal import TemporalAggregation
 
 FRAMES = jnp.array([[[1.0, 2.0], [3.0, 4.0], [5.0, 9.0]]])
@@ -17,9 +20,9 @@ def count(variables):
     return sum(x.size for x in jax.tree.leaves(variables["params"]))
 
 
-def trained(module, features, mask, seed=0):
+def trained(module, *inputs, seed=0):
     """Parameters as after training: nothing at its special initial value."""
-    variables = jax.jit(module.init)(jax.random.key(0), features, mask)
+    variables = jax.jit(module.init)(jax.random.key(0), *inputs)
     leaves, tree = jax.tree.flatten(variables)
     keys = jax.random.split(jax.random.key(seed), len(leaves))
     return jax.tree.unflatten(
@@ -109,6 +112,129 @@ def test_bad_width_is_named():
         TemporalAggregation().init(jax.random.key(0), FRAMES, jnp.ones((1, 3), bool))
 
 
+# Attention to a context ---------------------------------------------------------------------------------------------
+
+
+def block_by_hand(params, x, queries, context, mask, heads, last=True):
+    """Clip by clip and head by head; without `last`, the MLP adds no more than its last bias."""
+    p = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
+
+    def linear(y, name):
+        return y @ p[name]["kernel"] + p[name]["bias"]
+
+    result = []
+    for row, q, c, sees in zip(*(np.asarray(y, np.float64) for y in (x, queries, context)), mask, strict=True):
+        q, k, v = (np.split(linear(y, n), heads, axis=1) for y, n in ((q, "query"), (c, "key"), (c, "value")))
+        mixed = []
+        for head in range(heads):
+            weights = np.exp(q[head] @ k[head].T / np.sqrt(k[head].shape[1])) * sees
+            mixed.append(weights / weights.sum(1, keepdims=True) @ v[head])
+        row = row + linear(np.concatenate(mixed, axis=1), "out")
+        normed = (row - row.mean(1, keepdims=True)) / np.sqrt(row.var(1, keepdims=True) + 1e-5)
+        hidden = linear(normed * p["norm"]["scale"] + p["norm"]["bias"], "up")
+        result.append(row + linear(hidden / (1 + np.exp(-1.702 * hidden)) * last, "down"))
+    return np.array(result)
+
+
+def context_inputs():
+    rng = np.random.default_rng(2)
+    x, queries, context = (jnp.asarray(rng.normal(size=(2, n, 6)), jnp.float32) for n in (3, 3, 5))
+    return x, queries, context, np.array([[1, 1, 1, 1, 1], [1, 0, 1, 1, 0]], bool)
+
+
+@pytest.mark.parametrize(
+    ("settings", "inner", "hidden"), [({}, 6, 24), ({"channels": 5, "mlp_ratio": 1.5, "dropout": 0.5}, 15, 9)]
+)
+def test_context_block_by_hand(settings, inner, hidden):
+    module, (x, queries, context, mask) = ContextBlock(3, **settings), context_inputs()
+    variables = trained(module, x, queries, context)
+    shapes = {name: leaf.get("kernel", leaf.get("scale")).shape for name, leaf in variables["params"].items()}
+    assert shapes == {
+        **dict.fromkeys(("query", "key", "value"), (6, inner)),
+        **{"out": (inner, 6), "norm": (6,), "up": (6, hidden), "down": (hidden, 6)},
+    }
+    for seen in (mask, np.ones_like(mask)):
+        found = jax.jit(module.apply)(variables, x, queries, context, seen[:, None, None])
+        wanted = block_by_hand(variables["params"], x, queries, context, seen, 3)
+        np.testing.assert_allclose(found, wanted, atol=1e-4)
+    assert np.abs(wanted - x).max() > 0.1
+
+
+def test_new_context_block_is_the_identity_unless_asked_otherwise():
+    x, queries, context, _ = context_inputs()
+    for module, inner, last in (
+        (ContextBlock(3), None, 0.0),
+        (ContextBlock(3, inner_init=nn.initializers.constant(2.0), last_init=nn.initializers.ones), 2.0, 1.0),
+    ):
+        variables = jax.jit(module.init)(jax.random.key(0), x, queries, context)
+        params = variables["params"]
+        if inner is not None:
+            assert all((params[name]["kernel"] == inner).all() for name in ("query", "key", "value", "up"))
+        assert all((params[name]["kernel"] == last).all() for name in ("out", "down"))
+        assert (jax.jit(module.apply)(variables, x, queries, context) == x).all() == (last == 0)
+
+
+def test_dropout_of_the_context_block_is_in_its_mlp_and_in_training():
+    x, queries, context, mask = context_inputs()
+    variables = trained(ContextBlock(3), x, queries, context)
+
+    def run(rate, train, key=0):
+        rngs = {"dropout": jax.random.key(key)}
+        return ContextBlock(3, dropout=rate).apply(variables, x, queries, context, None, train, rngs=rngs)
+
+    np.testing.assert_array_equal(run(0.5, False), run(0.0, True))
+    assert np.abs(run(0.5, True) - run(0.5, False)).max() > 0.1
+    assert np.abs(run(0.5, True, 1) - run(0.5, True, 2)).max() > 0.1
+    wanted = block_by_hand(variables["params"], x, queries, context, np.ones_like(mask), 3, last=False)
+    np.testing.assert_allclose(run(1.0, True), wanted, atol=1e-4)  # nothing is left of the MLP's hidden layer
+
+
+def test_sizes_of_context_blocks():
+    def size(module, width):
+        x = jnp.zeros((1, 1, width))
+        return count(jax.eval_shape(module.init, jax.random.key(0), x, x, x))
+
+    # HAMoBE's gait decoder: that and its two norms, a query, and an MLP before it.
+    assert size(ContextBlock(12, channels=64), 512) + 2 * 1024 + 512 + 525_312 == 4_204_288
+    # CG-CLIP's TFE: that and three norms, 16 tokens, and a row for each of 8 frames.
+    assert size(ContextBlock(12), 768) + 3 * 1536 + 16 * 768 + 8 * 768 == 7_109_376
+
+
+# Cosine classifier --------------------------------------------------------------------------------------------------
+
+
+def test_cosine_classifier_by_hand():
+    features, vectors = jnp.array([[3.0, 4.0], [0.0, 0.0], [-1.0, 1.0]]), jnp.array([[2.0, 0, -3], [0, 0, 3]])
+    found = CosineClassifier(3, scale=10.0).apply({"params": {"kernel": vectors}}, features)
+    diagonal = np.sqrt(0.5)
+    np.testing.assert_allclose(found, [[6, 0, 2 * diagonal], [0, 0, 0], [-10 * diagonal, 0, 10]], atol=1e-5)
+    other = CosineClassifier(3).apply({"params": {"kernel": 7 * vectors}}, 3 * features)
+    np.testing.assert_allclose(other, 1.6 * found, atol=1e-5)  # lengths do not matter, s does
+
+
+def test_cosine_classifier_with_zero_rows_keeps_finite():
+    rng = np.random.default_rng(3)
+    features = jnp.asarray(rng.normal(size=(4, 8)), jnp.bfloat16).at[1].set(0)
+    module = CosineClassifier(500)
+    variables = jax.jit(module.init)(jax.random.key(0), features)
+    kernel = variables["params"]["kernel"]
+    assert kernel.shape == (8, 500)
+    np.testing.assert_allclose([kernel.mean(), kernel.std()], [0, 0.01], atol=5e-4)
+    assert jax.jit(module.apply)(variables, features).dtype == jnp.float32
+    variables = {"params": {"kernel": kernel.at[:, 2].set(0)}}
+
+    def loss(variables, features):
+        return -jax.nn.log_softmax(module.apply(variables, features))[:, 0].sum()
+
+    value, (by_kernel, by_features) = jax.jit(jax.value_and_grad(loss, (0, 1)))(variables, features)
+    slope = by_kernel["params"]["kernel"]
+    assert all(np.isfinite(np.asarray(y, np.float32)).all() for y in (value, slope, by_features))
+    assert not slope[:, 2].any()
+    assert not by_features[1].any()
+    assert slope[:, 0].any()
+    assert by_features[0].any()
+
+
 # Batch norm ---------------------------------------------------------------------------------------------------------
 
 
@@ -196,6 +322,17 @@ def test_batch_norm_takes_bf16_and_answers_fp32():
     y, _ = module.apply(variables, x, use_running_average=False, mutable=["batch_stats"])
     assert y.dtype == jnp.float32
     np.testing.assert_allclose([y.mean(), y.std()], [0, 1], atol=1e-4)
+
+
+def test_batch_norm_starts_as_asked():
+    x, constant = jax.random.normal(jax.random.key(0), (5, 3)), nn.initializers.constant
+    for module, wanted in (
+        (MaskedBatchNorm(scale_init=nn.initializers.zeros), (0, 0)),
+        (MaskedBatchNorm(scale_init=constant(2.0), bias_init=constant(3.0)), (3, 2)),
+    ):
+        variables = module.init(jax.random.key(0), x, use_running_average=False)
+        y, _ = module.apply(variables, x, use_running_average=False, mutable=["batch_stats"])
+        np.testing.assert_allclose([y.mean(0), y.std(0)], np.repeat([wanted], 3, axis=0).T, atol=1e-3)
 
 
 @pytest.mark.parametrize("use_bias", [True, False])

@@ -24,13 +24,16 @@ class MaskedBatchNorm(nn.Module):
     Attributes:
       momentum: share of the batch in the running statistics (PyTorch's momentum; Flax's is 1 minus it).
       epsilon: added to the variance.
-      use_scale, use_bias: whether the learnt scale (from 1) and shift (from 0) exist.
+      use_scale, use_bias: whether the learnt scale and shift exist.
+      scale_init, bias_init: their initializers; 1 and 0 by default.
     """
 
     momentum: float = 0.1
     epsilon: float = 1e-5
     use_scale: bool = True
     use_bias: bool = True
+    scale_init: nn.initializers.Initializer = nn.initializers.ones
+    bias_init: nn.initializers.Initializer = nn.initializers.zeros
 
     @nn.compact
     def __call__(self, features: Array, mask: Array | None = None, *, use_running_average: bool) -> Array:
@@ -66,9 +69,9 @@ class MaskedBatchNorm(nn.Module):
                 running_var.value = (1 - share) * running_var.value + share * unbiased
         normalized = (features - mean) * jax.lax.rsqrt(variance + self.epsilon)
         if self.use_scale:
-            normalized = normalized * self.param("scale", nn.initializers.ones, (dim,))
+            normalized = normalized * self.param("scale", self.scale_init, (dim,))
         if self.use_bias:
-            normalized = normalized + self.param("bias", nn.initializers.zeros, (dim,))
+            normalized = normalized + self.param("bias", self.bias_init, (dim,))
         return jnp.where(valid, normalized, 0.0)
 
 

@@ -1,12 +1,15 @@
-"""The neck: batch norm between the feature that distance losses see and the one that classifiers see."""
+"""Heads that identity losses go through: the neck, batch norm between the feature that distance losses see and the one
+that classifiers see; and the classifier by cosines."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
+from jaxreid.arrays import unit_rows
 from jaxreid.backbones.batch_norm import MaskedBatchNorm
 from jaxreid.shapes import AnyArray, Array, Bool, Float
 
@@ -67,3 +70,24 @@ class Necks(nn.Module):
     def neck(self, name: str) -> Neck:
         """The neck of a feature, for what shares it or its classifier."""
         return self.necks[name]
+
+
+class CosineClassifier(nn.Module):
+    """Logits s·cos(feature, class vector), in float32; class vectors are drawn from N(0, 0.01²).
+
+    A feature of zeros has cosine 0 with every class, and no gradient.
+
+    Attributes:
+      num_classes: C, training identities.
+      scale: s.
+    """
+
+    num_classes: int
+    scale: float = 16.0
+
+    @nn.compact
+    def __call__(self, features: Float[Array, "rows dim"]) -> Float[Array, "rows {self.num_classes}"]:
+        shape = features.shape[-1], self.num_classes
+        vectors = self.param("kernel", nn.initializers.normal(0.01), shape).T
+        cosine = jnp.matmul(unit_rows(features), unit_rows(vectors).T, precision=jax.lax.Precision.HIGHEST)
+        return self.scale * cosine

@@ -8,22 +8,26 @@ losses reach no other part.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from jaxreid.arrays import masked_mean
 from jaxreid.backbones.batch_norm import MaskedBatchNorm
 from jaxreid.data.batch import Batch
-from jaxreid.layers.tf_clip import SequenceSpecificPrompt, TemporalMemoryDiffusion
+from jaxreid.layers.prompt_decoder import PromptDecoder
+from jaxreid.layers.tf_clip import TemporalMemoryDiffusion
 from jaxreid.losses.identity import cross_entropy
 from jaxreid.methods.class_banks import IMAGE_VALUES, PROMPT_VALUES, Bank, BankMemory, ImageBank
 from jaxreid.methods.clip_family import ClipFamily, ClipNetwork, family_values, prompt_faults, prompted
 from jaxreid.values import flag, non_negative, one_of, under, whole
 
 BANKS = ("image", "prompt")  # the second as the paper's ablation
+FORMS = ("full", "simple")  # of SSP: the published code's, and that of the weights released for LS-VID and iLIDS-VID
 
 
 class TFClipNetwork(ClipNetwork):
@@ -31,12 +35,11 @@ class TFClipNetwork(ClipNetwork):
 
     Attributes:
       diffusion: whether there is TMD.
-      sequence_prompt: depth of SSP, 0 = none; and its self-attention.
+      sequence_prompt: SSP, None = none.
     """
 
     diffusion: bool = True
-    sequence_prompt: int = 2
-    sequence_self_attention: bool = False
+    sequence_prompt: Callable[[], nn.Module] | None = PromptDecoder
 
     def setup(self):
         super().setup()
@@ -44,11 +47,11 @@ class TFClipNetwork(ClipNetwork):
             self.temporal = TemporalMemoryDiffusion(self.image.heads)
             self.frame_norm = MaskedBatchNorm(use_bias=False)
         if self.sequence_prompt:
-            self.sequence = SequenceSpecificPrompt(self.sequence_prompt, self_attention=self.sequence_self_attention)
+            self.sequence = self.sequence_prompt()
 
     def encode(self, batch: Batch, train: bool) -> dict[str, Any]:
         """Clip features by name; also "tokens" [B, T, L, D] and, of TMD, "frames" f32[B, T, D]."""
-        frames = self.tower(batch, train, all_tokens=self.diffusion or self.sequence_prompt > 0)
+        frames = self.tower(batch, train, all_tokens=self.diffusion or self.sequence_prompt is not None)
         found = self.clips(frames, batch) | {"tokens": frames.tokens}
         if self.diffusion:
             assert frames.tokens is not None
@@ -82,7 +85,7 @@ VALUES = {
     **PROMPT_VALUES,
     **IMAGE_VALUES,
     "bank": one_of(BANKS),
-    **under("ssp", {"depth": whole(0), "self_attention": flag}),
+    **under("ssp", {"form": one_of(FORMS), "depth": whole(0), "self_attention": flag}),
     "temporal.diffusion": flag,
     "weights.frame_identity": non_negative,
 }
@@ -99,18 +102,20 @@ class TFClip(ClipFamily):
         for key, names in (("triplet.features", config.triplet.features), ("embedding", config.embedding)):
             if "temporal" in names and not config.temporal.diffusion:
                 yield f"config.{key} has 'temporal', the feature of the branch that config.temporal.diffusion=True adds"
+        if config.ssp.form == "simple" and config.ssp.self_attention:
+            yield "config.ssp.self_attention=True is not in the simple form: set config.ssp.form='full'"
         if config.bank == "prompt":
             yield from prompt_faults(config)
 
     def make_network(self) -> TFClipNetwork:
-        config = self.config
+        config, ssp = self.config, self.config.ssp
+        decoder = partial(PromptDecoder, ssp.depth, self_attention=ssp.self_attention, simple=ssp.form == "simple")
         return TFClipNetwork(
             **self.shared(),
             classified=("last", "projected", *(("temporal",) if config.temporal.diffusion else ())),
             text=prompted(config, self.info, self.text) if config.bank == "prompt" else None,
             diffusion=config.temporal.diffusion,
-            sequence_prompt=config.ssp.depth,
-            sequence_self_attention=config.ssp.self_attention,
+            sequence_prompt=decoder if ssp.depth else None,
         )
 
     def make_bank(self) -> Bank:
