@@ -64,6 +64,8 @@ BASE: dict[str, Any] = {
     "backbone.remat": False,  # True: less memory, a quarter more work
     "backbone.scan": False,  # True: compiles one block for all, at the price of a copy of the weights
     "backbone.stride": 0,  # pixels from patch to patch, 12 in CLIP-ReID's overlapping variant; 0 = the patch's size
+    "optimizer.name": "adam",
+    "optimizer.weight_decay": 0.0,
     # Rows (pattern, factor on lr, weight decay or None for weight_decay): the first that is found in a parameter's path
     # counts, a factor of 0 freezes; what none matches has lr and weight_decay.
     "optimizer.groups": (),

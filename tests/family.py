@@ -105,12 +105,12 @@ def context(fraction=0.5):
     return Context(jax.random.key(0), progress(fraction))
 
 
-def loss_of(stage):
+def loss_of(stage, fraction=0.5):
     """(params, batch_stats, memory, batch) → (loss, (metrics, batch_stats, memory)), not jitted."""
 
     def loss(params, stats, memory, batch):
         variables = {"params": params, "batch_stats": stats}
-        out = stage.loss(variables, memory, batch, context())
+        out = stage.loss(variables, memory, batch, context(fraction))
         return out.total, (out.metrics, out.batch_stats, out.memory)
 
     return loss

@@ -453,7 +453,7 @@ def test_adapters_and_heads_of_a_whole_method(width, wanted, monkeypatch):
     config.adapters.width, config.platform_prompts.blocks = width, 9
     info = family.make_info()
     info = type(info)(**{**vars(info), "num_classes": 625, "frame_size": (256, 128), "cameras": np.arange(2)})
-    method = family.find_method("clip_reid")(config, info)
+    method = family.find_method("vsla_clip")(config, info)
     batch = make_batch().replace(frames=jnp.zeros((CLIPS, 1, 256, 128, 3)), frame_mask=jnp.ones((CLIPS, 1), bool))
     params = jax.eval_shape(method.init, jax.random.key(0), batch)["params"]
     sizes = {path: leaf.size for path, leaf in family.flatten_paths(params)}
@@ -504,7 +504,7 @@ def test_stage_1_learns_the_words_of_the_identities_it_sees():
 
 @pytest.mark.parametrize("member", MEMBERS)
 def test_gradients_of_stage_2(member):
-    method = make_method(member, **{"ssp.depth": 1 if member == "tf_clip" else 0})
+    method = make_method(member, **({"ssp.depth": 1} if member == "tf_clip" else {}))
     variables, memory = random_variables(method), memory_of(method)
     loss = loss_of(main_stage(method))
     gradient = jax.jit(jax.grad(loss, has_aux=True))(

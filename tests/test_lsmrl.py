@@ -63,7 +63,8 @@ def encoded(method, variables, batch, bank=None, **options):
 def losses(method, variables, batch, fraction=0.5):
     stage = method.stages()[0]
     memory = method.init_memory()
-    return jax.jit(lambda v, b: stage.loss(v, memory, b, family.context(fraction)))(variables, batch)
+    loss = family.loss_of(stage, fraction)
+    return jax.jit(lambda v, b: loss(v["params"], v["batch_stats"], memory, b))(variables, batch)
 
 
 # STFL -----------------------------------------------------------------------------------------------------------------
@@ -578,7 +579,7 @@ def test_two_stages():
     assert not [path for path in family.paths(trained) if path.startswith("text/")]
     _, (parts, _, _) = jax.jit(family.loss_of(main))(variables["params"], variables["batch_stats"], memory, batch)
     p = encoded(method, variables, batch)["projected"]
-    scores = np.asarray(p @ memory.text_bank.T, np.float64)
+    scores = np.asarray(p @ memory.bank.T, np.float64)
     wanted = -np.mean((scores - np.log(np.exp(scores).sum(1, keepdims=True)))[np.arange(CLIPS), y])
     np.testing.assert_allclose(parts["loss_text"], wanted, rtol=1e-4)
 
