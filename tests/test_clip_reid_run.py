@@ -12,8 +12,10 @@ from jaxreid.backbones.saving import save_params
 from jaxreid.backbones.text import TextConfig, TextTower
 from jaxreid.backbones.vit import ViT, ViTConfig
 from jaxreid.backbones.word_table import walkers_words
+from jaxreid.evaluation.evaluator import Evaluator
 from jaxreid.run.model import start_run
 from jaxreid.training.metric_writer import read_metrics
+from jaxreid.training.restore import restore_judged
 from jaxreid.training.start import init_variables
 from jaxreid.training.steps import variables_of
 
@@ -76,6 +78,20 @@ def test_two_stages_and_a_resume_inside_the_first(tmp_path, data_dir, tiny, weig
     bank = jax.jit(lambda v: run.method.network.apply(v, 1, method="text_bank"))(variables)
     np.testing.assert_allclose(state.memory.bank, bank, atol=1e-5)
     assert state.memory.features is None  # what prompts learned from is not kept beyond their stage
+
+
+def test_scores_of_every_epoch_come_from_one_step(tmp_path, data_dir, tiny):
+    """Also where memory has another structure in the first stage; and of a run that ended there."""
+    changes = {"stage1.epochs": 2, "epochs": 2, "evaluate_start": True, "evaluate_every": 1, "mesh.devices": 2}
+    config = make_config("vsla_clip", **changes)
+    run, _, _ = run_training(config, tmp_path / "whole", data_dir)
+    assert run.compiled["embed_step"].count == 1
+    scored = [(row["stage"], row["epoch"]) for row in read_metrics(run.workdir) if row["kind"] == "evaluate"]
+    assert scored == [("prompts", 0), ("main", 0)]  # those of the last epoch are in the results
+    early, _, _ = run_training(config, tmp_path / "early", data_dir, stop_after=1)
+    state, frozen, epoch, _ = restore_judged(early)
+    found = Evaluator(early).final(variables_of(state, frozen), state.memory, epoch).results
+    assert found["epochs_done"] == 1 and found["scores"]
 
 
 def test_text_free_bank_is_the_mean_of_the_starting_tower_s_features(tmp_path, data_dir, tiny):

@@ -26,7 +26,7 @@ class ClimbBank(ClipFamily):
         return ClipNetwork(**self.shared())
 
     def make_bank(self) -> Bank:
-        return MovingBank(self.config, self.info, self.image.projection or 0, self.features)
+        return MovingBank(self.config, self.info, self.joint_width, self.features)
 
     def features(self, variables: Variables, memory: BankMemory, batch: Batch) -> dict[str, Any]:
         """ "projected" of the tower as it is now."""

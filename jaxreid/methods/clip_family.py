@@ -187,6 +187,11 @@ class ClipFamily(Method):
         columns = tuple(self.config.sie.columns)
         return SideInformation(columns, len(self.info.cameras), self.config.sie.strength) if columns else None
 
+    @property
+    def joint_width(self) -> int:
+        assert self.image.projection is not None  # `clip_configs` refuses a tower without a joint space
+        return self.image.projection
+
     def shared(self) -> dict[str, Any]:
         """The attributes of the network that every member takes from the config."""
         return {
@@ -201,7 +206,7 @@ class ClipFamily(Method):
         return PromptBank(
             self.config,
             self.info,
-            self.image.projection or 0,
+            self.joint_width,
             self.plain_features,
             sentences=lambda variables, identity: network.apply(variables, identity, method="texts"),  # pyright: ignore
             rows=lambda variables: network.apply(variables, multiple, method="text_bank"),  # pyright: ignore

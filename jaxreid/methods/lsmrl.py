@@ -283,7 +283,7 @@ class LSMRL(Method):
         self.bank = PromptBank(
             config,
             info,
-            image.projection or 0,
+            text.projection,
             self.features,
             sentences=lambda variables, identity: self.network.apply(variables, identity, method="sentences"),  # pyright: ignore
             rows=lambda variables: self.network.apply(variables, multiple, method="bank"),  # pyright: ignore
@@ -322,8 +322,7 @@ class LSMRL(Method):
     def init_memory(self) -> BankMemory:
         """Z of the parameters after the last epoch (test clips need no text tower), and what the words learn from where
         they have a stage of their own."""
-        memory = self.bank.init()
-        return memory if self.config.two_stage else memory.replace(features=None)
+        return self.bank.init()
 
     def begin_stage(self, memory: BankMemory, stage: Stage) -> BankMemory:
         return self.bank.begin_stage(memory, stage)

@@ -285,8 +285,9 @@ class Method:
         return {}
 
     def begin_stage(self, memory: Any, stage: Stage) -> Any:
-        """Memory at the border of a stage, where its structure may change; also called before the first. Traceable: a
-        restored run takes the shapes from here."""
+        """Memory at the border of a stage, where its structure may change; also called before the first. Pure: a
+        restored run takes the shapes from here, and `embed` sees memory as the last stage begins with it.
+        """
         del stage
         return memory
 

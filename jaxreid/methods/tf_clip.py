@@ -121,7 +121,7 @@ class TFClip(ClipFamily):
     def make_bank(self) -> Bank:
         if self.config.bank == "prompt":
             return self.prompt_bank()
-        return ImageBank(self.config, self.info, self.image.projection or 0, self.plain_features)
+        return ImageBank(self.config, self.info, self.joint_width, self.plain_features)
 
     def more_losses(
         self, found: Mapping[str, Any], logits: Mapping[str, jax.Array], memory: BankMemory, batch: Batch

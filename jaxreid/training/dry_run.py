@@ -104,7 +104,8 @@ def _evaluation(run: Run) -> float:
     print(f"evaluation: {sum(map(len, plans)):,} clips of {options.seq_len} frames, {sampling}")
 
     def start() -> tuple[Any, Any]:
-        return run.method.init(jax.random.PRNGKey(0), example_batch(run)), run.method.init_memory()
+        memory = memory_at(run.method, len(run.method.stages()) - 1)
+        return run.method.init(jax.random.PRNGKey(0), example_batch(run)), memory
 
     variables, memory = (
         parallel.with_shardings(tree, parallel.state_sharding(tree, run.mesh)) for tree in jax.eval_shape(start)

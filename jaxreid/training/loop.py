@@ -29,7 +29,7 @@ from jaxreid.training.finite import Watch
 from jaxreid.training.forecast import Forecast
 from jaxreid.training.metric_writer import MetricWriter
 from jaxreid.training.restore import restore
-from jaxreid.training.start import enter_stage
+from jaxreid.training.start import enter_stage, memory_for_tests
 from jaxreid.training.steps import TrainState, groups, make_train_step, progress_at, variables_of
 
 
@@ -71,16 +71,16 @@ def train(run: Run, evaluator: Evaluator) -> tuple[TrainState, Any]:
             scored_first = number == 0 and first == 0 and config.evaluate_start
             with run.compiling():
                 jobs = steps.jobs(state, frozen, begins=first == 0)
-                compile_together(
-                    jobs + (evaluator.jobs(variables_of(state, frozen), state.memory) if scored_first else [])
-                )
+                if scored_first:
+                    jobs += evaluator.jobs(variables_of(state, frozen), memory_for_tests(run, number, state.memory))
+                compile_together(jobs)
             features = None
             if first == 0 and stage.calibrate:
                 with run.phase("extraction"):
                     state, features = steps.calibrate(state, frozen, bar)
             if scored_first:
                 with run.phase("evaluation"):
-                    evaluator.at_start(variables_of(state, frozen), state.memory)
+                    evaluator.at_start(variables_of(state, frozen), memory_for_tests(run, number, state.memory))
             for epoch in range(first, stage.epochs):
                 where = {"stage": stage.name, "epoch": epoch, "run_epoch": run_epoch + epoch}
                 state = steps.epoch(state, frozen, epoch, writer, where, bar, features)
@@ -90,7 +90,8 @@ def train(run: Run, evaluator: Evaluator) -> tuple[TrainState, Any]:
                 if due and (config.keep_best or done < stage.epochs):
                     # Before the checkpoint: whoever resumes from it finds the scores written.
                     with run.phase("evaluation"):
-                        scores = evaluator.scores(variables_of(state, frozen), state.memory)
+                        memory = memory_for_tests(run, number, state.memory)
+                        scores = evaluator.scores(variables_of(state, frozen), memory)
                     writer.write("evaluate", scores, **where, step=int(state.step))
                     score = headline(scores) if config.keep_best else None
                 with run.phase("checkpoint"):

@@ -10,7 +10,7 @@ from jaxreid.errors import UserError
 from jaxreid.run.model import Model
 from jaxreid.run.workdirs import holds_checkpoint
 from jaxreid.training.checkpoints import Checkpoints, DamagedCheckpoint
-from jaxreid.training.start import abstract_train_state, enter_stage
+from jaxreid.training.start import abstract_train_state, enter_stage, memory_for_tests
 from jaxreid.training.steps import TrainState
 
 
@@ -61,7 +61,8 @@ def _frozen_again(run: Model, checkpoints: Checkpoints, number: int, damage: Dam
 
 
 def restore_judged(run: Model) -> tuple[TrainState, Any, int, int]:
-    """The state that is scored: of the newest checkpoint or, with `keep_best`, of that with the highest test score.
+    """The state that is scored: of the newest checkpoint or, with `keep_best`, of that with the highest test score; its
+    memory is as `embed` takes it.
 
     Returns:
       (state, frozen parameters, epochs until this state, epochs trained).
@@ -79,7 +80,7 @@ def restore_judged(run: Model) -> tuple[TrainState, Any, int, int]:
         if number is None or latest is None:
             raise UserError(f"{checkpoints.directory} holds no complete checkpoint: train first, or name a workdir")
         try:
-            state, frozen, _ = restore(run, checkpoints, number)
+            state, frozen, meta = restore(run, checkpoints, number)
         except DamagedCheckpoint as error:
             earlier = [other for other in checkpoints.numbers() if other < number]
             hint = (
@@ -89,6 +90,7 @@ def restore_judged(run: Model) -> tuple[TrainState, Any, int, int]:
                 else f"no earlier checkpoint is there: train again in another --workdir, or delete {run.workdir}"
             )
             raise UserError(f"{error}\n{hint}") from error
-        return state, frozen, number, latest
+        memory = memory_for_tests(run, meta["stage"], state.memory)
+        return state.replace(memory=memory), frozen, number, latest
     finally:
         checkpoints.close()

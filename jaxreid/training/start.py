@@ -88,6 +88,13 @@ def memory_at(method: Method, number: int) -> Any:
     return memory
 
 
+def memory_for_tests(run: Model, number: int, memory: Any) -> Any:
+    """Memory of stage `number` in the structure that the last stage gives it, for which `Method.embed` is compiled."""
+    for stage in run.method.stages()[number + 1 :]:
+        memory = run.method.begin_stage(memory, stage)
+    return jax.device_put(memory, parallel.state_sharding(memory, run.mesh))
+
+
 def abstract_train_state(run: Model, number: int) -> tuple[TrainState, Any]:
     """Shapes and types of the state of stage `number`; nothing is computed and no weight is read."""
     stage = run.method.stages()[number]
