@@ -2,19 +2,22 @@
 
 One draw per clip, unless `Augmentation.per_frame` says otherwise: crop, flip, erased box and colour change are the
 same for all frames of a clip, and differ between two clips of one tracklet. Pixels are handled as floats in 0…1 until
-`normalize`.
+`normalize`. What lies on the frames (`Batch.extras`) moves with them, by `jaxreid.geometry`.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jaxreid.data.batch import Batch
+from jaxreid.data.extras import SECOND
 from jaxreid.data.schema import INFRARED
+from jaxreid.geometry import Geometry
 from jaxreid.values import check, flag, fraction, non_negative, number, some_of, whole
 
 GREY = (0.2989, 0.5870, 0.1140)
@@ -76,13 +79,18 @@ UNCHANGED = Augmentation()
 
 def to_unit(batch: Batch) -> Batch:
     """uint8 → float32 in 0…1."""
-    return batch.replace(frames=batch.frames.astype(jnp.float32) / 255.0)
+    return _each_stream(batch, lambda frames: frames.astype(jnp.float32) / 255.0)
 
 
 def normalize(batch: Batch, mean: tuple[float, ...], std: tuple[float, ...], dtype: jnp.dtype) -> Batch:
     """(frames − mean) / std per channel, in the compute dtype."""
-    frames = (batch.frames - jnp.array(mean)) / jnp.array(std)
-    return batch.replace(frames=frames.astype(dtype))
+    return _each_stream(batch, lambda frames: ((frames - jnp.array(mean)) / jnp.array(std)).astype(dtype))
+
+
+def _each_stream(batch: Batch, change: Callable[[jax.Array], jax.Array]) -> Batch:
+    """The frames changed and, where the batch has them, the second ones."""
+    second = {name: change(x) for name, x in batch.extras.items() if name == SECOND}
+    return batch.replace(frames=change(batch.frames), extras={**batch.extras, **second})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,24 +122,49 @@ Draws = dict[str, jax.Array]  # name → f32[B]
 
 def augment(batch: Batch, rng: jax.Array, options: Augmentation, mean: tuple[float, ...]) -> Batch:
     """Frames f32[B, T, H, W, 3] in 0…1 → the same shape, changed; `mean` fills erased boxes."""
-    frames, modality = batch.frames, batch.modality
-    draws = dict(zip(DRAWS, jax.random.uniform(rng, (len(DRAWS), frames.shape[0])), strict=True))
+    clips, length, height, width, _ = batch.frames.shape
+    modality, together = batch.modality, length  # frames that share all draws
+    draws = dict(zip(DRAWS, jax.random.uniform(rng, (len(DRAWS), clips)), strict=True))
     if options.per_frame:  # every frame is a clip of its own, which shares some draws with its neighbours
-        length = frames.shape[1]
         own = [name for what in options.per_frame for name in PER_FRAME[what]]
-        of_frames = jax.random.uniform(jax.random.fold_in(rng, 1), (len(own), frames.shape[0] * length))
+        of_frames = jax.random.uniform(jax.random.fold_in(rng, 1), (len(own), clips * length))
         draws = {name: jnp.repeat(draw, length) for name, draw in draws.items()}
         draws |= dict(zip(own, of_frames, strict=True))
-        frames, modality = frames.reshape(-1, 1, *frames.shape[2:]), jnp.repeat(modality, length)
-    if options.flip or options.crop:
-        frames = _crop_and_flip(frames, draws, options)
-    if options.channel_exchange or options.infrared_mix:
-        frames = _exchange_channels(frames, modality, draws, options)
-    if options.brightness or options.contrast or options.gamma or options.negative:
-        frames = _relight(frames, draws, options)
-    if options.erase:
-        frames = _erase(frames, draws, options, mean)
-    return batch.replace(frames=frames.reshape(batch.frames.shape))
+        modality, together = jnp.repeat(modality, length), 1
+
+    def stream(x: jax.Array) -> jax.Array:
+        """The frames, or others of the same moments at another size."""
+        frames = x.reshape(-1, together, *x.shape[2:])
+        if options.flip or options.crop:
+            frames = _crop_and_flip(frames, draws, options, (height, width))
+        if options.channel_exchange or options.infrared_mix:
+            frames = _exchange_channels(frames, modality, draws, options)
+        if options.brightness or options.contrast or options.gamma or options.negative:
+            frames = _relight(frames, draws, options)
+        if options.erase:
+            frames = _erase(frames, draws, options, mean, (height, width))
+        return frames.reshape(x.shape)
+
+    batch = _each_stream(batch, stream)
+    if not batch.extras:
+        return batch
+    geometry = _geometry(draws, options, (clips, length), (height, width))
+    return batch.replace(extras=geometry.applied(batch.extras))
+
+
+def _geometry(draws: Draws, options: Augmentation, shape: tuple[int, int], size: tuple[int, int]) -> Geometry:
+    """What was drawn, for every frame of clips of `shape` [B, T], as shares of frames of `size`."""
+    (height, width), pad = size, options.crop
+
+    def each(x: jax.Array) -> jax.Array:
+        return jnp.broadcast_to(x.reshape(shape[0], -1, *x.shape[1:]), (*shape, *x.shape[1:]))
+
+    down, right = ((_integer(draws[name], 2 * pad + 1) - pad) / n for name, n in (("top", height), ("left", width)))
+    flipped = draws["flip"] < options.flip
+    box = jnp.stack(_box(draws, options, size), axis=-1) / jnp.array([height, width, height, width], jnp.float32)
+    erased = draws["erase"] < options.erase
+    box = jnp.where(erased[:, None], box, 0.0)
+    return Geometry(*map(each, (down, right, flipped, erased, box)))
 
 
 def _integer(draw: jax.Array, count: int) -> jax.Array:
@@ -139,11 +172,19 @@ def _integer(draw: jax.Array, count: int) -> jax.Array:
     return jnp.floor(draw * count).astype(jnp.int32)
 
 
-def _crop_and_flip(frames: jax.Array, draws: Draws, options: Augmentation) -> jax.Array:
+def _crop_and_flip(frames: jax.Array, draws: Draws, options: Augmentation, size: tuple[int, int]) -> jax.Array:
+    """Frames cropped as those of `size` are: by the same share, to the next pixel."""
     _, _, height, width, _ = frames.shape
-    pad = options.crop
-    padded = jnp.pad(frames, ((0, 0), (0, 0), (pad, pad), (pad, pad), (0, 0)))
-    top, left = (_integer(draws[name], 2 * pad + 1)[:, None] for name in ("top", "left"))
+    pads = [-(-options.crop * own // of) for own, of in zip((height, width), size, strict=True)]
+    padded = jnp.pad(frames, ((0, 0), (0, 0), *((pad, pad) for pad in pads), (0, 0)))
+
+    def offset(name: str, pad: int, own: int, of: int) -> jax.Array:
+        drawn = _integer(draws[name], 2 * options.crop + 1)
+        if own != of:
+            drawn = pad + jnp.round((drawn - options.crop) * (own / of)).astype(jnp.int32)
+        return drawn[:, None]
+
+    top, left = offset("top", pads[0], height, size[0]), offset("left", pads[1], width, size[1])
     flipped = draws["flip"] < options.flip
 
     # Indexing rows and columns does crop and flip in one gather, which also splits over devices by clip.
@@ -184,20 +225,29 @@ def _relight(frames: jax.Array, draws: Draws, options: Augmentation) -> jax.Arra
     return jnp.maximum(frames, 1e-4) ** jnp.exp(around_zero("gamma")) if options.gamma else frames
 
 
-def _erase(frames: jax.Array, draws: Draws, options: Augmentation, mean: tuple[float, ...]) -> jax.Array:
-    _, _, height, width, _ = frames.shape
+def _box(draws: Draws, options: Augmentation, size: tuple[int, int]) -> tuple[jax.Array, ...]:
+    """Top, left, bottom and right of the erased boxes of frames of `size`, whole pixels f32[B]."""
+    height, width = size
     area = (LEAST_AREA + (options.erase_area - LEAST_AREA) * draws["area"]) * (height * width)
     aspect = jnp.exp(jnp.log(0.3) + (jnp.log(10 / 3) - jnp.log(0.3)) * draws["aspect"])
     box_height = jnp.minimum(jnp.sqrt(area * aspect), height)
     box_width = jnp.minimum(jnp.sqrt(area / aspect), width)
     top = draws["box_top"] * (height - box_height)
     left = draws["box_left"] * (width - box_width)
+    return jnp.round(top), jnp.round(left), jnp.round(top + box_height), jnp.round(left + box_width)
+
+
+def _erase(
+    frames: jax.Array, draws: Draws, options: Augmentation, mean: tuple[float, ...], size: tuple[int, int]
+) -> jax.Array:
+    """Boxes set to the mean, where those of frames of `size` are."""
+    _, _, height, width, _ = frames.shape
+    sides = (edge[:, None, None] for edge in _box(draws, options, size))
+    scales = height / size[0], width / size[1], height / size[0], width / size[1]
+    top, left, bottom, right = (
+        edge if scale == 1 else jnp.round(edge * scale) for edge, scale in zip(sides, scales, strict=True)
+    )
     y, x = jnp.arange(height)[:, None], jnp.arange(width)
-
-    def inside(start: jax.Array, length: jax.Array, position: jax.Array) -> jax.Array:
-        start, length = start[:, None, None], length[:, None, None]
-        return (position >= jnp.round(start)) & (position < jnp.round(start + length))
-
-    box = inside(top, box_height, y) & inside(left, box_width, x)
+    box = (y >= top) & (y < bottom) & (x >= left) & (x < right)
     box &= (draws["erase"] < options.erase)[:, None, None]
     return jnp.where(box[:, None, :, :, None], jnp.array(mean), frames)

@@ -10,13 +10,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
+from jaxreid.data.extras import ArrayExtras, ExtraReader
 from jaxreid.data.loose import ArrayReader, loose_split
 from jaxreid.data.split import UNKNOWN, FrameReader, Split
 from jaxreid.errors import UserError
@@ -53,13 +54,20 @@ class Embedder:
         self._state = variables_of(state, frozen), state.memory
         self._loading = dataclasses.replace(model.loading, workers=0, cache=False)
         size = -(-(batch_size or model.config.extraction_batch_size) // model.mesh.size) * model.mesh.size
+        self._wanted = model.method.extras("test")
         self._extractor = Extractor(model.method.embed, model.pixels, model.mesh, size, self._rule.flip)
 
     @property
     def batch_size(self) -> int:
         return self._extractor.batch_size
 
-    def embed(self, frames: Any, modality: str | Sequence[str] = "rgb", camera: int | None = None) -> np.ndarray:
+    def embed(
+        self,
+        frames: Any,
+        modality: str | Sequence[str] = "rgb",
+        camera: int | None = None,
+        extras: Mapping[str, Any] | None = None,
+    ) -> np.ndarray:
         """A unit feature of a tracklet, f32[D]; of each of a list of N tracklets, f32[N, D].
 
         Args:
@@ -67,9 +75,12 @@ class Embedder:
             [H, W, 3], or a list of pictures, which may be PIL's. Or a list of tracklets, each of them such.
           modality: "rgb" or "ir", of all or of each; networks with a stem of its own for each look at it.
           camera: number in the training data set, for networks that know their cameras.
+          extras: what the run's method takes beside frames, by name, as a sidecar holds it: "keypoints" f32[T, 17, 3] in
+            pixels of these frames and scores; of a tracklet or, for a list of them, a list.
 
         Raises:
-          UserError: not frames, an unknown modality, or a camera that was not in training.
+          UserError: not frames, an unknown modality, a camera that was not in training, or other extras than the
+            method takes.
         """
         single = _is_tracklet(frames)
         tracklets = [_frames(x, number) for number, x in enumerate([frames] if single else frames)]
@@ -80,17 +91,26 @@ class Embedder:
                 raise UserError(f"camera {camera} was not in training; known: {', '.join(map(str, self.info.cameras))}")
             index = int(known[0])
         split = loose_split([len(tracklet) for tracklet in tracklets], modality, index)
-        found = self.embed_split(split, ArrayReader(tracklets))
+        given = {name: [x] if single else x for name, x in (extras or {}).items()}
+        loose = ArrayExtras(split, self._wanted, given) if self._wanted or given else None
+        found = self.embed_split(split, ArrayReader(tracklets), extras=loose)
         return found[0] if single else found
 
     def embed_split(
-        self, split: Split, reader: FrameReader | None = None, rows: np.ndarray | None = None
+        self,
+        split: Split,
+        reader: FrameReader | None = None,
+        rows: np.ndarray | None = None,
+        extras: ExtraReader | None = None,
     ) -> np.ndarray:
         """Unit features f32[N, D] of the tracklets `rows` of a split (all where not given).
 
-        A frame that cannot be decoded raises a UserError that names it.
+        What the run's method takes beside frames comes from `extras` or, of a built data set, from its sidecars. A frame
+        that cannot be decoded raises a UserError that names it, and so does a sidecar that is not there.
         """
-        found = tracklet_features(self._extractor, *self._state, split, self._rule, self._loading, reader, rows)
+        if self._wanted and extras is None:
+            extras = ExtraReader(split, reader or split.reader(cache=False), self._wanted)
+        found = tracklet_features(self._extractor, *self._state, split, self._rule, self._loading, reader, rows, extras)
         return found["feature"]
 
     @functools.cached_property

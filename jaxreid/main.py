@@ -174,7 +174,7 @@ def _train_and_score(run: Any, train: bool, compare: Path | None) -> None:
     run.phases["importing"] = time.perf_counter() - STARTED - run.phases["data set"]
     describe(run)
     with processes.main_first():
-        claim_dataset(run.workdir, run.dataset, run.method.info)
+        claim_dataset(run.workdir, run.dataset, run.method.info, run.sidecars(lambda extras: extras.digests()))
     evaluator = Evaluator(run)
     if train:
         state, frozen = run_training(run, evaluator)

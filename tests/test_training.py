@@ -16,8 +16,7 @@ from jaxreid.augment import UNCHANGED
 from jaxreid.backbones import clip
 from jaxreid.data.samplers import Columns, ShuffleSampler
 from jaxreid.evaluation.evaluator import Evaluator
-from jaxreid.methods.baseline import Baseline
-from jaxreid.methods.method import Context, Extra, Stage
+from jaxreid.methods.method import Context, Stage
 from jaxreid.report.run_report import report_run
 from jaxreid.run.model import start_run
 from jaxreid.run.workdirs import claim_workdir
@@ -300,9 +299,3 @@ def test_steps_take_as_many_passes_as_they_need():
         assert len(set(plan.tracklet[:6].tolist())) == 6 and len(set(plan.tracklet[6:].tolist())) == len(plan) - 6
     with refuses(ValueError, "'s'", "1 steps", "2 epochs"):
         dataclasses.replace(stage, steps=1)
-
-
-def test_an_extra_that_nobody_reads_is_refused(tmp_path, data_dir, tiny, monkeypatch):
-    monkeypatch.setattr(Baseline, "extras", lambda self, phase: {"keypoints": Extra("frame", (17, 3))})
-    with refuses(ValueError, "keypoints"):
-        start_run(make_config("baseline"), tmp_path, data_dir)

@@ -17,6 +17,7 @@ import numpy as np
 
 from jaxreid.data.batch import Batch
 from jaxreid.data.clips import ClipPlan
+from jaxreid.data.extras import ExtraReader, empty_extras
 from jaxreid.data.split import UNKNOWN, FrameReader, Split
 from jaxreid.errors import UserError
 
@@ -44,8 +45,16 @@ class _Clips:
     there than in decoding.
     """
 
-    def __init__(self, reader: FrameReader, plan: ClipPlan, rows: np.ndarray, options: LoaderOptions) -> None:
+    def __init__(
+        self,
+        reader: FrameReader,
+        plan: ClipPlan,
+        rows: np.ndarray,
+        options: LoaderOptions,
+        extras: ExtraReader | None = None,
+    ) -> None:
         self.reader, self.plan, self.rows, self.options = reader, plan, rows, options  # rows i64[elements, clips]
+        self.extras = extras
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -54,20 +63,30 @@ class _Clips:
         _one_thread_each()
         rows, options = self.rows[int(position)], self.options
         frames = np.zeros((len(rows), self.plan.frames.shape[1], options.height, options.width, 3), np.uint8)
-        for clip, row in zip(frames, rows, strict=True):
+        extras = empty_extras(self.extras.wanted if self.extras else {}, len(rows), frames.shape[1])
+        for place, row in enumerate(rows):
             if self.plan.tracklet[row] >= 0:
-                self._read(clip, row)
-        return {"row": rows, "frames": frames}
+                for name, values in self._read(frames[place], row).items():
+                    extras[name][place, np.flatnonzero(self.plan.mask[row])] = values
+        return {"row": rows, "frames": frames, "extras": extras}
 
-    def _read(self, clip: np.ndarray, row: int) -> None:
+    def _read(self, clip: np.ndarray, row: int) -> dict[str, np.ndarray]:
+        """Fills in the frames of a clip; returns the extras of those that count."""
         options, planned = self.options, np.flatnonzero(self.plan.mask[row])
-        images = self.reader.decode_each(int(self.plan.tracklet[row]), self.plan.frames[row, planned].tolist())
-        for frame, image in zip(planned, images, strict=True):
-            if image.shape == clip[frame].shape:
-                clip[frame] = image
+        tracklet, numbers = int(self.plan.tracklet[row]), self.plan.frames[row, planned].tolist()
+        extras = self.extras.read(tracklet, numbers) if self.extras else {}
+        if self.extras and self.extras.split.skeletons:
+            return extras
+        for place, image in enumerate(self.reader.decode_each(tracklet, numbers)):
+            if self.extras:
+                self.extras.of_picture(extras, place, image)
+            frame = clip[planned[place]]
+            if image.shape == frame.shape:
+                frame[:] = image
             else:
                 size, rule = (options.width, options.height), INTERPOLATION[options.interpolation]
-                cv2.resize(image, size, dst=clip[frame], interpolation=rule)
+                cv2.resize(image, size, dst=frame, interpolation=rule)
+        return extras
 
 
 class _Assemble:
@@ -104,6 +123,10 @@ class _Assemble:
             identity=column(labels and labels.identity),
             pair=column(labels and labels.pair),
             clothes=column(labels and labels.clothes),
+            extras={
+                name: np.concatenate([element["extras"][name] for element in elements])
+                for name in elements[0]["extras"]
+            },
         )
 
 
@@ -115,6 +138,7 @@ def batches(
     *,
     uses_identity: bool,
     reader: FrameReader | None = None,
+    extras: ExtraReader | None = None,
     process_index: int = 0,
     process_count: int = 1,
 ) -> Iterator[Batch]:
@@ -127,6 +151,7 @@ def batches(
       options: frame size, interpolation, parallelism.
       uses_identity: whether identity, pair and clothes are filled in.
       reader: an open reader of the split, to keep its cache from one pass to the next.
+      extras: what else a batch holds of every frame.
       process_index, process_count: which share of every batch this process delivers.
 
     Raises:
@@ -143,11 +168,11 @@ def batches(
     if not plan.frames.shape[1]:  # clips of no frames: there is nothing to read
         frames = np.zeros((share, 0, options.height, options.width, 3), np.uint8)
         for row in np.arange(len(plan)).reshape(-1, process_count, share)[:, process_index]:
-            yield assemble([{"row": row, "frames": frames}])
+            yield assemble([{"row": row, "frames": frames, "extras": {}}])
         return
     elements = math.gcd(share, ELEMENTS_PER_BATCH)
     rows = np.arange(len(plan)).reshape(-1, process_count, share)[:, process_index].reshape(-1, share // elements)
-    clips = _Clips(reader or split.reader(cache=options.cache), plan, rows, options)
+    clips = _Clips(reader or split.reader(cache=options.cache), plan, rows, options, extras)
     threads = 0 if options.workers else options.threads
     under_way = options.prefetch * elements if threads else 0
     read = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=under_way)

@@ -30,12 +30,14 @@ class FrameFormat:
       key: where the array stands in a JSON object; None: the file is the array.
       shape: of the array.
       meta: what the sidecar notes of it.
+      pixels: whether its first two columns are pixels counted from the centre of the first: in sidecars that one is 0.5.
     """
 
     suffix: str
     key: str | None
     shape: tuple[int, ...]
     meta: Mapping[str, Any]
+    pixels: bool = False
 
     def read(self, path: Path) -> np.ndarray:
         """The array of a frame, f32.
@@ -56,6 +58,8 @@ class FrameFormat:
             raise UserError(f"holds {list(values.shape)} numbers, not {list(self.shape)}")
         if not np.isfinite(values).all():
             raise UserError("holds numbers that are not finite")
+        if self.pixels:
+            values[values.any(axis=-1), :2] += 0.5  # 0, 0, 0 is a point that was not found
         return values
 
 
@@ -78,8 +82,9 @@ FRAME_FORMATS = {
             "model": "OpenPifPaf",
             "order": "COCO-17",
             "columns": ["x", "y", "score"],
-            "units": "pixels of the frame, the centre of the first pixel is 0; an undetected point is 0, 0, 0",
+            "units": "pixels of the frame, the centre of the first pixel is 0.5; an undetected point is 0, 0, 0",
         },
+        pixels=True,
     ),
 }
 

@@ -11,6 +11,8 @@ They live beside the built set and are added without rebuilding it; one folder p
     values.npy        [F, *shape]  one value per frame, memory-mapped
     mask.npy          bool[F]      false where the maker found nothing in the frame (its value is zero)
 
+Coordinates in pixels count from the edge of the stored frame: the centre of the first pixel is 0.5.
+
 A text kind (captions) has `texts.jsonl` instead of the four arrays: line n is the list of texts of entry n. A folder
 is written under another name and renamed when it is whole. Nothing is pickled.
 """
@@ -34,7 +36,7 @@ from jaxreid.files import read_json
 FORMAT = 1
 
 
-class MissingSidecar(LookupError):
+class MissingSidecar(UserError, LookupError):
     """A sidecar, or an entry of one, that is needed and not there; says which, and the command that makes it."""
 
 
@@ -301,6 +303,26 @@ class Sidecar:
           MissingSidecar: the tracklet, or one of the frames, has no entry.
           UserError: the kind is one of texts.
         """
+        rows, found = self._rows(tracklet_id, frame_index)
+        if not found.all():
+            raise MissingSidecar(
+                f"the {self.kind} sidecar {self.directory} has no frames "
+                f"{np.asarray(frame_index)[~found][:10].tolist()} of tracklet {tracklet_id!r}; make it anew with: "
+                f"{self.meta['command']}"
+            )
+        return np.asarray(self._values[rows]), np.asarray(self._mask[rows])
+
+    def read_known(self, tracklet_id: str, frame_index: Sequence[int] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """As `read`; a tracklet or frame without an entry has value 0 and mask false."""
+        shape = (len(frame_index), *self.meta.get("shape", (0,))[1:])
+        values, mask = np.zeros(shape, self.meta.get("dtype", np.float32)), np.zeros(len(frame_index), bool)
+        if tracklet_id in self:
+            rows, found = self._rows(tracklet_id, frame_index)
+            values[found], mask[found] = self._values[rows[found]], self._mask[rows[found]]
+        return values, mask
+
+    def _rows(self, tracklet_id: str, frame_index: Sequence[int] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Where the frames of a tracklet stand, i64[T], and whether they do, bool[T]."""
         row = self._find(tracklet_id)
         if self.is_text:
             raise UserError(f"the {self.kind} sidecar {self.directory} holds texts, not arrays: use texts()")
@@ -309,13 +331,7 @@ class Sidecar:
         position = np.searchsorted(known, wanted)
         found = position < len(known)
         found[found] = known[position[found]] == wanted[found]
-        if not found.all():
-            raise MissingSidecar(
-                f"the {self.kind} sidecar {self.directory} has no frames {wanted[~found][:10].tolist()} of tracklet "
-                f"{tracklet_id!r}; make it anew with: {self.meta['command']}"
-            )
-        rows = start + position
-        return np.asarray(self._values[rows]), np.asarray(self._mask[rows])
+        return start + np.minimum(position, max(len(known) - 1, 0)), found
 
     def texts(self, tracklet_id: str) -> list[str]:
         """The texts of a tracklet, of a text kind.

@@ -26,7 +26,7 @@ from jaxreid.files import expand, written_aside
 
 UNKNOWN = -1
 _LOG = logging.getLogger(__name__)
-INDEX_VERSION = 2  # of the columns below; a file of another one is made anew
+INDEX_VERSION = 3  # of the columns below; a file of another one is made anew
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,9 +87,21 @@ class Split:
     labels: Labels
     record: np.ndarray  # i64[N], position in the files
     parts: tuple[Split, ...] = ()
+    frame_numbers: np.ndarray | None = None  # i32[F], of all frames, tracklet by tracklet; None = 0, 1, … in each
+    skeletons: bool = False  # whether records hold joints and no picture
 
     def __len__(self) -> int:
         return len(self.record)
+
+    @functools.cached_property
+    def _starts(self) -> np.ndarray:
+        return np.cumsum([0, *self.table.length])
+
+    def frame_index(self, row: int) -> np.ndarray:
+        """Where the frames of tracklet `row` stand in the source tracklet, i32[T]; a thinned set has gaps."""
+        if self.frame_numbers is None:
+            return np.arange(self.table.length[row], dtype=np.int32)
+        return self.frame_numbers[self._starts[row] : self._starts[row + 1]]
 
     def reader(self, *, cache: bool) -> FrameReader:
         if self.parts:
@@ -112,6 +124,8 @@ def join(splits: Sequence[Split]) -> Split:
         labels=Labels(**rows("labels"), names=tuple(name for split in splits for name in split.labels.names)),
         record=np.concatenate([split.record + start for split, start in zip(splits, starts, strict=False)]),
         parts=tuple(splits),
+        frame_numbers=np.concatenate([split.frame_index(row) for split in splits for row in range(len(split))]),
+        skeletons=all(split.skeletons for split in splits),
     )
 
 
@@ -292,7 +306,15 @@ def open_split(directory: Path, name: str, cameras: np.ndarray | None = None) ->
         junk=rows["junk"],
         distractor=rows["distractor"],
     )
-    return Split(directory, name, table, labels, rows["record"])
+    return Split(
+        directory,
+        name,
+        table,
+        labels,
+        rows["record"],
+        frame_numbers=rows["frame_index"],
+        skeletons=not rows["pictures"].any(),
+    )
 
 
 def _codes(names: np.ndarray) -> np.ndarray:
@@ -345,10 +367,16 @@ _FLAGS = {"junk": "is_junk", "distractor": "is_distractor"}
 
 
 def _read_index(source: Any) -> dict[str, np.ndarray]:
-    found: dict[str, list[Any]] = {name: [] for name in ("length", "geometry", *_NUMBERS, *_WORDS, *_FLAGS)}
+    columns = ("length", "pictures", "geometry", *_NUMBERS, *_WORDS, *_FLAGS)
+    found: dict[str, list[Any]] = {name: [] for name in columns}
+    frame_index: list[np.ndarray] = []
     for position in range(len(source)):
         record = source[position]
         found["length"].append(len(record["frames"]) or len(record["joints3d"]))
+        found["pictures"].append(len(record["frames"]))
+        numbers = np.asarray(record["frame_index"], np.int32)
+        # Skeleton sets name none.
+        frame_index.append(numbers if len(numbers) else np.arange(found["length"][-1], dtype=np.int32))
         found["geometry"].append([record["altitude"], record["distance"], record["angle"]])
         for name, feature in (_NUMBERS | _FLAGS).items():
             found[name].append(record[feature])
@@ -357,7 +385,8 @@ def _read_index(source: Any) -> dict[str, np.ndarray]:
     kinds = dict.fromkeys(_WORDS, str) | dict.fromkeys(_FLAGS, bool) | {"geometry": np.float32}
     order = np.argsort(np.array(found["names"], str), kind="stable")
     rows = {name: np.array(values, kinds.get(name, np.int32))[order] for name, values in found.items()}
-    return {**rows, "record": order.astype(np.int64)}
+    numbers = np.concatenate([np.zeros(0, np.int32), *(frame_index[place] for place in order)])
+    return {**rows, "record": order.astype(np.int64), "frame_index": numbers}
 
 
 def modality_name(code: int) -> str:

@@ -69,7 +69,7 @@ class Evaluator:
 
     def jobs(self, variables: Any, memory: Any) -> list[tuple[Compiled, tuple[Any, ...]]]:
         """The embedding step with its arguments, for `compile_together`."""
-        batch = abstract_batch(self.run, self.run.config.extraction_batch_size, self.options.seq_len)
+        batch = abstract_batch(self.run, self.run.config.extraction_batch_size, self.options.seq_len, "test")
         return [(self.extractor.step, (variables, memory, batch))]
 
     def features(self, variables: Any, memory: Any) -> dict[str, dict[str, np.ndarray]]:
@@ -77,7 +77,14 @@ class Evaluator:
         run, found = self.run, {}
         for split in run.dataset.test_splits:
             found[split.name] = tracklet_features(
-                self.extractor, variables, memory, split, self.options, run.loading, run.reader(split)
+                self.extractor,
+                variables,
+                memory,
+                split,
+                self.options,
+                run.loading,
+                run.reader(split),
+                extras=run.extras(split, "test"),
             )
         return self.with_joined(found)
 
@@ -218,7 +225,7 @@ class Evaluator:
                 results["scores"], results["reason"] = [], self._why_not_scored()
         results["before_training"] = self._start() if (run.workdir / START).exists() else []
         results["epochs_done"], results["epochs"] = epochs_done, epochs
-        results["assumptions"] = run.method.assumptions()
+        results["assumptions"] = run.method.assumptions() | run.sidecars(lambda extras: extras.makers())
         results["notes"] = list(run.method.notes())
         results["compilations"] = {name: step.count for name, step in run.compiled.items() if step.count}
         results |= {"environment": environment(), "starting_weights": None} | read_training(run.workdir)

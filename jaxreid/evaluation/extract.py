@@ -15,11 +15,13 @@ from jaxreid.arrays import unit_rows
 from jaxreid.augment import UNCHANGED, Augmentation, Pixels
 from jaxreid.data.batch import Batch
 from jaxreid.data.clips import ClipPlan
+from jaxreid.data.extras import ExtraReader
 from jaxreid.data.loader import LoaderOptions, batches
 from jaxreid.data.split import FrameReader, Split
 from jaxreid.devices import parallel, processes
 from jaxreid.devices.compiled import Compiled
 from jaxreid.errors import UserError, some
+from jaxreid.geometry import mirror
 from jaxreid.methods.method import POOLS, Evaluation, Features
 from jaxreid.run.model import Run
 
@@ -45,7 +47,7 @@ class Extractor:
             batch = pixels(batch.without_identity(), jax.random.fold_in(rng, batch.part[0]), augmentation)
             found = function(variables, memory, batch)
             if flip:
-                mirrored = function(variables, memory, batch.replace(frames=batch.frames[:, :, :, ::-1]))
+                mirrored = function(variables, memory, mirror(batch))
                 found = jax.tree.map(lambda a, b: 0.5 * (a + b), found, mirrored)
             arrays = jax.tree.map(lambda x: x.astype(jnp.float32), found)
             # Whose features these are comes from the batch that they were made of, never from a place in the plan.
@@ -62,6 +64,7 @@ class Extractor:
         plan: ClipPlan,
         options: LoaderOptions,
         reader: FrameReader | None = None,
+        extras: ExtraReader | None = None,
         progress: Callable[[Iterator[Batch]], Iterator[Batch]] = iter,
     ) -> Features:
         """Features of every clip of the plan, padded to whole batches, with the tracklet and part of each.
@@ -78,6 +81,7 @@ class Extractor:
                 options,
                 uses_identity=False,
                 reader=reader,
+                extras=extras,
                 process_index=jax.process_index(),
                 process_count=jax.process_count(),
             )
@@ -125,6 +129,7 @@ def tracklet_features(
     options: LoaderOptions,
     reader: FrameReader | None = None,
     rows: np.ndarray | None = None,
+    extras: ExtraReader | None = None,
 ) -> dict[str, np.ndarray]:
     """Unit features of a split's tracklets by name, f32[N, D]: of the clips that `options` plan, pooled.
 
@@ -135,7 +140,7 @@ def tracklet_features(
     wanted, place = np.unique(np.arange(len(split)) if rows is None else rows, return_inverse=True)
     plan = rule.plan(split.table.length[wanted])
     of_split = dataclasses.replace(plan, tracklet=wanted[plan.tracklet].astype(np.int32))
-    clips = extractor(variables, memory, split, of_split, options, reader)
+    clips = extractor(variables, memory, split, of_split, options, reader, extras)
     pooled = pool_tracklets(clips, wanted, [split.labels.names[row] for row in wanted], rule.pool)
     return {name: found[place] for name, found in pooled.items()}
 

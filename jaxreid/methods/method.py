@@ -27,6 +27,7 @@ from jaxreid.backbones import hub
 from jaxreid.backbones.batch_norm import calibrate_norm
 from jaxreid.data.batch import Batch
 from jaxreid.data.clips import ClipPlan, plan_all_parts, plan_tracklets
+from jaxreid.data.extras import Extra
 from jaxreid.data.pieces import plan_epoch
 from jaxreid.data.samplers import Columns, Sampler
 from jaxreid.data.split import Labels
@@ -218,17 +219,7 @@ class Backbone:
     config: Any  # the network's configuration, which decides shapes and positions
 
 
-Phase = Literal["train", "extract", "test"]
-
-
-@dataclasses.dataclass(frozen=True)
-class Extra:
-    """An array that a method needs beside the frames: of every frame or of the clip, `shape` and `dtype` of one."""
-
-    per: Literal["frame", "clip"]
-    shape: tuple[int, ...]
-    dtype: str = "float32"
-    missing: Literal["error", "mask"] = "error"  # where a tracklet lacks it: refuse to run, or mask it
+Phase = Literal["train", "extract", "test"]  # of a run, for which extras are asked
 
 
 # ----------------------------------------------------------------------------------------------------------------
@@ -276,7 +267,8 @@ class Method:
         return ()
 
     def extras(self, phase: Phase) -> Mapping[str, Extra]:
-        """What `Batch.extras` holds in training, in extraction passes and at test time, by name."""
+        """What `Batch.extras` holds in training, in extraction passes and at test time, by name (see
+        `jaxreid.data.extras`)."""
         del phase
         return {}
 

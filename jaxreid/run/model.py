@@ -6,9 +6,9 @@ import contextlib
 import dataclasses
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,7 @@ from jaxreid.backbones.frame_encoder import PRECISIONS
 from jaxreid.backbones.text import text_tokenizer
 from jaxreid.data.batch import Batch
 from jaxreid.data.dataset import Dataset, foreseen_dataset, open_dataset
+from jaxreid.data.extras import ExtraReader, empty_extras
 from jaxreid.data.loader import LoaderOptions
 from jaxreid.data.split import FrameReader, Split
 from jaxreid.dataset_info import DatasetInfo, dataset_info, read_info
@@ -51,6 +52,7 @@ class Run(Model):
     phases: defaultdict[str, float] = dataclasses.field(default_factory=lambda: defaultdict(float))
     compiled: dict[str, Any] = dataclasses.field(default_factory=dict)
     readers: dict[str, FrameReader] = dataclasses.field(default_factory=dict)
+    extra_readers: dict[tuple[str, Phase], ExtraReader | None] = dataclasses.field(default_factory=dict)
 
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -80,6 +82,21 @@ class Run(Model):
             self.readers[split.name] = split.reader(cache=self.loading.cache)
         return self.readers[split.name]
 
+    def extras(self, split: Split, phase: Phase) -> ExtraReader | None:
+        """What reads the extras that the method asks for in a phase, None where it asks for none."""
+        key = split.name, phase
+        if key not in self.extra_readers:
+            wanted = self.method.extras(phase)
+            self.extra_readers[key] = ExtraReader(split, self.reader(split), wanted) if wanted else None
+        return self.extra_readers[key]
+
+    def sidecars(self, fact: Callable[[ExtraReader], dict[str, str]]) -> dict[str, str]:
+        """What readers say of the sidecars of all phases, by name: `ExtraReader.digests` or `.makers`."""
+        phases: dict[Phase, tuple[Split, ...]] = {"train": (self.dataset.train,), "test": self.dataset.test_splits}
+        phases["extract"] = phases["train"]
+        readers = [self.extras(split, phase) for phase, splits in phases.items() for split in splits]
+        return {name: value for reader in readers if reader for name, value in fact(reader).items()}
+
     @property
     def is_main(self) -> bool:
         return jax.process_index() == 0
@@ -94,8 +111,6 @@ def make_model(config: Any, workdir: Path, mesh: Mesh, info: DatasetInfo, *, dry
     tokenize = text_tokenizer(config.backbone.name, config.backbone.checkpoint, counting=dry)
     info = dataclasses.replace(info, tokenize=tokenize)
     method = find_method(config.method)(config, info)
-    if asked := sorted({name for phase in get_args(Phase) for name in method.extras(phase)}):
-        raise UserError(f"config.method={config.method!r} asks for {', '.join(asked)}: the loader reads no extras yet")
     return Model(
         config=config,
         workdir=Path(workdir),
@@ -160,7 +175,7 @@ def start_run(config: Any, workdir: Path, data_dir: Path | None, *, dry: bool = 
     return run
 
 
-def example_batch(run: Model) -> Batch:
+def example_batch(run: Model, phase: Phase = "train") -> Batch:
     """Zeros of the shape that the network sees (two clips are enough to make parameters)."""
     height, width = run.config.frames.height, run.config.frames.width
     clips, frames = 2, max(stage.seq_len for stage in run.method.stages())
@@ -172,18 +187,21 @@ def example_batch(run: Model) -> Batch:
         "geometry": np.zeros((clips, 3), np.float32),
         "valid": np.ones(clips, bool),
     }
-    return Batch(**columns)
+    return Batch(**columns, extras=empty_extras(run.method.extras(phase), clips, frames))
 
 
-def abstract_batch(run: Model, clips: int, frames: int) -> Batch:
-    """Shapes, types and placement of a batch as the loader delivers it."""
+def abstract_batch(run: Model, clips: int, frames: int, phase: Phase) -> Batch:
+    """Shapes, types and placement of a batch as the loader delivers it in a phase."""
 
     def row(leaf: Any) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((clips, *leaf.shape[1:]), leaf.dtype, sharding=parallel.rows(run.mesh))
 
-    batch = jax.tree.map(row, jax.eval_shape(lambda: example_batch(run)))
-    shape = (clips, frames, *batch.frames.shape[2:])
+    batch = jax.tree.map(row, jax.eval_shape(lambda: example_batch(run, phase)))
+
+    def of_frames(leaf: Any, dtype: Any = None) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((clips, frames, *leaf.shape[2:]), dtype or leaf.dtype, sharding=leaf.sharding)
+
+    extras = jax.tree.map(of_frames, batch.extras) if frames else {}  # clips of no frames have none
     return batch.replace(
-        frames=jax.ShapeDtypeStruct(shape, jnp.uint8, sharding=parallel.rows(run.mesh)),
-        frame_mask=jax.ShapeDtypeStruct(shape[:2], bool, sharding=parallel.rows(run.mesh)),
+        frames=of_frames(batch.frames, jnp.uint8), frame_mask=of_frames(batch.frame_mask), extras=extras
     )

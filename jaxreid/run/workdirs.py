@@ -7,7 +7,7 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -171,15 +171,16 @@ def _clear(workdir: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def claim_dataset(workdir: Path, dataset: Dataset, info: DatasetInfo) -> None:
-    """Remembers the data set that a workdir was trained on, or checks that it is still the same.
+def claim_dataset(workdir: Path, dataset: Dataset, info: DatasetInfo, extras: Mapping[str, Any] | None = None) -> None:
+    """Remembers the data set that a workdir was trained on, with digests of the sidecars that were read (`extras`), or
+    checks that it is still the same.
 
     Its `DatasetInfo` is kept as well, so that `jaxreid.load` needs no data set.
 
     Raises:
       UserError: it is another one, and the run has come to a checkpoint; the message names the difference.
     """
-    path, fingerprint = workdir / DATASET, dataset.fingerprint()
+    path, fingerprint = workdir / DATASET, dataset.fingerprint() | ({"sidecars": dict(extras)} if extras else {})
     remedy = "delete it if the data are those that the run was begun with: it is written again"
     saved = read_json(path, remedy) if path.exists() else None
     changes = list(differences(saved, fingerprint)) if saved is not None else []

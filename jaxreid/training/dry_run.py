@@ -51,7 +51,7 @@ def _stage(run: Run, number: int, stage: Stage) -> float:
     print(f"  parameters: {_count(state.params):,} trained, {_count(frozen):,} frozen")
     print("\n".join(parallel.placement(groups(state, frozen))))
 
-    batch = abstract_batch(run, clips, stage.seq_len)
+    batch = abstract_batch(run, clips, stage.seq_len, "train")
     kept = kept_for_backward(run, stage, state, frozen, batch)
     print(f"  kept for the backward pass: at most {kept / 2**30:.2f} GiB per device")
 
@@ -65,7 +65,7 @@ def _stage(run: Run, number: int, stage: Stage) -> float:
         count = len(rule.plan(length))
         print(f"  extraction, {passes} times: {count:,} clips of {rule.seq_len} frames")
         variables = variables_of(state, frozen)
-        batch = abstract_batch(run, size, rule.seq_len)
+        batch = abstract_batch(run, size, rule.seq_len, "extract")
         step = _compiled(run, "extraction step", loop.extractor.step, variables, state.memory, batch)
         work += passes * -(-count // size) * step
         frames += passes * count * rule.seq_len / stage.epochs
@@ -112,7 +112,7 @@ def _evaluation(run: Run) -> float:
     )
     extractor = make_extractor(run, "embed_step", run.method.embed, options.flip)
     work = count * _compiled(
-        run, "embedding step", extractor.step, variables, memory, abstract_batch(run, size, options.seq_len)
+        run, "embedding step", extractor.step, variables, memory, abstract_batch(run, size, options.seq_len, "test")
     )
     print(f"  {_work(work)}")
     return work

@@ -147,11 +147,11 @@ class EpochLoop:
     def jobs(self, state: TrainState, frozen: Any, begins: bool) -> list[tuple[Compiled, tuple[Any, ...]]]:
         """The steps that will be called and their arguments, known before anything is read; for `compile_together`."""
         run, stage = self.run, self.stage
-        batch = abstract_batch(run, stage.sampler.batch_size(self.columns), stage.seq_len)
+        batch = abstract_batch(run, stage.sampler.batch_size(self.columns), stage.seq_len, "train")
         progress, variables = progress_at(stage, 0, 0, 1), variables_of(state, frozen)
         jobs: list[tuple[Compiled, tuple[Any, ...]]] = [(self.train_step, (state, frozen, batch, progress))]
         if stage.extraction and (begins or stage.extraction.every):
-            batch = abstract_batch(run, run.config.extraction_batch_size, stage.extraction.seq_len)
+            batch = abstract_batch(run, run.config.extraction_batch_size, stage.extraction.seq_len, "extract")
             arguments = (variables, state.memory, batch)
             jobs.append((self.extractor.step, arguments))
             clips = len(stage.extraction.plan(self.split.table.length))
@@ -186,6 +186,7 @@ class EpochLoop:
             run.loading,
             uses_identity=run.method.uses_identity,
             reader=run.reader(self.split),
+            extras=run.extras(self.split, "train"),
             process_index=jax.process_index(),
             process_count=jax.process_count(),
         )
@@ -197,7 +198,8 @@ class EpochLoop:
         assert self.stage.extraction
         plan = self.stage.extraction.plan(self.split.table.length)
         bar.set_description(f"epoch {epoch + 1}/{self.stage.epochs} reading the split")
-        features = self.extractor(variables, state.memory, self.split, plan, run.loading, run.reader(self.split))
+        reader, extras = run.reader(self.split), run.extras(self.split, "extract")
+        features = self.extractor(variables, state.memory, self.split, plan, run.loading, reader, extras)
         self.watch.after_extraction(epoch, features, self.split.labels.names)
         return features
 

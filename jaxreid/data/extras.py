@@ -1,0 +1,225 @@
+"""Extras: what a method gets beside the frames of a clip (`Batch.extras`), from sidecars, records and pictures.
+
+| name | of | array | from |
+|---|---|---|---|
+| `keypoints` | frame | f32 [17, 3]: x, y, score; COCO-17 | the sidecar |
+| `joints3d` | frame | f32 [J, 3], metres | the sidecar; of a skeleton set, the records |
+| `native_height` | frame | f32 [], rows of the stored picture | the picture |
+| `frame_number` | frame | i32 [], index in the source tracklet | the record |
+| `second_frames` | frame | u8 [h, w, 3], the frame at a size of its own | the picture |
+| `erased`, `erased_box` | frame | bool [], f32 [4]: top, left, bottom, right | the augmentation; else false, 0 |
+
+Every extra comes with `NAME_mask`, bool[B, T]: false on frames that only fill the clip, where the maker found nothing,
+and, where the method declares `missing="mask"`, where nobody looked; values are zero there.
+
+x and y are unit coordinates from here on: 0 is the left (upper) edge of the picture, 1 the right (lower) one, so the
+centre of pixel i of n is (i + 0.5) / n whatever size the frame is brought to.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+import cv2
+import numpy as np
+
+from jaxreid.data.sidecars import MissingSidecar, Sidecar
+from jaxreid.data.split import FrameReader, Split
+from jaxreid.errors import UserError, some
+
+SIDECARS = ("keypoints", "joints3d")
+SECOND = "second_frames"
+OF_PICTURES = ("native_height", SECOND)
+OF_AUGMENTATION = ("erased", "erased_box")
+NAMES = (*SIDECARS, *OF_PICTURES, "frame_number", *OF_AUGMENTATION)
+
+
+@dataclasses.dataclass(frozen=True)
+class Extra:
+    """An array of every frame that a method asks for: `shape` and `dtype` of one frame's.
+
+    `missing`: where a tracklet, or a frame, has no entry in the sidecar, either that is an error before anything is
+    read, or it is masked.
+    """
+
+    shape: tuple[int, ...] = ()
+    dtype: str = "float32"
+    missing: Literal["error", "mask"] = "error"
+
+    def empty(self, frames: int) -> np.ndarray:
+        return np.zeros((frames, *self.shape), self.dtype)
+
+
+Wanted = Mapping[str, Extra]
+
+
+def mask_name(name: str) -> str:
+    return f"{name}_mask"
+
+
+def check(wanted: Wanted) -> None:
+    """Raises UserError on a name that nobody can fill."""
+    if unknown := sorted(set(wanted) - set(NAMES)):
+        raise UserError(f"there is no extra {', '.join(unknown)}; known are {', '.join(NAMES)}")
+
+
+def empty_extras(wanted: Wanted, clips: int, frames: int) -> dict[str, np.ndarray]:
+    """Zeros of the shapes in a batch, every mask false."""
+    found: dict[str, np.ndarray] = {}
+    for name, extra in wanted.items():
+        found[name] = np.zeros((clips, frames, *extra.shape), extra.dtype)
+        found[mask_name(name)] = np.zeros((clips, frames), bool)
+    return found
+
+
+class ExtraReader:
+    """The extras of a split's frames; pickles into loader processes.
+
+    Args:
+      split: whose frames.
+      reader: of the same split: skeleton sets have joints in their records.
+      wanted: by name.
+
+    Raises:
+      UserError: an unknown name, or a sidecar whose values have another shape.
+      MissingSidecar: there is no such sidecar, or it lacks tracklets of the split; the message names them.
+    """
+
+    def __init__(self, split: Split, reader: FrameReader, wanted: Wanted) -> None:
+        check(wanted)
+        self.split, self.reader, self.wanted = split, reader, dict(wanted)
+        self.sidecars: dict[str, Sidecar] = {}
+        for name, extra in self.wanted.items():
+            if name in SIDECARS and not self._in_records(name):
+                self.sidecars[name] = self._sidecar(name, extra)
+
+    def _in_records(self, name: str) -> bool:
+        return name == "joints3d" and self.split.skeletons
+
+    def _sidecar(self, name: str, extra: Extra) -> Sidecar:
+        sidecar = Sidecar.open(self.split.directory, name)
+        if sidecar.is_text or tuple(sidecar.meta.get("shape", ())[1:]) != extra.shape:
+            raise UserError(
+                f"{sidecar.directory} holds {'texts' if sidecar.is_text else sidecar.meta['shape'][1:]} per frame, "
+                f"needed are {list(extra.shape)}"
+            )
+        absent = sidecar.missing(self.split.labels.names)
+        if absent and extra.missing == "error":
+            raise MissingSidecar(
+                f"the {name} sidecar {sidecar.directory} lacks {len(absent)} of {len(self.split)} tracklets of split "
+                f"{self.split.name!r}: {some(absent)}; make it anew with: {sidecar.meta['command']}"
+            )
+        return sidecar
+
+    @property
+    def needs_pictures(self) -> bool:
+        """Whether frames have to be decoded for what is wanted."""
+        return any(name in OF_PICTURES for name in self.wanted)
+
+    def read(self, row: int, frames: Sequence[int]) -> dict[str, np.ndarray]:
+        """Values [T, …] of the frames of tracklet `row`, and the mask bool[T] of each; `of_picture` fills in the rest.
+
+        Raises:
+          MissingSidecar: a frame has no entry.
+        """
+        found: dict[str, np.ndarray] = {}
+        for name, extra in self.wanted.items():
+            values, mask = extra.empty(len(frames)), np.ones(len(frames), bool)
+            if name == "frame_number":
+                values[:] = self.split.frame_index(row)[list(frames)]
+            elif self._in_records(name):
+                joints, valid = self.reader.joints(row)
+                values, mask = self._checked(joints[list(frames)], extra, row), valid[list(frames)]
+            elif name in self.sidecars:
+                values, mask = self._from_sidecar(name, extra, row, frames)
+            found[name], found[mask_name(name)] = np.where(_like(mask, values), values, 0).astype(extra.dtype), mask
+        return found
+
+    def _checked(self, joints: np.ndarray, extra: Extra, row: int) -> np.ndarray:
+        if joints.shape[1:] != extra.shape:
+            raise UserError(
+                f"{self.split.directory} split {self.split.name!r}: tracklet {self.split.labels.names[row]!r} has "
+                f"joints {list(joints.shape[1:])} per frame, needed are {list(extra.shape)}"
+            )
+        return joints
+
+    def _from_sidecar(self, name: str, extra: Extra, row: int, frames: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        sidecar, tracklet = self.sidecars[name], self.split.labels.names[row]
+        index = self.split.frame_index(row)[list(frames)]
+        if extra.missing == "error":
+            return sidecar.read(tracklet, index)
+        return sidecar.read_known(tracklet, index)
+
+    def of_picture(self, found: dict[str, np.ndarray], frame: int, picture: np.ndarray) -> None:
+        """Fills in what the stored picture u8[H, W, 3] of frame `frame` of a clip tells."""
+        height, width = picture.shape[:2]
+        if "native_height" in found:
+            found["native_height"][frame] = height
+        if SECOND in found:
+            size = found[SECOND].shape[2:0:-1]
+            found[SECOND][frame] = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+        if "keypoints" in found:  # pixels of the stored frame → unit coordinates
+            found["keypoints"][frame, :, :2] /= (width, height)
+
+    def digests(self) -> dict[str, str]:
+        """Sixteen hex digits of every sidecar that is read."""
+        return {name: digest(sidecar.directory) for name, sidecar in self.sidecars.items()}
+
+    def makers(self) -> dict[str, str]:
+        """Who made every sidecar that is read: a model, or a command."""
+        return {
+            name: str(sidecar.meta.get("model", sidecar.meta["command"])) for name, sidecar in self.sidecars.items()
+        }
+
+
+class ArrayExtras(ExtraReader):
+    """Extras of frames in memory: by name an array [T, …] for each tracklet, as a sidecar would hold it.
+
+    Raises:
+      UserError: one that is wanted is not given, or has another shape than its tracklet's frames ask for.
+    """
+
+    def __init__(self, split: Split, wanted: Wanted, given: Mapping[str, Sequence[np.ndarray]]) -> None:
+        check(wanted)
+        self.split, self.wanted, self.sidecars = split, dict(wanted), {}
+        self.given = {
+            name: [np.asarray(x, wanted[name].dtype) for x in given[name]] for name in given if name in wanted
+        }
+        needed = sorted(name for name in wanted if name in SIDECARS and name not in self.given)
+        unknown = sorted(set(given) - set(wanted))
+        if needed or unknown:
+            asked = ", ".join(f"{name} {[*extra.shape]} of every frame" for name, extra in wanted.items())
+            raise UserError(f"extras {sorted(given) or 'none'} were given; this run's method takes {asked or 'none'}")
+        for name, arrays in self.given.items():
+            for row, (x, frames) in enumerate(zip(arrays, split.table.length, strict=True)):
+                if x.shape != (frames, *wanted[name].shape):
+                    raise UserError(
+                        f"extras[{name!r}] of tracklet {row} is {list(x.shape)}, needed is "
+                        f"{[int(frames), *wanted[name].shape]}"
+                    )
+
+    def _in_records(self, name: str) -> bool:
+        return False
+
+    def read(self, row: int, frames: Sequence[int]) -> dict[str, np.ndarray]:
+        found = super().read(row, frames)
+        for name, arrays in self.given.items():
+            found[name] = arrays[row][list(frames)]
+        return found
+
+
+def _like(mask: np.ndarray, values: np.ndarray) -> np.ndarray:
+    return mask.reshape(-1, *(1,) * (values.ndim - 1))
+
+
+def digest(directory: Path) -> str:
+    """Sixteen hex digits that change with any byte of a sidecar."""
+    found = hashlib.sha256()
+    for path in sorted(directory.iterdir()):
+        with path.open("rb") as file:
+            found.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
+    return found.hexdigest()[:16]
