@@ -75,7 +75,7 @@ class Embedder:
             [H, W, 3], or a list of pictures, which may be PIL's. Or a list of tracklets, each of them such.
           modality: "rgb" or "ir", of all or of each; networks with a stem of its own for each look at it.
           camera: number in the training data set, for networks that know their cameras.
-          extras: what the run's method takes beside frames, by name, as a sidecar holds it: "keypoints" f32[T, 17, 3] in
+          extras: what the run's method takes beside frames, by name, as a sidecar holds it: "keypoints" f32[T, 17, 3],
             pixels of these frames and scores; of a tracklet or, for a list of them, a list.
 
         Raises:
@@ -105,8 +105,8 @@ class Embedder:
     ) -> np.ndarray:
         """Unit features f32[N, D] of the tracklets `rows` of a split (all where not given).
 
-        What the run's method takes beside frames comes from `extras` or, of a built data set, from its sidecars. A frame
-        that cannot be decoded raises a UserError that names it, and so does a sidecar that is not there.
+        What the run's method takes beside frames comes from `extras` or, of a built data set, from its sidecars. A
+        frame that cannot be decoded raises a UserError that names it, and so does a sidecar that is not there.
         """
         if self._wanted and extras is None:
             extras = ExtraReader(split, reader or split.reader(cache=False), self._wanted)

@@ -11,7 +11,7 @@ from messages import refuses
 from test_training import make_config, run_training
 
 from jaxreid.augment import Augmentation, augment
-from jaxreid.backbones import clip
+from jaxreid.backbones.clip import VISION_TOWERS
 from jaxreid.data.batch import Batch
 from jaxreid.data.clips import ClipPlan
 from jaxreid.data.extras import Extra, ExtraReader
@@ -115,7 +115,7 @@ def test_left_and_right_change_places():
 
 @pytest.fixture(autouse=True)
 def small_tower(monkeypatch):
-    monkeypatch.setitem(clip.VISION_TOWERS, "small", SMALL)
+    monkeypatch.setitem(VISION_TOWERS, "small", SMALL)
 
 
 @pytest.fixture
@@ -214,7 +214,7 @@ def test_a_method_uses_all_of_it(tmp_path, data_dir, tiny):
     run_training(config_of(), tmp_path / "broken", data_dir, stop_after=1)
     again, resumed, _ = run_training(config_of(), tmp_path / "broken", data_dir)
     assert read_metrics(again.workdir) == read_metrics(run.workdir)
-    many, shared, _ = run_training(config_of(**{"mesh.devices": 8}), tmp_path / "eight", data_dir)
+    many, _, _ = run_training(config_of(**{"mesh.devices": 8}), tmp_path / "eight", data_dir)
     for one, other in zip(rows, [row for row in read_metrics(many.workdir) if row["kind"] == "train"], strict=True):
         for name in ("loss_body", "joints", "erased"):  # sums over devices are added in another order
             np.testing.assert_allclose(one[name], other[name], rtol=1e-3, atol=1e-5)

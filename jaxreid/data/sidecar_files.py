@@ -30,7 +30,7 @@ class FrameFormat:
       key: where the array stands in a JSON object; None: the file is the array.
       shape: of the array.
       meta: what the sidecar notes of it.
-      pixels: whether its first two columns are pixels counted from the centre of the first: in sidecars that one is 0.5.
+      pixels: whether its first two columns are pixels, 0 at the centre of the first: in sidecars that one is 0.5.
     """
 
     suffix: str
