@@ -18,7 +18,7 @@ from jaxreid.data.batch import Batch
 from jaxreid.data.extras import SECOND
 from jaxreid.data.schema import INFRARED
 from jaxreid.geometry import Geometry
-from jaxreid.values import check, flag, fraction, non_negative, number, some_of, whole
+from jaxreid.values import check, flag, fraction, non_negative, number, one_of, series, some_of, whole
 
 GREY = (0.2989, 0.5870, 0.1140)
 
@@ -28,7 +28,9 @@ PER_FRAME = {
     "flip": ("flip",),
     "channel": ("channel", "mix"),
     "erase": ("erase", "area", "aspect", "box_top", "box_left"),
+    "erase_size": ("area", "aspect"),  # a box for the clip, with its place; how large it is, each frame draws
 }
+FILLS = ("mean", "random", "constant")  # what erased boxes show
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,13 +38,15 @@ class Augmentation:
     """Strengths; the defaults change nothing.
 
     crop: pixels of zero padding before a random crop of the original size. flip: probability. erase: probability
-    of a box of aspect 0.3–3.3 that is set to the mean; its area is between 2 % of the frame and erase_area.
+    of a box of aspect 0.3–3.3; its area is between 2 % of the frame and erase_area. erase_fill: what it shows, the
+    "mean", "random" normal noise of every pixel, or the "constant" erase_constant, both as values after normalizing.
     channel_exchange: probability that a visible clip shows one of its colour channels in all three (ADCA, PGM).
     infrared_mix: whether infrared clips draw among copies of one channel, a grey mix and no change (the same
     ancestors).
     brightness, contrast: half widths of a uniform factor around 1 (0.2 = 0.8 to 1.2). gamma: half width of the
-    logarithm of an exponent. negative: probability that light and dark change places, as fabrics do between visible
-    and infrared light.
+    logarithm of an exponent. saturation: half width of a factor on the distance from grey; hue: half width of a turn
+    of the colour circle (0.5 = any hue). negative: probability that light and dark change places, as fabrics do
+    between visible and infrared light.
     per_frame: keys of PER_FRAME, what every frame of a clip draws for itself: ("erase",) in TF-CLIP, all of them in
     VLD, where only whether a clip's colours are exchanged is drawn per clip. Contrast is then that of single frames.
     """
@@ -51,16 +55,21 @@ class Augmentation:
     flip: float = 0.0
     erase: float = 0.0
     erase_area: float = 0.4
+    erase_fill: str = "mean"
+    erase_constant: tuple[float, ...] = (0.0, 0.0, 0.0)
     channel_exchange: float = 0.0
     infrared_mix: bool = False
     brightness: float = 0.0
     contrast: float = 0.0
     gamma: float = 0.0
     negative: float = 0.0
+    saturation: float = 0.0
+    hue: float = 0.0
     per_frame: tuple[str, ...] = ()
 
     def __post_init__(self):
-        object.__setattr__(self, "per_frame", tuple(self.per_frame))
+        for name in ("per_frame", "erase_constant"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
         check(vars(self), VALUES, "augment.")
 
 
@@ -69,9 +78,13 @@ LEAST_AREA = 0.02  # of an erased box, share of the frame
 VALUES = {
     "crop": whole(0),
     "erase_area": number(LEAST_AREA, 1),
+    "erase_fill": one_of(FILLS),
+    "erase_constant": series(number(), length=3),
+    "hue": number(0, 0.5),
     "infrared_mix": flag,
     "gamma": non_negative,
     "per_frame": some_of(PER_FRAME),
+    "saturation": fraction,
     **dict.fromkeys(("flip", "erase", "channel_exchange", "brightness", "contrast", "negative"), fraction),
 }
 UNCHANGED = Augmentation()
@@ -105,7 +118,7 @@ class Pixels:
         """Bytes → what the network sees, with a key augmented."""
         batch = to_unit(batch)
         if rng is not None:
-            batch = augment(batch, rng, options, self.mean)
+            batch = augment(batch, rng, options, self.mean, self.std)
         return normalize(batch, self.mean, self.std, self.dtype)
 
 
@@ -117,14 +130,25 @@ DRAWS = (
     *("negative", "contrast", "brightness", "gamma"),
     *("erase", "area", "aspect", "box_top", "box_left"),
 )
+MORE_DRAWS = ("saturation", "hue")  # from a key of their own: those above stay as they are without them
 Draws = dict[str, jax.Array]  # name → f32[B]
 
 
-def augment(batch: Batch, rng: jax.Array, options: Augmentation, mean: tuple[float, ...]) -> Batch:
-    """Frames f32[B, T, H, W, 3] in 0…1 → the same shape, changed; `mean` fills erased boxes."""
+def augment(
+    batch: Batch,
+    rng: jax.Array,
+    options: Augmentation,
+    mean: tuple[float, ...],
+    std: tuple[float, ...] = (1.0, 1.0, 1.0),
+) -> Batch:
+    """Frames f32[B, T, H, W, 3] in 0…1 → the same shape, changed; mean and deviation are those they will be normalized
+    with."""
     clips, length, height, width, _ = batch.frames.shape
     modality, together = batch.modality, length  # frames that share all draws
     draws = dict(zip(DRAWS, jax.random.uniform(rng, (len(DRAWS), clips)), strict=True))
+    if options.saturation or options.hue:
+        more = jax.random.uniform(jax.random.fold_in(rng, 2), (len(MORE_DRAWS), clips))
+        draws |= dict(zip(MORE_DRAWS, more, strict=True))
     if options.per_frame:  # every frame is a clip of its own, which shares some draws with its neighbours
         own = [name for what in options.per_frame for name in PER_FRAME[what]]
         of_frames = jax.random.uniform(jax.random.fold_in(rng, 1), (len(own), clips * length))
@@ -141,8 +165,11 @@ def augment(batch: Batch, rng: jax.Array, options: Augmentation, mean: tuple[flo
             frames = _exchange_channels(frames, modality, draws, options)
         if options.brightness or options.contrast or options.gamma or options.negative:
             frames = _relight(frames, draws, options)
+        if options.saturation or options.hue:
+            frames = _recolour(frames, draws, options)
         if options.erase:
-            frames = _erase(frames, draws, options, mean, (height, width))
+            box = _inside(frames.shape, draws, options, (height, width))
+            frames = jnp.where(box, _fill(frames.shape, options, rng, mean, std), frames)
         return frames.reshape(x.shape)
 
     batch = _each_stream(batch, stream)
@@ -225,6 +252,25 @@ def _relight(frames: jax.Array, draws: Draws, options: Augmentation) -> jax.Arra
     return jnp.maximum(frames, 1e-4) ** jnp.exp(around_zero("gamma")) if options.gamma else frames
 
 
+def _recolour(frames: jax.Array, draws: Draws, options: Augmentation) -> jax.Array:
+    """Saturation, then hue; grey stays grey."""
+    grey = jnp.sum(frames * jnp.array(GREY), -1, keepdims=True)
+    factor = 1 + options.saturation * (2 * _per_frame(draws["saturation"]) - 1)
+    frames = jnp.clip(grey + factor * (frames - grey), 0.0, 1.0)
+    if not options.hue:
+        return frames
+    # Hue, chroma and value; a colour is made of them again by how far its hue is from red, green and blue.
+    high, low = frames.max(-1), frames.min(-1)
+    chroma = high - low
+    red, green, blue = (frames[..., i] for i in range(3))
+    safe = jnp.where(chroma > 0, chroma, 1.0)
+    of_red, of_green, of_blue = (green - blue) / safe, 2 + (blue - red) / safe, 4 + (red - green) / safe
+    hue = jnp.where(high == red, of_red, jnp.where(high == green, of_green, of_blue))  # in sixths of the circle
+    hue = hue + 6 * options.hue * (2 * _per_frame(draws["hue"])[..., 0] - 1)
+    apart = (hue[..., None] + jnp.array([5.0, 3.0, 1.0])) % 6
+    return high[..., None] - chroma[..., None] * jnp.clip(jnp.minimum(apart, 4 - apart), 0.0, 1.0)
+
+
 def _box(draws: Draws, options: Augmentation, size: tuple[int, int]) -> tuple[jax.Array, ...]:
     """Top, left, bottom and right of the erased boxes of frames of `size`, whole pixels f32[B]."""
     height, width = size
@@ -237,11 +283,17 @@ def _box(draws: Draws, options: Augmentation, size: tuple[int, int]) -> tuple[ja
     return jnp.round(top), jnp.round(left), jnp.round(top + box_height), jnp.round(left + box_width)
 
 
-def _erase(
-    frames: jax.Array, draws: Draws, options: Augmentation, mean: tuple[float, ...], size: tuple[int, int]
-) -> jax.Array:
-    """Boxes set to the mean, where those of frames of `size` are."""
-    _, _, height, width, _ = frames.shape
+def _fill(shape: Any, options: Augmentation, rng: jax.Array, mean: tuple[float, ...], std: tuple[float, ...]) -> Any:
+    """What erased boxes show, before normalizing."""
+    middle, spread = jnp.array(mean), jnp.array(std)
+    if options.erase_fill == "random":
+        return middle + spread * jax.random.normal(jax.random.fold_in(rng, 3), shape)
+    return middle + spread * jnp.array(options.erase_constant) if options.erase_fill == "constant" else middle
+
+
+def _inside(shape: Any, draws: Draws, options: Augmentation, size: tuple[int, int]) -> jax.Array:
+    """Which pixels are erased, bool[B, 1, H, W, 1]: where those of frames of `size` are."""
+    _, _, height, width, _ = shape
     sides = (edge[:, None, None] for edge in _box(draws, options, size))
     scales = height / size[0], width / size[1], height / size[0], width / size[1]
     top, left, bottom, right = (
@@ -250,4 +302,4 @@ def _erase(
     y, x = jnp.arange(height)[:, None], jnp.arange(width)
     box = (y >= top) & (y < bottom) & (x >= left) & (x < right)
     box &= (draws["erase"] < options.erase)[:, None, None]
-    return jnp.where(box[:, None, :, :, None], jnp.array(mean), frames)
+    return box[:, None, :, :, None]

@@ -55,6 +55,8 @@ BASE: dict[str, Any] = {
     "dataset.gallery": "gallery",
     "dataset.protocols": (),  # keys of jaxreid.retrieval.PROTOCOLS, headline first; () = the data set's own
     "loading.interpolation": "bilinear",
+    "loading.test_interpolation": "",  # "" = the same
+    "loading.resize": "stretch",  # or "pad": black around a picture of another aspect
     "loading.threads": 2,
     "loading.workers": 0,
     "loading.prefetch": 2,

@@ -27,7 +27,8 @@ class DatasetInfo:
     """What a method may know of its data set before training.
 
     `table` has one row per training tracklet and carries no identity; `num_classes` is 0 and `labels` is None for
-    methods that do not declare that they use identity, `captions` (a text per training tracklet) for those that do
+    methods that do not declare that they use identity, `captions` (the texts of each training tracklet, none
+    where nobody described it) for those that do
     not declare that they use them. `tokenize` makes ids of texts (i32[N, L]: start, the text, end, zeros) for the text
     tower that belongs to the config's image tower.
     """
@@ -38,7 +39,7 @@ class DatasetInfo:
     frame_size: tuple[int, int]
     num_classes: int = 0
     labels: Labels | None = None
-    captions: tuple[str, ...] | None = None
+    captions: tuple[tuple[str, ...], ...] | None = None
     tokenize: Callable[..., np.ndarray] | None = None
 
     @property
@@ -65,7 +66,8 @@ def dataset_info(dataset: Dataset, method: type[Any], frame_size: tuple[int, int
         info = dataclasses.replace(info, num_classes=int(labels.identity.max()) + 1, labels=labels)
     if method.uses_captions:
         captions = Sidecar.open(dataset.directory, "captions")
-        info = dataclasses.replace(info, captions=tuple(captions.texts(name)[0] for name in labels.names))
+        texts = (tuple(captions.texts(name)) if name in captions else () for name in labels.names)
+        info = dataclasses.replace(info, captions=tuple(texts))
     return info
 
 
@@ -77,7 +79,7 @@ def save_info(workdir: Path, info: DatasetInfo) -> None:
         if columns is not None:
             arrays |= {f"{part}.{name}": np.asarray(values) for name, values in vars(columns).items()}
     if info.captions is not None:
-        arrays["captions"] = np.array(info.captions)
+        arrays["captions"] = np.array(json.dumps(info.captions))
     with written_aside(workdir / INFO) as aside, aside.open("wb") as file:
         np.savez_compressed(file, **arrays)
 
@@ -108,5 +110,5 @@ def read_info(workdir: Path) -> DatasetInfo | None:
         frame_size=tuple(facts["frame_size"]),
         num_classes=facts["num_classes"],
         labels=Labels(**labels, names=names) if labels else None,
-        captions=tuple(arrays["captions"].tolist()) if "captions" in arrays else None,
+        captions=tuple(map(tuple, json.loads(str(arrays["captions"])))) if "captions" in arrays else None,
     )

@@ -52,7 +52,7 @@ class Embedder:
         self.info = model.method.info
         self._config, self._rule = model.config.to_json(sort_keys=True), model.method.evaluation()
         self._state = variables_of(state, frozen), state.memory
-        self._loading = dataclasses.replace(model.loading, workers=0, cache=False)
+        self._loading = dataclasses.replace(model.loading.for_tests(), workers=0, cache=False)
         size = -(-(batch_size or model.config.extraction_batch_size) // model.mesh.size) * model.mesh.size
         self._wanted = model.method.extras("test")
         self._extractor = Extractor(model.method.embed, model.pixels, model.mesh, size, self._rule.flip)

@@ -158,7 +158,7 @@ def _run(config: Any, workdir: Path, data_dir: Path | None) -> None:
         if train and processes.of_main(lambda: _finished(workdir)):
             print(f"{workdir} holds a finished run; its state is scored again for the report", flush=True)
             train = False
-        _train_and_score(start_run(config, workdir, data_dir), train, compare)
+        _train_and_score(start_run(config, workdir, data_dir, train=train), train, compare)
     print(f"report: {report}")
 
 
@@ -174,7 +174,7 @@ def _train_and_score(run: Any, train: bool, compare: Path | None) -> None:
     run.phases["importing"] = time.perf_counter() - STARTED - run.phases["data set"]
     describe(run)
     with processes.main_first():
-        claim_dataset(run.workdir, run.dataset, run.method.info, run.sidecars(lambda extras: extras.digests()))
+        claim_dataset(run.workdir, run.dataset, run.method.info, run.sidecars(train), train)
     evaluator = Evaluator(run)
     if train:
         state, frozen = run_training(run, evaluator)

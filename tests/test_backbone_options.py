@@ -61,7 +61,7 @@ def step(name, remat, scan):
     ],
 )
 def test_a_step_is_the_same(name, options, monkeypatch):
-    captioned = dataclasses.replace(family.make_info(), captions=("a person",) * len(family.make_info().table))
+    captioned = dataclasses.replace(family.make_info(), captions=(("a person",),) * len(family.make_info().table))
     monkeypatch.setattr(family, "make_info", lambda: captioned)
     monkeypatch.setattr(family, "IMAGE", dataclasses.replace(family.IMAGE, depth=DEPTH))
     monkeypatch.setattr(family, "TEXT", dataclasses.replace(family.TEXT, depth=DEPTH))

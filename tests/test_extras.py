@@ -188,10 +188,10 @@ def test_what_is_missing_is_an_error_or_masked(train, tiny, tmp_path):
     found = masking.read(0, [0, 2, 4, 6])
     assert found["keypoints_mask"].tolist() == [True, False, True, False]  # not found; beyond what anybody looked at
     assert not masking.read(1, [0])["keypoints_mask"].any()
-    before = masking.digests()["keypoints"]
-    assert masking.makers() == {"keypoints": "nobody"}
+    before = masking.sidecars["keypoints"].source
+    assert before.startswith("nobody, ")
     np.save(sidecar_dir(tmp_path, "keypoints") / "mask.npy", mask[::-1])
-    assert ExtraReader(lacking, train.reader(cache=False), masking.wanted).digests()["keypoints"] != before
+    assert Sidecar.open(tmp_path, "keypoints").source not in ("", before)
 
 
 def config_of(**changes):
@@ -205,7 +205,7 @@ def test_a_method_uses_all_of_it(tmp_path, data_dir, tiny):
     rows = [row for row in read_metrics(run.workdir) if row["kind"] == "train"]
     assert rows[-1]["loss_body"] < rows[0]["loss_body"] and rows[-1]["loss_others"] < rows[0]["loss_others"]
     assert all(row["joints"] > 1 for row in rows) and any(0 < row["erased"] < 1 for row in rows)
-    claim_dataset(run.workdir, run.dataset, run.method.info, run.sidecars(lambda extras: extras.digests()))
+    claim_dataset(run.workdir, run.dataset, run.method.info, run.sidecars(True))
     results = Evaluator(run).final(variables_of(state, frozen), state.memory, 3).results
     assert {"keypoints", "joints3d"} < results["assumptions"].keys() and results["scores"]
     assert {name: step.count for name, step in run.compiled.items()} == dict.fromkeys(run.compiled, 1)

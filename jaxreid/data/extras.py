@@ -19,9 +19,7 @@ centre of pixel i of n is (i + 0.5) / n whatever size the frame is brought to.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Literal
 
 import cv2
@@ -154,26 +152,22 @@ class ExtraReader:
             return sidecar.read(tracklet, index)
         return sidecar.read_known(tracklet, index)
 
-    def of_picture(self, found: dict[str, np.ndarray], frame: int, picture: np.ndarray) -> None:
-        """Fills in what the stored picture u8[H, W, 3] of frame `frame` of a clip tells."""
-        height, width = picture.shape[:2]
+    def of_picture(self, found: dict[str, np.ndarray], frame: int, stored: np.ndarray, picture: np.ndarray) -> None:
+        """Fills in what the picture of frame `frame` of a clip tells.
+
+        Args:
+          stored: u8[H, W, 3], as it is in the record.
+          picture: the same or, where that is asked for, with black around it; the network sees it resized.
+        """
         if "native_height" in found:
-            found["native_height"][frame] = height
+            found["native_height"][frame] = len(stored)
         if SECOND in found:
             size = found[SECOND].shape[2:0:-1]
             found[SECOND][frame] = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
         if "keypoints" in found:  # pixels of the stored frame → unit coordinates
-            found["keypoints"][frame, :, :2] /= (width, height)
-
-    def digests(self) -> dict[str, str]:
-        """Sixteen hex digits of every sidecar that is read."""
-        return {name: digest(sidecar.directory) for name, sidecar in self.sidecars.items()}
-
-    def makers(self) -> dict[str, str]:
-        """Who made every sidecar that is read: a model, or a command."""
-        return {
-            name: str(sidecar.meta.get("model", sidecar.meta["command"])) for name, sidecar in self.sidecars.items()
-        }
+            beside = [(b - a) // 2 for a, b in zip(stored.shape[1::-1], picture.shape[1::-1], strict=True)]
+            points = found["keypoints"][frame]
+            points[:, :2] = np.where(points.any(-1, keepdims=True), points[:, :2] + beside, 0) / picture.shape[1::-1]
 
 
 class ArrayExtras(ExtraReader):
@@ -214,12 +208,3 @@ class ArrayExtras(ExtraReader):
 
 def _like(mask: np.ndarray, values: np.ndarray) -> np.ndarray:
     return mask.reshape(-1, *(1,) * (values.ndim - 1))
-
-
-def digest(directory: Path) -> str:
-    """Sixteen hex digits that change with any byte of a sidecar."""
-    found = hashlib.sha256()
-    for path in sorted(directory.iterdir()):
-        with path.open("rb") as file:
-            found.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
-    return found.hexdigest()[:16]

@@ -22,12 +22,17 @@ from jaxreid.data.split import UNKNOWN, FrameReader, Split
 from jaxreid.errors import UserError
 
 ELEMENTS_PER_BATCH = 8
+RESIZING = ("stretch", "pad")
 INTERPOLATION = {"bilinear": cv2.INTER_LINEAR, "bicubic": cv2.INTER_CUBIC, "area": cv2.INTER_AREA}
 
 
 @dataclasses.dataclass(frozen=True)
 class LoaderOptions:
-    """How frames are read: output size in pixels, interpolation, threads or worker processes, caching of bytes."""
+    """How frames are read: output size in pixels, threads or worker processes, caching of bytes.
+
+    `resize`: "stretch" a picture to the size, or "pad" it with black to the size's aspect first, the picture in the
+    middle. `interpolation` is that of training or, where `test_interpolation` is not empty, that alone.
+    """
 
     height: int
     width: int
@@ -36,6 +41,21 @@ class LoaderOptions:
     workers: int = 0
     prefetch: int = 4
     cache: bool = False
+    resize: str = "stretch"
+    test_interpolation: str = ""
+
+    def for_tests(self) -> LoaderOptions:
+        """The options as test frames are read with."""
+        return dataclasses.replace(self, interpolation=self.test_interpolation or self.interpolation)
+
+
+def padded(picture: np.ndarray, height: int, width: int) -> np.ndarray:
+    """A picture u8[H, W, 3] with black beside or above and below it, so that H : W becomes height : width."""
+    own_height, own_width = picture.shape[:2]
+    more_height = max(0, round(own_width * height / width) - own_height)
+    more_width = max(0, round(own_height * width / height) - own_width)
+    top, left = more_height // 2, more_width // 2
+    return np.pad(picture, ((top, more_height - top), (left, more_width - left), (0, 0)))
 
 
 class _Clips:
@@ -77,9 +97,10 @@ class _Clips:
         extras = self.extras.read(tracklet, numbers) if self.extras else {}
         if self.extras and self.extras.split.skeletons:
             return extras
-        for place, image in enumerate(self.reader.decode_each(tracklet, numbers)):
+        for place, stored in enumerate(self.reader.decode_each(tracklet, numbers)):
+            image = padded(stored, options.height, options.width) if options.resize == "pad" else stored
             if self.extras:
-                self.extras.of_picture(extras, place, image)
+                self.extras.of_picture(extras, place, stored, image)
             frame = clip[planned[place]]
             if image.shape == frame.shape:
                 frame[:] = image

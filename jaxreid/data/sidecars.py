@@ -19,6 +19,8 @@ is written under another name and renamed when it is whole. Nothing is pickled.
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import json
 import os
 import shutil
@@ -285,6 +287,15 @@ class Sidecar:
 
     def __reduce__(self) -> tuple:
         return Sidecar._read, (self.directory,)
+
+    @functools.cached_property
+    def source(self) -> str:
+        """Who made it, a model or a command, and sixteen hex digits that change with any byte of it."""
+        found = hashlib.sha256()
+        for path in sorted(self.directory.iterdir()):
+            with path.open("rb") as file:
+                found.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
+        return f"{self.meta.get('model', self.meta['command'])}, {found.hexdigest()[:16]}"
 
     def __contains__(self, tracklet_id: str) -> bool:
         return tracklet_id in self._row

@@ -28,6 +28,7 @@ from jaxreid.data.batch import Batch
 from jaxreid.data.samplers import LabelSampler
 from jaxreid.dataset_info import DatasetInfo
 from jaxreid.devices.parallel import constrain
+from jaxreid.errors import UserError
 from jaxreid.losses.image_text import FIRST_SCALE, LARGEST_SCALE, matching_loss
 from jaxreid.methods.method import Backbone, Context, LossOutput, Method, Stage, Update, Variables
 from jaxreid.optimizers import Schedule, make_optimizer
@@ -110,7 +111,12 @@ class LanguageImage(Method):
 
     def init_memory(self) -> Captions:
         assert self.info.captions is not None and self.info.tokenize is not None
-        texts, caption = np.unique(self.info.captions, return_inverse=True)
+        if silent := self.info.captions.count(()):
+            raise UserError(
+                f"{self.info.name}: {silent} of {len(self.info.captions)} training tracklets have no caption, and this "
+                "method learns from one of each: complete the sidecar (jaxreid import-sidecar captions)"
+            )
+        texts, caption = np.unique([first for first, *_ in self.info.captions], return_inverse=True)
         options, rng = self.config.text, np.random.default_rng(self.config.seed)
         wordings = [shortened(text, options.wordings, options.keep, rng) for text in texts.tolist()]
         ids = self.info.tokenize(list(itertools.chain(*wordings)), context=self.network.text.context)

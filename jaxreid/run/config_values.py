@@ -13,7 +13,7 @@ from jaxreid import augment
 from jaxreid.backbones.frame_encoder import PRECISIONS, backbone_config, known_encoders
 from jaxreid.config import flatten
 from jaxreid.data.clips import RULES, TRAINING_CLIPS
-from jaxreid.data.loader import INTERPOLATION
+from jaxreid.data.loader import INTERPOLATION, RESIZING
 from jaxreid.data.prepared import SIXTEEN_BIT
 from jaxreid.errors import UserError
 from jaxreid.methods.method import POOLS, find_method
@@ -53,6 +53,7 @@ BASE = {
     **under("frames", {"height": whole(1), "width": whole(1)}),
     **under("frames", {"mean": series(fraction, length=3), "std": series(positive, length=3)}),
     **under("loading", {"interpolation": one_of(INTERPOLATION), "prefetch": whole(1), "cache": flag}),
+    **under("loading", {"test_interpolation": one_of(("", *INTERPOLATION)), "resize": one_of(RESIZING)}),
     **under("loading", dict.fromkeys(("threads", "workers"), whole(0))),
     **under(
         "evaluation", {"clip_sampling": one_of(RULES), "pool": one_of(POOLS), "flip": flag, "distance": one_of(OF_ROWS)}

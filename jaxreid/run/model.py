@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from jaxreid.data.batch import Batch
 from jaxreid.data.dataset import Dataset, foreseen_dataset, open_dataset
 from jaxreid.data.extras import ExtraReader, empty_extras
 from jaxreid.data.loader import LoaderOptions
+from jaxreid.data.sidecars import Sidecar
 from jaxreid.data.split import FrameReader, Split
 from jaxreid.dataset_info import DatasetInfo, dataset_info, read_info
 from jaxreid.devices import parallel, processes
@@ -90,12 +91,14 @@ class Run(Model):
             self.extra_readers[key] = ExtraReader(split, self.reader(split), wanted) if wanted else None
         return self.extra_readers[key]
 
-    def sidecars(self, fact: Callable[[ExtraReader], dict[str, str]]) -> dict[str, str]:
-        """What readers say of the sidecars of all phases, by name: `ExtraReader.digests` or `.makers`."""
-        phases: dict[Phase, tuple[Split, ...]] = {"train": (self.dataset.train,), "test": self.dataset.test_splits}
-        phases["extract"] = phases["train"]
-        readers = [self.extras(split, phase) for phase, splits in phases.items() for split in splits]
-        return {name: value for reader in readers if reader for name, value in fact(reader).items()}
+    def sidecars(self, train: bool) -> dict[str, str]:
+        """The sidecars that tests and, with `train`, training read: kind → who made it, and a digest of it."""
+        readers = [self.extras(split, "test") for split in self.dataset.test_splits]
+        readers += [self.extras(self.dataset.train, phase) for phase in ("train", "extract")] if train else []
+        opened = [sidecar for reader in readers if reader for sidecar in reader.sidecars.values()]
+        if train and self.method.uses_captions:
+            opened.append(Sidecar.open(self.dataset.directory, "captions"))
+        return {sidecar.kind: sidecar.source for sidecar in opened}
 
     @property
     def is_main(self) -> bool:
@@ -142,10 +145,11 @@ def _everywhere(here: bool) -> bool:
     return all(processes.gather(here))
 
 
-def start_run(config: Any, workdir: Path, data_dir: Path | None, *, dry: bool = False) -> Run:
+def start_run(config: Any, workdir: Path, data_dir: Path | None, *, dry: bool = False, train: bool = True) -> Run:
     """Opens (or builds) the data set, lays out the devices and makes the method.
 
-    A dry run builds no data set: see `foreseen_dataset`.
+    A dry run builds no data set: see `foreseen_dataset`. Without `train` the method knows of its training set what the
+    workdir says, so that nothing is needed that only training reads.
 
     Raises:
       UserError: a config value that does not fit the devices, the data or the library.
@@ -163,7 +167,9 @@ def start_run(config: Any, workdir: Path, data_dir: Path | None, *, dry: bool = 
         processes.same("data set", dataset.fingerprint())
         mesh = parallel.make_mesh(config.mesh.fsdp, config.mesh.devices)
         with processes.together():
-            info = dataset_info(dataset, find_method(config.method), (config.frames.height, config.frames.width))
+            size = config.frames.height, config.frames.width
+            kept = None if train or dry else read_info(Path(workdir))
+            info = kept or dataset_info(dataset, find_method(config.method), size)
             model = make_model(config, workdir, mesh, info, dry=dry)  # reads a vocabulary where the method needs one
     run = Run(**vars(model), dataset=dataset)
     batches = {"config.extraction_batch_size": config.extraction_batch_size}

@@ -171,18 +171,26 @@ def _clear(workdir: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def claim_dataset(workdir: Path, dataset: Dataset, info: DatasetInfo, extras: Mapping[str, Any] | None = None) -> None:
-    """Remembers the data set that a workdir was trained on, with digests of the sidecars that were read (`extras`), or
-    checks that it is still the same.
+def claim_dataset(
+    workdir: Path, dataset: Dataset, info: DatasetInfo, sidecars: Mapping[str, str] | None = None, train: bool = True
+) -> None:
+    """Remembers the data set that a workdir was trained on, or checks that it is still the same.
 
     Its `DatasetInfo` is kept as well, so that `jaxreid.load` needs no data set.
+
+    Args:
+      sidecars: those that were read, by kind (`Run.sidecars`).
+      train: whether these are all that training reads; else others may be gone by now.
 
     Raises:
       UserError: it is another one, and the run has come to a checkpoint; the message names the difference.
     """
-    path, fingerprint = workdir / DATASET, dataset.fingerprint() | ({"sidecars": dict(extras)} if extras else {})
+    path, fingerprint = workdir / DATASET, dataset.fingerprint()
     remedy = "delete it if the data are those that the run was begun with: it is written again"
     saved = read_json(path, remedy) if path.exists() else None
+    known = {} if train or saved is None else saved.get("sidecars", {})
+    if read := {**known, **(sidecars or {})}:
+        fingerprint |= {"sidecars": read}
     changes = list(differences(saved, fingerprint)) if saved is not None else []
     if changes and holds_run(workdir):
         listing = "\n  ".join(changes)
@@ -196,6 +204,13 @@ def claim_dataset(workdir: Path, dataset: Dataset, info: DatasetInfo, extras: Ma
         write_json(path, fingerprint)
     if jax.process_index() == 0 and not (workdir / INFO).exists():
         save_info(workdir, info)
+
+
+def read_sidecars(workdir: Path) -> dict[str, str]:
+    """The sidecars that a workdir's run was trained and tested with, beside captions: kind → who made it, and a digest."""
+    path = workdir / DATASET
+    known = read_json(path, "put it back, or train again").get("sidecars", {}) if path.exists() else {}
+    return {kind: source for kind, source in known.items() if kind != "captions"}
 
 
 def read_results(workdir: Path) -> dict[str, Any]:
