@@ -1,5 +1,7 @@
 """Augmentation: one draw per clip, nothing that the options do not ask for."""
 
+import colorsys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -136,3 +138,68 @@ def test_normalize(batch):
     found = normalize(batch, MEAN, (0.1, 0.2, 0.4), jnp.float32).frames
     wanted = (np.asarray(batch.frames) - np.array(MEAN)) / np.array([0.1, 0.2, 0.4])
     assert np.allclose(found, wanted, atol=1e-5)  # float32 rounding of values up to 10
+
+
+def test_saturation_and_hue_turn_colours(batch):
+    """Beside the colour arithmetic of the standard library, pixel by pixel; grey stays grey."""
+    found = changed(batch, hue=0.5)
+    for clip in range(8):
+        before, after = np.asarray(batch.frames)[clip, 0].reshape(-1, 3), found[clip, 0].reshape(-1, 3)
+        turns = []
+        for old, new in zip(before, after, strict=True):
+            (h, s, v), (h2, s2, v2) = colorsys.rgb_to_hsv(*old), colorsys.rgb_to_hsv(*new)
+            np.testing.assert_allclose([s2, v2], [s, v], atol=1e-3)
+            if s * v > 0.2:  # the hue of a grey pixel means nothing
+                turns.append((h2 - h) % 1.0)
+        turns = np.exp(2j * np.pi * np.array(turns))
+        assert np.abs(turns.mean()) > 0.999  # one turn for the clip
+    assert np.std([colorsys.rgb_to_hsv(*found[clip, 0, 0, 0])[0] for clip in range(8)]) > 0
+    found, grey = changed(batch, saturation=1.0), np.array([0.2989, 0.5870, 0.1140])
+    before = np.asarray(batch.frames)
+    around = before @ grey
+    inside = (found > 0).all(-1) & (found < 1).all(-1)  # what was not cut off
+    factor = (found - around[..., None])[inside] / np.where(
+        np.abs(x := before - around[..., None])[inside] > 0.05, x[inside], np.nan
+    )
+    assert np.nanmin(factor) >= 0 and np.nanmax(factor) < 2 and np.nanstd(factor) > 0.2
+    level = batch.replace(frames=jnp.broadcast_to(batch.frames[..., :1], batch.frames.shape))
+    np.testing.assert_allclose(changed(level, hue=0.5, saturation=1.0), np.asarray(level.frames), atol=1e-6)
+
+
+def test_more_options_leave_the_draws_of_others_alone(batch):
+    plain = changed(batch, crop=2, flip=0.5, erase=0.5)
+    gone = (plain == np.array(MEAN, np.float32)).all(-1)
+    for fill in ("random", "constant"):
+        found = changed(batch, crop=2, flip=0.5, erase=0.5, erase_fill=fill, erase_constant=(1.0, 2.0, 3.0))
+        np.testing.assert_array_equal(found[~gone], plain[~gone])
+        assert (found[gone] != plain[gone]).any(-1).mean() > 0.99
+    found = changed(batch, crop=2, flip=0.5, erase=0.5, hue=0.1)
+    np.testing.assert_array_equal((found == np.array(MEAN, np.float32)).all(-1), gone)
+
+
+def test_what_erased_boxes_show(batch):
+    std = (0.2, 0.3, 0.4)
+
+    def filled(fill):
+        options = Augmentation(erase=1.0, erase_fill=fill, erase_constant=(0.4914, 0.4822, 0.4465))
+        found = normalize(augment(batch, jax.random.PRNGKey(0), options, MEAN, std), MEAN, std, jnp.float32)
+        return np.asarray(found.frames)
+
+    untouched = np.asarray(normalize(batch, MEAN, std, jnp.float32).frames)
+    gone = (filled("mean") != untouched).any(-1)
+    np.testing.assert_allclose(filled("mean")[gone], 0.0, atol=1e-6)
+    np.testing.assert_allclose(filled("constant")[gone], np.tile((0.4914, 0.4822, 0.4465), (gone.sum(), 1)), atol=1e-5)
+    noise = filled("random")[gone]
+    assert abs(noise.mean()) < 0.05 and abs(noise.std() - 1) < 0.05  # some ten thousand draws
+    assert not np.array_equal(filled("random")[:, 0], filled("random")[:, 1])  # every pixel of every frame
+
+
+def test_frames_draw_the_size_of_a_box_and_share_its_place(batch):
+    found = changed(batch, erase=1.0, per_frame=("erase_size",))
+    gone = (found == np.array(MEAN, np.float32)).all(-1)
+    areas = gone.sum((2, 3))
+    assert (areas > 0).all() and (areas.std(1) > 0).mean() > 0.9
+    # Where the box of one frame touches the upper or left edge of the room that is left to it, so do the others.
+    middle = [np.argwhere(frame).mean(0) / (20, 10) for clip in gone for frame in clip]
+    spread = np.array(middle).reshape(64, 3, 2)
+    assert spread.std(1).mean() < 0.7 * spread.reshape(-1, 2).std(0).mean()

@@ -1,6 +1,7 @@
 """Extras: from sidecars, records and pictures into batches, moved by augmentation, used at training and test."""
 
 import dataclasses
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -10,9 +11,11 @@ from finished import SMALL
 from messages import refuses
 from test_training import make_config, run_training
 
+from configs import language_image
 from jaxreid.augment import Augmentation, augment
 from jaxreid.backbones.clip import VISION_TOWERS
 from jaxreid.data.batch import Batch
+from jaxreid.data.build import build
 from jaxreid.data.clips import ClipPlan
 from jaxreid.data.extras import Extra, ExtraReader
 from jaxreid.data.loader import LoaderOptions, batches
@@ -21,8 +24,10 @@ from jaxreid.data.split import open_split
 from jaxreid.embedder import Embedder
 from jaxreid.evaluation.evaluator import Evaluator
 from jaxreid.geometry import COCO17, HUMAN36M17, mirror
+from jaxreid.run.model import start_run
 from jaxreid.run.workdirs import claim_dataset
 from jaxreid.training.metric_writer import read_metrics
+from jaxreid.training.restore import restore_judged
 from jaxreid.training.steps import variables_of
 
 HEIGHT, WIDTH, CLIPS, FRAMES = 24, 12, 16, 3
@@ -192,6 +197,63 @@ def test_what_is_missing_is_an_error_or_masked(train, tiny, tmp_path):
     assert before.startswith("nobody, ")
     np.save(sidecar_dir(tmp_path, "keypoints") / "mask.npy", mask[::-1])
     assert Sidecar.open(tmp_path, "keypoints").source not in ("", before)
+
+
+def test_padding_keeps_the_aspect_and_key_points_on_the_body(train, tiny):
+    """Pictures of walkers are 64 × 32: on square frames a quarter on either side is black."""
+    plan = plan_of(train)
+    wanted = KEYPOINTS | {"native_height": Extra()}
+
+    def read_as(resize):
+        options = LoaderOptions(64, 64, resize=resize)
+        extras = ExtraReader(train, train.reader(cache=False), wanted)
+        return next(batches(train, plan, 4, options, uses_identity=False, extras=extras))
+
+    stretched, square = read_as("stretch"), read_as("pad")
+    shown = square.frames[:3, :4]
+    assert not shown[:, :, :, :16].any() and not shown[:, :, :, 48:].any()
+    stored = train.reader(cache=False).decode(0, int(plan.frames[0, 0]))
+    np.testing.assert_array_equal(shown[0, 0, :, 16:48], stored)
+    before, after = (batch.extras["keypoints"][:3, :4] for batch in (stretched, square))
+    np.testing.assert_allclose(after[..., 0], 0.25 + before[..., 0] / 2, atol=1e-6)
+    np.testing.assert_allclose(after[..., 1:], before[..., 1:], atol=1e-6)
+    np.testing.assert_array_equal(square.extras["native_height"], stretched.extras["native_height"])
+
+
+def test_tests_may_interpolate_in_another_way():
+    options = LoaderOptions(64, 32, interpolation="bicubic", test_interpolation="bilinear")
+    assert options.for_tests().interpolation == "bilinear" and options.interpolation == "bicubic"
+    assert LoaderOptions(64, 32, interpolation="area").for_tests().interpolation == "area"
+
+
+def test_captions_are_needed_for_training_alone(tmp_path, data_dir):
+    """All texts of a tracklet reach the method, none where nobody described it; a trained run is scored without them."""
+    own = tmp_path / "data"
+    prepared = build("walkers", "tiny", data_dir=own)
+    captions = Sidecar.open(prepared, "captions")
+    names = open_split(prepared, "train").labels.names
+    entries = [(name, [*captions.texts(name), "a person"]) for name in captions.tracklets]
+    write_sidecar(prepared, "captions", entries, {"model": "two"}, overwrite=True)
+    changes = {"dataset.config": "tiny", "epochs": 1, "batch.batch_size": 8, "mesh.devices": 1, "evaluate_start": False}
+    config = language_image.get_config()
+    config.update_from_flattened_dict(changes)
+    run, state, frozen = run_training(config, tmp_path / "run", own)
+    assert run.method.info.captions[0] == (captions.texts(names[0])[0], "a person")
+    claim_dataset(run.workdir, run.dataset, run.method.info, run.sidecars(True))
+    first = Evaluator(run).features(variables_of(state, frozen), state.memory)
+
+    shutil.rmtree(sidecar_dir(prepared, "captions"))
+    again = start_run(config, run.workdir, own, train=False)
+    claim_dataset(again.workdir, again.dataset, again.method.info, again.sidecars(False), train=False)
+    state, frozen, *_ = restore_judged(again)
+    second = Evaluator(again).features(variables_of(state, frozen), state.memory)
+    for split, arrays in first.items():
+        np.testing.assert_array_equal(arrays["feature"], second[split]["feature"])
+
+    silent = [entry for entry in entries if entry[0] != names[3]]
+    write_sidecar(prepared, "captions", silent, {"model": "two"})
+    with refuses(ValueError, "1 of", "caption"):
+        start_run(config, tmp_path / "other", own).method.init_memory()
 
 
 def config_of(**changes):

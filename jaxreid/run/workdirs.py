@@ -207,7 +207,7 @@ def claim_dataset(
 
 
 def read_sidecars(workdir: Path) -> dict[str, str]:
-    """The sidecars that a workdir's run was trained and tested with, beside captions: kind → who made it, and a digest."""
+    """The sidecars beside captions that a run was trained and tested with: kind → who made it, and a digest."""
     path = workdir / DATASET
     known = read_json(path, "put it back, or train again").get("sidecars", {}) if path.exists() else {}
     return {kind: source for kind, source in known.items() if kind != "captions"}
