@@ -227,7 +227,7 @@ def test_tests_may_interpolate_in_another_way():
 
 
 def test_captions_are_needed_for_training_alone(tmp_path, data_dir):
-    """All texts of a tracklet reach the method, none where nobody described it; a trained run is scored without them."""
+    """All texts of a tracklet reach the method, none where nobody described it; tests do without."""
     own = tmp_path / "data"
     prepared = build("walkers", "tiny", data_dir=own)
     captions = Sidecar.open(prepared, "captions")
