@@ -21,7 +21,7 @@ LEVELS = (
     ("evaluation",),
     ("run",),
     ("methods",),
-    ("augment", "optimizers", "layers", "losses", "memory"),
+    ("augment", "geometry", "optimizers", "layers", "losses", "memory"),
     ("backbones", "retrieval", "devices"),
     ("arrays",),
     ("data", "dataset_info"),
