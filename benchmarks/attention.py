@@ -107,7 +107,7 @@ def step(form):
         numbers = rng.integers(0, 256, leaf.shape) if leaf.dtype == np.uint8 else np.ones(leaf.shape)
         return jax.device_put(numbers.astype(leaf.dtype), leaf.sharding)
 
-    shapes = abstract_batch(run, stage.sampler.batch_size(run.method.info.columns), stage.seq_len)
+    shapes = abstract_batch(run, stage.sampler.batch_size(run.method.info.columns), stage.seq_len, "train")
     batch, progress = jax.tree.map(filled, shapes), progress_at(stage, 0, 0, 1)
     sharding = jax.tree.map(lambda leaf: leaf.sharding, state)
     train_step, held = make_train_step(run.method, stage, run.pixels, run.mesh, sharding), {"state": state}

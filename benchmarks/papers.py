@@ -28,11 +28,11 @@ from jaxreid.data.dataset import Dataset, plan_dataset
 from jaxreid.data.planned import planned_split
 from jaxreid.dataset_info import dataset_info
 from jaxreid.methods.method import Stage, Update, find_method
-from jaxreid.optimizers import merge, split_trained
+from jaxreid.optimizers import split_trained
 from jaxreid.run.model import Run, abstract_batch, make_model
 from jaxreid.training.dry_run import kept_for_backward
 from jaxreid.training.start import abstract_train_state
-from jaxreid.training.steps import progress_at, variables_of
+from jaxreid.training.steps import loss_of, progress_at, variables_of
 
 AXES = ("data", "fsdp")
 
@@ -237,7 +237,7 @@ def workload_of_preset(paper: OfPreset) -> Workload:
     for remat in (False, True):
         again, same = preset_run(paper.preset, paper.changes | {"backbone.remat": remat})
         work.append(paper.times * _step_work(again, same, state, frozen, clips) + paper.extra)
-        batch = abstract_batch(again, clips, stage.seq_len)
+        batch = abstract_batch(again, clips, stage.seq_len, "train")
         kept.append(paper.kept_times * kept_for_backward(again, same, state, frozen, batch))
     extra = _flat(paper.parameters)
     told = {key: value for key, value in paper.changes.items() if key != "precision" and not key.startswith("dataset.")}
@@ -289,16 +289,13 @@ def _xfd() -> Dataset:
 
 def _step_work(run: Run, stage: Stage, state: Any, frozen: Any, clips: int) -> int:
     """FLOP of a step: of all its updates, each with the gradient of what it trains."""
-    batch = _shapes(abstract_batch(run, clips, stage.seq_len))
+    batch = _shapes(abstract_batch(run, clips, stage.seq_len, "train"))
     batch = batch.replace(frames=jax.ShapeDtypeStruct(batch.frames.shape, run.pixels.dtype))
 
     def of(update: Update) -> int:
         def gradients(own: Any, others: Any, state: Any, frozen: Any, batch: Any) -> Any:
-            def loss(own: Any) -> Any:
-                variables = {"params": merge(merge(own, others), frozen), "batch_stats": state.batch_stats}
-                progress = progress_at(stage, 0, 0, 1)
-                return run.method.loss(variables, state.memory, batch, state.rng, progress, stage, update.name)
-
+            progress = progress_at(stage, 0, 0, 1)
+            loss = loss_of(stage, update, others, frozen, state.batch_stats, state.memory, batch, state.rng, progress)
             return jax.value_and_grad(loss, has_aux=True)(own)
 
         return count(gradients, *split_trained(state.params, update.optimizer), state, frozen, batch)
@@ -310,11 +307,12 @@ def _extraction_work(run: Run, stage: Stage, state: Any, frozen: Any) -> float:
     """FLOP per frame."""
     assert stage.extraction
     clips, frames = run.config.extraction_batch_size, stage.extraction.seq_len
-    batch = _shapes(abstract_batch(run, clips, frames))
+    batch = _shapes(abstract_batch(run, clips, frames, "extract"))
     batch = batch.replace(frames=jax.ShapeDtypeStruct(batch.frames.shape, run.pixels.dtype))
 
     def extract(state: Any, frozen: Any, batch: Any) -> Any:
-        return run.method.extract(variables_of(state, frozen), state.memory, batch.without_identity(), stage)
+        found = stage.extraction.extract or run.method.embed
+        return found(variables_of(state, frozen), state.memory, batch.without_identity())
 
     return count(extract, state, frozen, batch) / (clips * frames)
 

@@ -144,7 +144,7 @@ def augment(
     """Frames f32[B, T, H, W, 3] in 0…1 → the same shape, changed; mean and deviation are those they will be normalized
     with."""
     clips, length, height, width, _ = batch.frames.shape
-    modality, together = batch.modality, length  # frames that share all draws
+    modality = batch.modality
     draws = dict(zip(DRAWS, jax.random.uniform(rng, (len(DRAWS), clips)), strict=True))
     if options.saturation or options.hue:
         more = jax.random.uniform(jax.random.fold_in(rng, 2), (len(MORE_DRAWS), clips))
@@ -154,11 +154,11 @@ def augment(
         of_frames = jax.random.uniform(jax.random.fold_in(rng, 1), (len(own), clips * length))
         draws = {name: jnp.repeat(draw, length) for name, draw in draws.items()}
         draws |= dict(zip(own, of_frames, strict=True))
-        modality, together = jnp.repeat(modality, length), 1
+        modality = jnp.repeat(modality, length)
 
     def stream(x: jax.Array) -> jax.Array:
         """The frames, or others of the same moments at another size."""
-        frames = x.reshape(-1, together, *x.shape[2:])
+        frames = x.reshape(-1, 1, *x.shape[2:]) if options.per_frame else x
         if options.flip or options.crop:
             frames = _crop_and_flip(frames, draws, options, (height, width))
         if options.channel_exchange or options.infrared_mix:

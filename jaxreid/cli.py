@@ -49,10 +49,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     sys.path.append(os.getcwd())  # where `config.method` may be, as with `python -m`
     if name in RUNS:
-        if arguments is None and not {*HELP, "--list"} & {*rest}:
-            from jaxreid.devices.huge_pages import ask_for_huge_pages
-
-            ask_for_huge_pages()
         return _run(name, rest)
     if name not in COMMANDS:
         print(f"error: jaxreid has no command {name!r}\n\n{usage()}", file=sys.stderr)

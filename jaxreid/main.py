@@ -19,7 +19,6 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from jaxreid.config import find_config, origins
-from jaxreid.devices.huge_pages import ask_for_huge_pages
 from jaxreid.errors import INTERRUPTED, TRACEBACK_VARIABLE, USER_ERROR, UserError, told
 from jaxreid.files import expand
 
@@ -293,5 +292,4 @@ def run_main(argv: Sequence[str] | None = None) -> NoReturn:
 
 
 if __name__ == "__main__":
-    ask_for_huge_pages()
     run_main()

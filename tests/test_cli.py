@@ -11,7 +11,6 @@ from messages import says
 from jaxreid import cli
 from jaxreid.config import config_module
 from jaxreid.data.builders import builder_names
-from jaxreid.devices import huge_pages
 
 ROOT = Path(__file__).parent.parent
 SUBCOMMANDS = [*([name] for name in (*cli.RUNS, *cli.COMMANDS)), ["xfd", "write"], ["xfd", "score"]]
@@ -104,30 +103,3 @@ def test_a_line_builds_a_data_set_and_others_use_it(tmp_path):
     sizes = typed(*line, "--data_dir", tmp_path / "data")
     assert sizes.returncode == 0, sizes.stderr
     assert "parameters:" in sizes.stdout and not (tmp_path / "run").exists()
-
-
-SCRIPT = """
-import os, sys
-from pathlib import Path
-from jaxreid import main
-from jaxreid.cli import main as console
-from jaxreid.devices import huge_pages
-huge_pages.OFFERED = Path(__file__).with_name("enabled")
-main.run_main = lambda argv: print(os.environ.get("GLIBC_TUNABLES", "unset"), argv)
-sys.exit(console())
-"""
-
-
-def test_a_run_of_the_console_script_asks_for_huge_pages(tmp_path, monkeypatch):
-    (tmp_path / "jaxreid").write_text(SCRIPT)
-    (tmp_path / "enabled").write_text("always [madvise] never\n")
-    monkeypatch.delenv(huge_pages.VARIABLE, raising=False)
-
-    def run(*arguments):
-        line = [sys.executable, tmp_path / "jaxreid", *arguments]
-        return subprocess.run(line, capture_output=True, text=True, check=True).stdout
-
-    expected = ["jaxreid dry-run", "--mode=dry_run", "--config=hitpro", "--config.name=a word"]
-    assert run("dry-run", "--config=hitpro", "--config.name=a word") == f"{huge_pages.SETTING} {expected}\n"
-    monkeypatch.setenv(huge_pages.VARIABLE, "")
-    assert run("train", "--config=hitpro") == f" {['jaxreid train', '--mode=train', '--config=hitpro']}\n"

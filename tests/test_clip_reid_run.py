@@ -139,7 +139,7 @@ def test_lsmrl_in_two_stages(tmp_path, data_dir, tiny):
     )
     variables = variables_of(state, frozen)
     bank = jax.jit(lambda v: run.method.network.apply(v, 1, method="bank"))(variables)
-    np.testing.assert_allclose(state.memory.text_bank, bank, atol=1e-5)
+    np.testing.assert_allclose(state.memory.bank, bank, atol=1e-5)
     start = init_variables(run)["params"]["text"]["own"]
     assert (np.abs(variables["params"]["text"]["own"] - start).max((1, 2)) > 1e-3).all()
 
@@ -149,4 +149,4 @@ def test_lsmrl_keeps_the_bank_of_its_last_parameters(tmp_path, data_dir, tiny):
     run, state, frozen = run_training(config, tmp_path, data_dir)
     assert {step.count for step in run.compiled.values() if step.count} == {1}
     bank = jax.jit(lambda v: run.method.network.apply(v, 1, method="bank"))(variables_of(state, frozen))
-    np.testing.assert_allclose(state.memory.text_bank, bank, atol=1e-5)
+    np.testing.assert_allclose(state.memory.bank, bank, atol=1e-5)

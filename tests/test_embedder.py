@@ -145,7 +145,7 @@ def test_what_a_method_is_told_survives_the_file(tmp_path, evaluated):
     plain = DatasetInfo("a/b", train.table, np.array([3, 5]), (64, 32))
     for info in (
         plain,
-        DatasetInfo(**vars(plain) | {"labels": train.labels, "num_classes": 9, "captions": ("näh", "")}),
+        DatasetInfo(**vars(plain) | {"labels": train.labels, "num_classes": 9, "captions": (("näh", ""), ())}),
     ):
         save_info(tmp_path, info)
         found = read_info(tmp_path)

@@ -21,6 +21,7 @@ from jaxreid.data.extras import Extra, ExtraReader
 from jaxreid.data.loader import LoaderOptions, batches
 from jaxreid.data.sidecars import MissingSidecar, Sidecar, sidecar_dir, write_sidecar
 from jaxreid.data.split import open_split
+from jaxreid.devices.parallel import register_batch
 from jaxreid.embedder import Embedder
 from jaxreid.evaluation.evaluator import Evaluator
 from jaxreid.geometry import COCO17, HUMAN36M17, mirror
@@ -52,6 +53,7 @@ def dotted(seed, scale=2):
     columns = dict.fromkeys((f.name for f in dataclasses.fields(Batch)), number)
     extras = {"keypoints": points, "joints3d": joints, "second_frames": large, "erased": ~mask}
     extras |= {"erased_box": np.zeros((CLIPS, FRAMES, 4), np.float32)}
+    register_batch()
     columns |= {"frames": frames, "frame_mask": mask, "geometry": np.zeros((CLIPS, 3)), "valid": number == 0}
     return jax.tree.map(jnp.asarray, Batch(**columns | {"extras": extras}))
 
@@ -190,7 +192,7 @@ def test_what_is_missing_is_an_error_or_masked(train, tiny, tmp_path):
     with refuses(ValueError, "poses", "keypoints"):
         ExtraReader(lacking, train.reader(cache=False), {"poses": Extra()})
     masking = ExtraReader(lacking, train.reader(cache=False), {"keypoints": Extra((17, 3), missing="mask")})
-    found = masking.read(0, [0, 2, 4, 6])
+    found = masking.read(0, [0, 2, 4, 5])
     assert found["keypoints_mask"].tolist() == [True, False, True, False]  # not found; beyond what anybody looked at
     assert not masking.read(1, [0])["keypoints_mask"].any()
     before = masking.sidecars["keypoints"].source

@@ -122,7 +122,7 @@ def test_a_step_gathers_one_parameter_at_a_time(method, fsdp, tmp_path, data_dir
     stage = run.method.stages()[0]
     trees = abstract_train_state(run, stage)
     state, frozen = (parallel.with_shardings(tree, parallel.state_sharding(tree, run.mesh)) for tree in trees)
-    batch = abstract_batch(run, stage.sampler.batch_size(run.method.info.columns), stage.seq_len)
+    batch = abstract_batch(run, stage.sampler.batch_size(run.method.info.columns), stage.seq_len, "train")
     step = train.EpochLoop(run, stage, 0, state).train_step
     text = step.compile(state, frozen, batch, train.progress_at(stage, 0, 0, 1)).as_text()
 

@@ -100,9 +100,9 @@ class ExtraReader:
 
     def _sidecar(self, name: str, extra: Extra) -> Sidecar:
         sidecar = Sidecar.open(self.split.directory, name)
-        if sidecar.is_text or tuple(sidecar.meta.get("shape", ())[1:]) != extra.shape:
+        if sidecar.is_text or tuple(sidecar.meta.get("shape", ())) != extra.shape:
             raise UserError(
-                f"{sidecar.directory} holds {'texts' if sidecar.is_text else sidecar.meta['shape'][1:]} per frame, "
+                f"{sidecar.directory} holds {'texts' if sidecar.is_text else sidecar.meta['shape']} per frame, "
                 f"needed are {list(extra.shape)}"
             )
         absent = sidecar.missing(self.split.labels.names)

@@ -325,7 +325,7 @@ class Sidecar:
 
     def read_known(self, tracklet_id: str, frame_index: Sequence[int] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """As `read`; a tracklet or frame without an entry has value 0 and mask false."""
-        shape = (len(frame_index), *self.meta.get("shape", (0,))[1:])
+        shape = (len(frame_index), *self.meta.get("shape", ()))
         values, mask = np.zeros(shape, self.meta.get("dtype", np.float32)), np.zeros(len(frame_index), bool)
         if tracklet_id in self:
             rows, found = self._rows(tracklet_id, frame_index)

@@ -37,10 +37,10 @@ def dry_run(run: Run) -> None:
 
 def _stage(run: Run, number: int, stage: Stage) -> float:
     """Prints a stage; returns its work in floating-point operations."""
-    trees = abstract_train_state(run, number)
+    trees = abstract_train_state(run, stage)
     state, frozen = (parallel.with_shardings(tree, parallel.state_sharding(tree, run.mesh)) for tree in trees)
     columns = run.method.info.columns
-    labels = run.method.sampling_labels(memory_at(run.method, number))
+    labels = run.method.sampling_labels(memory_at(run.method, stage))
     labels = run.dataset.train.labels.identity if labels is None else np.asarray(labels)
     clips = stage.sampler.batch_size(columns)
     length = run.dataset.train.table.length
@@ -104,7 +104,7 @@ def _evaluation(run: Run) -> float:
     print(f"evaluation: {sum(map(len, plans)):,} clips of {options.seq_len} frames, {sampling}")
 
     def start() -> tuple[Any, Any]:
-        memory = memory_at(run.method, len(run.method.stages()) - 1)
+        memory = memory_at(run.method, run.method.stages()[-1])
         return run.method.init(jax.random.PRNGKey(0), example_batch(run)), memory
 
     variables, memory = (

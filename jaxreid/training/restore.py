@@ -22,7 +22,7 @@ def restore(
     meta = checkpoints.meta(number)
     stage = run.method.stages()[meta["stage"]]
     with processes.together():  # as enter_stage
-        state, frozen = abstract_train_state(run, meta["stage"])
+        state, frozen = abstract_train_state(run, stage)
     state = checkpoints.restore(number, state, parallel.state_sharding(state, run.mesh))
     try:
         frozen = checkpoints.restore_frozen(stage.name, frozen, parallel.state_sharding(frozen, run.mesh))

@@ -80,11 +80,13 @@ def _at(tree: Any, path: tuple[str, ...]) -> tuple[Any, str]:
     return tree, path[-1]
 
 
-def memory_at(method: Method, number: int) -> Any:
-    """Memory as stage `number` begins with it, before anything was learned: its structure and shapes are right."""
+def memory_at(method: Method, stage: Stage) -> Any:
+    """Memory as a stage of the method begins with it, before anything was learned: structure and shapes are right."""
     memory = jax.tree.map(jnp.asarray, method.init_memory())
-    for stage in method.stages()[: number + 1]:
-        memory = method.begin_stage(memory, stage)
+    for other in method.stages():
+        memory = method.begin_stage(memory, other)
+        if other.name == stage.name:
+            break
     return memory
 
 
@@ -95,13 +97,12 @@ def memory_for_tests(run: Model, number: int, memory: Any) -> Any:
     return jax.device_put(memory, parallel.state_sharding(memory, run.mesh))
 
 
-def abstract_train_state(run: Model, number: int) -> tuple[TrainState, Any]:
-    """Shapes and types of the state of stage `number`; nothing is computed and no weight is read."""
-    stage = run.method.stages()[number]
+def abstract_train_state(run: Model, stage: Stage) -> tuple[TrainState, Any]:
+    """Shapes and types of a stage's state; nothing is computed and no weight is read."""
 
     def start() -> tuple[TrainState, Any]:
         variables = run.method.init(jax.random.PRNGKey(0), example_batch(run))
-        return init_train_state(stage, variables, memory_at(run.method, number), jnp.int32(0), jax.random.PRNGKey(0))
+        return init_train_state(stage, variables, memory_at(run.method, stage), jnp.int32(0), jax.random.PRNGKey(0))
 
     return jax.eval_shape(start)
 
