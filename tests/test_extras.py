@@ -197,7 +197,7 @@ def test_what_is_missing_is_an_error_or_masked(train, tiny, tmp_path):
     assert not masking.read(1, [0])["keypoints_mask"].any()
     before = masking.sidecars["keypoints"].source
     assert before.startswith("nobody, ")
-    np.save(sidecar_dir(tmp_path, "keypoints") / "mask.npy", mask[::-1])
+    np.save(sidecar_dir(tmp_path, "keypoints") / "mask.npy", ~mask)
     assert Sidecar.open(tmp_path, "keypoints").source not in ("", before)
 
 
