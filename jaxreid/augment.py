@@ -191,7 +191,7 @@ def _geometry(draws: Draws, options: Augmentation, shape: tuple[int, int], size:
     box = jnp.stack(_box(draws, options, size), axis=-1) / jnp.array([height, width, height, width], jnp.float32)
     erased = draws["erase"] < options.erase
     box = jnp.where(erased[:, None], box, 0.0)
-    return Geometry(*map(each, (down, right, flipped, erased, box)))
+    return Geometry(*map(each, (down, right, flipped, erased, box)), flips=options.flip > 0)
 
 
 def _integer(draw: jax.Array, count: int) -> jax.Array:

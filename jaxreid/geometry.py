@@ -39,6 +39,7 @@ class Geometry(flax.struct.PyTreeNode):
     flipped: Array  # bool
     erased: Array  # bool
     box: Array  # f32[B, T, 4]: top, left, bottom, right of the erased box in unit coordinates; 0 where none is
+    flips: bool = flax.struct.field(pytree_node=False, default=True)  # whether any frame can be flipped
 
     def points(self, x: Array) -> Array:
         """Key points f32[B, T, 17, 3] (x, y, score) after crop and flip; those that have left the frame score 0."""
@@ -57,6 +58,8 @@ class Geometry(flax.struct.PyTreeNode):
           UserError: it is not known which of J joints are left and right.
         """
         count = x.shape[2]
+        if not self.flips:
+            return x
         if count not in JOINTS:
             known = ", ".join(map(str, JOINTS))
             raise UserError(f"left and right of {count} joints are not known ({known} are): set config.augment.flip=0")
@@ -67,7 +70,8 @@ class Geometry(flax.struct.PyTreeNode):
         """All extras that lie on the frame; "second_frames" are moved with the frames themselves."""
         found = dict(extras)
         if "keypoints" in found:
-            found["keypoints"] = self.points(found["keypoints"])
+            known = found["keypoints_mask"][..., None, None]
+            found["keypoints"] = jnp.where(known, self.points(found["keypoints"]), 0.0)
         if "joints3d" in found:
             found["joints3d"] = self.joints(found["joints3d"])
         if "erased" in found:

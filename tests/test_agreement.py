@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
-import family
 import jax.numpy as jnp
 import numpy as np
 import one_of_two
@@ -17,8 +16,8 @@ from test_processes import free_port
 from jaxreid.data.dataset import open_dataset
 from jaxreid.devices import parallel
 from jaxreid.errors import USER_ERROR, UserError
-from jaxreid.methods.class_banks import BankMemory
-from jaxreid.methods.method import Features
+from jaxreid.methods.method import Cached, Features
+from jaxreid.training.cached import fill, rows_of
 
 ROOT = Path(__file__).parent.parent
 
@@ -121,9 +120,9 @@ def test_features_are_kept_by_tracklet_and_part():
     rows = np.random.default_rng(0).permutation(8)  # two rows that fill the batch among them
     tracklet, part, valid = np.repeat([0, 1, 2, -1], 2)[rows], np.tile([0, 1], 4)[rows], (np.arange(8) < 6)[rows]
     features = Features({"projected": jnp.asarray(rows[:, None] + 1.0)}, *map(jnp.asarray, (tracklet, part, valid)))
-    bank = family.make_method("clip_reid", **{"stage1.clips_per_tracklet": 2}).bank
-    kept = bank.keep({}, BankMemory(jnp.zeros((1, 1)), jnp.zeros((6, 1))), features, family.context())
-    np.testing.assert_array_equal(kept.features[:, 0], np.arange(6) + 1)
+    cached = Cached(lambda *arguments: {}, parts=2)
+    cache = fill(features, *rows_of(cached, np.array([5, 9, 7])))
+    np.testing.assert_array_equal(cache.arrays["projected"][:, 0], np.arange(6) + 1)
 
 
 @pytest.mark.extended

@@ -55,13 +55,13 @@ def test_two_stages_and_a_resume_inside_the_first(tmp_path, data_dir, tiny, weig
     config = make_config("vsla_clip", **changes)
     run, state, frozen = run_training(config, tmp_path / "whole", data_dir)
     assert {name: step.count for name, step in run.compiled.items() if step.count} == dict.fromkeys(
-        ("prompts/train_step", "prompts/extract_step", "prompts/refresh", "prompts/refresh_after", "main/train_step"), 1
+        ("prompts/train_step", "prompts/cache_step", "prompts/refresh_after", "main/train_step"), 1
     )
     run_training(config, tmp_path / "broken", data_dir, stop_after=1)
     again, resumed, _ = run_training(config, tmp_path / "broken", data_dir)
     assert_equal(state, resumed)
     assert read_metrics(again.workdir) == read_metrics(run.workdir)
-    assert not again.compiled["prompts/extract_step"].count  # what stage 1 learns from was kept
+    assert not again.compiled["prompts/cache_step"].count  # what stage 1 learns from was kept
 
     # Stage 1 moved the words only, and the bank is theirs; CLIP's weights are those of the file to the end.
     variables = jax.device_get(variables_of(state, frozen))
@@ -77,11 +77,12 @@ def test_two_stages_and_a_resume_inside_the_first(tmp_path, data_dir, tiny, weig
     assert (np.abs(variables["params"]["text"]["own"] - start["text"]["own"]).max((1, 2)) > 1e-3).all()
     bank = jax.jit(lambda v: run.method.network.apply(v, 1, method="text_bank"))(variables)
     np.testing.assert_allclose(state.memory.bank, bank, atol=1e-5)
-    assert state.memory.features is None  # what prompts learned from is not kept beyond their stage
+    frozen_there = sorted(path.name for path in (run.workdir / "checkpoints" / "frozen").iterdir() if path.is_dir())
+    assert frozen_there == ["main", "prompts", "prompts-cached"]  # once, and in no checkpoint of an epoch
 
 
 def test_scores_of_every_epoch_come_from_one_step(tmp_path, data_dir, tiny):
-    """Also where memory has another structure in the first stage; and of a run that ended there."""
+    """Also of a run that ended in the first stage."""
     changes = {"stage1.epochs": 2, "epochs": 2, "evaluate_start": True, "evaluate_every": 1, "mesh.devices": 2}
     config = make_config("vsla_clip", **changes)
     run, _, _ = run_training(config, tmp_path / "whole", data_dir)
@@ -134,7 +135,7 @@ def test_lsmrl_in_two_stages(tmp_path, data_dir, tiny):
     changes = {"two_stage": True, "stage1.epochs": 2, "batch.steps_per_epoch": 2, "stfl_split": (0, 1, 1), "heads": 2}
     run, state, frozen = run_training(make_config("lsmrl", epochs=1, **changes), tmp_path, data_dir)
     assert {name: step.count for name, step in run.compiled.items() if step.count} == dict.fromkeys(
-        ("prompts/train_step", "prompts/extract_step", "prompts/refresh", "prompts/refresh_after", "lsmrl/train_step"),
+        ("prompts/train_step", "prompts/cache_step", "prompts/refresh_after", "lsmrl/train_step"),
         1,
     )
     variables = variables_of(state, frozen)

@@ -52,7 +52,7 @@ def dotted(seed, scale=2):
     mask, number = np.ones((CLIPS, FRAMES), bool), np.zeros(CLIPS, np.int32)
     columns = dict.fromkeys((f.name for f in dataclasses.fields(Batch)), number)
     extras = {"keypoints": points, "joints3d": joints, "second_frames": large, "erased": ~mask}
-    extras |= {"erased_box": np.zeros((CLIPS, FRAMES, 4), np.float32)}
+    extras |= {"erased_box": np.zeros((CLIPS, FRAMES, 4), np.float32), "keypoints_mask": mask}
     register_batch()
     columns |= {"frames": frames, "frame_mask": mask, "geometry": np.zeros((CLIPS, 3)), "valid": number == 0}
     return jax.tree.map(jnp.asarray, Batch(**columns | {"extras": extras}))
@@ -118,6 +118,10 @@ def test_left_and_right_change_places():
     odd = batch.replace(extras={"joints3d": joints[:, :, :13]})
     with refuses(ValueError, 13, "config.augment.flip=0"):
         mirror(odd)
+    kept = augment(odd, jax.random.key(0), Augmentation(crop=2), (0.0,) * 3).extras["joints3d"]
+    np.testing.assert_array_equal(kept, odd.extras["joints3d"])
+    unknown = mirror(batch.replace(extras=batch.extras | {"keypoints_mask": ~batch.frame_mask})).extras["keypoints"]
+    assert not np.asarray(unknown).any()
 
 
 @pytest.fixture(autouse=True)
@@ -259,7 +263,9 @@ def test_captions_are_needed_for_training_alone(tmp_path, data_dir):
 
 
 def config_of(**changes):
-    config = make_config("baseline", evaluate_start=False, log_every=1, **{"evaluation.flip": True, **changes})
+    # Frames stay where they are, so that cached key points of frames are those that the batch holds.
+    still = {"augment.crop": 0, "augment.flip": 0.0, "evaluation.flip": True}
+    config = make_config("baseline", evaluate_start=False, log_every=1, **{**still, **changes})
     config.method = "uses_extras"
     return config
 
@@ -269,6 +275,7 @@ def test_a_method_uses_all_of_it(tmp_path, data_dir, tiny):
     rows = [row for row in read_metrics(run.workdir) if row["kind"] == "train"]
     assert rows[-1]["loss_body"] < rows[0]["loss_body"] and rows[-1]["loss_others"] < rows[0]["loss_others"]
     assert all(row["joints"] > 1 for row in rows) and any(0 < row["erased"] < 1 for row in rows)
+    assert all(row["apart"] == 0 for row in rows)  # what was cached of every frame is that frame's
     claim_dataset(run.workdir, run.dataset, run.method.info, run.sidecars(True))
     results = Evaluator(run).final(variables_of(state, frozen), state.memory, 3).results
     assert {"keypoints", "joints3d"} < results["assumptions"].keys() and results["scores"]
@@ -278,9 +285,10 @@ def test_a_method_uses_all_of_it(tmp_path, data_dir, tiny):
     run_training(config_of(), tmp_path / "broken", data_dir, stop_after=1)
     again, resumed, _ = run_training(config_of(), tmp_path / "broken", data_dir)
     assert read_metrics(again.workdir) == read_metrics(run.workdir)
+    assert not again.compiled["baseline/cache_step"].count  # read again, not found again
     many, _, _ = run_training(config_of(**{"mesh.devices": 8}), tmp_path / "eight", data_dir)
     for one, other in zip(rows, [row for row in read_metrics(many.workdir) if row["kind"] == "train"], strict=True):
-        for name in ("loss_body", "joints", "erased"):  # sums over devices are added in another order
+        for name in ("loss_body", "joints", "erased", "apart"):  # sums over devices are added in another order
             np.testing.assert_allclose(one[name], other[name], rtol=1e-3, atol=1e-5)
     for a, b in zip(jax.tree.leaves(state.params), jax.tree.leaves(resumed.params), strict=True):
         np.testing.assert_array_equal(a, b)

@@ -16,6 +16,9 @@ from jaxreid.data import schema
 from jaxreid.data.build import build, main
 from jaxreid.data.builders import builder_class
 from jaxreid.data.building import skeletons
+from jaxreid.data.clips import ClipPlan
+from jaxreid.data.extras import Extra, ExtraReader
+from jaxreid.data.loader import LoaderOptions, batches
 from jaxreid.data.prepared import read_metadata
 from jaxreid.data.split import join, open_split
 from jaxreid.errors import DataSetError
@@ -258,6 +261,29 @@ def test_a_skeleton_set_is_opened_and_pixels_are_refused(biwi, tmp_path):
 
 
 # --- KS20 ------------------------------------------------------------------------------------------------------------
+
+
+def test_joints_of_the_records_are_an_extra_and_no_picture_is_read(biwi, tmp_path):
+    path, splits = prepare("biwi", biwi, tmp_path, clip_frames=0)
+    train = open_split(path, "train")
+    assert train.skeletons
+    frames = np.array([[0, 2, 4], [1, 3, 3]], np.int32)
+    plan = ClipPlan(np.arange(2, dtype=np.int32), np.zeros(2, np.int32), frames, np.array([[1, 1, 1], [1, 1, 0]], bool))
+
+    def read(joints):
+        extras = ExtraReader(train, train.reader(cache=False), {"joints3d": Extra((joints, 3))})
+        return next(batches(train, plan, 2, LoaderOptions(8, 4), uses_identity=False, extras=extras))
+
+    batch = read(20)
+    by_name = {record["tracklet_id"].decode(): record for record in splits["train"]}
+    for clip in range(2):
+        record, kept = by_name[train.labels.names[clip]], plan.mask[clip]
+        wanted = record["joints3d"][frames[clip, kept]]
+        np.testing.assert_array_equal(batch.extras["joints3d"][clip, kept], wanted)
+    np.testing.assert_array_equal(batch.extras["joints3d_mask"], plan.mask)
+    assert not batch.frames.any() and not batch.extras["joints3d"][1, 2].any()
+    with refuses(ValueError, train.labels.names[0], [20, 3], [25, 3]):
+        read(25)
 
 
 @pytest.fixture

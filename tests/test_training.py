@@ -299,3 +299,20 @@ def test_steps_take_as_many_passes_as_they_need():
         assert len(set(plan.tracklet[:6].tolist())) == 6 and len(set(plan.tracklet[6:].tolist())) == len(plan) - 6
     with refuses(ValueError, "'s'", "1 steps", "2 epochs"):
         dataclasses.replace(stage, steps=1)
+
+
+def test_memory_changes_its_structure_between_stages(tmp_path, data_dir, tiny):
+    """Scored before, between and after with one compiled step; resumed in the second stage; judged in the first."""
+    config = make_config("baseline", evaluate_every=1, log_every=1)
+    config.method = "changing_memory"
+    run, state, _ = run_training(config, tmp_path / "whole", data_dir)
+    steps = [row["stage"] for row in read_metrics(run.workdir) if row["kind"] == "train"]
+    assert float(state.memory["before"]) == steps.count("first") > 0
+    assert state.memory["pair"].tolist() == [steps.count("second")] * 2
+    assert run.compiled["embed_step"].count == 1
+    run_training(config, tmp_path / "broken", data_dir, stop_after=1)  # one epoch of the first stage
+    early = start_run(config, tmp_path / "broken", data_dir)
+    assert restore_judged(early)[0].memory.keys() == {"before", "pair"}
+    again, resumed, _ = run_training(config, tmp_path / "broken", data_dir)
+    assert read_metrics(again.workdir) == read_metrics(run.workdir)
+    assert_equal(state, resumed)

@@ -1,5 +1,5 @@
 """A method for tests that uses everything a batch can hold: key points at training and test, joints at training only, a
-second stream, native heights, and two updates."""
+second stream, native heights, cached features of frames, and two updates."""
 
 import dataclasses
 
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxreid.arrays import masked_mean
 from jaxreid.data.extras import Extra
 from jaxreid.methods.baseline import VALUES, Baseline
-from jaxreid.methods.method import LossOutput, Update
+from jaxreid.methods.method import Cached, LossOutput, Update
 from jaxreid.optimizers import Group, Optimizer, Schedule
 
 
@@ -37,7 +37,8 @@ class UsesExtras(Baseline):
 
     def extras(self, phase):
         found = {"keypoints": Extra((17, 3)), "second_frames": Extra((16, 8, 3), "uint8"), "native_height": Extra()}
-        return found if phase != "train" else found | {"joints3d": Extra((17, 3)), "erased": Extra(dtype="bool")}
+        own = {"joints3d": Extra((17, 3)), "erased": Extra(dtype="bool"), "frame_place": Extra(dtype="int32")}
+        return found if phase != "train" else found | own
 
     def backbones(self):
         return (dataclasses.replace(super().backbones()[0], path=("classifier", "encoder")),)
@@ -49,13 +50,20 @@ class UsesExtras(Baseline):
             stage.updates[0].optimizer, groups=(Group("^body/", 0.0), *stage.updates[0].optimizer.groups)
         )
         updates = (Update("others", others, stage.updates[0].schedule), Update("body", body, Schedule("constant")))
-        return (dataclasses.replace(stage, updates=updates, extraction=None, calibrate=False),)
+        cached = Cached(self.frame_features)
+        return (dataclasses.replace(stage, updates=updates, extraction=None, calibrate=False, cached=cached),)
+
+    def frame_features(self, variables, memory, batch):
+        """Of a clip of one frame: where its nose is."""
+        return {"nose": batch.extras["keypoints"][:, 0, 0]}
 
     def loss(self, variables, memory, batch, context):
         if context.update == "others":
             out = super().loss(variables, memory, batch, context)
             joints = jnp.abs(batch.extras["joints3d"]).sum((1, 2, 3)) * batch.valid
-            counts = {"joints": joints.mean(), "erased": batch.extras["erased"].mean()}
+            nose = batch.extras["keypoints"][:, :, 0]
+            apart = jnp.where(batch.extras["keypoints_mask"][..., None], nose - batch.extras["nose"], 0.0)
+            counts = {"joints": joints.mean(), "erased": batch.extras["erased"].mean(), "apart": jnp.abs(apart).max()}
             return out.replace(metrics=out.metrics | counts)
         found = self.network.apply(variables, batch, train=False)
         y = jnp.where(batch.valid, batch.identity, 0)

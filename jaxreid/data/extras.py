@@ -6,6 +6,7 @@
 | `joints3d` | frame | f32 [J, 3], metres | the sidecar; of a skeleton set, the records |
 | `native_height` | frame | f32 [], rows of the stored picture | the picture |
 | `frame_number` | frame | i32 [], index in the source tracklet | the record |
+| `frame_place` | frame | i32 [], index in the record | the clip |
 | `second_frames` | frame | u8 [h, w, 3], the frame at a size of its own | the picture |
 | `erased`, `erased_box` | frame | bool [], f32 [4]: top, left, bottom, right | the augmentation; else false, 0 |
 
@@ -33,7 +34,7 @@ SIDECARS = ("keypoints", "joints3d")
 SECOND = "second_frames"
 OF_PICTURES = ("native_height", SECOND)
 OF_AUGMENTATION = ("erased", "erased_box")
-NAMES = (*SIDECARS, *OF_PICTURES, "frame_number", *OF_AUGMENTATION)
+NAMES = (*SIDECARS, *OF_PICTURES, "frame_number", "frame_place", *OF_AUGMENTATION)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,11 +114,6 @@ class ExtraReader:
             )
         return sidecar
 
-    @property
-    def needs_pictures(self) -> bool:
-        """Whether frames have to be decoded for what is wanted."""
-        return any(name in OF_PICTURES for name in self.wanted)
-
     def read(self, row: int, frames: Sequence[int]) -> dict[str, np.ndarray]:
         """Values [T, …] of the frames of tracklet `row`, and the mask bool[T] of each; `of_picture` fills in the rest.
 
@@ -129,6 +125,8 @@ class ExtraReader:
             values, mask = extra.empty(len(frames)), np.ones(len(frames), bool)
             if name == "frame_number":
                 values[:] = self.split.frame_index(row)[list(frames)]
+            elif name == "frame_place":
+                values[:] = frames
             elif self._in_records(name):
                 joints, valid = self.reader.joints(row)
                 values, mask = self._checked(joints[list(frames)], extra, row), valid[list(frames)]

@@ -33,6 +33,7 @@ from jaxreid.losses.identity import cross_entropy
 from jaxreid.losses.image_text import proxy_contrast, supervised_contrastive
 from jaxreid.memory.class_bank import build_proxies, image_memory, move_proxies
 from jaxreid.methods.method import (
+    Cached,
     Context,
     Extract,
     Extraction,
@@ -48,7 +49,6 @@ from jaxreid.values import flag, non_negative, number, one_of, positive, series,
 
 class BankMemory(flax.struct.PyTreeNode):
     bank: jax.Array  # f32[C, E], a row per identity; of a MovingBank f32[2C, E], mean and hard proxies
-    features: jax.Array | None = None  # f32[N·parts, E], what prompts learn from in their stage
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,11 +73,6 @@ class Bank:
     def init(self) -> BankMemory:
         return BankMemory(jnp.zeros((self.info.num_classes, self.width)))
 
-    def begin_stage(self, memory: BankMemory, stage: Stage) -> BankMemory:
-        """Memory at the border of a stage."""
-        del stage
-        return memory
-
     def loss(
         self, projected: jax.Array, similar: jax.Array, memory: BankMemory, batch: Batch
     ) -> tuple[jax.Array, BankMemory]:
@@ -101,9 +96,9 @@ PROMPT_VALUES = {
 
 @dataclasses.dataclass(frozen=True)
 class PromptBank(Bank):
-    """The text tower on learned words. In the stage "prompts" the training split goes through the starting tower once;
-    its features stay in memory, and every step compares some of them with the sentences of their identities: no frame
-    is read again, and only the words learn.
+    """The text tower on learned words. Before the stage "prompts" the training split goes through the starting tower
+    once; every step compares some of its features with the sentences of their identities: no frame is read again, and
+    only the words learn.
 
     Attributes:
       sentences: (variables, identities i32[B]) → their sentences f32[B, E].
@@ -126,37 +121,17 @@ class PromptBank(Bank):
             epochs=options.epochs,
             loss=self.prompt_loss,
             sampler=PassSampler(options.batch_size, options.clips_per_tracklet),
-            seq_len=0,  # learns from the features that the extraction finds
+            seq_len=0,
             augment=UNCHANGED,
             updates=(Update("prompts", Optimizer(groups), Schedule(**options.schedule)),),
-            extraction=Extraction(
-                0,
+            cached=Cached(
+                self.find,
                 options.clips_per_tracklet,
                 options.seq_len,
-                refresh=self.keep,
-                extract=self.find,
                 augment=augment if options.augment else UNCHANGED,
             ),
             refresh_after=self.fill,
         )
-
-    def init(self) -> BankMemory:
-        rows = len(self.info.table) * self.config.stage1.clips_per_tracklet
-        return super().init().replace(features=jnp.zeros((rows, self.width)))
-
-    def begin_stage(self, memory: BankMemory, stage: Stage) -> BankMemory:
-        """What prompts learn from is needed only while they do."""
-        return memory if stage.seq_len == 0 else memory.replace(features=None)
-
-    def rows_of(self, at: Batch | Features) -> jax.Array:
-        """Where the features of (tracklet, part) are kept, i32[B]."""
-        return jnp.maximum(at.tracklet, 0) * self.config.stage1.clips_per_tracklet + at.part
-
-    def keep(self, variables: Variables, memory: BankMemory, features: Features, context: Context) -> BankMemory:
-        assert memory.features is not None
-        rows = jnp.where(features.valid, self.rows_of(features), len(memory.features))  # padding goes nowhere
-        kept = jnp.zeros_like(memory.features).at[rows].set(features.arrays["projected"], mode="drop")
-        return memory.replace(features=kept)
 
     def fill(self, variables: Variables, memory: BankMemory, context: Context) -> BankMemory:
         """The bank of the words as they are now."""
@@ -164,9 +139,7 @@ class PromptBank(Bank):
 
     def prompt_loss(self, variables: Variables, memory: BankMemory, batch: Batch, context: Context) -> LossOutput:
         """L_i2t + L_t2i between features and the sentences of their identities."""
-        assert memory.features is not None
-        y, valid = batch.identity, batch.valid
-        v = memory.features[self.rows_of(batch)]
+        y, valid, v = batch.identity, batch.valid, batch.extras["projected"]
         t = self.sentences(variables, jnp.maximum(y, 0))
         losses = {
             "image_to_text": (1.0, supervised_contrastive(v, t, y, valid)),

@@ -244,9 +244,6 @@ class ClipFamily(Method):
     def init_memory(self) -> BankMemory:
         return self.bank.init()
 
-    def begin_stage(self, memory: BankMemory, stage: Stage) -> BankMemory:
-        return self.bank.begin_stage(memory, stage)
-
     # --- the losses of the main stage ----------------------------------------------------------------------------
 
     def loss(self, variables: Variables, memory: BankMemory, batch: Batch, context: Context) -> LossOutput:

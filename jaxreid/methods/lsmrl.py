@@ -320,12 +320,8 @@ class LSMRL(Method):
         return self.network.init(rng, batch)
 
     def init_memory(self) -> BankMemory:
-        """Z of the parameters after the last epoch (test clips need no text tower), and what the words learn from where
-        they have a stage of their own."""
+        """Z of the parameters after the last epoch: test clips need no text tower."""
         return self.bank.init()
-
-    def begin_stage(self, memory: BankMemory, stage: Stage) -> BankMemory:
-        return self.bank.begin_stage(memory, stage)
 
     def features(self, variables: Variables, memory: BankMemory, batch: Batch) -> dict[str, jax.Array]:
         """p of the starting tower, with STFL, for words that have a stage of their own."""

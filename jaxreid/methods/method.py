@@ -119,6 +119,18 @@ class Extraction:
 
 
 @dataclasses.dataclass(frozen=True)
+class Cached:
+    """Features of the training split that a stage learns from, found once before it: of `parts` clips of `seq_len`
+    frames per tracklet or, with parts 0, of every frame. Its losses find them in `batch.extras` under the names that
+    `extract` gives, [B, …]; those of frames [B, T, …], for which `Method.extras("train")` must name "frame_place"."""
+
+    extract: Extract
+    parts: int = 0
+    seq_len: int = 1
+    augment: Augmentation = UNCHANGED  # of the clips
+
+
+@dataclasses.dataclass(frozen=True)
 class Stage:
     """A stretch of training in which shapes, trained parameters and compiled steps do not change.
 
@@ -130,10 +142,11 @@ class Stage:
     epochs: int
     loss: Loss
     sampler: Sampler
-    seq_len: int  # frames per clip; 0 = none is read, the stage learns from what `refresh` put into memory
+    seq_len: int  # frames per clip; 0 = none is read, the stage learns from what is cached or in memory
     augment: Augmentation
     updates: tuple[Update, ...]
     extraction: Extraction | None = None
+    cached: Cached | None = None
     refresh_after: RefreshAfter | None = None  # after every epoch: what in memory has to follow the parameters
     calibrate: bool = False  # whether the first extraction sets batch statistics, before anything else is done with it
     clip_sampling: str = "chunk"  # which frames make a training clip (jaxreid.data.clips.TRAINING_CLIPS)

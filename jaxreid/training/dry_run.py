@@ -15,6 +15,7 @@ from jaxreid.evaluation.extract import make_extractor
 from jaxreid.methods.method import Stage, Update
 from jaxreid.optimizers import split_trained
 from jaxreid.run.model import Run, abstract_batch, example_batch
+from jaxreid.training.cached import plan_of, with_cached
 from jaxreid.training.loop import EpochLoop
 from jaxreid.training.start import abstract_train_state, memory_at
 from jaxreid.training.steps import TrainState, groups, loss_of, progress_at, variables_of
@@ -52,13 +53,23 @@ def _stage(run: Run, number: int, stage: Stage) -> float:
     print("\n".join(parallel.placement(groups(state, frozen))))
 
     batch = abstract_batch(run, clips, stage.seq_len, "train")
-    kept = kept_for_backward(run, stage, state, frozen, batch)
+    loop = EpochLoop(run, stage, number, state)
+    cache = loop.abstract_cache(state, frozen) if stage.cached else None
+    seen = jax.eval_shape(lambda cache, batch: with_cached(stage.cached, cache, batch), cache, batch)
+    kept = kept_for_backward(run, stage, state, frozen, seen)
     print(f"  kept for the backward pass: at most {kept / 2**30:.2f} GiB per device")
 
-    loop = EpochLoop(run, stage, number, state)
-    progress = progress_at(stage, 0, 0, steps)
-    work = stage.epochs * steps * _compiled(run, "training step", loop.train_step, state, frozen, batch, progress)
+    arguments = state, frozen, batch, progress_at(stage, 0, 0, steps), cache
+    work = stage.epochs * steps * _compiled(run, "training step", loop.train_step, *arguments)
     frames = clips * stage.seq_len * steps
+    if stage.cached:
+        options, size = stage.cached, run.config.extraction_batch_size
+        count = len(plan_of(options, length))
+        print(f"  features found once before it: {count:,} clips of {options.seq_len} frames")
+        batch = abstract_batch(run, size, options.seq_len, "extract")
+        arguments = variables_of(state, frozen), state.memory, batch
+        work += -(-count // size) * _compiled(run, "step that finds them", loop.cacher.step, *arguments)
+        frames += count * options.seq_len / stage.epochs
     if stage.extraction:
         rule, size = stage.extraction, run.config.extraction_batch_size
         passes = -(-stage.epochs // rule.every) if rule.every else 1

@@ -24,6 +24,7 @@ from jaxreid.evaluation.extract import make_extractor
 from jaxreid.methods.method import Context, Features, Stage
 from jaxreid.run.environment import note_training
 from jaxreid.run.model import Run, abstract_batch
+from jaxreid.training.cached import Cache, fill, plan_of, rows_of
 from jaxreid.training.checkpoints import Checkpoints, digest, newest_whole
 from jaxreid.training.finite import Watch
 from jaxreid.training.forecast import Forecast
@@ -68,6 +69,7 @@ def train(run: Run, evaluator: Evaluator) -> tuple[TrainState, Any]:
                 note_training(run.workdir, weights)
             steps = EpochLoop(run, stage, number, state)
             print(steps.describe(state, frozen), flush=True)
+            steps.find_cache(state, frozen, checkpoints, begins=first == 0, bar=bar)
             scored_first = number == 0 and first == 0 and config.evaluate_start
             with run.compiling():
                 jobs = steps.jobs(state, frozen, begins=first == 0)
@@ -118,6 +120,10 @@ class EpochLoop:
         method = run.method
         self.train_step = make_train_step(method, stage, run.pixels, run.mesh, self.sharding)
         run.compiled[f"{stage.name}/train_step"] = self.train_step
+        self.cache: Cache | None = None
+        if stage.cached:
+            name, options = f"{stage.name}/cache_step", stage.cached
+            self.cacher = make_extractor(run, name, options.extract, augmentation=options.augment)
         if stage.extraction:
             self.extractor = make_extractor(
                 run,
@@ -149,7 +155,7 @@ class EpochLoop:
         run, stage = self.run, self.stage
         batch = abstract_batch(run, stage.sampler.batch_size(self.columns), stage.seq_len, "train")
         progress, variables = progress_at(stage, 0, 0, 1), variables_of(state, frozen)
-        jobs: list[tuple[Compiled, tuple[Any, ...]]] = [(self.train_step, (state, frozen, batch, progress))]
+        jobs: list[tuple[Compiled, tuple[Any, ...]]] = [(self.train_step, (state, frozen, batch, progress, self.cache))]
         if stage.extraction and (begins or stage.extraction.every):
             batch = abstract_batch(run, run.config.extraction_batch_size, stage.extraction.seq_len, "extract")
             arguments = (variables, state.memory, batch)
@@ -161,6 +167,37 @@ class EpochLoop:
             if begins and stage.calibrate:
                 jobs.append((self.calibrated, (variables, features)))
         return jobs
+
+    def abstract_cache(self, state: TrainState, frozen: Any) -> Cache:
+        """Shapes and placement of the cached features."""
+        options, run = self.stage.cached, self.run
+        assert options
+        batch = abstract_batch(run, run.config.extraction_batch_size, options.seq_len, "extract")
+        features = self.cacher.step.result_shapes(variables_of(state, frozen), state.memory, batch)
+        start, rows = rows_of(options, self.split.table.length)
+        like = jax.eval_shape(lambda features: fill(features, start, rows), features)
+        return parallel.with_shardings(like, parallel.state_sharding(like, run.mesh))
+
+    def find_cache(self, state: TrainState, frozen: Any, checkpoints: Checkpoints, begins: bool, bar: Any) -> None:
+        """The features that the stage learns from: found where it begins, read again where it goes on."""
+        options, run, length = self.stage.cached, self.run, self.split.table.length
+        if not options:
+            return
+        name, like = f"{self.stage.name}-cached", self.abstract_cache(state, frozen)
+        if not begins:
+            with run.phase("start-up"):
+                self.cache = checkpoints.restore_frozen(name, like, jax.tree.map(lambda x: x.sharding, like))
+            return
+        with run.phase("extraction"):
+            bar.set_description(f"features for stage {self.stage.name!r}")
+            reader, extras = run.reader(self.split), run.extras(self.split, "extract")
+            plan, variables = plan_of(options, length), variables_of(state, frozen)
+            features = self.cacher(variables, state.memory, self.split, plan, run.loading, reader, extras)
+            start, rows = rows_of(options, length)
+            placed = jax.jit(fill, static_argnums=2, out_shardings=jax.tree.map(lambda x: x.sharding, like))
+            self.cache = placed(features, start, rows)
+        with run.phase("checkpoint"):
+            checkpoints.save_frozen(name, self.cache)
 
     def loader(self, state: TrainState, epoch: int) -> tuple[Any, int]:
         """(iterator of batches, their number): the order is a function of seed, stage, epoch and labels.
@@ -262,7 +299,7 @@ class EpochLoop:
         metrics: list[Any] = []
         for step, batch in enumerate(loader):
             progress = progress_at(self.stage, epoch, step, steps)
-            state, found = self.train_step(state, frozen, batch, progress)
+            state, found = self.train_step(state, frozen, batch, progress, self.cache)
             metrics.append(found)
             self.watch.after_step(epoch, metrics)
             if line := self.forecast.after(step, steps, epoch, found):

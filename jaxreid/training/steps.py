@@ -18,6 +18,7 @@ from jaxreid.devices import parallel
 from jaxreid.devices.compiled import Compiled
 from jaxreid.methods.method import Context, LossOutput, Method, Stage, Update, Variables
 from jaxreid.optimizers import Progress
+from jaxreid.training.cached import Cache, with_cached
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -92,15 +93,18 @@ def loss_of(
 
 
 def make_train_step(method: Method, stage: Stage, pixels: Pixels, mesh: Mesh, state_sharding: Any) -> Compiled:
-    """(state, frozen, batch of bytes, progress) → (state, metrics) of a stage; the state is donated."""
+    """(state, frozen, batch of bytes, progress, cache) → (state, metrics) of a stage; the state is donated."""
 
     def prepare(state: TrainState, batch: Batch) -> tuple[Batch, jax.Array]:
         augment_rng, loss_rng = jax.random.split(jax.random.fold_in(state.rng, state.step))
         batch = batch if method.uses_identity else batch.without_identity()
         return pixels(batch, augment_rng, stage.augment), loss_rng
 
-    def train_step(state: TrainState, frozen: Any, batch: Batch, progress: Progress) -> tuple[TrainState, Any]:
+    def train_step(
+        state: TrainState, frozen: Any, batch: Batch, progress: Progress, cache: Cache | None = None
+    ) -> tuple[TrainState, Any]:
         batch, rng = prepare(state, batch)
+        batch = with_cached(stage.cached, cache, batch)
         params, batch_stats, memory = state.params, state.batch_stats, state.memory
         opt_state, metrics = dict(state.opt_state), {}
         for update, total in zip(stage.updates, total_names(stage), strict=True):
