@@ -108,17 +108,19 @@ def _each_stream(batch: Batch, change: Callable[[jax.Array], jax.Array]) -> Batc
 
 @dataclasses.dataclass(frozen=True)
 class Pixels:
-    """How frames enter the network: channel mean and standard deviation (of values in 0…1) and the compute type."""
+    """How frames enter the network: channel mean and standard deviation (of values in 0…1), the compute type and the
+    size in pixels, which augmentation needs where a stage reads no frames."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
     dtype: Any
+    size: tuple[int, int] = (0, 0)
 
     def __call__(self, batch: Batch, rng: jax.Array | None = None, options: Augmentation = UNCHANGED) -> Batch:
         """Bytes → what the network sees, with a key augmented."""
         batch = to_unit(batch)
         if rng is not None:
-            batch = augment(batch, rng, options, self.mean, self.std)
+            batch = augment(batch, rng, options, self.mean, self.std, self.size)
         return normalize(batch, self.mean, self.std, self.dtype)
 
 
@@ -140,24 +142,32 @@ def augment(
     options: Augmentation,
     mean: tuple[float, ...],
     std: tuple[float, ...] = (1.0, 1.0, 1.0),
+    size: tuple[int, int] = (0, 0),
 ) -> Batch:
-    """Frames f32[B, T, H, W, 3] in 0…1 → the same shape, changed; mean and deviation are those they will be normalized
-    with."""
-    clips, length, height, width, _ = batch.frames.shape
+    """Frames f32[B, T, H, W, 3] in 0…1 → the same shape, changed, and what lies on them with them.
+
+    Args:
+      mean, std: those they will be normalized with.
+      size: of the frames, where the batch has none (0 × 0).
+    """
+    clips, length, *own, _ = batch.frames.shape
+    height, width = own if all(own) else size
     modality = batch.modality
     draws = dict(zip(DRAWS, jax.random.uniform(rng, (len(DRAWS), clips)), strict=True))
     if options.saturation or options.hue:
         more = jax.random.uniform(jax.random.fold_in(rng, 2), (len(MORE_DRAWS), clips))
         draws |= dict(zip(MORE_DRAWS, more, strict=True))
     if options.per_frame:  # every frame is a clip of its own, which shares some draws with its neighbours
-        own = [name for what in options.per_frame for name in PER_FRAME[what]]
-        of_frames = jax.random.uniform(jax.random.fold_in(rng, 1), (len(own), clips * length))
+        names = [name for what in options.per_frame for name in PER_FRAME[what]]
+        of_frames = jax.random.uniform(jax.random.fold_in(rng, 1), (len(names), clips * length))
         draws = {name: jnp.repeat(draw, length) for name, draw in draws.items()}
-        draws |= dict(zip(own, of_frames, strict=True))
+        draws |= dict(zip(names, of_frames, strict=True))
         modality = jnp.repeat(modality, length)
 
     def stream(x: jax.Array) -> jax.Array:
         """The frames, or others of the same moments at another size."""
+        if not x.size:
+            return x
         frames = x.reshape(-1, 1, *x.shape[2:]) if options.per_frame else x
         if options.flip or options.crop:
             frames = _crop_and_flip(frames, draws, options, (height, width))

@@ -20,7 +20,7 @@ from jaxreid.data.clips import ClipPlan
 from jaxreid.data.extras import Extra, ExtraReader
 from jaxreid.data.loader import LoaderOptions, batches
 from jaxreid.data.sidecars import MissingSidecar, Sidecar, sidecar_dir, write_sidecar
-from jaxreid.data.split import open_split
+from jaxreid.data.split import FrameReader, open_split
 from jaxreid.devices.parallel import register_batch
 from jaxreid.embedder import Embedder
 from jaxreid.evaluation.evaluator import Evaluator
@@ -260,6 +260,30 @@ def test_captions_are_needed_for_training_alone(tmp_path, data_dir):
     write_sidecar(prepared, "captions", silent, {"model": "two"})
     with refuses(ValueError, "1 of", "caption"):
         start_run(config, tmp_path / "other", own).method.init_memory()
+
+
+def test_without_pictures_only_what_an_extra_needs_is_decoded(train, monkeypatch):
+    plan, decoded = plan_of(train), []
+    whole = FrameReader.decode_each
+
+    def counted(self, row, indices):
+        decoded.append(row)
+        return whole(self, row, indices)
+
+    monkeypatch.setattr(FrameReader, "decode_each", counted)
+    joints = {"joints3d": Extra((17, 3)), "frame_place": Extra(dtype="int32")}
+    batch = read(train, joints, plan, pictures=False)
+    assert batch.frames.shape == (4, 5, 0, 0, 3) and not decoded
+    np.testing.assert_array_equal(batch.extras["frame_place"][:3, :4], plan.frames[:, :4])
+    read(train, KEYPOINTS, plan, pictures=False)
+    assert sorted(decoded) == [0, 1, 2]
+    # Augmentation moves what would lie on the frames by shares of the size that they would have.
+    bare = dotted(0).replace(frames=jnp.zeros((CLIPS, FRAMES, 0, 0, 3)))
+    options, key = Augmentation(crop=3, flip=0.5), jax.random.key(4)
+    found = augment(bare, key, options, (0.0,) * 3, size=(HEIGHT, WIDTH)).extras
+    wanted = augment(dotted(0), key, options, (0.0,) * 3).extras
+    for name in ("keypoints", "joints3d"):
+        np.testing.assert_array_equal(found[name], wanted[name])
 
 
 def config_of(**changes):

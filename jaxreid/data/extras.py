@@ -114,6 +114,11 @@ class ExtraReader:
             )
         return sidecar
 
+    @property
+    def needs_pictures(self) -> bool:
+        """Whether what is wanted is made of pictures, or needs their size."""
+        return bool({*self.wanted} & {*OF_PICTURES, "keypoints"})
+
     def read(self, row: int, frames: Sequence[int]) -> dict[str, np.ndarray]:
         """Values [T, …] of the frames of tracklet `row`, and the mask bool[T] of each; `of_picture` fills in the rest.
 

@@ -72,9 +72,10 @@ class _Clips:
         rows: np.ndarray,
         options: LoaderOptions,
         extras: ExtraReader | None = None,
+        pictures: bool = True,
     ) -> None:
         self.reader, self.plan, self.rows, self.options = reader, plan, rows, options  # rows i64[elements, clips]
-        self.extras = extras
+        self.extras, self.pictures = extras, pictures
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -82,7 +83,8 @@ class _Clips:
     def __getitem__(self, position: Any) -> dict[str, Any]:
         _one_thread_each()
         rows, options = self.rows[int(position)], self.options
-        frames = np.zeros((len(rows), self.plan.frames.shape[1], options.height, options.width, 3), np.uint8)
+        size = (options.height, options.width) if self.pictures else (0, 0)
+        frames = np.zeros((len(rows), self.plan.frames.shape[1], *size, 3), np.uint8)
         extras = empty_extras(self.extras.wanted if self.extras else {}, len(rows), frames.shape[1])
         for place, row in enumerate(rows):
             if self.plan.tracklet[row] >= 0:
@@ -95,12 +97,15 @@ class _Clips:
         options, planned = self.options, np.flatnonzero(self.plan.mask[row])
         tracklet, numbers = int(self.plan.tracklet[row]), self.plan.frames[row, planned].tolist()
         extras = self.extras.read(tracklet, numbers) if self.extras else {}
-        if self.extras and self.extras.split.skeletons:
+        of_pictures = self.extras is not None and self.extras.needs_pictures
+        if not (self.pictures or of_pictures) or (self.extras and self.extras.split.skeletons):
             return extras
         for place, stored in enumerate(self.reader.decode_each(tracklet, numbers)):
             image = padded(stored, options.height, options.width) if options.resize == "pad" else stored
             if self.extras:
                 self.extras.of_picture(extras, place, stored, image)
+            if not self.pictures:
+                continue
             frame = clip[planned[place]]
             if image.shape == frame.shape:
                 frame[:] = image
@@ -160,6 +165,7 @@ def batches(
     uses_identity: bool,
     reader: FrameReader | None = None,
     extras: ExtraReader | None = None,
+    pictures: bool = True,
     process_index: int = 0,
     process_count: int = 1,
 ) -> Iterator[Batch]:
@@ -173,6 +179,7 @@ def batches(
       uses_identity: whether identity, pair and clothes are filled in.
       reader: an open reader of the split, to keep its cache from one pass to the next.
       extras: what else a batch holds of every frame.
+      pictures: whether frames are read; else they are 0 × 0, and none is decoded that no extra is made of.
       process_index, process_count: which share of every batch this process delivers.
 
     Raises:
@@ -193,7 +200,7 @@ def batches(
         return
     elements = math.gcd(share, ELEMENTS_PER_BATCH)
     rows = np.arange(len(plan)).reshape(-1, process_count, share)[:, process_index].reshape(-1, share // elements)
-    clips = _Clips(reader or split.reader(cache=options.cache), plan, rows, options, extras)
+    clips = _Clips(reader or split.reader(cache=options.cache), plan, rows, options, extras, pictures)
     threads = 0 if options.workers else options.threads
     under_way = options.prefetch * elements if threads else 0
     read = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=under_way)

@@ -153,6 +153,9 @@ class Stage:
     clip_stride: int = 1  # of "strided"
     piece_len: int = 0  # frames of the pieces that longer tracklets are cut into, each drawn as a tracklet; 0 = whole
     steps: int = 0  # of the whole stage; 0 = as many as the sampler draws
+    pictures: bool = (
+        True  # whether frames are read; else they are 0 × 0, and extras and what is cached are all there is
+    )
 
     def __post_init__(self) -> None:
         if 0 < self.steps < self.epochs:

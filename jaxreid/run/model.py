@@ -119,7 +119,12 @@ def make_model(config: Any, workdir: Path, mesh: Mesh, info: DatasetInfo, *, dry
         workdir=Path(workdir),
         mesh=mesh,
         method=method,
-        pixels=Pixels(tuple(config.frames.mean), tuple(config.frames.std), PRECISIONS[config.precision]),
+        pixels=Pixels(
+            tuple(config.frames.mean),
+            tuple(config.frames.std),
+            PRECISIONS[config.precision],
+            (config.frames.height, config.frames.width),
+        ),
         loading=LoaderOptions(config.frames.height, config.frames.width, **config.loading),
     )
 
@@ -196,7 +201,7 @@ def example_batch(run: Model, phase: Phase = "train") -> Batch:
     return Batch(**columns, extras=empty_extras(run.method.extras(phase), clips, frames))
 
 
-def abstract_batch(run: Model, clips: int, frames: int, phase: Phase) -> Batch:
+def abstract_batch(run: Model, clips: int, frames: int, phase: Phase, pictures: bool = True) -> Batch:
     """Shapes, types and placement of a batch as the loader delivers it in a phase."""
 
     def row(leaf: Any) -> jax.ShapeDtypeStruct:
@@ -208,6 +213,6 @@ def abstract_batch(run: Model, clips: int, frames: int, phase: Phase) -> Batch:
         return jax.ShapeDtypeStruct((clips, frames, *leaf.shape[2:]), dtype or leaf.dtype, sharding=leaf.sharding)
 
     extras = jax.tree.map(of_frames, batch.extras) if frames else {}  # clips of no frames have none
-    return batch.replace(
-        frames=of_frames(batch.frames, jnp.uint8), frame_mask=of_frames(batch.frame_mask), extras=extras
-    )
+    seen = batch.frames if pictures else jax.eval_shape(lambda x: x[:, :, :0, :0], batch.frames)
+    seen = jax.ShapeDtypeStruct(seen.shape, seen.dtype, sharding=batch.frames.sharding)
+    return batch.replace(frames=of_frames(seen, jnp.uint8), frame_mask=of_frames(batch.frame_mask), extras=extras)

@@ -52,7 +52,7 @@ def _stage(run: Run, number: int, stage: Stage) -> float:
     print(f"  parameters: {_count(state.params):,} trained, {_count(frozen):,} frozen")
     print("\n".join(parallel.placement(groups(state, frozen))))
 
-    batch = abstract_batch(run, clips, stage.seq_len, "train")
+    batch = abstract_batch(run, clips, stage.seq_len, "train", stage.pictures)
     loop = EpochLoop(run, stage, number, state)
     cache = loop.abstract_cache(state, frozen) if stage.cached else None
     seen = jax.eval_shape(lambda cache, batch: with_cached(stage.cached, cache, batch), cache, batch)

@@ -153,7 +153,7 @@ class EpochLoop:
     def jobs(self, state: TrainState, frozen: Any, begins: bool) -> list[tuple[Compiled, tuple[Any, ...]]]:
         """The steps that will be called and their arguments, known before anything is read; for `compile_together`."""
         run, stage = self.run, self.stage
-        batch = abstract_batch(run, stage.sampler.batch_size(self.columns), stage.seq_len, "train")
+        batch = abstract_batch(run, stage.sampler.batch_size(self.columns), stage.seq_len, "train", stage.pictures)
         progress, variables = progress_at(stage, 0, 0, 1), variables_of(state, frozen)
         jobs: list[tuple[Compiled, tuple[Any, ...]]] = [(self.train_step, (state, frozen, batch, progress, self.cache))]
         if stage.extraction and (begins or stage.extraction.every):
@@ -224,6 +224,7 @@ class EpochLoop:
             uses_identity=run.method.uses_identity,
             reader=run.reader(self.split),
             extras=run.extras(self.split, "train"),
+            pictures=stage.pictures,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
         )
