@@ -10,8 +10,8 @@ from jaxreid.methods.baseline import Baseline
 class ChangingMemory(Baseline):
     def stages(self):
         (stage,) = super().stages()
-        first = dataclasses.replace(stage, name="first", epochs=2)
-        return first, dataclasses.replace(stage, name="second", epochs=2, calibrate=False, extraction=None)
+        stage = dataclasses.replace(stage, epochs=2, calibrate=False, extraction=None)
+        return tuple(dataclasses.replace(stage, name=name) for name in ("first", "second"))
 
     def init_memory(self):
         return {"steps": jnp.zeros(())}

@@ -270,7 +270,7 @@ def test_stage_1_on_augmented_frames():
     """VSLA-CLIP's release: the features that prompts learn from are those of the main stage's augmentation."""
     for member, wanted in (("clip_reid", False), ("vsla_clip", True)):
         prompts, main = make_method(member, **{"stage1.augment": wanted}).stages()
-        assert prompts.extraction.augment == (main.augment if wanted else Augmentation())
+        assert prompts.cached.augment == (main.augment if wanted else Augmentation())
     # A mirrored clip's features are those of the mirrored frames; the second half of the batch is another clip.
     bytes_in = np.random.default_rng(0).integers(0, 255, (CLIPS, 2, 24, 24, 3), np.uint8)
     pixels = Pixels((0.5, 0.5, 0.5), (0.5, 0.5, 0.5), jnp.float32)
@@ -403,7 +403,7 @@ def test_a_bank_that_follows_training():
     (stage,) = method.stages()
     assert (stage.extraction.every, stage.extraction.clip_sampling) == (1, "dense")
     variables, batch = random_variables(method), make_batch()
-    memory = BankMemory(jnp.asarray(rows_of_length_1(2 * PEOPLE, 8, seed=4)), None)
+    memory = BankMemory(jnp.asarray(rows_of_length_1(2 * PEOPLE, 8, seed=4)))
     assert method.init_memory().bank.shape == memory.bank.shape
     x = np.asarray(embedded(method, variables, batch)[:, -8:])  # "projected" stands last
     np.testing.assert_allclose(
@@ -547,7 +547,7 @@ def test_the_bank_s_part_in_the_loss():
 
     def values(method, *pairs):
         loss = jax.jit(loss_of(main_stage(method)))
-        return [loss(variables["params"], variables["batch_stats"], BankMemory(m, None), b)[1][0] for m, b in pairs]
+        return [loss(variables["params"], variables["batch_stats"], BankMemory(m), b)[1][0] for m, b in pairs]
 
     shuffled = memory.bank[order]
     plain, both, rows_only = values(method, (memory.bank, batch), (shuffled, renamed), (shuffled, batch))
@@ -558,7 +558,7 @@ def test_the_bank_s_part_in_the_loss():
     silent = make_method("vsla_clip", **off)
     loss = jax.jit(loss_of(main_stage(silent)))
     one, other = (
-        loss(variables["params"], variables["batch_stats"], BankMemory(bank, None), batch)[0]
+        loss(variables["params"], variables["batch_stats"], BankMemory(bank), batch)[0]
         for bank in (memory.bank, shuffled)
     )
     assert float(one) == float(other)

@@ -43,9 +43,9 @@ def run_baseline(workdir, data_dir, monkeypatch, added, **changes):
     monkeypatch.setitem(clip.VISION_TOWERS, "small", SMALL)
     whole = Baseline.loss
 
-    def loss(self, variables, memory, batch, rng, progress, stage, update):
-        total, rest = whole(self, variables, memory, batch, rng, progress, stage, update)
-        return total + added(variables["params"], progress), rest
+    def loss(self, variables, memory, batch, context):
+        out = whole(self, variables, memory, batch, context)
+        return out.replace(total=out.total + added(variables["params"], context.progress))
 
     monkeypatch.setattr(Baseline, "loss", loss)
     config = make_config(**changes)
@@ -64,7 +64,7 @@ def checkpoints(workdir):
 @pytest.fixture
 def watch():
     config = make_config(precision="bfloat16", **{"optimizer.lr": 2e30, "backbone.checkpoint": "b16.pt"})
-    return Watch(config, Baseline.stages(SimpleNamespace(config=config))[0])  # pyright: ignore
+    return Watch(config, Baseline.stages(SimpleNamespace(config=config, loss=None))[0])  # pyright: ignore
 
 
 def test_a_loss_that_is_not_finite_is_named_with_what_to_try(watch):
