@@ -14,6 +14,7 @@ from test_training import make_config, run_training
 from configs import language_image
 from jaxreid.augment import Augmentation, augment
 from jaxreid.backbones.clip import VISION_TOWERS
+from jaxreid.backbones.word_table import walkers_words
 from jaxreid.data.batch import Batch
 from jaxreid.data.build import build
 from jaxreid.data.clips import ClipPlan
@@ -260,6 +261,30 @@ def test_captions_are_needed_for_training_alone(tmp_path, data_dir):
     write_sidecar(prepared, "captions", silent, {"model": "two"})
     with refuses(ValueError, "1 of", "caption"):
         start_run(config, tmp_path / "other", own).method.init_memory()
+
+
+def test_captions_are_ids_of_all_texts_and_missing_ones_are_masked(train, tmp_path):
+    lacking, names = dataclasses.replace(train, directory=tmp_path), train.labels.names
+    texts = {names[0]: ["a tall person", "a person with a bag", "a person in a coat"], names[1]: ["a person"]}
+    write_sidecar(tmp_path, "captions", texts.items(), {"model": "somebody"})
+    words, wanted = walkers_words(), {"captions": Extra((2, 7), "int32", missing="mask")}
+
+    def opened(wanted):
+        return ExtraReader(lacking, train.reader(cache=False), wanted, words)
+
+    options = LoaderOptions(64, 32)
+    batch = next(batches(train, plan_of(train), 4, options, uses_identity=False, extras=opened(wanted)))
+    assert batch.extras["captions_mask"].tolist() == [[True, True], [True, False], [False, False], [False, False]]
+    np.testing.assert_array_equal(batch.extras["captions"][0], words(texts[names[0]][:2], context=7))
+    np.testing.assert_array_equal(batch.extras["captions"][1, 0], words(["a person"], context=7)[0])
+    assert not batch.extras["captions"][1, 1].any() and not batch.extras["captions"][2:].any()
+    with refuses(MissingSidecar, "captions", len(names) - 2):
+        opened({"captions": Extra((2, 7), "int32")})
+    with refuses(ValueError, 10, 7):  # with its start and end
+        write_sidecar(tmp_path, "captions", [(names[0], "a person in a coat with a bag")], overwrite=True)
+        opened(wanted)
+    with refuses(ValueError, "tokenizer"):
+        ExtraReader(lacking, train.reader(cache=False), wanted)
 
 
 def test_without_pictures_only_what_an_extra_needs_is_decoded(train, monkeypatch):

@@ -7,11 +7,13 @@
 | `native_height` | frame | f32 [], rows of the stored picture | the picture |
 | `frame_number` | frame | i32 [], index in the source tracklet | the record |
 | `frame_place` | frame | i32 [], index in the record | the clip |
+| `captions` | clip | i32 [K, L], ids of the first K texts of its tracklet | the sidecar, and a tokenizer |
 | `second_frames` | frame | u8 [h, w, 3], the frame at a size of its own | the picture |
 | `erased`, `erased_box` | frame | bool [], f32 [4]: top, left, bottom, right | the augmentation; else false, 0 |
 
 Every extra comes with `NAME_mask`, bool[B, T]: false on frames that only fill the clip, where the maker found nothing,
-and, where the method declares `missing="mask"`, where nobody looked; values are zero there.
+and, where the method declares `missing="mask"`, where nobody looked; values are zero there. That of captions is
+bool[B, K]: which texts there are.
 
 x and y are unit coordinates from here on: 0 is the left (upper) edge of the picture, 1 the right (lower) one, so the
 centre of pixel i of n is (i + 0.5) / n whatever size the frame is brought to.
@@ -20,7 +22,7 @@ centre of pixel i of n is (i + 0.5) / n whatever size the frame is brought to.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import cv2
@@ -31,15 +33,16 @@ from jaxreid.data.split import FrameReader, Split
 from jaxreid.errors import UserError, some
 
 SIDECARS = ("keypoints", "joints3d")
+CAPTIONS = "captions"
 SECOND = "second_frames"
 OF_PICTURES = ("native_height", SECOND)
 OF_AUGMENTATION = ("erased", "erased_box")
-NAMES = (*SIDECARS, *OF_PICTURES, "frame_number", "frame_place", *OF_AUGMENTATION)
+NAMES = (*SIDECARS, CAPTIONS, *OF_PICTURES, "frame_number", "frame_place", *OF_AUGMENTATION)
 
 
 @dataclasses.dataclass(frozen=True)
 class Extra:
-    """An array of every frame that a method asks for: `shape` and `dtype` of one frame's.
+    """An array of every frame (captions: of the clip) that a method asks for: `shape` and `dtype` of one.
 
     `missing`: where a tracklet, or a frame, has no entry in the sidecar, either that is an error before anything is
     read, or it is masked.
@@ -70,8 +73,9 @@ def empty_extras(wanted: Wanted, clips: int, frames: int) -> dict[str, np.ndarra
     """Zeros of the shapes in a batch, every mask false."""
     found: dict[str, np.ndarray] = {}
     for name, extra in wanted.items():
-        found[name] = np.zeros((clips, frames, *extra.shape), extra.dtype)
-        found[mask_name(name)] = np.zeros((clips, frames), bool)
+        lead = (clips,) if name == CAPTIONS else (clips, frames)
+        found[name] = np.zeros((*lead, *extra.shape), extra.dtype)
+        found[mask_name(name)] = np.zeros((clips, extra.shape[0]) if name == CAPTIONS else lead, bool)
     return found
 
 
@@ -82,26 +86,32 @@ class ExtraReader:
       split: whose frames.
       reader: of the same split: skeleton sets have joints in their records.
       wanted: by name.
+      tokenize: texts, context=L → ids i32[N, L], for captions.
 
     Raises:
       UserError: an unknown name, or a sidecar whose values have another shape.
       MissingSidecar: there is no such sidecar, or it lacks tracklets of the split; the message names them.
     """
 
-    def __init__(self, split: Split, reader: FrameReader, wanted: Wanted) -> None:
+    def __init__(
+        self, split: Split, reader: FrameReader, wanted: Wanted, tokenize: Callable[..., np.ndarray] | None = None
+    ) -> None:
         check(wanted)
         self.split, self.reader, self.wanted = split, reader, dict(wanted)
         self.sidecars: dict[str, Sidecar] = {}
         for name, extra in self.wanted.items():
-            if name in SIDECARS and not self._in_records(name):
+            if name in (*SIDECARS, CAPTIONS) and not self._in_records(name):
                 self.sidecars[name] = self._sidecar(name, extra)
+        if CAPTIONS in self.wanted:
+            self._ids, self._there = self._captions(self.wanted[CAPTIONS], tokenize)
 
     def _in_records(self, name: str) -> bool:
         return name == "joints3d" and self.split.skeletons
 
     def _sidecar(self, name: str, extra: Extra) -> Sidecar:
         sidecar = Sidecar.open(self.split.directory, name)
-        if sidecar.is_text or tuple(sidecar.meta.get("shape", ())) != extra.shape:
+        fits = sidecar.is_text if name == CAPTIONS else tuple(sidecar.meta.get("shape", ())) == extra.shape
+        if not fits:
             raise UserError(
                 f"{sidecar.directory} holds {'texts' if sidecar.is_text else sidecar.meta['shape']} per frame, "
                 f"needed are {list(extra.shape)}"
@@ -113,6 +123,20 @@ class ExtraReader:
                 f"{self.split.name!r}: {some(absent)}; make it anew with: {sidecar.meta['command']}"
             )
         return sidecar
+
+    def _captions(self, extra: Extra, tokenize: Callable[..., np.ndarray] | None) -> tuple[np.ndarray, np.ndarray]:
+        """Ids i32[N, K, L] of every tracklet's first K texts, and which there are bool[N, K]."""
+        if tokenize is None:
+            raise UserError("captions become ids by the tokenizer of a text tower, and this run's config names none")
+        count, context = extra.shape
+        sidecar, names = self.sidecars[CAPTIONS], self.split.labels.names
+        texts = [sidecar.texts(name)[:count] if name in sidecar else [] for name in names]
+        there = np.arange(count) < np.array([len(each) for each in texts])[:, None]
+        ids = np.zeros((len(names), count, context), extra.dtype)
+        if there.any():
+            known, place = np.unique([text for each in texts for text in each], return_inverse=True)
+            ids[there] = tokenize(known.tolist(), context=context)[place.reshape(-1)]
+        return ids, there
 
     @property
     def needs_pictures(self) -> bool:
@@ -127,6 +151,9 @@ class ExtraReader:
         """
         found: dict[str, np.ndarray] = {}
         for name, extra in self.wanted.items():
+            if name == CAPTIONS:
+                found[name], found[mask_name(name)] = self._ids[row], self._there[row]
+                continue
             values, mask = extra.empty(len(frames)), np.ones(len(frames), bool)
             if name == "frame_number":
                 values[:] = self.split.frame_index(row)[list(frames)]
@@ -186,7 +213,7 @@ class ArrayExtras(ExtraReader):
         self.given = {
             name: [np.asarray(x, wanted[name].dtype) for x in given[name]] for name in given if name in wanted
         }
-        needed = sorted(name for name in wanted if name in SIDECARS and name not in self.given)
+        needed = sorted(name for name in wanted if name in (*SIDECARS, CAPTIONS) and name not in self.given)
         unknown = sorted(set(given) - set(wanted))
         if needed or unknown:
             asked = ", ".join(f"{name} {[*extra.shape]} of every frame" for name, extra in wanted.items())

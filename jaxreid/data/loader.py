@@ -17,7 +17,7 @@ import numpy as np
 
 from jaxreid.data.batch import Batch
 from jaxreid.data.clips import ClipPlan
-from jaxreid.data.extras import ExtraReader, empty_extras
+from jaxreid.data.extras import CAPTIONS, ExtraReader, empty_extras
 from jaxreid.data.split import UNKNOWN, FrameReader, Split
 from jaxreid.errors import UserError
 
@@ -88,8 +88,10 @@ class _Clips:
         extras = empty_extras(self.extras.wanted if self.extras else {}, len(rows), frames.shape[1])
         for place, row in enumerate(rows):
             if self.plan.tracklet[row] >= 0:
+                planned = np.flatnonzero(self.plan.mask[row])
                 for name, values in self._read(frames[place], row).items():
-                    extras[name][place, np.flatnonzero(self.plan.mask[row])] = values
+                    of_clip = name.startswith(CAPTIONS)
+                    extras[name][place, slice(None) if of_clip else planned] = values
         return {"row": rows, "frames": frames, "extras": extras}
 
     def _read(self, clip: np.ndarray, row: int) -> dict[str, np.ndarray]:

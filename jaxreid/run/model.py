@@ -21,7 +21,7 @@ from jaxreid.backbones.frame_encoder import PRECISIONS
 from jaxreid.backbones.text import text_tokenizer
 from jaxreid.data.batch import Batch
 from jaxreid.data.dataset import Dataset, foreseen_dataset, open_dataset
-from jaxreid.data.extras import ExtraReader, empty_extras
+from jaxreid.data.extras import CAPTIONS, ExtraReader, empty_extras
 from jaxreid.data.loader import LoaderOptions
 from jaxreid.data.sidecars import Sidecar
 from jaxreid.data.split import FrameReader, Split
@@ -88,7 +88,8 @@ class Run(Model):
         key = split.name, phase
         if key not in self.extra_readers:
             wanted = self.method.extras(phase)
-            self.extra_readers[key] = ExtraReader(split, self.reader(split), wanted) if wanted else None
+            tokenize = self.method.info.tokenize
+            self.extra_readers[key] = ExtraReader(split, self.reader(split), wanted, tokenize) if wanted else None
         return self.extra_readers[key]
 
     def sidecars(self, train: bool) -> dict[str, str]:
@@ -212,7 +213,8 @@ def abstract_batch(run: Model, clips: int, frames: int, phase: Phase, pictures: 
     def of_frames(leaf: Any, dtype: Any = None) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((clips, frames, *leaf.shape[2:]), dtype or leaf.dtype, sharding=leaf.sharding)
 
-    extras = jax.tree.map(of_frames, batch.extras) if frames else {}  # clips of no frames have none
+    # Clips of no frames have none.
+    extras = {name: x if name.startswith(CAPTIONS) else of_frames(x) for name, x in batch.extras.items() if frames}
     seen = batch.frames if pictures else jax.eval_shape(lambda x: x[:, :, :0, :0], batch.frames)
     seen = jax.ShapeDtypeStruct(seen.shape, seen.dtype, sharding=batch.frames.sharding)
     return batch.replace(frames=of_frames(seen, jnp.uint8), frame_mask=of_frames(batch.frame_mask), extras=extras)
