@@ -180,6 +180,9 @@ def _train_and_score(run: Any, train: bool, compare: Path | None) -> None:
         epoch = done = sum(stage.epochs for stage in run.method.stages())
     if not train or run.config.keep_best:
         state, frozen, epoch, done = restore_judged(run)
+        whole = sum(stage.epochs for stage in run.method.stages())
+        if done < whole:
+            print(f"the run is not finished: what is scored is its state after epoch {epoch} of {whole}", flush=True)
     found = evaluator.final(variables_of(state, frozen), state.memory, epoch, done)
     report_run(run, found, compare)
     print_results(found.results)

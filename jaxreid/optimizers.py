@@ -138,6 +138,13 @@ def split_trained(params: dict[str, Any], *optimizers: Optimizer) -> tuple[dict[
     return trained, frozen
 
 
+def freezing_nothing(params: dict[str, Any], optimizer: Optimizer) -> list[str]:
+    """Patterns of frozen groups that are found in no parameter's path: most likely misspelt."""
+    paths = [path for path, _ in flatten_paths(params)]
+    patterns = [group.pattern for group in optimizer.groups if not group.lr]
+    return [pattern for pattern in patterns if not any(re.search(pattern, path) for path in paths)]
+
+
 def merge(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
     """Two nested dicts with different leaves as one."""
     merged = dict(first)

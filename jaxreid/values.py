@@ -47,7 +47,8 @@ def whole(least: int, most: float = math.inf) -> Condition:
 
 def _bounds(least: float, most: float, above: float = -math.inf, below: float = math.inf) -> str:
     words = {"of at least": least, "above": above, "at most": most, "below": below}
-    return ", ".join(f" {word} {bound:.12g}" for word, bound in words.items() if math.isfinite(bound))
+    listed = ", ".join(f"{word} {bound:.12g}" for word, bound in words.items() if math.isfinite(bound))
+    return f" {listed}" if listed else ""
 
 
 def one_of(names: Iterable[Any] | Callable[[], Iterable[Any]]) -> Condition:

@@ -1,6 +1,7 @@
 """What the values of a config may be: every key has a condition, every condition refuses something, and a bad value is
 told by its key before anything is opened, loaded or compiled."""
 
+import dataclasses
 import importlib
 import json
 import math
@@ -10,10 +11,13 @@ import preset_values
 import pytest
 from messages import refuses
 
+from jaxreid import config as base
 from jaxreid import values
+from jaxreid.augment import Augmentation
 from jaxreid.config import flatten
 from jaxreid.errors import UserError
 from jaxreid.methods.method import find_method
+from jaxreid.optimizers import Schedule
 from jaxreid.run.config_values import BASE, check_config
 from jaxreid.run.model import start_run
 
@@ -176,3 +180,19 @@ def test_the_values_of_every_preset_are_those_of_the_table():
     """What an overlay or a method changes in any preset has to be meant: tests/preset_values.py writes the table."""
     stored = json.loads(preset_values.TABLE.read_text(encoding="utf-8"))
     assert preset_values.resolved() == stored
+
+
+def test_the_base_holds_what_schedules_and_augmentations_are_without_a_value():
+    for section, kind in (("schedule", Schedule), ("augment", Augmentation)):
+        found = {
+            key.removeprefix(f"{section}."): value for key, value in base.BASE.items() if key.startswith(f"{section}.")
+        }
+        assert found == {field.name: field.default for field in dataclasses.fields(kind)}
+
+
+def test_a_key_without_a_condition_is_named():
+    found = config("baseline")
+    with found.unlocked():
+        found.my_weight = 3.0
+    with refuses(ValueError, "config.my_weight", "Baseline.values"):
+        check_config(found)

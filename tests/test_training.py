@@ -16,6 +16,7 @@ from jaxreid.augment import UNCHANGED
 from jaxreid.backbones import clip
 from jaxreid.data.samplers import Columns, ShuffleSampler
 from jaxreid.evaluation.evaluator import Evaluator
+from jaxreid.methods.baseline import Baseline
 from jaxreid.methods.method import Context, Stage
 from jaxreid.report.run_report import report_run
 from jaxreid.run.model import start_run
@@ -316,3 +317,16 @@ def test_memory_changes_its_structure_between_stages(tmp_path, data_dir, tiny):
     again, resumed, _ = run_training(config, tmp_path / "broken", data_dir)
     assert read_metrics(again.workdir) == read_metrics(run.workdir)
     assert_equal(state, resumed)
+
+
+def test_a_pattern_that_freezes_nothing_is_warned_of(tmp_path, data_dir, tiny, monkeypatch):
+    run = start_run(make_config("baseline", **{"optimizer.groups": (("^encodr/", 0.0, None),)}), tmp_path, data_dir)
+    with pytest.warns(UserWarning, match="encodr"):
+        enter_stage(run, run.method.stages()[0], None, None)
+
+
+def test_a_loss_that_changes_the_structure_of_memory_is_named(tmp_path, data_dir, tiny, monkeypatch):
+    whole = Baseline.loss
+    monkeypatch.setattr(Baseline, "loss", lambda *args: whole(*args).replace(memory={"more": 1.0}))
+    with refuses(ValueError, "'baseline'", "begin_stage"):
+        run_training(make_config("baseline", evaluate_start=False), tmp_path, data_dir)

@@ -220,6 +220,7 @@ class ClipFamily(Method):
 
     def stages(self) -> tuple[Stage, ...]:
         config, batch = self.config, self.config.batch
+        optimizer = make_optimizer(config.optimizer, frozen=r"^text/" if self.network.text else None)
         main = Stage(
             name="main",
             epochs=config.epochs,
@@ -229,7 +230,7 @@ class ClipFamily(Method):
             clip_sampling=batch.clip_sampling,
             piece_len=batch.piece_len,
             augment=Augmentation(**config.augment),
-            updates=(Update("all", make_optimizer(config.optimizer, frozen=r"^text/"), Schedule(**config.schedule)),),
+            updates=(Update("all", optimizer, Schedule(**config.schedule)),),
         )
         return self.bank.stages(main)
 

@@ -87,7 +87,11 @@ def check_config(config: Any) -> None:
       UserError: values that mean nothing, or do not go together; the message names key, value and what is allowed.
     """
     method, values = find_method(config.method), dict(flatten(config.to_dict()))
-    found = list(faults(values, {**BASE, **method.values}))
+    table = {**BASE, **method.values}
+    found = list(faults(values, table))
+    found += [
+        f"config.{key} has no condition: {method.__name__}.values needs one" for key in values if key not in table
+    ]
     found = found or [*_contradictions(config, values), *method.contradictions(config)]
     if found:
         raise UserError("; ".join(found))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +17,7 @@ from jaxreid.augment import Pixels
 from jaxreid.data.batch import Batch
 from jaxreid.devices import parallel
 from jaxreid.devices.compiled import Compiled
+from jaxreid.errors import UserError
 from jaxreid.methods.method import Context, LossOutput, Method, Stage, Update, Variables
 from jaxreid.optimizers import Progress
 from jaxreid.training.cached import Cache, with_cached
@@ -35,6 +37,11 @@ class TrainState(flax.struct.PyTreeNode):
 def init_train_state(stage: Stage, variables: Variables, memory: Any, step: Any, rng: Any) -> tuple[TrainState, Any]:
     """(state, frozen parameters) at the start of a stage; a restored run takes its shapes from here too."""
     trained, frozen = optimizers.split_trained(variables["params"], *(update.optimizer for update in stage.updates))
+    for update in stage.updates:
+        for pattern in optimizers.freezing_nothing(variables["params"], update.optimizer):
+            warnings.warn(
+                f"stage {stage.name!r}: {pattern!r} freezes nothing: no parameter's path has it", stacklevel=2
+            )
     opt_state = {}
     for update in stage.updates:
         own, _ = optimizers.split_trained(trained, update.optimizer)
@@ -113,6 +120,11 @@ def make_train_step(method: Method, stage: Stage, pixels: Pixels, mesh: Mesh, st
             loss = loss_of(stage, update, others, frozen, batch_stats, memory, batch, rng, progress)
             gradients, out = jax.grad(loss, has_aux=True)(own)
             batch_stats, memory = out.batch_stats, out.memory
+            if jax.tree.structure(memory) != jax.tree.structure(state.memory):
+                raise UserError(
+                    f"stage {stage.name!r}: its loss returns memory of another structure than it was given; "
+                    "`begin_stage` is where that may change"
+                )
             changes, opt_state[update.name] = _transformation(stage, update).update(
                 gradients, opt_state[update.name], own, progress=progress
             )
