@@ -69,13 +69,8 @@ FAMILY: dict[str, Any] = {
     "neck_feat": "before",  # or "after" the batch norms: a switch of the released code
 }
 
-# A bank of sentences.
-PROMPTS: dict[str, Any] = {
-    "prompt.template": "A photo of a X X X X person.",
-    "prompt.n_ctx": 4,
-    "prompt.shared_ctx": (0, 0),
-    "prompt.pad_to_multiple_of": 128,  # identities are encoded in a multiple of it, over which the devices share
-    # Stage 1: prompts, on features of the starting tower.
+# Stage 1: prompts, on features of the starting tower. Others learn words in the same way.
+STAGE1: dict[str, Any] = {
     "stage1.epochs": 120,
     "stage1.clips_per_tracklet": 4,  # features per tracklet
     "stage1.seq_len": 1,  # frames that each is the mean of
@@ -89,6 +84,15 @@ PROMPTS: dict[str, Any] = {
     "stage1.schedule.min_factor": 1e-6 / 3.5e-4,
     "stage1.schedule.cosine_includes_warmup": True,
     "stage1.schedule.epoch_offset": 1.0,
+}
+
+# A bank of sentences.
+PROMPTS: dict[str, Any] = {
+    "prompt.template": "A photo of a X X X X person.",
+    "prompt.n_ctx": 4,
+    "prompt.shared_ctx": (0, 0),
+    "prompt.pad_to_multiple_of": 128,  # identities are encoded in a multiple of it, over which the devices share
+    **STAGE1,
 }
 
 # A bank of image features.

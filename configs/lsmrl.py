@@ -9,7 +9,9 @@ from typing import Any
 
 import ml_collections
 
-from jaxreid.config import Preset, compose
+from jaxreid.config import Preset, compose, sibling
+
+CLIP_REID = sibling(__file__, "clip_reid")
 
 # For CLIP ViT-B/16, with the recipe of VLD.
 VALUES: dict[str, Any] = {
@@ -31,19 +33,9 @@ VALUES: dict[str, Any] = {
     "sd_top": 8,  # sentences that are appended
     # CLIP-ReID's two stages instead of VLD's joint training: words first, on features of the starting tower.
     "two_stage": False,
-    "stage1.epochs": 120,
-    "stage1.clips_per_tracklet": 1,  # features per tracklet
-    "stage1.seq_len": 6,  # frames that each is the mean of
-    "stage1.augment": False,
-    "stage1.batch_size": 64,
-    "stage1.lr": 3.5e-4,
-    "stage1.weight_decay": 1e-4,
-    "stage1.schedule.name": "cosine",
-    "stage1.schedule.warmup_epochs": 5.0,
-    "stage1.schedule.warmup_factor": 1e-5 / 3.5e-4,
-    "stage1.schedule.min_factor": 1e-6 / 3.5e-4,
-    "stage1.schedule.cosine_includes_warmup": True,
-    "stage1.schedule.epoch_offset": 1.0,
+    **CLIP_REID.STAGE1,
+    "stage1.clips_per_tracklet": 1,
+    "stage1.seq_len": 6,
     # CMI; heads of 64 channels for SD and CMI.
     "use_cmi": True,
     "cmi_test": "solo",  # or "skip": test features are those that go into CMI

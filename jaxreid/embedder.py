@@ -55,6 +55,7 @@ class Embedder:
         self._loading = dataclasses.replace(model.loading.for_tests(), workers=0, cache=False)
         size = -(-(batch_size or model.config.extraction_batch_size) // model.mesh.size) * model.mesh.size
         self._wanted = model.method.extras("test")
+        self._opened: ExtraReader | None = None
         self._extractor = Extractor(model.method.embed, model.pixels, model.mesh, size, self._rule.flip)
 
     @property
@@ -109,7 +110,10 @@ class Embedder:
         frame that cannot be decoded raises a UserError that names it, and so does a sidecar that is not there.
         """
         if self._wanted and extras is None:
-            extras = ExtraReader(split, reader or split.reader(cache=False), self._wanted)
+            if self._opened is None or self._opened.split is not split:  # callers come with a few rows at a time
+                reader = reader or split.reader(cache=False)
+                self._opened = ExtraReader(split, reader, self._wanted, self.info.tokenize)
+            extras = self._opened
         found = tracklet_features(self._extractor, *self._state, split, self._rule, self._loading, reader, rows, extras)
         return found["feature"]
 

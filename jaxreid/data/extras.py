@@ -63,6 +63,11 @@ def mask_name(name: str) -> str:
     return f"{name}_mask"
 
 
+def of_clip(name: str) -> bool:
+    """Whether an extra, or its mask, is one of the clip and not of every frame."""
+    return name.removesuffix("_mask") == CAPTIONS
+
+
 def check(wanted: Wanted) -> None:
     """Raises UserError on a name that nobody can fill."""
     if unknown := sorted(set(wanted) - set(NAMES)):
@@ -73,9 +78,9 @@ def empty_extras(wanted: Wanted, clips: int, frames: int) -> dict[str, np.ndarra
     """Zeros of the shapes in a batch, every mask false."""
     found: dict[str, np.ndarray] = {}
     for name, extra in wanted.items():
-        lead = (clips,) if name == CAPTIONS else (clips, frames)
+        lead = (clips,) if of_clip(name) else (clips, frames)
         found[name] = np.zeros((*lead, *extra.shape), extra.dtype)
-        found[mask_name(name)] = np.zeros((clips, extra.shape[0]) if name == CAPTIONS else lead, bool)
+        found[mask_name(name)] = np.zeros((clips, extra.shape[0]) if of_clip(name) else lead, bool)
     return found
 
 
@@ -209,11 +214,13 @@ class ArrayExtras(ExtraReader):
 
     def __init__(self, split: Split, wanted: Wanted, given: Mapping[str, Sequence[np.ndarray]]) -> None:
         check(wanted)
+        if CAPTIONS in wanted:
+            raise UserError("this run's method takes captions, which frames without a data set cannot have")
         self.split, self.wanted, self.sidecars = split, dict(wanted), {}
         self.given = {
             name: [np.asarray(x, wanted[name].dtype) for x in given[name]] for name in given if name in wanted
         }
-        needed = sorted(name for name in wanted if name in (*SIDECARS, CAPTIONS) and name not in self.given)
+        needed = sorted(name for name in wanted if name in SIDECARS and name not in self.given)
         unknown = sorted(set(given) - set(wanted))
         if needed or unknown:
             asked = ", ".join(f"{name} {[*extra.shape]} of every frame" for name, extra in wanted.items())

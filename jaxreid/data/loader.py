@@ -17,7 +17,7 @@ import numpy as np
 
 from jaxreid.data.batch import Batch
 from jaxreid.data.clips import ClipPlan
-from jaxreid.data.extras import CAPTIONS, ExtraReader, empty_extras
+from jaxreid.data.extras import ExtraReader, empty_extras, of_clip
 from jaxreid.data.split import UNKNOWN, FrameReader, Split
 from jaxreid.errors import UserError
 
@@ -90,8 +90,7 @@ class _Clips:
             if self.plan.tracklet[row] >= 0:
                 planned = np.flatnonzero(self.plan.mask[row])
                 for name, values in self._read(frames[place], row).items():
-                    of_clip = name.startswith(CAPTIONS)
-                    extras[name][place, slice(None) if of_clip else planned] = values
+                    extras[name][place, slice(None) if of_clip(name) else planned] = values
         return {"row": rows, "frames": frames, "extras": extras}
 
     def _read(self, clip: np.ndarray, row: int) -> dict[str, np.ndarray]:

@@ -21,7 +21,7 @@ from jaxreid.backbones.frame_encoder import PRECISIONS
 from jaxreid.backbones.text import text_tokenizer
 from jaxreid.data.batch import Batch
 from jaxreid.data.dataset import Dataset, foreseen_dataset, open_dataset
-from jaxreid.data.extras import CAPTIONS, ExtraReader, empty_extras
+from jaxreid.data.extras import ExtraReader, empty_extras, of_clip
 from jaxreid.data.loader import LoaderOptions
 from jaxreid.data.sidecars import Sidecar
 from jaxreid.data.split import FrameReader, Split
@@ -99,7 +99,8 @@ class Run(Model):
         opened = [sidecar for reader in readers if reader for sidecar in reader.sidecars.values()]
         if train and self.method.uses_captions:
             opened.append(Sidecar.open(self.dataset.directory, "captions"))
-        return {sidecar.kind: sidecar.source for sidecar in opened}
+        # Phases and splits open the same ones: each is read through once for its digest.
+        return {kind: sidecar.source for kind, sidecar in {sidecar.kind: sidecar for sidecar in opened}.items()}
 
     @property
     def is_main(self) -> bool:
@@ -114,12 +115,11 @@ def make_model(config: Any, workdir: Path, mesh: Mesh, info: DatasetInfo, *, dry
     """
     tokenize = text_tokenizer(config.backbone.name, config.backbone.checkpoint, counting=dry)
     info = dataclasses.replace(info, tokenize=tokenize)
-    method = find_method(config.method)(config, info)
     return Model(
         config=config,
         workdir=Path(workdir),
         mesh=mesh,
-        method=method,
+        method=find_method(config.method)(config, info),
         pixels=Pixels(
             tuple(config.frames.mean),
             tuple(config.frames.std),
@@ -214,7 +214,7 @@ def abstract_batch(run: Model, clips: int, frames: int, phase: Phase, pictures: 
         return jax.ShapeDtypeStruct((clips, frames, *leaf.shape[2:]), dtype or leaf.dtype, sharding=leaf.sharding)
 
     # Clips of no frames have none.
-    extras = {name: x if name.startswith(CAPTIONS) else of_frames(x) for name, x in batch.extras.items() if frames}
+    extras = {name: x if of_clip(name) else of_frames(x) for name, x in batch.extras.items() if frames}
     seen = batch.frames if pictures else jax.eval_shape(lambda x: x[:, :, :0, :0], batch.frames)
     seen = jax.ShapeDtypeStruct(seen.shape, seen.dtype, sharding=batch.frames.sharding)
     return batch.replace(frames=of_frames(seen, jnp.uint8), frame_mask=of_frames(batch.frame_mask), extras=extras)

@@ -27,9 +27,10 @@ def plan_of(cached: Cached, length: np.ndarray) -> ClipPlan:
     """The clips whose features are kept, tracklet by tracklet; of single frames, `part` is the frame's place."""
     if cached.parts:
         return plan_all_parts(length, parts=cached.parts, seq_len=cached.seq_len)
+    start, rows = rows_of(cached, length)
     tracklet = np.repeat(np.arange(len(length)), length).astype(np.int32)
-    place = (np.arange(len(tracklet)) - np.repeat(np.cumsum(length) - length, length)).astype(np.int32)
-    return ClipPlan(tracklet, place, place[:, None], np.ones((len(tracklet), 1), bool))
+    place = (np.arange(rows) - start[tracklet]).astype(np.int32)
+    return ClipPlan(tracklet, place, place[:, None], np.ones((rows, 1), bool))
 
 
 def rows_of(cached: Cached, length: np.ndarray) -> tuple[np.ndarray, int]:

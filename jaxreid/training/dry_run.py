@@ -61,25 +61,23 @@ def _stage(run: Run, number: int, stage: Stage) -> float:
 
     arguments = state, frozen, batch, progress_at(stage, 0, 0, steps), cache
     work = stage.epochs * steps * _compiled(run, "training step", loop.train_step, *arguments)
-    frames = clips * stage.seq_len * steps
-    if stage.cached:
-        options, size = stage.cached, run.config.extraction_batch_size
-        count = len(plan_of(options, length))
-        print(f"  features found once before it: {count:,} clips of {options.seq_len} frames")
-        batch = abstract_batch(run, size, options.seq_len, "extract")
-        arguments = variables_of(state, frozen), state.memory, batch
-        work += -(-count // size) * _compiled(run, "step that finds them", loop.cacher.step, *arguments)
-        frames += count * options.seq_len / stage.epochs
-    if stage.extraction:
-        rule, size = stage.extraction, run.config.extraction_batch_size
+    frames = clips * stage.seq_len * steps if stage.pictures else 0
+
+    def add_passes(what: str, step: Compiled, passes: int, count: int, seq_len: int) -> None:
+        """Passes over the training split, of so many clips each."""
+        nonlocal work, frames
+        size = run.config.extraction_batch_size
+        print(f"  {what}, {passes} times: {count:,} clips of {seq_len} frames")
+        batch = abstract_batch(run, size, seq_len, "extract")
+        each = _compiled(run, f"{what} step", step, variables_of(state, frozen), state.memory, batch)
+        work += passes * -(-count // size) * each
+        frames += passes * count * seq_len / stage.epochs
+
+    if cached := stage.cached:
+        add_passes("caching", loop.cacher.step, 1, len(plan_of(cached, length)), cached.seq_len)
+    if rule := stage.extraction:
         passes = -(-stage.epochs // rule.every) if rule.every else 1
-        count = len(rule.plan(length))
-        print(f"  extraction, {passes} times: {count:,} clips of {rule.seq_len} frames")
-        variables = variables_of(state, frozen)
-        batch = abstract_batch(run, size, rule.seq_len, "extract")
-        step = _compiled(run, "extraction step", loop.extractor.step, variables, state.memory, batch)
-        work += passes * -(-count // size) * step
-        frames += passes * count * rule.seq_len / stage.epochs
+        add_passes("extraction", loop.extractor.step, passes, len(rule.plan(length)), rule.seq_len)
     print(f"  frames to read and decode per epoch: {frames:,.0f}")
     print(f"  {_work(work)}")
     return work
