@@ -103,7 +103,9 @@ BASE: dict[str, Any] = {
     "augment.hue": 0.0,
     "augment.per_frame": (),
     "evaluation.pool": "after",
+    "evaluation.normalize": True,
     "evaluation.flip": False,
+    "evaluation.outputs": ("feature",),
     "evaluation.distance": "cosine",
     # "k_reciprocal" adds re-ranked results; k1, k2 and λ as its authors chose them.
     "evaluation.reranking": "",

@@ -21,7 +21,7 @@ from jaxreid.data.extras import ArrayExtras, ExtraReader
 from jaxreid.data.loose import ArrayReader, loose_split
 from jaxreid.data.split import UNKNOWN, FrameReader, Split
 from jaxreid.errors import UserError
-from jaxreid.evaluation.extract import Extractor, tracklet_features
+from jaxreid.evaluation.extract import Extractor, embedding, tracklet_features
 from jaxreid.files import expand
 from jaxreid.run.model import open_model
 from jaxreid.training.restore import restore_judged
@@ -56,11 +56,16 @@ class Embedder:
         size = -(-(batch_size or model.config.extraction_batch_size) // model.mesh.size) * model.mesh.size
         self._wanted = model.method.extras("test")
         self._opened: ExtraReader | None = None
-        self._extractor = Extractor(model.method.embed, model.pixels, model.mesh, size, self._rule.flip)
+        self._extractor = Extractor(embedding(model.method), model.pixels, model.mesh, size, self._rule.flip)
 
     @property
     def batch_size(self) -> int:
         return self._extractor.batch_size
+
+    @property
+    def distance(self) -> str:
+        """By which the run compares features, a key of `jaxreid.retrieval.DISTANCES`; "own" is the method's."""
+        return self._rule.distance
 
     def embed(
         self,
@@ -68,8 +73,10 @@ class Embedder:
         modality: str | Sequence[str] = "rgb",
         camera: int | None = None,
         extras: Mapping[str, Any] | None = None,
-    ) -> np.ndarray:
-        """A unit feature of a tracklet, f32[D]; of each of a list of N tracklets, f32[N, D].
+    ) -> Any:
+        """The feature of a tracklet that the run is judged by, f32[D]; of each of a list of N tracklets, f32[N, D]. A
+        unit vector, unless the run's `evaluation.normalize` is off; of body parts f32[P, D], or
+        `jaxreid.retrieval.Parts`.
 
         Args:
           frames: a tracklet, u8[T, H, W, 3] in RGB order of any length and size: an array of NumPy or JAX, one picture
@@ -95,7 +102,7 @@ class Embedder:
         given = {name: [x] if single else x for name, x in (extras or {}).items()}
         loose = ArrayExtras(split, self._wanted, given) if self._wanted or given else None
         found = self.embed_split(split, ArrayReader(tracklets), extras=loose)
-        return found[0] if single else found
+        return jax.tree.map(lambda x: x[0], found) if single else found
 
     def embed_split(
         self,
@@ -103,8 +110,8 @@ class Embedder:
         reader: FrameReader | None = None,
         rows: np.ndarray | None = None,
         extras: ExtraReader | None = None,
-    ) -> np.ndarray:
-        """Unit features f32[N, D] of the tracklets `rows` of a split (all where not given).
+    ) -> Any:
+        """Features f32[N, D], as `embed` gives them, of the tracklets `rows` of a split (all where not given).
 
         What the run's method takes beside frames comes from `extras` or, of a built data set, from its sidecars. A
         frame that cannot be decoded raises a UserError that names it, and so does a sidecar that is not there.
@@ -115,7 +122,7 @@ class Embedder:
                 self._opened = ExtraReader(split, reader, self._wanted, self.info.tokenize)
             extras = self._opened
         found = tracklet_features(self._extractor, *self._state, split, self._rule, self._loading, reader, rows, extras)
-        return found["feature"]
+        return found[self._rule.headline]
 
     @functools.cached_property
     def identity(self) -> dict[str, Any]:

@@ -75,15 +75,16 @@ def _listing(names: Iterable[Any]) -> str:
     return ", ".join(str(name) or "''" for name in names)
 
 
-def series(each: Condition, length: int | None = None, ascending: bool = False) -> Condition:
+def series(each: Condition, length: int | None = None, ascending: bool = False, least: int = 0) -> Condition:
     """A tuple of values that each fulfil a condition."""
 
     def holds(value: Any) -> bool:
-        if not isinstance(value, (tuple, list)) or length not in (None, len(value)):
+        if not isinstance(value, (tuple, list)) or length not in (None, len(value)) or len(value) < least:
             return False
         return all(map(each.holds, value)) and (not ascending or list(value) == sorted(set(value)))
 
-    count, order = f" of {length} values" if length else "", ", in ascending order" if ascending else ""
+    count = f" of {length} values" if length else f" of {least} or more values" if least else ""
+    order = ", in ascending order" if ascending else ""
     return Condition(holds, lambda: f"a tuple{count}, each {each.allowed()}{order}")
 
 

@@ -178,8 +178,7 @@ def test_features_of_a_whole_test_set_are_those_of_its_splits():
     method = types.SimpleNamespace(evaluation=lambda: Evaluation("packed", 4), embed=None)
     evaluator = evaluator_of(dataset, method)
     found = {"query": np.eye(5)[:2], "gallery": np.eye(5)[[0, 1, 4]]}
-    whole = evaluator.with_joined({name: {"feature": rows} for name, rows in found.items()})
-    [(record, scores)] = evaluator._score({name: arrays["feature"] for name, arrays in whole.items()}, "last")
+    [(record, scores)] = evaluator._score(found, "last")
     assert record["gallery"] == 5 and record["rank-1"] == 100
     assert retrieval.PROTOCOLS[scores.protocol].queries_in_gallery
 

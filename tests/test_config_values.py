@@ -111,6 +111,8 @@ def test_conditions(condition, good, bad):
         ("hitpro", "evaluation.reranking", "knn", "k_reciprocal"),
         ("hitpro", "evaluation.clip_sampling", "all", "packed"),
         ("hitpro", "evaluation.pool", "mean", "after"),
+        ("hitpro", "evaluation.distance", "manhattan", "parts_euclidean"),
+        ("hitpro", "evaluation.outputs", (), "1 or more"),
         ("hitpro", "precision", "float16", "bfloat16"),
         ("hitpro", "mesh.devices", -1, "0"),
         ("hitpro", "schedule.name", "linear", "cosine"),
@@ -158,6 +160,13 @@ def test_a_value_without_sense_is_told_by_its_key(name, key, value, allowed):
         ("lsmrl", {"two_stage": True, "use_text": False}, ("config.two_stage", "config.use_text")),
         ("lsmrl", {"stfl_split": (4, 4, 4)}, ("config.stfl_split", "config.backbone.name")),
         ("lsmrl", {"evaluation.clip_sampling": "packed"}, ("config.evaluation.clip_sampling",)),
+        ("baseline", {"evaluation.normalize": False}, ("config.evaluation.normalize=False", "config.evaluation.pool")),
+        ("baseline", {"evaluation.outputs": ("feature", "feature")}, ("config.evaluation.outputs", "twice")),
+        (
+            "clip_reid",
+            {"evaluation.distance": "parts", "evaluation.reranking": "k_reciprocal"},
+            ("config.evaluation.reranking", "config.evaluation.distance='parts'"),
+        ),
     ],
 )
 def test_values_that_do_not_go_together_are_told(name, changes, named):

@@ -21,7 +21,7 @@ from jaxreid.backbones.saving import save_params
 from jaxreid.devices import parallel
 from jaxreid.errors import UserError
 from jaxreid.evaluation.evaluator import Evaluator
-from jaxreid.evaluation.extract import pool_tracklets
+from jaxreid.evaluation.pooling import TrackletPool
 from jaxreid.methods.baseline import Baseline
 from jaxreid.methods.method import Features
 from jaxreid.run.model import start_run
@@ -137,6 +137,12 @@ def test_arrays_that_are_not_finite_are_named_wherever_they_lie():
 def features(rows, tracklet):
     rows, tracklet = np.asarray(rows, np.float32), np.asarray(tracklet, np.int32)
     return Features({"feature": rows}, tracklet, np.zeros_like(tracklet), tracklet >= 0)  # pyright: ignore
+
+
+def pool_tracklets(found, wanted, names, pool):
+    whole = TrackletPool(wanted, names, pool)
+    whole.add(found)
+    return whole.finish()
 
 
 def test_features_of_tracklets_are_refused_by_name():

@@ -417,7 +417,7 @@ def test_body_parts_count_where_both_show_them():
         (lambda side: side._replace(visibility=side.visibility + 0.9), ("visibilities",)),
         (lambda side: side._replace(features=side.features * np.nan), ("41 of 41", "gallery")),
         (lambda side: side._replace(features=side.features[:, :2]), ("Parts", "features")),
-        (lambda side: side.features, ("Parts", "ndarray")),
+        (lambda side: side.features[:, 0], ("Parts", "[N, P, D]")),
         (lambda side: side._replace(visibility=side.visibility * 0 + 1, features=side.features * 0), ("zero",)),
     ],
 )
@@ -672,6 +672,7 @@ def test_result_record_says_what_was_measured():
         "queries": 2,
         "unmatched": 1,
         "gallery": 7,
+        "output": "feature",
         "seq_len": 6,
         "clip_sampling": "chunk_first",
         "distance": "cosine",

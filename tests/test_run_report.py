@@ -14,6 +14,7 @@ from jaxreid.data.schema import INFRARED, VISIBLE
 from jaxreid.data.split import Labels, Split, TrackletTable
 from jaxreid.evaluation.cases import cases
 from jaxreid.evaluation.evaluator import Evaluator
+from jaxreid.methods.method import Evaluation
 from jaxreid.report import cameras, data_figures, earlier, ranked, run_report
 from jaxreid.report.pictures import shrunk
 from jaxreid.retrieval.protocols import PROTOCOLS, Protocol, resolve
@@ -406,7 +407,7 @@ def evaluator(tmp_path):
     )
     found = Evaluator.__new__(Evaluator)
     found.scored, found.cases = True, ()
-    found.options = types.SimpleNamespace(distance="cosine", reranking="")
+    found.options, found.distance = Evaluation("packed", 4), "cosine"
     found.run = types.SimpleNamespace(
         workdir=tmp_path,
         method=method,

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from messages import refuses
 
-from jaxreid.retrieval.search import Gallery, add_to_gallery, build_index, search_gallery, search_index
+from jaxreid.errors import UserError
+from jaxreid.retrieval import Gallery, add_to_gallery, build_index, search_gallery, search_index
 
 
 def rows(seed, count, dim=16):
@@ -249,3 +250,32 @@ def test_without_faiss_the_extra_is_named(gallery, monkeypatch):
     monkeypatch.setitem(sys.modules, "faiss", None)
     with pytest.raises(ImportError, match=r"pip install 'jaxreid\[search\]'"):
         build_index(gallery[0])
+
+
+@pytest.mark.parametrize(("distance", "shape"), [("euclidean", (6,)), ("parts", (3, 4)), ("parts_euclidean", (3, 4))])
+def test_a_gallery_of_another_distance(tmp_path, distance, shape):
+    """Rows stay as they are where a distance needs their length; found as by brute force."""
+    rng = np.random.default_rng(7)
+    features, queries = (scale * rng.normal(size=(n, *shape)).astype(np.float32) for n, scale in ((50, 3.0), (4, 2.0)))
+    add_to_gallery(tmp_path, features[:30], known(30), distance=distance)
+    gallery = add_to_gallery(tmp_path, features[30:], known(20, start=30), distance=distance)
+    again = Gallery(tmp_path)
+    assert (again.distance, again.shape) == (distance, shape)
+    if distance == "euclidean":
+        expected = np.linalg.norm(queries[:, None].astype(float) - features, axis=-1)
+    elif distance == "parts":
+        unit = [reference.unit_rows(x.reshape(-1, 4)).reshape(x.shape) for x in (queries, features)]
+        expected = 1 - np.einsum("qpd,gpd->qg", *unit) / 3
+    else:
+        expected = np.linalg.norm(queries[:, None].astype(float) - features, axis=-1).mean(-1)
+    order = np.argsort(expected, axis=1, kind="stable")[:, :9]
+    for given in (gallery, features):
+        found = search_gallery(queries, given, 9, chunk=16, devices=jax.devices()[:2], distance=distance)
+        np.testing.assert_array_equal(found.index, order)
+        np.testing.assert_allclose(-found.similarity, np.take_along_axis(expected, order, axis=1), atol=1e-5)
+    own = gallery[3:4]  # a query that is a row of the gallery comes as it is stored
+    assert search_gallery(own, gallery, 1).index[0, 0] == 3
+    with refuses(UserError, "compared by", distance):
+        add_to_gallery(tmp_path, features.reshape(50, -1), known(50))
+    with refuses(UserError, "cosine alone"):
+        build_index(gallery)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
+import jax
 import numpy as np
 
 from jaxreid import retrieval
@@ -20,6 +23,22 @@ class Side:
     split: Split
     rows: np.ndarray  # i64[n]
     tracklet: np.ndarray  # i32[n], one number per tracklet id, the same on both sides of a case
+
+    def of(self, features: Mapping[str, Any]) -> Any:
+        """This side's rows of the features of splits, by name; of a split that joins others, from theirs."""
+        if not self.split.parts:
+            everything = np.array_equal(self.rows, np.arange(len(self.split)))
+            return jax.tree.map(lambda x: x if everything else x[self.rows], features[self.split.name])
+
+        def picked(*arrays: np.ndarray) -> np.ndarray:
+            found, start = np.empty((len(self.rows), *arrays[0].shape[1:]), arrays[0].dtype), 0
+            for x in arrays:
+                mine = (self.rows >= start) & (self.rows < start + len(x))
+                found[mine] = x[self.rows[mine] - start]
+                start += len(x)
+            return found
+
+        return jax.tree.map(picked, *(features[part.name] for part in self.split.parts))
 
     def columns(self) -> retrieval.Rows:
         table, labels = self.split.table, self.split.labels

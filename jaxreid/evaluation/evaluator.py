@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,10 @@ from jaxreid.arrays import unit_rows
 from jaxreid.devices import parallel, processes
 from jaxreid.devices.compiled import Compiled
 from jaxreid.evaluation.cases import Case, cases
-from jaxreid.evaluation.extract import make_extractor, tracklet_features
+from jaxreid.evaluation.extract import embedding, make_extractor, tracklet_features
 from jaxreid.files import read_json, write_json
+from jaxreid.methods.method import OWN
+from jaxreid.retrieval.distances import OF_ROWS, Distance, OwnDistance
 from jaxreid.retrieval.protocols import resolve
 from jaxreid.retrieval.rerank import RERANKING
 from jaxreid.run.environment import environment, read_training
@@ -31,15 +34,15 @@ class Assessment:
       results: what `results.json` holds: `scores`, one record per case, or `reason`, why nothing was scored;
         `before_training`, records of the controls; `assumptions`, `notes` and what the run cost.
       cases: what was ranked, those of the headline protocol first.
-      distance: its name.
-      features: split name → f32[N, D], one row per test tracklet.
-      quality: per-query scores of every case; empty where nothing was scored.
+      distance: of the headline output.
+      features: split name → the headline output, one row per test tracklet.
+      quality: its per-query scores of every case; empty where nothing was scored.
     """
 
     results: dict[str, Any]
     cases: tuple[Case, ...]
-    distance: str
-    features: dict[str, np.ndarray]
+    distance: Distance
+    features: dict[str, Any]
     quality: list[retrieval.Scores]
 
 
@@ -65,15 +68,18 @@ class Evaluator:
         )
         for case in self.cases if self.scored else ():  # a run that cannot be scored should not be trained first
             case.check()
-        self.extractor = make_extractor(run, "embed_step", run.method.embed, self.options.flip)
+        self.distance: Distance = self.options.distance
+        if self.distance == OWN:
+            self.distance = OwnDistance(run.method.distance)
+        self.extractor = make_extractor(run, "embed_step", embedding(run.method), self.options.flip)
 
     def jobs(self, variables: Any, memory: Any) -> list[tuple[Compiled, tuple[Any, ...]]]:
         """The embedding step with its arguments, for `compile_together`."""
         batch = abstract_batch(self.run, self.run.config.extraction_batch_size, self.options.seq_len, "test")
         return [(self.extractor.step, (variables, memory, batch))]
 
-    def features(self, variables: Any, memory: Any) -> dict[str, dict[str, np.ndarray]]:
-        """Split name → feature name → f32[N, D], one unit row per test tracklet."""
+    def features(self, variables: Any, memory: Any) -> dict[str, dict[str, Any]]:
+        """Split name → feature name → a pytree of f32[N, …], one row per test tracklet."""
         run, found = self.run, {}
         for split in run.dataset.test_splits:
             found[split.name] = tracklet_features(
@@ -86,23 +92,25 @@ class Evaluator:
                 run.reader(split),
                 extras=run.extras(split, "test"),
             )
-        return self.with_joined(found)
-
-    def with_joined(self, features: dict[str, dict[str, np.ndarray]]) -> dict[str, dict[str, np.ndarray]]:
-        """The features of splits, and of those that cases join of them."""
-        features = dict(features)
-        for split in (case.gallery.split for case in self.cases):
-            if split.parts:
-                parts = [features[part.name] for part in split.parts]
-                features[split.name] = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-        return features
+        return found
 
     def _score(
-        self, features: dict[str, np.ndarray], checkpoint: str, reranking: bool = False
+        self,
+        features: Mapping[str, Any],
+        checkpoint: str,
+        reranking: bool = False,
+        output: str = "",
+        distance: Distance | None = None,
     ) -> list[tuple[dict[str, Any], Any]]:
-        """(result record, per-query scores) of every case, for one feature array per split; then those of all cases
-        of a protocol together, where the data set is tested in several."""
+        """(result record, per-query scores) of every case, for one feature per split; then those of all cases of a
+        protocol together, where the data set is tested in several.
+
+        Args:
+          output: its name; the headline's where not given.
+          distance: the run's where not given.
+        """
         found, options = [], self.options
+        compared = distance or self.distance
 
         def entry(direction: str, scores: retrieval.Scores) -> tuple[dict[str, Any], retrieval.Scores]:
             record = retrieval.result_record(
@@ -110,9 +118,10 @@ class Evaluator:
                 scores.protocol,
                 options.clip_description,
                 options.seq_len,
-                options.distance,
+                compared if isinstance(compared, str) else OWN,
                 checkpoint,
                 reranking,
+                output or options.headline,
             )
             return {"direction": direction, **record}, scores
 
@@ -120,16 +129,16 @@ class Evaluator:
         mesh = mesh if mesh.size > 1 else None
         for case in self.cases:
             query, gallery = case.query, case.gallery
-            rows: list[Any] = [features[side.split.name][side.rows] for side in (query, gallery)]
-            distance: Any = options.distance
+            rows: list[Any] = [side.of(features) for side in (query, gallery)]
+            using: Any = compared
             if reranking:
                 k1, k2, weight = options.rerank_k1, options.rerank_k2, options.rerank_lambda
                 reranker = RERANKING[options.reranking]
                 assert reranker is not None
-                distance = reranker(*rows, k1=k1, k2=k2, lambda_=weight, distance=options.distance)
+                using = reranker(*rows, k1=k1, k2=k2, lambda_=weight, distance=compared)
                 rows = [np.arange(len(side)) for side in rows]
             scores = retrieval.score(
-                rows[0], rows[1], query.columns(), gallery.columns(), case.protocol, distance=distance, mesh=mesh
+                rows[0], rows[1], query.columns(), gallery.columns(), case.protocol, distance=using, mesh=mesh
             )
             found.append(entry(case.direction, scores))
         if len(self.run.dataset.tests) > 1:
@@ -142,7 +151,7 @@ class Evaluator:
         if not self.scored:
             return {}
         features = self.features(variables, memory)
-        found = self._score({name: arrays["feature"] for name, arrays in features.items()}, "during training")
+        found = self._score(of_output(features, self.options.headline), "during training")
         headline = self.cases[0].protocol.key
         return {
             f"{record['direction']}/{k}": record[k]
@@ -162,22 +171,25 @@ class Evaluator:
         if not self.scored or processes.of_main(path.exists):
             return
         features = self.features(variables, memory)
+        headline = self.options.headline
         calibrates = self.run.method.stages()[0].calibrate
-        names = {"tower": "untouched tower", "feature": "batch-norm calibrated" if calibrates else "untrained feature"}
+        names = {"tower": "untouched tower", headline: "batch-norm calibrated" if calibrates else "untrained feature"}
         controls = {}
         known = next(iter(features.values()))
         for name in (*(name for name in names if name in known), *(name for name in known if name not in names)):
-            controls[names.get(name, name)] = {split: arrays[name] for split, arrays in features.items()}
-        if self.cases[0].protocol.other_modality:
-            plain = {split: arrays["feature"] for split, arrays in features.items()}
+            controls[names.get(name, name)] = name, of_output(features, name)
+        plain = of_output(features, headline)
+        if self.cases[0].protocol.other_modality and all(isinstance(x, np.ndarray) for x in plain.values()):
             word = "calibrated" if calibrates else "untrained"
-            controls[f"{word}, centred per modality"] = self._centred(plain, "modality")
-            controls[f"{word}, centred per camera"] = self._centred(plain, "camera")
+            for column in ("modality", "camera"):
+                controls[f"{word}, centred per {column}"] = headline, self._centred(plain, column)
         found = []
-        for label, arrays in controls.items():
+        for label, (name, arrays) in controls.items():
+            # What is no output is a plain vector, which the distance of outputs may not be made for.
+            other = None if name in self.options.outputs or self.options.distance in OF_ROWS else "cosine"
             records = [
                 {"features": label, **record, "cmc": scores.cmc(CMC_LENGTH)}
-                for record, scores in self._score(arrays, "before training")
+                for record, scores in self._score(arrays, "before training", distance=other)
             ]
             figures = "  ".join(f"{case_name(record, self.cases)} mAP {record['mAP']:.1f}" for record in records)
             print(f"before training, {label}: {figures}", flush=True)
@@ -188,14 +200,14 @@ class Evaluator:
 
     def _centred(self, features: dict[str, np.ndarray], column: str) -> dict[str, np.ndarray]:
         """Features with the mean of all test tracklets of the same modality (or camera) taken out."""
-        splits = {side.split.name: side.split for case in self.cases for side in (case.query, case.gallery)}
+        splits = {split.name: split for split in self.run.dataset.test_splits}
         group = {name: getattr(splits[name].table, column) for name in features}
         centred = {name: rows.copy() for name, rows in features.items()}
         for code in np.unique(np.concatenate(list(group.values()))):
             rows = np.concatenate([features[name][group[name] == code] for name in features])
             for name in features if len(rows) > 1 else ():  # one alone would become zero
                 centred[name][group[name] == code] -= rows.mean(0)
-        return {name: np.asarray(unit_rows(rows)) for name, rows in centred.items()}
+        return {name: np.asarray(unit_rows(rows)) if self.options.normalize else rows for name, rows in centred.items()}
 
     def final(self, variables: Any, memory: Any, epoch: int, epochs_done: int | None = None) -> Assessment:
         """Scores a state after `epoch` epochs of the whole run, and writes `results.json`.
@@ -213,13 +225,16 @@ class Evaluator:
         results: dict[str, Any] = {"config": config.name, "method": config.method, "seed": config.seed}
         results["dataset"] = run.dataset.name
         with run.phase("evaluation"):
-            features = {name: arrays["feature"] for name, arrays in self.features(variables, memory).items()}
+            everything = self.features(variables, memory)
+            features = of_output(everything, self.options.headline)
             quality: list[retrieval.Scores] = []
             if self.scored:
                 scored = self._score(features, checkpoint)
                 quality = [scores for _, scores in scored[: len(self.cases)]]
                 if self.options.reranking:
                     scored += self._score(features, checkpoint, reranking=True)
+                for output in self.options.outputs[1:]:
+                    scored += self._score(of_output(everything, output), checkpoint, output=output)
                 results["scores"] = [{**record, "cmc": scores.cmc(CMC_LENGTH)} for record, scores in scored]
             else:
                 results["scores"], results["reason"] = [], self._why_not_scored()
@@ -233,7 +248,7 @@ class Evaluator:
         with processes.together():  # a process that leaves earlier would count as lost
             if run.is_main:
                 write_json(run.workdir / RESULTS, results)
-        return Assessment(results, self.cases, self.options.distance, features, quality)
+        return Assessment(results, self.cases, self.distance, features, quality)
 
     def _start(self) -> list[dict[str, Any]]:
         remedy = "delete it: the report then does without the scores from before training"
@@ -249,6 +264,11 @@ class Evaluator:
         if resolve(self.run.dataset.protocols[0]).scored:
             return "no test tracklet has an identity: nothing was scored, nearest tracklets are shown instead"
         return "the data set gives no identities: nothing was scored, nearest tracklets are shown instead"
+
+
+def of_output(features: Mapping[str, Mapping[str, Any]], output: str) -> dict[str, Any]:
+    """Split name → one of the features."""
+    return {split: arrays[output] for split, arrays in features.items()}
 
 
 def headline(scores: dict[str, float]) -> float:

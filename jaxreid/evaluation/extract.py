@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -11,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxreid.arrays import unit_rows
 from jaxreid.augment import UNCHANGED, Augmentation, Pixels
 from jaxreid.data.batch import Batch
 from jaxreid.data.clips import ClipPlan
@@ -20,10 +20,13 @@ from jaxreid.data.loader import LoaderOptions, batches
 from jaxreid.data.split import FrameReader, Split
 from jaxreid.devices import parallel, processes
 from jaxreid.devices.compiled import Compiled
-from jaxreid.errors import UserError, some
+from jaxreid.errors import UserError
+from jaxreid.evaluation.pooling import TrackletPool
 from jaxreid.geometry import mirror
-from jaxreid.methods.method import POOLS, Evaluation, Features
+from jaxreid.methods.method import Evaluation, Features, Method
 from jaxreid.run.model import Run
+
+LAG = 2  # batches on their way, so that fetching one's features keeps no device waiting
 
 
 class Extractor:
@@ -67,7 +70,22 @@ class Extractor:
         extras: ExtraReader | None = None,
         progress: Callable[[Iterator[Batch]], Iterator[Batch]] = iter,
     ) -> Features:
-        """Features of every clip of the plan, padded to whole batches, with the tracklet and part of each.
+        """Features of every clip of the plan, padded to whole batches, with the tracklet and part of each."""
+        found = self.each(variables, memory, split, plan, options, reader, extras, progress)
+        return jax.tree.map(lambda *parts: jnp.concatenate(parts), *found)
+
+    def each(
+        self,
+        variables: Any,
+        memory: Any,
+        split: Split,
+        plan: ClipPlan,
+        options: LoaderOptions,
+        reader: FrameReader | None = None,
+        extras: ExtraReader | None = None,
+        progress: Callable[[Iterator[Batch]], Iterator[Batch]] = iter,
+    ) -> Iterator[Features]:
+        """Features of the clips of the plan, a batch at a time.
 
         Raises:
           UserError: a frame cannot be decoded, on every process if it is one of several.
@@ -86,19 +104,18 @@ class Extractor:
                 process_count=jax.process_count(),
             )
 
-        found: list[Features] = []
-        failure = None
+        done, failure = 0, None
         try:
             for batch in progress(read(plan)):
-                found.append(self.step(variables, memory, parallel.to_global(batch, self.mesh)))
+                yield self.step(variables, memory, parallel.to_global(batch, self.mesh))
+                done += 1
         except UserError as error:
             failure = error
             # The others' steps may wait for this process: it takes part, with nothing to read, until they are through.
-            rest = plan.unread(len(found) * self.batch_size) if jax.process_count() > 1 else None
+            rest = plan.unread(done * self.batch_size) if jax.process_count() > 1 else None
             for batch in read(rest) if rest else ():
-                self.step(variables, memory, parallel.to_global(batch, self.mesh))
+                yield self.step(variables, memory, parallel.to_global(batch, self.mesh))
         processes.agree(failure)
-        return jax.tree.map(lambda *parts: jnp.concatenate(parts), *found)
 
     def abstract_features(self, clips: int, *arguments: Any) -> Features:
         """Shapes, types and placement of what a call over a plan of this many clips returns; `arguments` of `step`."""
@@ -108,6 +125,22 @@ class Extractor:
             return jax.ShapeDtypeStruct((count, *leaf.shape[1:]), leaf.dtype, sharding=rows)
 
         return jax.tree.map(row, self.step.result_shapes(*arguments))
+
+
+def embedding(method: Method) -> Callable[..., dict[str, Any]]:
+    """`method.embed`, which is refused where it does not give every output that the evaluation scores."""
+    outputs = method.evaluation().outputs
+
+    def embed(variables: Any, memory: Any, batch: Batch) -> dict[str, Any]:
+        found = method.embed(variables, memory, batch)
+        if unknown := [name for name in outputs if name not in found]:
+            raise UserError(
+                f"config.evaluation.outputs: {type(method).__name__} gives no {', '.join(unknown)}; it gives "
+                f"{', '.join(found)}"
+            )
+        return found
+
+    return embed
 
 
 def make_extractor(
@@ -130,8 +163,8 @@ def tracklet_features(
     reader: FrameReader | None = None,
     rows: np.ndarray | None = None,
     extras: ExtraReader | None = None,
-) -> dict[str, np.ndarray]:
-    """Unit features of a split's tracklets by name, f32[N, D]: of the clips that `options` plan, pooled.
+) -> dict[str, Any]:
+    """Features of a split's tracklets by name, pytrees of f32[N, …]: of the clips that `rule` plans, pooled.
 
     Args:
       extractor: of `method.embed`.
@@ -140,49 +173,13 @@ def tracklet_features(
     wanted, place = np.unique(np.arange(len(split)) if rows is None else rows, return_inverse=True)
     plan = rule.plan(split.table.length[wanted])
     of_split = dataclasses.replace(plan, tracklet=wanted[plan.tracklet].astype(np.int32))
-    clips = extractor(variables, memory, split, of_split, options, reader, extras)
-    pooled = pool_tracklets(clips, wanted, [split.labels.names[row] for row in wanted], rule.pool)
-    return {name: found[place] for name, found in pooled.items()}
-
-
-def pool_tracklets(features: Features, wanted: np.ndarray, names: Sequence[str], pool: str) -> dict[str, np.ndarray]:
-    """Clip features → one unit row per tracklet, f32[N, D] by name, on the host.
-
-    Args:
-      features: from an `Extractor`, of these tracklets and no other.
-      wanted: i64[N], sorted rows of the split.
-      names: of these tracklets.
-      pool: one of `POOLS`: "after" averages a tracklet's normalized clip features, "before" the raw ones.
-
-    Raises:
-      UserError: a feature is not finite, or zero, which has no direction; the message names the tracklets.
-    """
-    if pool not in POOLS:
-        raise ValueError(f"pool={pool!r} is not one of {', '.join(POOLS)}")
-    pooled = {}
-    host = parallel.to_host((features.arrays, features.tracklet, features.valid))
-    arrays, tracklet, valid = host
-    place = np.searchsorted(wanted, tracklet[valid])
-    for name, rows in arrays.items():
-        _refuse(name, "not finite", names, np.unique(place[broken_rows(rows)[valid]]))
-        rows = np.asarray(unit_rows(rows)) if pool == "after" else rows
-        total = np.zeros((len(wanted), rows.shape[1]), np.float32)
-        np.add.at(total, place, rows[valid])
-        _refuse(name, "zero, which has no direction", names, np.flatnonzero(~total.any(axis=1)))
-        pooled[name] = np.asarray(unit_rows(total))
-    return pooled
-
-
-def broken_rows(x: np.ndarray) -> np.ndarray:
-    """bool[N], the rows of [N, …] that hold NaN or infinity."""
-    return np.logical_not(np.isfinite(x.reshape(len(x), -1)).all(axis=1))
-
-
-def _refuse(feature: str, what: str, names: Sequence[str], rows: np.ndarray) -> None:
-    if len(rows):
-        listed = some([names[int(row)] for row in rows])
-        raise UserError(
-            f"{feature!r} of {len(rows)} of {len(names)} tracklets is {what}: {listed}. Look at their frames "
-            "(jaxreid show); where they are many, the weights are broken: train again with a "
-            "lower learning rate or config.precision=float32"
-        )
+    names = [split.labels.names[row] for row in wanted]
+    pool, waiting = TrackletPool(wanted, names, rule.pool, rule.normalize), collections.deque[Features]()
+    for clips in extractor.each(variables, memory, split, of_split, options, reader, extras):
+        waiting.append(clips)
+        if len(waiting) > LAG:
+            pool.add(waiting.popleft())
+    for clips in waiting:
+        pool.add(clips)
+    pooled = pool.finish()
+    return pooled if np.array_equal(place, np.arange(len(wanted))) else jax.tree.map(lambda x: x[place], pooled)

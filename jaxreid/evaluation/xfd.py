@@ -42,12 +42,12 @@ class Ranking:
     gallery: tuple[str, ...]
 
 
-def rankings(pairs: Sequence[Case], features: Mapping[str, np.ndarray], distance: Distance) -> Iterator[Ranking]:
+def rankings(pairs: Sequence[Case], features: Mapping[str, Any], distance: Distance) -> Iterator[Ranking]:
     """Every query of the three cases, by identity and name; equal distances rank the gallery by identity and name.
 
     Args:
       pairs: the three cases in their order.
-      features: split name → f32[N, D], one row per tracklet.
+      features: split name → what the distance compares, one row per tracklet.
       distance: as in `retrieval.nearest`.
     """
     if len(pairs) != len(CASES):
@@ -55,8 +55,8 @@ def rankings(pairs: Sequence[Case], features: Mapping[str, np.ndarray], distance
     for name, case in zip(CASES, pairs, strict=True):
         (queries, query_names), (gallery, gallery_names) = _ordered(case.query), _ordered(case.gallery)
         order, _ = retrieval.nearest(
-            features[case.query.split.name][queries],
-            features[case.gallery.split.name][gallery],
+            dataclasses.replace(case.query, rows=queries).of(features),
+            dataclasses.replace(case.gallery, rows=gallery).of(features),
             k=len(gallery),
             distance=distance,
         )

@@ -70,16 +70,16 @@ class LossOutput(flax.struct.PyTreeNode):
 
 
 class Features(flax.struct.PyTreeNode):
-    """What an extraction pass found: named arrays with one row per clip, padded to a fixed count."""
+    """What an extraction pass found: named features with one row per clip, padded to a fixed count."""
 
-    arrays: dict[str, jax.Array]  # name → [M, …]
+    arrays: dict[str, Any]  # name → [M, …], or a pytree of such
     tracklet: jax.Array  # i32[M], row in the split
     part: jax.Array  # i32[M]
     valid: jax.Array  # bool[M]
 
 
 Loss = Callable[[Variables, Any, Batch, Context], LossOutput]  # variables, memory, …
-Extract = Callable[[Variables, Any, Batch], dict[str, jax.Array]]  # variables, memory, clips → arrays [B, …] by name
+Extract = Callable[[Variables, Any, Batch], dict[str, Any]]  # variables, memory, clips → pytrees of [B, …] by name
 Refresh = Callable[[Variables, Any, Features, Context], Any]  # variables, memory, … → memory
 RefreshAfter = Callable[[Variables, Any, Context], Any]  # variables, memory, … → memory
 
@@ -195,25 +195,40 @@ class Stage:
 
 
 POOLS = ("before", "after")  # how the clips of a tracklet are pooled
+OWN = "own"  # of distances: the method's
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
     """How test tracklets become features: which clips (jaxreid.data.clips.RULES) of how many frames, and pooling of a
-    tracklet's clips "before" or "after" normalizing; `flip` averages with the mirrored clip. `stride` is that of
-    "recombine". With `reranking` "k_reciprocal" every result has a second one beside it, of distances re-ranked
-    with `rerank_k1`, `rerank_k2` and `rerank_lambda` (see jaxreid.retrieval.rerank)."""
+    tracklet's clips "before" or "after" normalizing, or without it; `flip` averages with the mirrored clip. `stride` is
+    that of "recombine".
+
+    `outputs` of `Method.embed` are scored, each with a result of its own; the first is the headline. `distance` is one
+    of jaxreid.retrieval.DISTANCES or, with "own", `Method.distance`. With `reranking` "k_reciprocal" the headline's
+    results have second ones beside them, of distances re-ranked with `rerank_k1`, `rerank_k2` and `rerank_lambda`
+    (see jaxreid.retrieval.rerank)."""
 
     clip_sampling: str
     seq_len: int
     pool: str = "after"
+    normalize: bool = True
     flip: bool = False
+    outputs: tuple[str, ...] = ("feature",)
     distance: str = "cosine"
     stride: int = 4
     reranking: str = ""
     rerank_k1: int = 20
     rerank_k2: int = 6
     rerank_lambda: float = 0.3
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "outputs", tuple(self.outputs))  # a config that was read holds a list
+
+    @property
+    def headline(self) -> str:
+        """The output that a run is judged by."""
+        return self.outputs[0]
 
     @property
     def clip_description(self) -> str:
@@ -319,8 +334,10 @@ class Method:
         """Parameters and batch statistics, {"params": …, "batch_stats": …}."""
         raise NotImplementedError
 
-    def embed(self, variables: Variables, memory: Any, batch: Batch) -> dict[str, jax.Array]:
-        """Clips → features by name, [B, D]; "feature" is what retrieval uses, before normalizing."""
+    def embed(self, variables: Variables, memory: Any, batch: Batch) -> dict[str, Any]:
+        """Clips → features by name, before normalizing: [B, D]; [B, P, D] of body parts, or
+        `jaxreid.retrieval.Parts`; or any pytree of arrays [B, …] that `distance` understands. `Evaluation.outputs` says
+        which of them retrieval uses: "feature", unless a method says otherwise."""
         raise NotImplementedError
 
     def calibrate(self, variables: Variables, features: Features) -> tuple[Any, Features]:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import operator
+from typing import Any
 
+import jax
 import numpy as np
 
 from jaxreid import retrieval
@@ -18,8 +21,8 @@ FILLER = np.iinfo(np.int32).min  # identity of rows that only fill a gallery
 
 
 def camera_table(
-    query_features: np.ndarray,
-    gallery_features: np.ndarray,
+    query_features: Any,
+    gallery_features: Any,
     query: Rows,
     gallery: Rows,
     protocol: Protocol,
@@ -33,14 +36,14 @@ def camera_table(
     much as scoring the whole gallery.
 
     Args:
-      query_features, gallery_features: f32[Q, D] and f32[G, D].
+      query_features, gallery_features: f32[Q, D] and f32[G, D], or what else the distance compares.
       query, gallery: what is known about each of them.
       protocol, distance: as the whole gallery was scored.
       whole: the scores against the whole gallery, for the last column.
     """
     kept, kept_gallery = protocol.kept(query), protocol.kept(gallery)
-    query, query_features = query[kept], query_features[kept]
-    gallery, gallery_features = gallery[kept_gallery], gallery_features[kept_gallery]
+    query, query_features = query[kept], jax.tree.map(lambda x: x[kept], query_features)
+    gallery, gallery_features = gallery[kept_gallery], jax.tree.map(lambda x: x[kept_gallery], gallery_features)
     # Which rows are looked at is settled; a smaller gallery must not lose others.
     protocol = dataclasses.replace(protocol, whole_batches=())
     rows, more_rows = _most_frequent(query.camera)
@@ -53,7 +56,8 @@ def camera_table(
         chosen = np.flatnonzero(gallery.camera == camera)
         if not has_match(query, gallery[chosen], protocol):
             continue
-        scores = _score_padded(query_features, gallery_features[chosen], query, gallery[chosen], protocol, distance)
+        of_camera = jax.tree.map(operator.itemgetter(chosen), gallery_features)
+        scores = _score_padded(query_features, of_camera, query, gallery[chosen], protocol, distance)
         for a, mine in enumerate(of_row):
             found = mine & scores.valid
             if found.any():
@@ -84,8 +88,8 @@ def _most_frequent(cameras: np.ndarray) -> tuple[np.ndarray, int]:
 
 
 def _score_padded(
-    query_features: np.ndarray,
-    gallery_features: np.ndarray,
+    query_features: Any,
+    gallery_features: Any,
     query: Rows,
     gallery: Rows,
     protocol: Protocol,
@@ -98,7 +102,7 @@ def _score_padded(
     identity = np.where(np.arange(len(padded)) < count, rows.identity, FILLER)
     return retrieval.score(
         query_features,
-        gallery_features[padded],
+        jax.tree.map(lambda x: x[padded], gallery_features),
         query,
         dataclasses.replace(rows, identity=identity),
         dataclasses.replace(protocol, junk_identities=(*protocol.junk_identities, FILLER)),

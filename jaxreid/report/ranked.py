@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import jax
 import numpy as np
 
 from jaxreid import retrieval
 from jaxreid.data.split import modality_name
 from jaxreid.report.page import RankedList, TrackletPictures
 from jaxreid.report.pictures import shrunk
+from jaxreid.retrieval.distances import Distance
 
 if TYPE_CHECKING:
     from jaxreid.evaluation.cases import Case, Side
@@ -22,14 +24,14 @@ KINDS = ("best", "typical", "worst")
 def ranked_lists(
     run: Run,
     cases: tuple[Case, ...],
-    distance: str,
-    features: dict[str, np.ndarray],
+    distance: Distance,
+    features: dict[str, Any],
     quality: list[retrieval.Scores],
 ) -> tuple[RankedList, ...]:
     """Best, typical and worst queries of the headline protocol; a spread of queries where nothing was scored.
 
     Args:
-      features: split name → f32[N, D].
+      features: split name → what the distance compares, one row per tracklet.
       quality: scores of every case; empty where nothing was scored.
     """
     headline = cases[0].protocol
@@ -41,7 +43,7 @@ def ranked_lists(
 
 
 def _lists_of(
-    run: Run, case: Case, distance: str, features: dict[str, np.ndarray], scores: retrieval.Scores | None
+    run: Run, case: Case, distance: Distance, features: dict[str, Any], scores: retrieval.Scores | None
 ) -> list[RankedList]:
     query, gallery = case.query, case.gallery
     here, there = query.columns(), gallery.columns()
@@ -65,8 +67,8 @@ def _lists_of(
     count = len(gallery.rows)
     filled = np.minimum(np.arange(1 << (count - 1).bit_length()), count - 1)
     index, distances = retrieval.nearest(
-        features[query.split.name][query.rows[rows]],
-        features[gallery.split.name][gallery.rows[filled]],
+        jax.tree.map(lambda x: x[rows], query.of(features)),
+        jax.tree.map(lambda x: x[filled], gallery.of(features)),
         RESULTS,
         exclude=lambda which: np.pad(left_out(which), ((0, 0), (0, len(filled) - count)), constant_values=True),
         distance=distance,

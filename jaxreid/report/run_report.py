@@ -6,8 +6,6 @@ import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from jaxreid import retrieval
 from jaxreid.devices import processes
 from jaxreid.files import write_json
@@ -16,6 +14,7 @@ from jaxreid.report.data_figures import data_table, length_histograms
 from jaxreid.report.earlier import read_earlier
 from jaxreid.report.page import CameraTable, EarlierRun, ReportContents, write_report
 from jaxreid.report.ranked import ranked_lists
+from jaxreid.retrieval.distances import Distance
 from jaxreid.run.workdirs import RESULTS
 from jaxreid.training.metric_writer import read_metrics
 
@@ -66,7 +65,7 @@ def write(run: Run, assessment: Assessment, compare: Path | None = None) -> Path
 
 
 def _cameras(
-    cases: tuple[Case, ...], distance: str, features: dict[str, np.ndarray], quality: list[retrieval.Scores]
+    cases: tuple[Case, ...], distance: Distance, features: dict[str, Any], quality: list[retrieval.Scores]
 ) -> dict[str, CameraTable]:
     """A table for each direction of the headline protocol that has more than one pair of cameras."""
     found = {}
@@ -75,8 +74,8 @@ def _cameras(
             continue
         query, gallery = case.query, case.gallery
         table = camera_table(
-            features[query.split.name][query.rows],
-            features[gallery.split.name][gallery.rows],
+            query.of(features),
+            gallery.of(features),
             query.columns(),
             gallery.columns(),
             case.protocol,

@@ -9,7 +9,7 @@ from jaxreid.report.page import RankedList, TrackletPictures
 from jaxreid.retrieval import Gallery
 from jaxreid.retrieval.queries import OWN, Hit, Query
 
-COLUMNS = ("rank", "score", "source", "time", "camera", "tracklet")
+COLUMNS = ("rank", "score", "source", "time", "camera", "tracklet")  # score: see retrieval.search.Found
 
 
 def cells(hit: Hit, rank: int) -> tuple[str, ...]:

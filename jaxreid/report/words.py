@@ -12,5 +12,8 @@ def readable(direction: str) -> str:
 
 
 def ranked_direction(record: Mapping[str, Any]) -> str:
-    """What a result record ranked: its direction, told apart from the same with re-ranked distances."""
-    return record["direction"] + (", re-ranked" if record.get("reranking") else "")
+    """What a result record ranked: its direction, told apart from the same of another output or with re-ranked
+    distances."""
+    output = record.get("output", "feature")
+    named = "" if output == "feature" else f", {output}"
+    return record["direction"] + named + (", re-ranked" if record.get("reranking") else "")

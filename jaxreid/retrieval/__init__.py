@@ -14,7 +14,16 @@ from jaxreid.retrieval.clustering import (
     linear_assignment,
     spherical_k_means,
 )
-from jaxreid.retrieval.distances import DISTANCES, Parts, cosine_distance, euclidean_distance, part_distance
+from jaxreid.retrieval.distances import (
+    DISTANCES,
+    OwnDistance,
+    Parts,
+    cosine_distance,
+    euclidean_distance,
+    part_distance,
+    part_euclidean_distance,
+)
+from jaxreid.retrieval.gallery import Gallery, add_to_gallery
 from jaxreid.retrieval.metrics import Scores, nearest, pooled, result_record, score, score_distances
 from jaxreid.retrieval.neighbours import nearest_neighbours
 from jaxreid.retrieval.protocols import PROTOCOLS, Protocol, Rows
@@ -25,7 +34,7 @@ from jaxreid.retrieval.rerank import (
     k_reciprocal_blocks,
     k_reciprocal_distances,
 )
-from jaxreid.retrieval.search import Gallery, add_to_gallery, build_index, search_gallery, search_index
+from jaxreid.retrieval.search import build_index, search_gallery, search_index
 from jaxreid.retrieval.shortlist import Shortlist
 
 __all__ = [
@@ -33,6 +42,7 @@ __all__ = [
     "PROTOCOLS",
     "Gallery",
     "KReciprocal",
+    "OwnDistance",
     "Parts",
     "Protocol",
     "Rows",
@@ -56,6 +66,7 @@ __all__ = [
     "nearest",
     "nearest_neighbours",
     "part_distance",
+    "part_euclidean_distance",
     "pooled",
     "result_record",
     "score",

@@ -17,9 +17,19 @@ from jaxreid.arrays import unit_rows
 from jaxreid.errors import UserError
 from jaxreid.shapes import AnyArray, Array, Float, Int, Shaped
 
-Distance = str | Callable[[Any, Any], AnyArray]  # a key of DISTANCES, or (query rows, gallery) -> f32[rows, G]
+
+class OwnDistance(NamedTuple):
+    """A distance of one's own: pure, traced by JAX, row by row of both sides, so that blocks are split over devices as
+    those of the named distances are."""
+
+    function: Callable[[Any, Any], Array]  # features of some queries, of some gallery rows -> f32[queries, gallery]
+
+
+# A key of DISTANCES, or (query rows, gallery) -> f32[rows, G]; the latter function knows its own devices.
+Distance = str | OwnDistance | Callable[[Any, Any], AnyArray]
 
 ROW_MULTIPLE = 64
+CHUNK_BYTES = 1 << 28  # of gallery rows that go to the devices at a time
 SMALLEST, LARGEST = 1e-12, 1e18  # entries whose squares, and sums of these, float32 holds
 
 # Accelerators multiply fp32 matrices in a shorter format unless told otherwise, which reorders near neighbours.
@@ -27,8 +37,8 @@ _matmul = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
 
 def _with_squares(
-    features: Shaped[AnyArray, "rows dim"],
-) -> tuple[Float[Array, "rows dim"], Float[Array, " rows"]]:
+    features: Shaped[AnyArray, "*rows dim"],
+) -> tuple[Float[Array, "*rows dim"], Float[Array, "*rows"]]:
     features = jnp.asarray(features, jnp.float32)
     return features, jnp.sum(features**2, axis=-1)
 
@@ -54,9 +64,16 @@ class Parts(NamedTuple):
     visibility: Shaped[AnyArray, "rows parts"]
 
 
-def _visible(parts: Parts) -> tuple[Float[Array, "rows weighted"], Float[Array, "rows parts"]]:
-    visibility = jnp.asarray(parts.visibility, jnp.float32)
-    weighted = unit_rows(parts.features) * visibility[..., None]
+def _as_parts(x: Any) -> tuple[Float[Array, "rows parts dim"], Float[Array, "rows parts"]]:
+    """Parts as two arrays in fp32; those that come without visibility are wholly visible."""
+    if isinstance(x, Parts):
+        return jnp.asarray(x.features, jnp.float32), jnp.asarray(x.visibility, jnp.float32)
+    return jnp.asarray(x, jnp.float32), jnp.ones(x.shape[:2], jnp.float32)
+
+
+def _visible(parts: Any) -> tuple[Float[Array, "rows weighted"], Float[Array, "rows parts"]]:
+    features, visibility = _as_parts(parts)
+    weighted = unit_rows(features) * visibility[..., None]
     return weighted.reshape(len(weighted), -1), visibility
 
 
@@ -66,8 +83,34 @@ def _parts(
 ) -> Float[Array, "queries gallery"]:
     # Σ vw(1 − cos) = Σ vw − Σ (v q)·(w g): two products for all parts together.
     shared = _matmul(query[1], gallery[1].T)
-    distance = (shared - _matmul(query[0], gallery[0].T)) / jnp.where(shared > 0, shared, 1.0)
-    return jnp.where(shared > 0, jnp.maximum(distance, 0.0), jnp.inf)
+    return _per_visibility(jnp.maximum(shared - _matmul(query[0], gallery[0].T), 0.0), shared)
+
+
+class _PartsApart(NamedTuple):
+    """Parts, part by part: features f32[P, N, D], their squares f32[P, N], visibility f32[P, N]."""
+
+    features: Array
+    square: Array
+    visibility: Array
+
+
+def _apart(parts: Any) -> _PartsApart:
+    features, visibility = _as_parts(parts)
+    return _PartsApart(*_with_squares(jnp.swapaxes(features, 0, 1)), visibility.T)
+
+
+def _parts_euclidean(query: _PartsApart, gallery: _PartsApart) -> Float[Array, "queries gallery"]:
+    def add(total: Array, part: tuple[_PartsApart, _PartsApart]) -> tuple[Array, None]:  # no [Q, G, P] is ever there
+        q, g = part
+        return total + q.visibility[:, None] * g.visibility * _euclidean(q[:2], g[:2]), None
+
+    shared = _matmul(query.visibility.T, gallery.visibility)
+    total, _ = jax.lax.scan(add, jnp.zeros_like(shared), (query, gallery))
+    return _per_visibility(total, shared)
+
+
+def _per_visibility(total: Array, shared: Array) -> Array:
+    return jnp.where(shared > 0, total / jnp.where(shared > 0, shared, 1.0), jnp.inf)
 
 
 # What is made of the rows of either side once, and the distance of what was made.
@@ -75,7 +118,12 @@ _STEPS: dict[str, tuple[Callable[[Any], Any], Callable[[Any, Any], Array]]] = {
     "cosine": (unit_rows, _cosine),
     "euclidean": (_with_squares, _euclidean),
     "parts": (_visible, _parts),
+    "parts_euclidean": (_apart, _parts_euclidean),
 }
+
+
+def _steps(distance: str | OwnDistance) -> tuple[Callable[[Any], Any], Callable[[Any, Any], Array]]:
+    return _STEPS[distance] if isinstance(distance, str) else (lambda rows: rows, distance.function)
 
 
 def cosine_distance(
@@ -92,35 +140,44 @@ def euclidean_distance(
     return _euclidean(_with_squares(query), _with_squares(gallery))
 
 
-def part_distance(query: Parts, gallery: Parts) -> Float[Array, "queries gallery"]:
+def part_distance(query: Any, gallery: Any) -> Float[Array, "queries gallery"]:
     """Mean cosine distance of the body parts, weighted by how visible each is in both.
 
     Σ v_p w_p (1 − cos_p) / Σ v_p w_p over the parts p, with v and w the visibilities of the query's and the gallery
     row's part (Sun et al. 2019, "Perceive Where to Focus", there of Euclidean distances); infinite where no part is
-    visible in both.
+    visible in both. Either side is `Parts`, or f32[N, P, D] of parts that are all visible.
     """
     return _parts(_visible(query), _visible(gallery))
+
+
+def part_euclidean_distance(query: Any, gallery: Any) -> Float[Array, "queries gallery"]:
+    """As `part_distance`, of the Euclidean distances of the parts as they are, not normalized."""
+    return _parts_euclidean(_apart(query), _apart(gallery))
 
 
 DISTANCES: dict[str, Callable[[Any, Any], Array]] = {
     "cosine": jax.jit(cosine_distance),
     "euclidean": jax.jit(euclidean_distance),
     "parts": jax.jit(part_distance),
+    "parts_euclidean": jax.jit(part_euclidean_distance),
 }
 
 
 OF_ROWS = ("cosine", "euclidean")  # of plain matrices of features
+OF_PARTS = ("parts", "parts_euclidean")
+OF_UNIT = ("cosine", "parts")  # for which the length of a feature means nothing
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _prepared(distance: str, gallery: Any) -> Any:
-    return _STEPS[distance][0](gallery)
+def _prepared(distance: str | OwnDistance, gallery: Any) -> Any:
+    return _steps(distance)[0](gallery)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _to_prepared(distance: str, query: Any, gallery: Any) -> Float[Array, "queries gallery"]:
-    prepare, between = _STEPS[distance]
-    return between(prepare(query), gallery)
+def _to_prepared(distance: str | OwnDistance, query: Any, chunks: list[Any]) -> Float[Array, "queries gallery"]:
+    prepare, between = _steps(distance)
+    prepared = prepare(query)
+    return jnp.concatenate([between(prepared, chunk) for chunk in chunks], axis=1)
 
 
 def resolve(distance: Distance) -> Callable[[Any, Any], AnyArray]:
@@ -129,6 +186,8 @@ def resolve(distance: Distance) -> Callable[[Any, Any], AnyArray]:
     Raises:
       UserError: the name is not a key of `DISTANCES`.
     """
+    if isinstance(distance, OwnDistance):
+        return jax.jit(distance.function)
     if callable(distance):
         return distance
     if distance not in DISTANCES:
@@ -152,14 +211,14 @@ def check_features(query: Any, gallery: Any, distance: Distance) -> None:
     """Refuses features that a named distance is not defined for; a function knows its own features.
 
     Raises:
-      UserError: not matrices (`Parts` for "parts"), widths differ, a row is not finite, or (cosine) a row is zero;
-        a visibility beyond [0, 1], a visible part that is zero.
+      UserError: not matrices (parts: not `Parts` and not f32[N, P, D]), widths differ, a row is not finite, or
+        (cosine) a row is zero; a visibility beyond [0, 1]; (cosine of parts) a visible part that is zero.
     """
-    if callable(distance):
+    if not isinstance(distance, str):
         return
     resolve(distance)
-    if distance == "parts":
-        _check_parts(query, gallery)
+    if distance in OF_PARTS:
+        _check_parts(query, gallery, distance)
         return
     if getattr(query, "ndim", 0) != 2 or getattr(gallery, "ndim", 0) != 2 or query.shape[1] != gallery.shape[1]:
         shapes = [getattr(features, "shape", type(features).__name__) for features in (query, gallery)]
@@ -187,29 +246,37 @@ def check_rows(features: Shaped[AnyArray, "rows dim"], what: str, distance: str)
     raise UserError(f"{len(broken)} of {len(largest)} {what} features are bad; row {broken[0]} is {kind}")
 
 
-def _check_parts(query: Any, gallery: Any) -> None:
-    def is_whole(side: Any) -> bool:
-        return (
-            isinstance(side, Parts) and np.ndim(side.features) == 3 and side.visibility.shape == side.features.shape[:2]
-        )
+def _check_parts(query: Any, gallery: Any, distance: str) -> None:
+    def features(side: Any) -> Any:
+        return side.features if isinstance(side, Parts) else side
 
-    if not (is_whole(query) and is_whole(gallery) and query.features.shape[1:] == gallery.features.shape[1:]):
-        one, other = (
-            tuple(map(np.shape, side)) if isinstance(side, Parts) else type(side).__name__ for side in (query, gallery)
-        )
+    def is_whole(side: Any) -> bool:
+        found = features(side)
+        return np.ndim(found) == 3 and (side is found or side.visibility.shape == found.shape[:2])
+
+    shapes = [
+        tuple(map(np.shape, side)) if isinstance(side, Parts) else getattr(side, "shape", type(side).__name__)
+        for side in (query, gallery)
+    ]
+    if not (is_whole(query) and is_whole(gallery) and features(query).shape[1:] == features(gallery).shape[1:]):
         raise UserError(
-            f"distance 'parts' needs Parts of features [N, P, D] and visibility [N, P], with one P and D for both; got "
-            f"{one} and {other}"
+            f"distance {distance!r} needs features [N, P, D], or Parts of such features and of visibility [N, P], with "
+            f"one P and D for both; got {shapes[0]} and {shapes[1]}"
         )
-    for what, parts in (("query", query), ("gallery", gallery)):
-        visibility, length = np.asarray(parts.visibility), np.abs(np.asarray(parts.features, np.float32)).max(axis=2)
-        bad = ~((visibility >= 0) & (visibility <= 1)) | ~np.isfinite(length) | ((length == 0) & (visibility > 0))
+    for what, side in (("query", query), ("gallery", gallery)):
+        found = np.asarray(features(side))
+        visibility = np.asarray(side.visibility) if isinstance(side, Parts) else np.ones(found.shape[:2], np.float32)
+        length = np.asarray(_largest(found.reshape(-1, found.shape[2]))).reshape(found.shape[:2])
+        bad = ~((visibility >= 0) & (visibility <= 1)) | ~(length <= LARGEST)
+        if distance in OF_UNIT:
+            bad |= (length < SMALLEST) & (visibility > 0)
         if bad.any():
             row, part = np.argwhere(bad)[0]
             raise UserError(
                 f"{bad.any(axis=1).sum()} of {len(bad)} {what} rows have bad parts; part {part} of row {row} has "
                 f"visibility {visibility[row, part]} and a largest entry of {length[row, part]}: visibilities lie in "
-                "[0, 1], features are finite, and those of visible parts are not zero"
+                "[0, 1], features are finite"
+                + (", and those of visible parts are not zero" if distance in OF_UNIT else "")
             )
 
 
@@ -241,29 +308,45 @@ def pad_rows(features: Any, multiple: int = ROW_MULTIPLE) -> Any:
 
 
 def distance_blocks(
-    query: Any, gallery: Any, distance: Distance, block: int, mesh: Mesh | None = None
+    query: Any, gallery: Any, distance: Distance, block: int, mesh: Mesh | None = None, pad: bool = False
 ) -> Iterator[tuple[Int[np.ndarray, " some"], AnyArray]]:
     """The distance matrix, one block of query rows at a time: (row numbers i64[n], distances f32[block, G]).
 
     Every block has the same shape, so one compilation serves all: the last one repeats the last query, and its
     rows past the n row numbers mean nothing. Over a `mesh` a block is as many rows for each device, split over all
-    before a named distance and after any other function, which knows no devices.
+    before a named or an `OwnDistance` and after any other function, which knows no devices.
+
+    Args:
+      pad: whether the last gallery row is repeated as `pad_rows` does, so that G becomes a multiple of `ROW_MULTIPLE`.
     """
     count, function = num_rows(query, "query features"), resolve(distance)
     devices = 1 if mesh is None else mesh.size
     padded = -(-count // ROW_MULTIPLE) * ROW_MULTIPLE
     block = min(block, -(-padded // devices)) * devices
-    split = None if callable(distance) else mesh
+    traced = isinstance(distance, str | OwnDistance)
+    split = mesh if traced else None
     # To the devices once, not with every block.
-    gallery = (
-        jax.tree.map(jnp.asarray, gallery) if split is None else jax.device_put(gallery, NamedSharding(split, P()))
-    )
-    if isinstance(distance, str):
-        gallery, function = _prepared(distance, gallery), functools.partial(_to_prepared, distance)
+    if traced:
+        gallery = [_prepared(distance, chunk) for chunk in _chunks(gallery, split, pad)]
+        function = functools.partial(_to_prepared, distance)
+    else:
+        gallery = jax.tree.map(jnp.asarray, pad_rows(gallery) if pad else gallery)
     for start in range(0, count, block):
         rows = np.arange(start, start + block)
         some = jax.tree.map(operator.itemgetter(np.minimum(rows, count - 1)), query)
         yield rows[rows < count], function(some if split is None else split_rows(some, split), gallery)
+
+
+def _chunks(gallery: Any, mesh: Mesh | None, pad: bool) -> Iterator[Any]:
+    """A gallery on the devices, in pieces: what is made of one takes its place before the next comes."""
+    leaves = jax.tree.leaves(gallery)
+    count = num_rows(gallery, "gallery features")
+    row_bytes = sum(leaf.nbytes for leaf in leaves) // count
+    size = max(CHUNK_BYTES // max(row_bytes, 1) // ROW_MULTIPLE, 1) * ROW_MULTIPLE
+    for start in range(0, count, size):
+        chunk = gallery if size >= count else jax.tree.map(operator.itemgetter(slice(start, start + size)), gallery)
+        chunk = pad_rows(chunk) if pad else chunk
+        yield jax.tree.map(jnp.asarray, chunk) if mesh is None else jax.device_put(chunk, NamedSharding(mesh, P()))
 
 
 def split_rows(tree: Any, mesh: Mesh) -> Any:

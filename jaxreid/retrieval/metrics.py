@@ -96,8 +96,8 @@ def score(
         where `distance` is a function that understands them.
       query_rows, gallery_rows: what is known about each feature.
       protocol: key of `PROTOCOLS` or a `Protocol`.
-      distance: 'cosine', 'euclidean', 'parts' (of `Parts`: body parts with their visibility), or a function (query
-        block, gallery) → f32[block, G].
+      distance: 'cosine', 'euclidean', 'parts' or 'parts_euclidean' (mean over body parts, [Q, P, D] or `Parts` with
+        their visibility), an `OwnDistance`, or a function (query block, gallery) → f32[block, G].
       ranks: the k of rank-k.
       block: queries per block; None lets `distances.block_rows` choose.
       ties: 'stable' keeps the gallery's order among equal distances; 'pessimistic' puts matches last among them,
@@ -121,8 +121,8 @@ def score(
     kept, kept_gallery = protocol.kept(query_rows), protocol.kept(gallery_rows)
     query_features = jax.tree.map(lambda x: x[kept], query_features)
     block = distances_lib.block_rows(block, len(gallery_rows))
-    gallery_features = distances_lib.pad_rows(jax.tree.map(lambda x: x[kept_gallery], gallery_features))
-    blocks = distances_lib.distance_blocks(query_features, gallery_features, distance, block, mesh)
+    gallery_features = jax.tree.map(lambda x: x[kept_gallery], gallery_features)
+    blocks = distances_lib.distance_blocks(query_features, gallery_features, distance, block, mesh, pad=True)
     scores = _score_blocks(blocks, query_rows[kept], gallery_rows[kept_gallery], protocol, ranks, ties, mesh)
     return _of_all_queries(scores, kept, len(query_rows))
 
@@ -467,6 +467,7 @@ def result_record(
     distance: str,
     checkpoint: str,
     reranking: bool = False,
+    output: str = "feature",
 ) -> dict[str, Any]:
     """One result with all that a reader needs to compare it.
 
@@ -477,6 +478,7 @@ def result_record(
       distance: its name.
       checkpoint: which one was evaluated, such as 'epoch 120 (last)'.
       reranking: whether distances were re-ranked.
+      output: name of the features.
 
     Returns:
       A JSON-ready dict; mAP, mINP and rank-k in percent.
@@ -492,6 +494,7 @@ def result_record(
         "queries": scores.queries,
         "unmatched": scores.unmatched,
         "gallery": scores.gallery,
+        "output": output,
         "seq_len": seq_len,
         "clip_sampling": clip_sampling,
         "distance": distance,

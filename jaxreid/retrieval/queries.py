@@ -10,14 +10,16 @@ import numpy as np
 
 from jaxreid.data.names import nfc
 from jaxreid.errors import UserError
-from jaxreid.retrieval.search import Gallery, search_gallery
+from jaxreid.retrieval.gallery import Gallery
+from jaxreid.retrieval.search import search_gallery
 
 OWN = "own"  # of cameras to leave out: the camera of the query itself
 
 
 @dataclasses.dataclass(frozen=True)
 class Query:
-    """Somebody to look for: a feature f32[D], pictures, and the gallery row that it is, where it is one."""
+    """Somebody to look for: a feature f32[D] (of body parts f32[P, D]), pictures, and the gallery row that it is, where
+    it is one."""
 
     name: str
     feature: np.ndarray
@@ -28,7 +30,7 @@ class Query:
 
 @dataclasses.dataclass(frozen=True)
 class Hit:
-    """A gallery row that was found: its cosine with the query and what is known of it."""
+    """A gallery row that was found: how alike the query it is (`search.Found`) and what is known of it."""
 
     row: int
     score: float

@@ -16,9 +16,9 @@ from jaxreid.data.clips import RULES, TRAINING_CLIPS
 from jaxreid.data.loader import INTERPOLATION, RESIZING
 from jaxreid.data.prepared import SIXTEEN_BIT
 from jaxreid.errors import UserError
-from jaxreid.methods.method import POOLS, find_method
+from jaxreid.methods.method import OWN, POOLS, find_method
 from jaxreid.optimizers import OPTIMIZER_VALUES, SCHEDULE_VALUES
-from jaxreid.retrieval.distances import OF_ROWS
+from jaxreid.retrieval.distances import DISTANCES, OF_ROWS
 from jaxreid.retrieval.protocols import PROTOCOLS
 from jaxreid.retrieval.rerank import RERANKING
 from jaxreid.values import (
@@ -56,8 +56,9 @@ BASE = {
     **under("loading", {"test_interpolation": one_of(("", *INTERPOLATION)), "resize": one_of(RESIZING)}),
     **under("loading", dict.fromkeys(("threads", "workers"), whole(0))),
     **under(
-        "evaluation", {"clip_sampling": one_of(RULES), "pool": one_of(POOLS), "flip": flag, "distance": one_of(OF_ROWS)}
+        "evaluation", {"clip_sampling": one_of(RULES), "pool": one_of(POOLS), "distance": one_of((*DISTANCES, OWN))}
     ),
+    **under("evaluation", {"normalize": flag, "flip": flag, "outputs": series(word, least=1)}),
     **under("evaluation", dict.fromkeys(("seq_len", "stride", "rerank_k1", "rerank_k2"), whole(1))),
     **under("evaluation", {"reranking": one_of(RERANKING), "rerank_lambda": fraction}),
     **under("mesh", {"devices": whole(0), "fsdp": whole(1)}),
@@ -100,6 +101,16 @@ def check_config(config: Any) -> None:
 def _contradictions(config: Any, values: dict[str, Any]) -> Iterator[str]:
     if config.keep_best and not config.evaluate_every:
         yield "config.keep_best=True needs scores: config.evaluate_every must be at least 1"
+    rule = config.evaluation
+    if rule.reranking and rule.distance not in OF_ROWS:
+        yield (
+            f"config.evaluation.reranking={rule.reranking!r} needs the distance of one vector ({', '.join(OF_ROWS)}), "
+            f"not config.evaluation.distance={rule.distance!r}"
+        )
+    if not rule.normalize and rule.pool == "after":
+        yield 'config.evaluation.normalize=False pools features as they are: config.evaluation.pool must be "before"'
+    if len(set(rule.outputs)) != len(rule.outputs):
+        yield f"config.evaluation.outputs={tuple(rule.outputs)} names one twice"
     backbone, size = config.backbone, (config.frames.height, config.frames.width)
     try:
         backbone_config(backbone, size, config.precision)

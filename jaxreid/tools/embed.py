@@ -28,8 +28,8 @@ from jaxreid.embedder import Embedder
 from jaxreid.errors import UserError, command
 from jaxreid.files import Held, expand, held
 from jaxreid.footage.sources import Source, open_source
-from jaxreid.retrieval import Gallery, add_to_gallery
-from jaxreid.retrieval.search import MANIFEST
+from jaxreid.retrieval import DISTANCES, Gallery, add_to_gallery
+from jaxreid.retrieval.gallery import MANIFEST
 
 CROPS = "crops"  # folder in a gallery: tracklets of videos
 TRACKLETS_AT_ONCE = 512  # between two additions to the gallery
@@ -62,6 +62,11 @@ def _alone(directory: Path, source: Source) -> Iterator[None]:
 
 
 def _fill(directory: Path, source: Source, embedder: Embedder, show_progress: bool) -> tuple[int, int]:
+    if embedder.distance not in DISTANCES:
+        raise UserError(
+            f"{embedder.workdir} compares tracklets by a distance of its method's own, and a gallery can be searched "
+            f"by {', '.join(DISTANCES)} only"
+        )
     known = _known(directory, source, embedder)
     names, lengths = source.split.labels.names, source.split.table.length
     changed = [name for name, length in zip(names, lengths, strict=True) if known.get(name, length) != length]
@@ -76,10 +81,13 @@ def _fill(directory: Path, source: Source, embedder: Embedder, show_progress: bo
             rows, features, pictures = todo[start : start + TRACKLETS_AT_ONCE], [], []
             for few in np.split(rows, range(embedder.batch_size, len(rows), embedder.batch_size)):
                 features.append(embedder.embed_split(source.split, source.reader, few))
+                if not isinstance(features[-1], np.ndarray):
+                    raise UserError(f"{embedder.workdir} embeds parts with visibilities, which a gallery cannot hold")
                 pictures += [source.pictures(row)[0] for row in few]
                 bar.update(len(few))
             metadata = [source.metadata(row) for row in rows]
-            add_to_gallery(directory, np.concatenate(features), metadata, pictures, embedder.identity)
+            found = np.concatenate(features)
+            add_to_gallery(directory, found, metadata, pictures, embedder.identity, embedder.distance)
     return len(todo), len(names) - len(todo)
 
 

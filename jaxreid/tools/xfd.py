@@ -21,7 +21,7 @@ def rank_run(workdir: Path, data_dir: Path | None) -> Iterator[Ranking]:
     """The rankings of a run's newest checkpoint."""
     import ml_collections
 
-    from jaxreid.evaluation.evaluator import Evaluator
+    from jaxreid.evaluation.evaluator import Evaluator, of_output
     from jaxreid.run.model import start_run
     from jaxreid.run.workdirs import read_config
     from jaxreid.training.restore import restore_judged
@@ -34,8 +34,7 @@ def rank_run(workdir: Path, data_dir: Path | None) -> Iterator[Ranking]:
     state, frozen, *_ = restore_judged(run)
     evaluator = Evaluator(run)
     features = evaluator.features(variables_of(state, frozen), state.memory)
-    arrays = {split: found["feature"] for split, found in features.items()}
-    return rankings(pairs, arrays, evaluator.options.distance)
+    return rankings(pairs, of_output(features, evaluator.options.headline), evaluator.distance)
 
 
 @command()

@@ -11,7 +11,7 @@ from tqdm import tqdm
 from jaxreid.data.batch import Batch
 from jaxreid.devices import parallel
 from jaxreid.devices.compiled import Compiled
-from jaxreid.evaluation.extract import make_extractor
+from jaxreid.evaluation.extract import embedding, make_extractor
 from jaxreid.methods.method import Stage, Update
 from jaxreid.optimizers import split_trained
 from jaxreid.run.model import Run, abstract_batch, example_batch
@@ -119,7 +119,7 @@ def _evaluation(run: Run) -> float:
     variables, memory = (
         parallel.with_shardings(tree, parallel.state_sharding(tree, run.mesh)) for tree in jax.eval_shape(start)
     )
-    extractor = make_extractor(run, "embed_step", run.method.embed, options.flip)
+    extractor = make_extractor(run, "embed_step", embedding(run.method), options.flip)
     work = count * _compiled(
         run, "embedding step", extractor.step, variables, memory, abstract_batch(run, size, options.seq_len, "test")
     )

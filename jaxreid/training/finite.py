@@ -18,7 +18,7 @@ from jaxreid.config import flatten
 from jaxreid.devices import processes
 from jaxreid.devices.parallel import to_host
 from jaxreid.errors import UserError, some
-from jaxreid.evaluation.extract import broken_rows
+from jaxreid.evaluation.pooling import broken_rows
 from jaxreid.methods.method import Features, Stage
 from jaxreid.training.steps import total_names
 
@@ -67,7 +67,7 @@ class Watch:
         if not not_finite(features.arrays):
             return
         arrays, tracklet, valid = to_host((features.arrays, features.tracklet, features.valid))
-        bad = np.unique(np.concatenate([tracklet[valid & broken_rows(rows)] for rows in arrays.values()]))
+        bad = np.unique(np.concatenate([tracklet[valid & broken_rows(rows)] for rows in jax.tree.leaves(arrays)]))
         if len(bad):  # what only fills a batch does not count
             where = f"epoch {epoch + 1} of stage {self.stage.name!r}, before its first step"
             listed = some([names[int(row)] for row in bad])

@@ -58,6 +58,7 @@ def scores_by_setup(records: Sequence[Any], fingerprint: Mapping[str, Any]) -> d
         missing = [key for key in REQUIRED if not isinstance(record, dict) or key not in record]
         if missing:
             raise LeftOutError(f"results.json has an old format or is broken: a score without {', '.join(missing)}")
+        record = {"output": "feature", **record}
         metrics = {key: value for key, value in record.items() if METRIC.fullmatch(key)}
         for key, value in metrics.items():
             if not isinstance(value, int | float) or not math.isfinite(value):
@@ -109,6 +110,6 @@ def fact_text(key: str, value: Any) -> str:
     forms = {
         "dataset": "{}", "version": "version {}", "clip_sampling": "{} clips", "seq_len": "{} frames per clip",
         "distance": "{} distance", "queries": "{} queries", "gallery": "gallery of {}",
-        "unmatched": "{} queries without a match",
+        "unmatched": "{} queries without a match", "output": "output {}",
     }  # fmt: skip
     return forms.get(key, f"{key} {{}}").format(setting_text(value))
