@@ -29,7 +29,7 @@ class OwnDistance(NamedTuple):
 Distance = str | OwnDistance | Callable[[Any, Any], AnyArray]
 
 ROW_MULTIPLE = 64
-CHUNK_BYTES = 1 << 28  # of gallery rows that go to the devices at a time
+CHUNK_BYTES = 1 << 26  # of gallery rows that go to the devices at a time
 SMALLEST, LARGEST = 1e-12, 1e18  # entries whose squares, and sums of these, float32 holds
 
 # Accelerators multiply fp32 matrices in a shorter format unless told otherwise, which reorders near neighbours.
