@@ -16,10 +16,12 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from jaxreid.arrays import masked_mean
 from jaxreid.augment import Pixels
 from jaxreid.backbones import pretrained
 from jaxreid.data import build
 from jaxreid.data.dataset import open_dataset
+from jaxreid.data.extras import Extra, ExtraReader
 from jaxreid.data.loader import LoaderOptions
 from jaxreid.devices import parallel, processes
 from jaxreid.evaluation.extract import Extractor, tracklet_features
@@ -47,17 +49,21 @@ def config(**changes):
 
 
 def picture(variables, memory, batch):
-    """A feature that shows whose frames these are, by way of weights that are split over all devices."""
+    """A feature that shows whose frames these are, by way of weights that are split over all devices, and whose key
+    points."""
     pixels = batch.frames.reshape(len(batch.frames), -1, SIZE * SIZE * 3).mean(1)
-    return {"feature": pixels @ variables["weights"]}
+    points = masked_mean(batch.extras["keypoints"].reshape(*batch.frame_mask.shape, -1), batch.frame_mask)
+    return {"feature": jnp.concatenate([pixels @ variables["weights"], points], axis=-1)}
 
 
 def features(mesh, split, reader=None, rows=None):
     weights = np.random.default_rng(0).normal(size=(SIZE * SIZE * 3, 24)).astype(np.float32)
     weights = parallel.place(weights, NamedSharding(mesh, P(parallel.AXES)))
     extractor = Extractor(picture, Pixels((0.5,) * 3, (0.5,) * 3, jnp.float32), mesh, BATCH)
-    options = LoaderOptions(SIZE, SIZE)
-    return tracklet_features(extractor, {"weights": weights}, {}, split, RULE, options, reader, rows)["feature"]
+    options, reader = LoaderOptions(SIZE, SIZE), reader or split.reader(cache=False)
+    extras = ExtraReader(split, reader, {"keypoints": Extra((17, 3))})
+    given = {"weights": weights}, {}, split, RULE, options, reader, rows, extras
+    return tracklet_features(extractor, *given)["feature"]
 
 
 def outcome(case):

@@ -169,6 +169,9 @@ def test_the_command_line(mixed, monkeypatch, capsys):
     assert written.err == "page: runs/compare/index.html\n"
     page = (mixed / "runs/compare/index.html").read_text(encoding="utf-8")
     assert 'href="../h1/report/index.html"' in page
+    everything = [str(path) for path in sorted((mixed / "runs").iterdir())]  # as the shell writes runs/*
+    assert str(mixed / "runs/compare") in everything and main(everything) == 0
+    assert "compare: no run" not in capsys.readouterr().out
 
 
 def test_its_help_names_it_as_it_is_called(capsys):

@@ -42,8 +42,10 @@ def _parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status (0 done, 2 not done: the reason is on stderr)."""
     options = _parser().parse_args(arguments)
+    # `runs/*` names the page of an earlier comparison, which is no run.
+    workdirs = [name for name in options.workdirs if expand(name).resolve() != options.out.resolve()]
     comparison = compare(
-        options.workdirs, options.metrics, options.by, options.baseline, options.controls, options.folds
+        workdirs, options.metrics, options.by, options.baseline, options.controls, options.folds
     )
     path = write(comparison, options.out)
     print(markdown(comparison), end="")
