@@ -1,8 +1,11 @@
 """Released checkpoints as workdirs: random tensors of exactly the released names compute here what a restatement of the
 released codes computes from them; every tensor is accounted for; what is not such a file is refused by name."""
 
+import dataclasses
 import importlib
 import json
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import jax
@@ -12,7 +15,7 @@ import pytest
 import released_files
 from messages import refuses, says
 from references.released_forward import Net
-from released_files import IDENTITIES, random_file, random_tensors, smaller
+from released_files import IDENTITIES, random_tensors, smaller
 
 import jaxreid
 from jaxreid.backbones import clip, text
@@ -28,7 +31,6 @@ from jaxreid.evaluation.evaluator import Evaluator
 from jaxreid.methods.method import find_method
 from jaxreid.run.model import make_model, open_model, start_run
 from jaxreid.run.workdirs import claim_dataset
-from jaxreid.training import importing
 from jaxreid.training.checkpoints import Checkpoints
 from jaxreid.training.importing import fit, import_released
 from jaxreid.training.restore import restore_judged
@@ -201,7 +203,9 @@ def test_every_tensor_is_used_or_listed(imported, name):
     record = json.loads((made.workdir / "imported.json").read_text())
     assert record["used"] + len(record["unused"]) == len(made.tensors)
     renamed = {"prompts_generator": "SSP", "SAT": "TMD"}
-    names = {key.replace(key.split(".")[0], renamed.get(key.split(".")[0], key.split(".")[0]), 1) for key in made.tensors}
+    names = {
+        key.replace(key.split(".")[0], renamed.get(key.split(".")[0], key.split(".")[0]), 1) for key in made.tensors
+    }
     assert record["unused"].keys() <= names
     expected = {key for key in names if key.endswith("num_batches_tracked")}
     if name.startswith("tf_clip"):
@@ -250,7 +254,9 @@ def test_tensors_may_come_in_several_files(imported, tmp_path, data_dir):
     made = imported("vsla_clip")
     halves = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
     for number, half in enumerate(halves):
-        part = {f"module.{key}": value for place, (key, value) in enumerate(made.tensors.items()) if place % 2 == number}
+        part = {
+            f"module.{key}": value for place, (key, value) in enumerate(made.tensors.items()) if place % 2 == number
+        }
         released_files.safetensors.numpy.save_file(part, half)
     config, changes = USERS["vsla_clip"]
     import_released(make_config(config, **changes), halves, tmp_path / "run", data_dir)
@@ -273,18 +279,19 @@ def test_tensors_may_come_in_several_files(imported, tmp_path, data_dir):
         ("vld", "lsmrl", {}, None),
     ],
 )
-def test_the_published_sizes_fit_the_presets_of_the_papers(monkeypatch, name, config, changes, parameters):
-    """Of tensors that take no memory; nothing is computed."""
-    monkeypatch.setattr(importing, "unusable", lambda tensor: "")
+def test_the_published_sizes_fit_the_presets_of_the_papers(name, config, changes, parameters):
+    """Zeros; nothing is computed."""
     config = make_config(config, "hitsz_vcm" if config == "lsmrl" else "mars", **changes)
     released = find_method(config.method).released
     shapes = shapes_of(name)
-    tensors = released.canonical({key: np.broadcast_to(Nothing(), shape) for key, shape in shapes.items()})
+    tensors = released.canonical({key: np.broadcast_to(np.float32(0), shape) for key, shape in shapes.items()})
     sizes = released.sizes({key: tensor.shape for key, tensor in tensors.items()}, config)
     assert sizes.identities == IDENTITIES
-    info = dataset_info(plan_dataset(config.dataset), find_method(config.method), (config.frames.height, config.frames.width))
-    more = {"num_classes": sizes.identities, **({"cameras": np.arange(sizes.cameras)} if sizes.cameras else {})}
-    run = make_model(config, "nowhere", make_mesh(), importing.dataclasses.replace(info, **more), dry=True)
+    size = config.frames.height, config.frames.width
+    info = dataset_info(plan_dataset(config.dataset), find_method(config.method), size)
+    cameras = np.arange(sizes.cameras or 1)
+    info = dataclasses.replace(info, num_classes=sizes.identities, cameras=cameras)
+    run = make_model(config, "nowhere", make_mesh(), info, dry=True)
     found = fit(released, tensors, run, name)
     assert found.used + len(found.unused) == len(tensors)
     if parameters:
@@ -292,3 +299,128 @@ def test_the_published_sizes_fit_the_presets_of_the_papers(monkeypatch, name, co
         statistics = ("/mean", "/var")
         kept = sum(array.size for path, array in found.arrays.items() if not path.endswith(statistics))
         assert kept == parameters + heads
+
+
+# -------------------------------------------------------------------------------------------------------- bad input
+
+
+def refused(folder, data_dir, path, config, *parts, kind=UserError, **changes):
+    """An import ends with an error that names every part, and leaves nothing behind."""
+    before = sorted(folder.iterdir())
+    paths = path if isinstance(path, list) else [path]
+    with refuses(kind, *parts):
+        import_released(make_config(config, **changes), paths, folder / "run", data_dir)
+    assert sorted(folder.iterdir()) == before
+
+
+TF = USERS["tf_clip"][1]
+
+
+def test_files_that_cannot_be_read_are_named(tmp_path, data_dir, tiny):
+    path, _ = write(tmp_path, "tf_clip")
+    refused(tmp_path, data_dir, tmp_path / "gone.pth", "tf_clip", "gone.pth", **TF)
+    path.write_bytes(path.read_bytes()[:-1000])
+    refused(tmp_path, data_dir, path, "tf_clip", path, "cut off", **TF)
+
+
+@pytest.mark.parametrize(
+    ("file", "config", "whose"),
+    [
+        ("vsla_clip", "tf_clip", "VSLA-CLIP"),
+        ("vsla_clip", "clip_reid", "VSLA-CLIP"),
+        ("clip_reid", "vsla_clip", "CLIP-ReID"),
+        ("tf_clip_older", "lsmrl", "TF-CLIP"),
+        ("vld", "clip_reid", "VLD"),
+    ],
+)
+def test_files_of_another_method_are_refused_by_its_name(tmp_path, data_dir, tiny, file, config, whose):
+    path, _ = write(tmp_path, file)
+    refused(tmp_path, data_dir, path, config, path, f"{whose}'s released code", config)
+
+
+def test_files_of_no_known_method_are_refused(tmp_path, data_dir, tiny):
+    path = tmp_path / "other.safetensors"
+    released_files.safetensors.numpy.save_file({"backbone.fc.weight": np.ones((2, 2), np.float32)}, path)
+    refused(tmp_path, data_dir, path, "tf_clip", path, "TF-CLIP's released code", "backbone.fc.weight", **TF)
+    refused(tmp_path, data_dir, path, "baseline", "'baseline'", "clip_reid", "tf_clip", "vsla_clip", "lsmrl")
+
+
+@pytest.mark.parametrize(
+    ("file", "config", "changes", "flag"),
+    [
+        ("tf_clip", "tf_clip", {"ssp.depth": 2}, "--config.ssp.self_attention=True"),
+        ("tf_clip_older", "tf_clip", TF, "--config.ssp.form=simple"),
+        ("tf_clip", "tf_clip", TF | {"ssp.depth": 1}, "--config.ssp.depth=2"),
+        ("clip_reid", "clip_reid", {}, "--config.sie.columns=('camera_index',)"),
+        ("vsla_clip", "vsla_clip", {}, "--config.adapters.width=8"),
+        ("vsla_clip_platform_prompts", "vsla_clip", {"adapters.width": 8}, "--config.platform_prompts.blocks=2"),
+        ("vsla_clip", "vsla_clip", {"backbone.name": "walkers_vit_tiny"}, "--config.backbone.name=small"),
+    ],
+)
+def test_what_a_file_was_trained_with_is_told_as_flags(tmp_path, data_dir, tiny, file, config, changes, flag):
+    path, _ = write(tmp_path, file)
+    refused(tmp_path, data_dir, path, config, path, flag, **changes)
+
+
+def test_tensors_that_do_not_fit_are_all_named(tmp_path, data_dir, tiny):
+    key = "image_encoder.transformer.resblocks.1.mlp.c_fc"
+    changed = {
+        "TMD.resblocks.0.message_fc.bias": None,
+        "TAT.weight": np.ones(3, np.float32),
+        f"{key}.weight": np.ones((5, 24), np.float32),
+        f"{key}.bias": np.full(96, np.nan, np.float32),
+        "bottleneck.running_var": np.ones(24, np.int64),
+    }
+    path, _ = write(tmp_path, "tf_clip", **changed)
+    parts = ("missing (1): TMD.resblocks.0.message_fc.bias", "left over (1): TAT.weight", f"{key}.weight (5, 24)")
+    parts += ("unusable (2)", f"{key}.bias (not finite)", "bottleneck.running_var (int64")
+    refused(tmp_path, data_dir, path, "tf_clip", path, *parts, **TF)
+    path, _ = write(tmp_path, "tf_clip", **{"classifier_proj.weight": np.ones((7, 16), np.float32)})
+    refused(tmp_path, data_dir, path, "tf_clip", "classifier_proj.weight (7, 16)", **TF)
+
+
+def test_files_that_contradict_each_other_are_refused(tmp_path, data_dir, tiny):
+    path, tensors = write(tmp_path, "tf_clip")
+    other = tmp_path / "other.safetensors"
+    released_files.safetensors.numpy.save_file({"cv_embed": tensors["cv_embed"] + 1}, other)
+    refused(tmp_path, data_dir, [path, other], "tf_clip", other, "cv_embed", **TF)
+
+
+def test_what_is_unlike_a_released_file_is_told(tmp_path, data_dir, tiny):
+    words = np.random.default_rng(0).normal(size=(1, 5, 16)).astype(np.float32)
+    changed = {"prompt_learner.token_prefix": words, "bottleneck.bias": np.ones(24, np.float32)}
+    path, _ = write(tmp_path, "clip_reid", **changed)
+    lines = import_released(make_config("clip_reid", **CAMERA), [path], tmp_path / "run", data_dir)
+    says(lines, "unlike", "bottleneck.bias", "not 0")
+    says(lines, "unlike", "prompt_learner.token_prefix", "twice")
+
+
+def test_a_workdir_is_whole_or_not_there(imported, tmp_path, data_dir, monkeypatch):
+    made = imported("tf_clip")
+    config = make_config("tf_clip", **TF)
+    with refuses(UserError, made.workdir, "--workdir"):
+        import_released(config, [made.path], made.workdir, data_dir)
+
+    def fail(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Checkpoints, "save", fail)
+    refused(tmp_path, data_dir, made.path, "tf_clip", tmp_path / "run", "No space left", **TF)
+
+
+def test_the_command_reads_files_and_flags_in_any_order(tmp_path, data_dir):
+    """In a process of its own, where the towers have no name: it gets as far as to tell which values to change."""
+    path, _ = write(tmp_path, "vsla_clip")
+    line = [
+        sys.executable,
+        "-m",
+        "jaxreid.cli",
+        "import-checkpoint",
+        "--config=vsla_clip",
+        path,
+        "--workdir",
+        tmp_path / "run",
+    ]
+    found = subprocess.run(list(map(str, line)), capture_output=True, text=True, timeout=600, check=False)
+    assert found.returncode == 2 and "Traceback" not in found.stderr
+    says(found.stderr, "error: ", path, "--config.adapters.width=8")

@@ -131,7 +131,9 @@ def _check_architecture(released: Released, tensors: Tensors, config: Any, sourc
     if differing:
         was = ", ".join(f"{key} is {ours[key]!r} and was {value!r}" for key, value in differing.items())
         flags = " ".join(f'"--config.{key}={value}"' for key, value in differing.items())
-        raise UserError(f"{source} was trained with another config: {was}. In this line and all later ones type {flags}")
+        raise UserError(
+            f"{source} was trained with another config: {was}. In this line and all later ones type {flags}"
+        )
 
 
 def _plain(value: Any) -> Any:
@@ -185,7 +187,7 @@ def fit(released: Released, tensors: Mapping[str, np.ndarray], run: Model, sourc
         if wrong := [problem for tensor in read if (problem := unusable(tensor))]:
             invalid.append(f"{names} ({wrong[0]})")
             continue
-        read = [tensor.astype(np.float32) for tensor in read]
+        read = [tensor.astype(np.float32, copy=False) for tensor in read]
         try:
             values = list(row.read(*read))
         except (ValueError, IndexError):
@@ -255,9 +257,7 @@ def _save(run: Model, variables: Variables, workdir: Path) -> None:
         checkpoints.close()
 
 
-def _record(
-    released: Released, files: Sequence[Path], sizes: Sizes, found: Fitted, notes: list[str]
-) -> dict[str, Any]:
+def _record(released: Released, files: Sequence[Path], sizes: Sizes, found: Fitted, notes: list[str]) -> dict[str, Any]:
     """What `imported.json` says."""
     named = ", ".join(file.name for file in files)
     trained = f"{sizes.identities} identities" + (f" and {sizes.cameras} cameras" if sizes.cameras else "")

@@ -34,9 +34,7 @@ def image_tower(config: ViTConfig) -> list[Row]:
 def text_tower(config: TextConfig, template: PromptTemplate) -> list[Row]:
     """The text tower without its table of tokens, of which only those of the sentence are there, and the words that
     were learned for each identity."""
-    entries = [
-        entry for entry in OPENAI_TEXT.entries(config, "text_encoder.") if "token_embedding" not in entry.paths
-    ]
+    entries = [entry for entry in OPENAI_TEXT.entries(config, "text_encoder.") if "token_embedding" not in entry.paths]
     return [
         *rows_of(entries, under="text/tower/"),
         *row("prompt_learner.cls_ctx", "text/own", TENSOR),

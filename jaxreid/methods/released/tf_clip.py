@@ -44,7 +44,9 @@ def _ssp(depth: int, simple: bool) -> list[Row]:
     for layer in range(depth):
         key = f"decoder.{layer}"
         for name in attentions:
-            layers |= {f"{key}.{name}_attn.{k}": (f"{name}_{layer}/{path}", kind) for k, (path, kind) in ATTENTION.items()}
+            layers |= {
+                f"{key}.{name}_attn.{k}": (f"{name}_{layer}/{path}", kind) for k, (path, kind) in ATTENTION.items()
+            }
         layers |= {f"{key}.{norm}": (f"norm_{path}_{layer}", NORM) for norm, path in norms.items()}
         layers |= {f"{key}.mlp.0": (f"up_{layer}", LINEAR), f"{key}.mlp.3": (f"down_{layer}", LINEAR)}
     parts = {**(SIMPLE if simple else AROUND), **layers}
