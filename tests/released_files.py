@@ -1,5 +1,5 @@
-"""Names and shapes of the tensors that authors released for the CLIP-ReID family and for VLD, as their model classes make
-them; and files of random numbers that have them.
+"""Names and shapes of the tensors that authors released for the CLIP-ReID family and for VLD, as their model classes
+make them; and files of random numbers that have them.
 
 The number of identities is 5. Names are written once for all blocks; TF-CLIP's older files are those of the published
 code without what the older one had not, under the names that its optimizer looks for.

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
@@ -36,7 +35,7 @@ from jaxreid.run.model import Model, example_batch, make_model
 from jaxreid.run.workdirs import IMPORTED, claim_workdir
 from jaxreid.training.checkpoints import Checkpoints
 from jaxreid.training.start import begin_stage, memory_at
-from jaxreid.training.steps import progress_at, variables_of
+from jaxreid.training.steps import progress_at
 
 
 @dataclasses.dataclass
@@ -153,7 +152,7 @@ def _info(config: Any, sizes: Sizes, data_dir: Path | None) -> tuple[DatasetInfo
     notes, cameras = [], info.cameras
     if method.uses_identity and sizes.identities != info.num_classes:
         notes.append(
-            f"The weights were trained on {sizes.identities} identities; {info.name} has {info.num_classes} in training."
+            f"The weights were trained on {sizes.identities} identities; {info.name} trains on {info.num_classes}."
         )
     if sizes.cameras is not None and sizes.cameras != len(cameras):
         notes.append(

@@ -1,4 +1,4 @@
-"""What the released codes of the CLIP-ReID family and VLD compute in evaluation, from their tensors, in NumPy and float64.
+"""What the released codes of the CLIP-ReID family and VLD compute in evaluation, from their tensors, in float64.
 
 Restated from the papers and from the order of operations of the codes; nothing of the library is used.
 """

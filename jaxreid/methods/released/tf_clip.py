@@ -54,7 +54,7 @@ def _ssp(depth: int, simple: bool) -> list[Row]:
 
 
 def _tmd() -> list[Row]:
-    """The third neck is `temp2`'s norm and `temp`'s classifier; frames, whose norm is `temp`'s, share the classifier."""
+    """The third neck is `temp2`'s norm and `temp`'s classifier, which frames share; their norm is `temp`'s."""
     parts = [(key, _below("temporal", paths), kind) for key, paths, kind in TMD]
     parts += [(key, _below("temporal/diffuse", paths), kind) for key, paths, kind in OPENAI_BLOCK]
     return [
