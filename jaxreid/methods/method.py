@@ -202,7 +202,8 @@ class Evaluation:
     """How test tracklets become features: which clips (jaxreid.data.clips.RULES) of how many frames, and pooling of a
     tracklet's clips "before" or "after" normalizing; `flip` averages with the mirrored clip. `stride` is that of
     "recombine". With `reranking` "k_reciprocal" every result has a second one beside it, of distances re-ranked
-    with `rerank_k1`, `rerank_k2` and `rerank_lambda` (see jaxreid.retrieval.rerank)."""
+    with `rerank_k1`, `rerank_k2` and `rerank_lambda` (see jaxreid.retrieval.rerank). `open_set` adds the rates of a
+    search for persons who may not be in the gallery (jaxreid.retrieval.open_set)."""
 
     clip_sampling: str
     seq_len: int
@@ -214,6 +215,7 @@ class Evaluation:
     rerank_k1: int = 20
     rerank_k2: int = 6
     rerank_lambda: float = 0.3
+    open_set: bool = False
 
     @property
     def clip_description(self) -> str:
