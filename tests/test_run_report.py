@@ -406,7 +406,7 @@ def evaluator(tmp_path):
     )
     found = Evaluator.__new__(Evaluator)
     found.scored, found.cases = True, ()
-    found.options = types.SimpleNamespace(distance="cosine", reranking="")
+    found.options = types.SimpleNamespace(distance="cosine", reranking="", open_set=False)
     found.run = types.SimpleNamespace(
         workdir=tmp_path,
         method=method,

@@ -6,13 +6,16 @@ import dataclasses
 from typing import Any
 
 import numpy as np
+from jax.sharding import Mesh
 
 from jaxreid import retrieval
 from jaxreid.arrays import unit_rows
 from jaxreid.devices import parallel, processes
 from jaxreid.devices.compiled import Compiled
+from jaxreid.evaluation.breakdown import breakdown_tables
 from jaxreid.evaluation.cases import Case, cases
 from jaxreid.evaluation.extract import make_extractor, tracklet_features
+from jaxreid.evaluation.open_set import check_open_set, open_set_tables
 from jaxreid.files import read_json, write_json
 from jaxreid.retrieval.protocols import resolve
 from jaxreid.retrieval.rerank import RERANKING
@@ -65,7 +68,15 @@ class Evaluator:
         )
         for case in self.cases if self.scored else ():  # a run that cannot be scored should not be trained first
             case.check()
+        if self.scored and self.options.open_set:
+            check_open_set(self.cases)
         self.extractor = make_extractor(run, "embed_step", run.method.embed, self.options.flip)
+
+    @property
+    def mesh(self) -> Mesh | None:
+        """The devices that rank: every process ranks all queries on its own."""
+        mesh = parallel.local_mesh(self.run.mesh)
+        return mesh if mesh.size > 1 else None
 
     def jobs(self, variables: Any, memory: Any) -> list[tuple[Compiled, tuple[Any, ...]]]:
         """The embedding step with its arguments, for `compile_together`."""
@@ -116,8 +127,6 @@ class Evaluator:
             )
             return {"direction": direction, **record}, scores
 
-        mesh = parallel.local_mesh(self.run.mesh)  # every process ranks all queries on its own devices
-        mesh = mesh if mesh.size > 1 else None
         for case in self.cases:
             query, gallery = case.query, case.gallery
             rows: list[Any] = [features[side.split.name][side.rows] for side in (query, gallery)]
@@ -128,8 +137,9 @@ class Evaluator:
                 assert reranker is not None
                 distance = reranker(*rows, k1=k1, k2=k2, lambda_=weight, distance=options.distance)
                 rows = [np.arange(len(side)) for side in rows]
+            sides = query.columns(), gallery.columns()
             scores = retrieval.score(
-                rows[0], rows[1], query.columns(), gallery.columns(), case.protocol, distance=distance, mesh=mesh
+                *rows, *sides, case.protocol, distance=distance, mesh=self.mesh, keep_matches=not reranking
             )
             found.append(entry(case.direction, scores))
         if len(self.run.dataset.tests) > 1:
@@ -221,6 +231,9 @@ class Evaluator:
                 if self.options.reranking:
                     scored += self._score(features, checkpoint, reranking=True)
                 results["scores"] = [{**record, "cmc": scores.cmc(CMC_LENGTH)} for record, scores in scored]
+                results |= breakdown_tables(self.cases, quality)
+                if self.options.open_set:
+                    results |= open_set_tables(self.cases, features, self.options.distance, self.mesh)
             else:
                 results["scores"], results["reason"] = [], self._why_not_scored()
         results["before_training"] = self._start() if (run.workdir / START).exists() else []

@@ -17,6 +17,8 @@ from jaxreid.retrieval.clustering import (
 from jaxreid.retrieval.distances import DISTANCES, Parts, cosine_distance, euclidean_distance, part_distance
 from jaxreid.retrieval.metrics import Scores, nearest, pooled, result_record, score, score_distances
 from jaxreid.retrieval.neighbours import nearest_neighbours
+from jaxreid.retrieval.open_set import OpenSet, open_set_rates
+from jaxreid.retrieval.precision import Matches
 from jaxreid.retrieval.protocols import PROTOCOLS, Protocol, Rows
 from jaxreid.retrieval.rerank import (
     KReciprocal,
@@ -33,6 +35,8 @@ __all__ = [
     "PROTOCOLS",
     "Gallery",
     "KReciprocal",
+    "Matches",
+    "OpenSet",
     "Parts",
     "Protocol",
     "Rows",
@@ -55,6 +59,7 @@ __all__ = [
     "linear_assignment",
     "nearest",
     "nearest_neighbours",
+    "open_set_rates",
     "part_distance",
     "pooled",
     "result_record",
