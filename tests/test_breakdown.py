@@ -252,6 +252,8 @@ def test_tables_by_query_gallery_and_relation():
     }  # fmt: skip
     json.dumps(found, allow_nan=False)
 
+    assert tables["angle × distance", "query"]["columns"] == ["0 m", "10 m", "20 m", "120 m"]
+
     angle = tables["angle", "query"]
     precision = 100 * scores.average_precision
     expected = [precision[view[:, 2] == value].mean() for value in (30, 60, 90)]

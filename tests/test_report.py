@@ -152,7 +152,11 @@ TABLES = (
         rho=0.1,
         rho_interval=[None, None],
     ),
-    table("angle × distance", [group(["30°", "10 m"], 44.4, 8, 5), group(["90°", "0 m"], 12.5, 6, 6)]),
+    table(
+        "angle × distance",
+        [group(["30°", "10 m"], 44.4, 8, 5), group(["90°", "0 m"], 12.5, 6, 6)],
+        columns=["0 m", "10 m"],
+    ),
     table("clothes", [group("same clothes", 60.0, 30, 20), group("other clothes", 15.5, 30, 20)], "relation"),
     table(
         "case",
@@ -347,14 +351,14 @@ def test_conditions_stand_in_tables_and_figures(written):
     text = Page(written).text
     for words in (
         # The cases first, with their groups; then the others.
-        "All cases mAP, percent Mean of the groups All queries Lowest / highest group overall, by query 40.2 39.8",
-        "aerial to ground 50.0 45.0 to 55.5 50.0 50.0 50.0 3204 89 – ground to aerial 30.0 25.0 to 35.5",
+        "All cases mAP, percent Mean of the groups All queries Lowest / highest group all cases 40.2 39.8",
+        "aerial to ground 50.0 45.0 to 55.5 50.0 50.0 50.0 3204 89 ground to aerial 30.0 25.0 to 35.5",
         "aerial to ground, by query 40.2 39.8 to 40.8 38.0 37.5 to 38.5 0.61 0.11 to 1.11 −0.42 −0.55 to −0.21",
         "aerial to ground, by gallery 40.2 39.8 to 40.8 38.0 37.5 to 38.5 0.61 0.11 to 1.11 0.10 –",
         "0 to 15 m 20.0 15.0 to 25.5 20.0 20.0 20.0 4 4 17 from 60 m – – – – – 0 0 3",
-        "10 m 0 m 30° 44.4 8 queries – 90° – 12.5 6 queries",
+        "0 m 10 m 30° – 44.4 8 queries 90° 12.5 6 queries –",
         "other clothes 15.5 10.5 to 21.0",
-        "mAP over altitude aerial to ground, by query aerial to ground, by gallery",
+        "numbers, with its interval. aerial to ground, by query aerial to ground, by gallery",
     ):
         assert words in text, words
     assert written.count('class="few"') == 3
@@ -364,8 +368,8 @@ def test_rows_of_open_set_rates(written):
     text = Page(written).text
     for words in (
         "44 queries without a match and 366 with one; 5 persons (15 gallery tracklets) were taken out.",
-        "false positive identification rate of at most 10 % 0.281 FPIR 9.091 FNIR 77.8",
-        "false accept rate of at most 1 % – FAR 0.9982 TAR 36.9",
+        "false positive identification rate of at most 10 % FNIR 77.8 FPIR 9.091 0.281",
+        "false accept rate of at most 1 % TAR 36.9 FAR 0.9982 –",
         "ground to aerial Not given: 5 queries have no match.",
     ):
         assert words in text, words
@@ -383,6 +387,11 @@ def test_points_of_a_condition_stand_at_their_numbers():
     points = conditions._points(TABLES[1]["groups"])
     assert points == [(10.0, 20.0, 15.0, 25.5)]  # a group that nobody is asked for has no point
     assert conditions._points([group("x", 5.0, 1, 1, value=3.0, mAP_interval=[None, None])])[0][:2] == (3.0, 5.0)
+
+
+def test_signs_of_numbers():
+    assert [page.format_signed(value, 2) for value in (-0.004, 0.004, -0.006, 1.0)] == ["0.00", "0.00", "−0.01", "1.00"]
+    assert page.format_interval([-1.25, 2.0], 2) == "−1.25 to 2.00" and page.format_interval([None, None]) == "–"
 
 
 def test_data_is_counted_by_split_modality_and_camera(written):

@@ -20,7 +20,7 @@ def check_open_set(cases: Sequence[Case]) -> None:
     Raises:
       UserError: the message says of each case why.
     """
-    reasons = [reason for case in _headline(cases) if (reason := _why_not(case))]
+    reasons = [f"{case.direction}: {reason}" for case in _headline(cases) if (reason := _why_not(case))]
     if len(reasons) == len(_headline(cases)):
         raise UserError(f"{'; '.join(reasons)} (--config.evaluation.open_set=False does without)")
 
@@ -49,7 +49,7 @@ def _why_not(case: Case) -> str:
     try:
         check(case.query.columns(), case.gallery.columns(), case.protocol)
     except UserError as error:
-        return f"{case.direction}: {error}"
+        return str(error)
     return ""
 
 

@@ -38,8 +38,8 @@ class Condition:
 
     @property
     def has(self) -> set[str]:
-        """What the tables say beside the groups."""
-        return {name for _, table in self.tables for name in table}
+        """What the tables and their rows say."""
+        return {name for _, table in self.tables for part in (table, *table["groups"]) for name in part}
 
 
 def conditions(tables: Sequence[Mapping[str, Any]]) -> list[Condition]:
@@ -47,8 +47,8 @@ def conditions(tables: Sequence[Mapping[str, Any]]) -> list[Condition]:
     found = []
     for name in sorted(dict.fromkeys(table["condition"] for table in tables), key=lambda name: name != "case"):
         own = [(title(table), table) for table in tables if table["condition"] == name]
-        if any(isinstance(row["group"], list | tuple) for _, table in own for row in table["groups"]):
-            found.append(Condition(name, grids=tuple(_grid(heading, table["groups"]) for heading, table in own)))
+        if "columns" in own[0][1]:
+            found.append(Condition(name, grids=tuple(_grid(heading, table) for heading, table in own)))
         else:
             found.append(Condition(name, tuple(own)))
     return found
@@ -56,18 +56,23 @@ def conditions(tables: Sequence[Mapping[str, Any]]) -> list[Condition]:
 
 def title(table: Mapping[str, Any]) -> str:
     """The direction, and the side that was grouped."""
+    if table["condition"] == "case":
+        return "all cases"
     return f"{readable(table['direction'])}, {SIDES[table['side']]}"
 
 
 def condition_plots(tables: Sequence[Mapping[str, Any]]) -> list[Plot]:
     """mAP over the number of every condition that has one, a line for every direction and side."""
-    found = []
-    for name in dict.fromkeys(table["condition"] for table in tables if "rho" in table):
-        own = [table for table in tables if table["condition"] == name]
-        lines = {title(table): _points(table["groups"]) for table in own}
+    found, numbered = [], [table for table in tables if "rho" in table]
+    names = dict.fromkeys(map(title, numbered))
+    for name in dict.fromkeys(table["condition"] for table in numbered):
+        own = {title(table): table for table in numbered if table["condition"] == name}
+        # A line looks the same in all figures: what this one has not is an empty line.
+        lines = {line: _points(own[line]["groups"]) if line in own else [] for line in names}
         caption = "mAP of each group at the mean of its numbers, with its interval."
-        label = ", ".join(filter(None, (name, own[0]["unit"])))
-        found.append(plots.with_intervals(f"mAP over {name}", caption, lines, label))
+        found.append(
+            plots.with_intervals(f"mAP over {name}", caption, lines, f"{name}, {next(iter(own.values()))['unit']}")
+        )
     return found
 
 
@@ -80,9 +85,10 @@ def _points(rows: Sequence[Mapping[str, Any]]) -> list[tuple[float, float, float
     return [(row["value"], row["mAP"], *map(known, row["mAP_interval"])) for row in rows if row["mAP"] is not None]
 
 
-def _grid(heading: str, groups: Sequence[Mapping[str, Any]]) -> Grid:
+def _grid(heading: str, table: Mapping[str, Any]) -> Grid:
+    groups = table["groups"]
     pairs = {tuple(row["group"]): row for row in groups}
-    rows, columns = (tuple(dict.fromkeys(pair[axis] for pair in pairs)) for axis in (0, 1))
+    rows, columns = tuple(dict.fromkeys(row for row, _ in pairs)), tuple(table["columns"])
     known = [row["mAP"] for row in groups if row["mAP"] is not None]
     low, span = min(known, default=0.0), max(max(known, default=0.0) - min(known, default=0.0), 20.0)
 

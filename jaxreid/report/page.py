@@ -223,7 +223,7 @@ def write_page(path: Path, text: str) -> Path:
 
 def render_template(name: str, **values: Any) -> str:
     """A template of this folder as a string, with the filters `number`, `change`, `value`, `duration`,
-    `image`, `readable`, `between` and `camera`.
+    `image`, `readable`, `signed`, `between` and `camera`.
 
     Templates extend `base.html` and fill its blocks `title`, `style`, `header`, `nav` and `main`.
     """
@@ -244,6 +244,7 @@ def render_template(name: str, **values: Any) -> str:
         image=data_uri,
         readable=readable,
         between=format_interval,
+        signed=format_signed,
         camera=camera_word,
     )
     return environment.get_template(name).render(**values)
@@ -258,6 +259,7 @@ def render(contents: ReportContents) -> str:
     groups = [] if explanation else _result_groups(contents)
     cmc = plots.cmc_curves({group.name: dict(group.rows) for group in groups})
     earlier = contents.earlier.metrics if contents.earlier else ()
+    by_condition = condition_plots(contents.breakdown)
     return render_template(
         "run.html",
         contents=contents,
@@ -271,7 +273,8 @@ def render(contents: ReportContents) -> str:
         plots=plots.learning_curves(contents.metrics, earlier),
         last_values=_last_values(contents.metrics),
         conditions=conditions(contents.breakdown),
-        condition_plots=condition_plots(contents.breakdown),
+        condition_plots=by_condition,
+        condition_legend=list(dict.fromkeys(key for plot in by_condition for key in plot.legend)),
         ranked=_by_direction(contents.ranked),
         config=list(flatten(contents.config)),
         total_seconds=sum(contents.phases.values()),
@@ -357,7 +360,13 @@ def format_number(value: Any) -> str:
 
 def format_interval(ends: Sequence[Any], digits: int = 1) -> str:
     """The two ends of an interval; a dash where it is not known."""
-    return "–" if None in ends else " to ".join(f"{end:.{digits}f}".replace("-", "−") for end in ends)
+    return "–" if None in ends else " to ".join(format_signed(end, digits) for end in ends)
+
+
+def format_signed(value: float, digits: int = 1) -> str:
+    """A number that may be negative; what rounds to zero has no sign."""
+    text = f"{value:.{digits}f}"
+    return text.lstrip("-") if not float(text) else text.replace("-", "−")
 
 
 def format_change(value: Any) -> str:

@@ -162,12 +162,15 @@ def with_intervals(
     """Percentages over a number, with their intervals.
 
     Args:
-      lines: name → (number, percentage, lower and upper end of its interval), ends NaN where they are not known.
+      lines: name → (number, percentage, lower and upper end of its interval), ends NaN where they are not known. An
+        empty line is not drawn, and keeps its colour from the others.
     """
     keys = []
 
     def draw(axes: Any) -> None:
         for order, (name, points) in enumerate(lines.items()):
+            if not points:
+                continue
             x, y, low, high = np.array(points, float).T
             colour, marker = SERIES[order % len(SERIES)], MARKERS[order % len(MARKERS)]
             axes.plot(x, y, color=colour, marker=marker, markersize=3.5, linewidth=1.4, zorder=2.5)
