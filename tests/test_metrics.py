@@ -701,12 +701,14 @@ def test_sharded_over_devices_equals_one(protocol, devices, axes):
         ("cosine", 7, "pessimistic"),
         (manhattan, 16, "stable"),
     ):
-        options = {"distance": distance, "block": block, "ties": ties}
+        options = {"distance": distance, "block": block, "ties": ties, "keep_matches": True}
         one = retrieval.score(*features, query, gallery, protocol, **options)
         many = retrieval.score(*features, query, gallery, protocol, **options, mesh=mesh)
         assert (one.mAP, one.mINP, one.rank, one.unmatched) == (many.mAP, many.mINP, many.rank, many.unmatched)
         for name in ("average_precision", "inverse_negative_penalty", "first_match"):
             np.testing.assert_array_equal(getattr(one, name), getattr(many, name))
+        for name in ("position", "row"):
+            np.testing.assert_array_equal(getattr(one.matches, name), getattr(many.matches, name))
 
 
 def manhattan(query, gallery):

@@ -2,6 +2,7 @@
 
 import types
 
+import jax
 import numpy as np
 import pytest
 from messages import refuses
@@ -115,6 +116,15 @@ def test_features_that_tell_all_people_apart_make_no_error():
         assert rate.false_positive <= rate.asked
     assert [rate.found for rate in found.identification] == [0, 0]
     assert [rate.found for rate in found.verification] == [1, 1, 1]
+
+
+def test_several_devices_give_the_rates_of_one():
+    rng = np.random.default_rng(2)
+    rows, more = Rows(rng.integers(0, 60, 300)), Rows(rng.integers(0, 60, 400))
+    features = [rng.integers(-1, 2, (n, 6)).astype(np.float32) + 2 for n in (300, 400)]
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:8]), ("rows",))
+    one = open_set_rates(*features, rows, more, "single_match", "euclidean", block=16)
+    assert open_set_rates(*features, rows, more, "single_match", "euclidean", block=16, mesh=mesh) == one
 
 
 def test_who_is_left_out_is_the_same_for_every_run():

@@ -42,11 +42,11 @@ def breakdown_tables(cases: Sequence[Case], quality: Sequence[Scores]) -> dict[s
 
     Each of its `tables` names direction, protocol, condition and side, and has a row per group: `group` (a pair for two
     conditions, of which the second are listed in order as `columns`), `value` (mean of the condition's numbers), mAP
-    with `mAP_interval`, rank-k, `queries` and `identities` of its entries, and `gallery`, its gallery tracklets. `macro`
-    is the mean mAP of the groups, `overall` that over the queries in their whole ranking; `lowest_to_highest` the lowest
-    mAP of a group over the highest; `rho` Spearman's correlation of average precision with the condition's number;
-    `nadir_gap` the mean mAP of the groups of other angles less that of 90°. Percent, but for rho and lowest_to_highest.
-    Each has its interval.
+    with `mAP_interval`, rank-k, `queries` and `identities` of its entries, and `gallery`, its gallery tracklets.
+    `macro` is the mean mAP of the groups, `overall` that over the queries in their whole ranking; `lowest_to_highest`
+    the lowest mAP of a group over the highest; `rho` Spearman's correlation of average precision with the condition's
+    number; `nadir_gap` the mean mAP of the groups of other angles less that of 90°. Percent, but for rho and
+    lowest_to_highest. Each has its interval.
     """
     headline = [
         (case, scores) for case, scores in zip(cases, quality, strict=False) if case.protocol == cases[0].protocol
