@@ -158,7 +158,10 @@ def test_too_few_queries_without_a_match_are_refused():
 def case(direction, identity, protocol="single_match"):
     rows = Rows(identity)
     side = types.SimpleNamespace(
-        columns=lambda: rows, rows=np.arange(len(rows)), split=types.SimpleNamespace(name=direction)
+        columns=lambda: rows,
+        rows=np.arange(len(rows)),
+        split=types.SimpleNamespace(name=direction),
+        of=lambda features: features[direction],
     )
     return types.SimpleNamespace(direction=direction, protocol=PROTOCOLS[protocol], query=side, gallery=side)
 
