@@ -146,9 +146,15 @@ class Evaluator:
                 assert reranker is not None
                 using = reranker(*rows, k1=k1, k2=k2, lambda_=weight, distance=compared)
                 rows = [np.arange(len(side)) for side in rows]
-            sides = query.columns(), gallery.columns()
             scores = retrieval.score(
-                *rows, *sides, case.protocol, distance=using, mesh=self.mesh, keep_matches=not reranking
+                rows[0],
+                rows[1],
+                query.columns(),
+                gallery.columns(),
+                case.protocol,
+                distance=using,
+                mesh=self.mesh,
+                keep_matches=not reranking,
             )
             found.append(entry(case.direction, scores))
         if len(self.run.dataset.tests) > 1:

@@ -77,12 +77,12 @@ def condition_plots(tables: Sequence[Mapping[str, Any]]) -> list[Plot]:
 
 
 def _points(rows: Sequence[Mapping[str, Any]]) -> list[tuple[float, float, float, float]]:
-    nan = float("nan")
-
-    def known(value: Any) -> float:
-        return nan if value is None else value
-
-    return [(row["value"], row["mAP"], *map(known, row["mAP_interval"])) for row in rows if row["mAP"] is not None]
+    found = []
+    for row in rows:
+        if row["mAP"] is not None:
+            low, high = (float("nan") if end is None else end for end in row["mAP_interval"])
+            found.append((row["value"], row["mAP"], low, high))
+    return found
 
 
 def _grid(heading: str, table: Mapping[str, Any]) -> Grid:
