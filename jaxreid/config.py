@@ -19,6 +19,7 @@ from jaxreid.overlays import DATASETS, TOWERS
 EXECUTION = (
     *("mesh", "loading.threads", "loading.workers", "loading.prefetch", "loading.cache", "keep_checkpoints"),
     *("backbone.remat", "backbone.scan", "dataset.path", "dataset.sixteen_bit"),
+    "evaluation.open_set",  # more rates of the same run
 )
 
 
