@@ -14,7 +14,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxreid.arrays import masked_mean
 from jaxreid.data.batch import Batch
 from jaxreid.data.extras import SECOND
 from jaxreid.data.schema import INFRARED
@@ -258,7 +257,9 @@ def _relight(frames: jax.Array, mask: jax.Array, draws: Draws, options: Augmenta
         return getattr(options, name) * (2 * _per_frame(draws[name]) - 1)
 
     frames = jnp.where(_per_frame(draws["negative"] < options.negative), 1.0 - frames, frames)
-    mean = _per_frame(masked_mean(frames.mean(axis=(2, 3, 4)), mask))
+    counted = mask.shape[1] / jnp.maximum(mask.sum(axis=1), 1)
+    shown = jnp.where(mask[..., None, None, None], frames, 0.0)
+    mean = jnp.mean(shown, axis=(1, 2, 3, 4), keepdims=True) * _per_frame(counted)
     frames = (frames - mean) * (1 + around_zero("contrast")) + mean
     frames = jnp.clip(frames * (1 + around_zero("brightness")), 0.0, 1.0)
     # The power has no slope at zero, which nothing needs, but a NaN there would spread.
