@@ -247,6 +247,19 @@ def test_the_workdir_opens_in_evaluate_and_embed(imported, data_dir, name):
     np.testing.assert_allclose(embedded, found.features[query.name][:2], atol=1e-5)
 
 
+def test_the_data_set_need_not_be_there(tmp_path):
+    """A preset of a paper, of whose data set nothing but the published size is known."""
+    path, _ = write(tmp_path, "tf_clip")
+    changes = {"backbone.name": "small", "backbone.checkpoint": "", "frames.height": 64, "frames.width": 32}
+    config = make_config("tf_clip", "mars", **changes, **{"ssp.self_attention": True})
+    lines = import_released(config, [path], tmp_path / "run", tmp_path / "no data")
+    says(lines, f"{IDENTITIES} identities", "mars", "625")
+    embedder = jaxreid.load(tmp_path / "run", batch_size=8)
+    assert len(embedder.info.cameras) == 6
+    feature = embedder.embed(np.random.default_rng(0).integers(0, 256, (3, 40, 20, 3), np.uint8))
+    assert feature.shape == (24 + 16 + 24,) and abs(np.linalg.norm(feature) - 1) < 1e-5
+
+
 def test_tensors_may_come_in_several_files(imported, tmp_path, data_dir):
     made = imported("vsla_clip")
     halves = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
