@@ -27,6 +27,7 @@ COMMANDS = {
     "compare": ("jaxreid.tools.compare", "put finished runs side by side, also as means over folds"),
     "export": ("jaxreid.tools.export", "write the backbones of a trained run to a safetensors file"),
     "import-sidecar": ("jaxreid.tools.import_sidecar", "make a sidecar of a built data set from files of other codes"),
+    "make-sidecars": ("jaxreid.tools.make_sidecars", "find the key points of people in a data set's own frames"),
     "make-tower": ("jaxreid.tools.starting_tower", "train a small image tower that the package ships"),
     "make-word-table": ("jaxreid.tools.word_table", "write the words that the packaged text tower knows"),
     "xfd": ("jaxreid.tools.xfd", "write or score a submission file of VReID-XFD"),
