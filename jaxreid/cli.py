@@ -31,6 +31,7 @@ COMMANDS = {
         "make a workdir of the files that authors released",
     ),
     "import-sidecar": ("jaxreid.tools.import_sidecar", "make a sidecar of a built data set from files of other codes"),
+    "make-sidecars": ("jaxreid.tools.make_sidecars", "find the key points of people in a data set's own frames"),
     "make-tower": ("jaxreid.tools.starting_tower", "train a small image tower that the package ships"),
     "make-word-table": ("jaxreid.tools.word_table", "write the words that the packaged text tower knows"),
     "xfd": ("jaxreid.tools.xfd", "write or score a submission file of VReID-XFD"),

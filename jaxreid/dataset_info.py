@@ -62,7 +62,11 @@ def dataset_info(dataset: Dataset, method: type[Any], frame_size: tuple[int, int
     if method.uses_identity:
         if labels.identity.max() < 0:
             name = method.__module__.rpartition(".")[2]
-            raise UserError(f"{name} learns from identity labels, and {dataset.name} has none in training")
+            raise UserError(
+                f"{name} learns from identity labels, and {dataset.name} has none in training: choose a method that "
+                "learns without labels, such as hitpro, or a data set with labels (a folder's own stand in its "
+                "tracklets.csv, columns identity and split; docs/datasets.md)"
+            )
         info = dataclasses.replace(info, num_classes=int(labels.identity.max()) + 1, labels=labels)
     if method.uses_captions:
         captions = Sidecar.open(dataset.directory, "captions")

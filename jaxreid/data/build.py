@@ -116,6 +116,25 @@ def build(
     return prepared
 
 
+def named_set(text: str, data_dir: str | os.PathLike[str] | None = None) -> Path:
+    """The directory of the set that a word of a command line names; what is not built yet is built.
+
+    Args:
+      text: the directory of a built set, a data set's NAME[/CONFIG], or a folder of tracklets (the data set `folder`),
+        which is written ./NAME where it is called like a data set.
+      data_dir: as for `build`.
+
+    Raises:
+      DataSetError: as `build`.
+    """
+    path = expand(text)
+    if (path / "dataset_info.json").is_file():
+        return path
+    if path.is_dir() and text.partition("/")[0] not in builder_names():
+        return build("folder", data_dir=data_dir, source=path)
+    return build(text, data_dir=data_dir)
+
+
 def find(
     name: str,
     config: str | None = None,

@@ -52,6 +52,14 @@ def sidecar_kinds(prepared_dir: str | os.PathLike[str]) -> list[str]:
     return sorted(meta.parent.name for meta in Path(prepared_dir).glob("sidecars/*/meta.json"))
 
 
+def free_place(prepared_dir: str | os.PathLike[str], kind: str, overwrite: bool) -> Path:
+    """Where a sidecar of a kind is to be written. Raises UserError: there is one already and `overwrite` is false."""
+    place = sidecar_dir(prepared_dir, kind)
+    if place.exists() and not overwrite:
+        raise UserError(f"{place} exists; overwrite=True (--overwrite) makes the {kind} anew")
+    return place
+
+
 class SidecarWriter:
     """Writes one sidecar, entry by entry, in constant memory; as a context manager it commits on a clean exit.
 
@@ -74,9 +82,7 @@ class SidecarWriter:
         overwrite: bool = False,
     ):
         self.kind = kind
-        self._final = sidecar_dir(prepared_dir, kind)
-        if self._final.exists() and not overwrite:
-            raise UserError(f"{self._final} exists; overwrite=True (--overwrite) makes the {kind} anew")
+        self._final = free_place(prepared_dir, kind, overwrite)
         self._meta = dict(meta or {})
         self._meta.setdefault("command", _default_command(kind, prepared_dir))
         self._part = self._final.with_name(f"{kind}.incomplete-{uuid.uuid4().hex[:8]}")
@@ -407,7 +413,9 @@ class _GrowingArray:
 
 
 def _default_command(kind: str, prepared_dir: str | os.PathLike[str]) -> str:
+    place = os.fspath(prepared_dir)
+    made = f"jaxreid make-sidecars {place} --kind=keypoints --backend=…, or with: " if kind == "keypoints" else ""
     return (
-        f"jaxreid import-sidecar {kind} --dataset={os.fspath(prepared_dir)} --source=FILES "
+        f"{made}jaxreid import-sidecar {kind} --dataset={place} --source=FILES "
         "(docs/sidecars.md says how to make others)"
     )

@@ -10,12 +10,12 @@ import numpy as np
 
 from jaxreid.data import schema
 from jaxreid.data.prepared import camera_names, read_metadata
-from jaxreid.data.sidecars import sidecar_kinds
+from jaxreid.data.sidecars import Sidecar, sidecar_kinds
 from jaxreid.data.split import FrameReader, Split, modality_name, open_split, split_names
 from jaxreid.report import page
 from jaxreid.report.data_figures import data_table, length_histograms
 from jaxreid.report.page import TrackletPictures
-from jaxreid.report.pictures import tracklet_pictures
+from jaxreid.report.pictures import spaced, tracklet_pictures, with_keypoints
 
 PERSONS, TRACKLETS, FRAMES = 6, 6, 4
 # Metadata that lists too much for a table, or says what the page shows anyway.
@@ -41,14 +41,21 @@ class Sample:
     persons: tuple[Person, ...]
 
 
-def render(directory: Path, name: str, persons: int = PERSONS, tracklets: int = TRACKLETS) -> str:
+def render(
+    directory: Path, name: str, persons: int = PERSONS, tracklets: int = TRACKLETS, keypoints: bool = False
+) -> str:
     """The page of a prepared data set.
 
     Args:
       directory: the prepared TFDS directory.
       name: what the page calls it.
       persons: of each split; tracklets: of each person.
+      keypoints: draw those of the sidecar on the frames.
+
+    Raises:
+      MissingSidecar: key points are to be drawn and there are none.
     """
+    points = Sidecar.open(directory, "keypoints") if keypoints else None
     splits = [open_split(directory, split) for split in split_names(directory)]
     facts = read_metadata(directory)
     cameras = camera_names(facts)
@@ -59,28 +66,39 @@ def render(directory: Path, name: str, persons: int = PERSONS, tracklets: int = 
         data=data_table(splits),
         camera_names=cameras,
         lengths=length_histograms(splits),
-        splits=[sample(split, cameras, persons, tracklets) for split in splits],
+        splits=[sample(split, cameras, persons, tracklets, points) for split in splits],
+        keypoints=points and points.source,
         problems=_problems(facts),
         facts=_facts(directory, facts),
     )
 
 
-def sample(split: Split, cameras: dict[int, str], persons: int = PERSONS, tracklets: int = TRACKLETS) -> Sample:
+def sample(
+    split: Split,
+    cameras: dict[int, str],
+    persons: int = PERSONS,
+    tracklets: int = TRACKLETS,
+    keypoints: Sidecar | None = None,
+) -> Sample:
     """Persons at even distances in the order of their numbers; of each the tracklets of as many cameras as fit."""
     reader = split.reader(cache=False)
     pids = np.unique(split.labels.pid)
     chosen = pids[np.unique(np.linspace(0, len(pids) - 1, persons).round().astype(int))]
-    return Sample(split.name, len(pids), tuple(_person(split, reader, int(pid), cameras, tracklets) for pid in chosen))
+    found = (_person(split, reader, int(pid), cameras, tracklets, keypoints) for pid in chosen)
+    return Sample(split.name, len(pids), tuple(found))
 
 
-def _person(split: Split, reader: FrameReader, pid: int, cameras: dict[int, str], tracklets: int) -> Person:
+def _person(
+    split: Split, reader: FrameReader, pid: int, cameras: dict[int, str], tracklets: int, keypoints: Sidecar | None
+) -> Person:
     table, labels = split.table, split.labels
     rows = np.flatnonzero(labels.pid == pid)
     seen = len(np.unique(table.camera[rows]))
     title = f"person {pid}" if pid >= 0 else "nobody in particular"
     notes = [f"{len(rows)} tracklets", f"{seen} camera{'s' if seen > 1 else ''}"]
     notes += ["junk"] * bool(labels.junk[rows].all()) + ["distractor"] * bool(labels.distractor[rows].all())
-    shown = [_tracklet(split, reader, row, cameras) for row in spread(table, labels.clothes, rows, tracklets)]
+    chosen = spread(table, labels.clothes, rows, tracklets)
+    shown = [_tracklet(split, reader, row, cameras, keypoints) for row in chosen]
     return Person(title, ", ".join(notes), tuple(shown))
 
 
@@ -95,10 +113,17 @@ def spread(table: Any, clothes: np.ndarray, rows: np.ndarray, count: int) -> lis
     return [int(rows[place]) for place in sorted(found)]
 
 
-def _tracklet(split: Split, reader: FrameReader, row: int, cameras: dict[int, str]) -> TrackletPictures:
+def _tracklet(
+    split: Split, reader: FrameReader, row: int, cameras: dict[int, str], keypoints: Sidecar | None
+) -> TrackletPictures:
     table, labels = split.table, split.labels
     modality = modality_name(int(table.modality[row]))
-    pictures = tracklet_pictures(split, reader, row, FRAMES)
+    if keypoints is not None and not split.skeletons:
+        wanted = spaced(np.arange(table.length[row]), FRAMES)
+        points, _ = keypoints.read_known(labels.names[row], split.frame_index(row)[wanted])
+        pictures = tuple(map(with_keypoints, reader.decode_each(row, wanted.tolist()), points))
+    else:
+        pictures = tracklet_pictures(split, reader, row, FRAMES)
     camera = int(table.camera[row])
     where = " ".join(["camera", str(camera), cameras.get(camera, "")]).strip()
     altitude, distance, angle = table.geometry[row]

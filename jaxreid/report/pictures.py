@@ -23,6 +23,15 @@ BONES = {
          (7, 21), (6, 22), (11, 23), (10, 24)),
 }  # fmt: skip
 
+DRAWN = 320  # pixels of the longer side of a picture with key points
+LEAST_SCORE = 0.1  # of a key point that is drawn
+LEFT, RIGHT, MIDDLE = (255, 150, 30), (60, 140, 255), (90, 220, 90)  # RGB
+# Pairs of COCO-17 that a line joins; odd numbers are the person's left, even ones the right.
+LIMBS = (
+    (0, 1), (0, 2), (1, 3), (2, 4), (5, 6), (5, 7), (7, 9), (6, 8), (8, 10), (5, 11), (6, 12), (11, 12),
+    (11, 13), (13, 15), (12, 14), (14, 16),
+)  # fmt: skip
+
 
 def tracklet_pictures(split: Split, reader: FrameReader, row: int, count: int) -> tuple[bytes, ...]:
     """Up to `count` frames of a tracklet, evenly spaced (one: the middle one); of a set of skeletons the joints, drawn,
@@ -31,12 +40,13 @@ def tracklet_pictures(split: Split, reader: FrameReader, row: int, count: int) -
     if split.skeletons:
         joints, there = reader.joints(row)
         places = np.flatnonzero(there)
-        return tuple(skeleton(joints[place]) for place in _spaced(places, count))
+        return tuple(skeleton(joints[place]) for place in spaced(places, count))
     encoded = reader.encoded(row)
-    return tuple(shrunk(encoded[place]) for place in _spaced(places, count))
+    return tuple(shrunk(encoded[place]) for place in spaced(places, count))
 
 
-def _spaced(places: np.ndarray, count: int) -> np.ndarray:
+def spaced(places: np.ndarray, count: int) -> np.ndarray:
+    """Up to `count` of the places, evenly spaced; one: the middle one."""
     if count == 1 or len(places) < 2:
         return places[len(places) // 2 :][:1]
     return places[np.unique(np.linspace(0, len(places) - 1, count).round().astype(int))]
@@ -86,3 +96,30 @@ def thumbnail(frame: np.ndarray, side: int = THUMBNAIL) -> bytes:
         size = tuple(max(1, round(n * side / longer)) for n in image.shape[1::-1])
         image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
     return cv2.imencode(".jpg", np.ascontiguousarray(image), [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1].tobytes()
+
+
+def with_keypoints(frame: np.ndarray, points: np.ndarray) -> bytes:
+    """A JPEG of a frame, enlarged or shrunk, with its key points on it.
+
+    Args:
+      frame: u8[H, W, 3] in RGB order.
+      points: f32[17, 3] of COCO-17 in pixels of the frame, as a sidecar holds them.
+    """
+    scale = DRAWN / max(frame.shape[:2])
+    size = tuple(max(1, round(n * scale)) for n in frame.shape[1::-1])
+    image = cv2.resize(frame, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
+    known = points[:, 2] >= LEAST_SCORE
+    places = [(round(float(x)), round(float(y))) for x, y in points[:, :2] * scale]
+    for a, b in LIMBS:
+        if known[a] and known[b]:
+            cv2.line(image, places[a], places[b], _colour_of(a, b), 2, cv2.LINE_AA)
+    for joint in np.flatnonzero(known):
+        cv2.circle(image, places[joint], 4, _colour_of(int(joint)), -1, cv2.LINE_AA)
+    return thumbnail(image, DRAWN)
+
+
+def _colour_of(*joints: int) -> tuple[int, int, int]:
+    sides = {0 if joint == 0 else 1 + joint % 2 for joint in joints} - {0}
+    if len(sides) != 1:
+        return MIDDLE
+    return LEFT if sides == {2} else RIGHT

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from jaxreid.data.build import build
+from jaxreid.data.build import named_set
 from jaxreid.data.sidecar_import import KINDS, import_sidecar
 from jaxreid.data.sidecars import sidecar_dir
 from jaxreid.errors import command
@@ -23,16 +23,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description="Make a sidecar of a built data set from the files of other codes.",
     )
     parser.add_argument("kind", choices=KINDS, help="what the files hold")
-    parser.add_argument("--dataset", required=True, metavar="NAME[/CONFIG]", help="a built set, or its directory")
+    parser.add_argument("--dataset", required=True, metavar="NAME[/CONFIG]", help="a data set, or a built one's folder")
     parser.add_argument("--source", required=True, type=expand, help="folder of a file per frame, or file of captions")
     parser.add_argument("--data_dir", help="where prepared sets live")
     parser.add_argument("--overwrite", action="store_true", help="replace a sidecar of this kind")
     options = parser.parse_args(arguments)
-    prepared = expand(options.dataset)
-    if (prepared / "dataset_info.json").is_file():
-        name = read_json(prepared / "dataset_info.json", "build the data set again")["name"]
-    else:
-        name, prepared = options.dataset.split("/")[0], build(options.dataset, data_dir=options.data_dir)
+    prepared = named_set(options.dataset, options.data_dir)
+    name = read_json(prepared / "dataset_info.json", "build the data set again")["name"]
     report = import_sidecar(options.kind, prepared, name, options.source, options.overwrite)
     print("\n".join(report.lines()))
     print(sidecar_dir(prepared, options.kind))

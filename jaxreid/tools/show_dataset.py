@@ -2,6 +2,7 @@
 
     jaxreid show walkers/aerial
     jaxreid show mars --source DIR
+    jaxreid show folder --source people --keypoints
 
 A set that is not there yet is built as `jaxreid build` does.
 """
@@ -31,12 +32,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--out", type=expand, help="the page; runs/datasets/NAME-CONFIG.html where not given")
     add("--persons", type=int, default=dataset_page.PERSONS, help="of each split (default %(default)s)")
     add("--tracklets", type=int, default=dataset_page.TRACKLETS, help="of each person, at most (default %(default)s)")
+    add("--keypoints", action="store_true", help="draw the key points of the sidecar on the frames")
     options = parser.parse_args(arguments)
     directory = build.build(options.name, data_dir=options.data_dir, source=options.source, **dict(options.option))
     config = directory.parent  # options and defaults decide it, too
     out = options.out or Path("runs/datasets") / f"{config.parent.name}-{config.name}.html"
     out.parent.mkdir(parents=True, exist_ok=True)
     name = f"{config.parent.name}/{config.name}"
-    page.write_page(out, dataset_page.render(directory, name, options.persons, options.tracklets))
+    text = dataset_page.render(directory, name, options.persons, options.tracklets, options.keypoints)
+    page.write_page(out, text)
     print(out)
     return 0
