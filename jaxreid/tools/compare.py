@@ -44,9 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     # `runs/*` names the page of an earlier comparison, which is no run.
     workdirs = [name for name in options.workdirs if expand(name).resolve() != options.out.resolve()]
-    comparison = compare(
-        workdirs, options.metrics, options.by, options.baseline, options.controls, options.folds
-    )
+    comparison = compare(workdirs, options.metrics, options.by, options.baseline, options.controls, options.folds)
     path = write(comparison, options.out)
     print(markdown(comparison), end="")
     # Not part of the table, which may be on its way into a file.
