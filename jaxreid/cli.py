@@ -26,6 +26,10 @@ COMMANDS = {
     "search": ("jaxreid.tools.search", "look for somebody in a gallery"),
     "compare": ("jaxreid.tools.compare", "put finished runs side by side, also as means over folds"),
     "export": ("jaxreid.tools.export", "write the backbones of a trained run to a safetensors file"),
+    "import-checkpoint": (
+        "jaxreid.tools.import_checkpoint",
+        "make a workdir of the files that authors released",
+    ),
     "import-sidecar": ("jaxreid.tools.import_sidecar", "make a sidecar of a built data set from files of other codes"),
     "make-tower": ("jaxreid.tools.starting_tower", "train a small image tower that the package ships"),
     "make-word-table": ("jaxreid.tools.word_table", "write the words that the packaged text tower knows"),

@@ -57,6 +57,7 @@ HEARTBEAT_TIMEOUT = flags.DEFINE_integer(
     1,
 )
 OPTIONS = (WORKDIR, DATA_DIR, PRINT_CONFIG, COMPARE, COORDINATOR, NUM_PROCESSES, PROCESS_ID, HEARTBEAT_TIMEOUT)
+DATA_FLAGS = (WORKDIR, DATA_DIR)
 STARTED = time.perf_counter()
 
 
@@ -65,7 +66,7 @@ def main(argv: list[str]) -> None:
         _refuse(f"unknown arguments: {' '.join(argv[1:])}")
     config = CONFIG.value
     try:
-        workdir = expand(WORKDIR.value) if WORKDIR.value else _default_workdir(config)
+        workdir = workdir_of(config)
         data_dir = expand(DATA_DIR.value) if DATA_DIR.value else None
         _run(config, workdir, data_dir)
     except KeyboardInterrupt:
@@ -78,10 +79,11 @@ def main(argv: list[str]) -> None:
         _leave(f"error: {sentence}\n({TRACEBACK_VARIABLE}=1 shows where)", USER_ERROR)
 
 
-def _default_workdir(config: Any) -> Path:
+def workdir_of(config: Any) -> Path:
+    """The folder that the command line names, or that of the config."""
     from jaxreid.run.workdirs import default_workdir
 
-    return default_workdir(config, _preset())
+    return expand(WORKDIR.value) if WORKDIR.value else default_workdir(config, _preset())
 
 
 def _preset() -> Any:
@@ -263,14 +265,14 @@ def _refuse(sentence: str) -> NoReturn:
     sys.exit(USER_ERROR)
 
 
-def help_text(program: str, what: str) -> str:
+def help_text(program: str, what: str, options: Sequence[Any] = OPTIONS) -> str:
     """What a line of `program`, which does `what`, may say."""
     rows = {
         "--config=NAME[:PRESET]": "A packaged config, or the file of one of your own. `jaxreid train --list` names the "
         "packaged ones with their presets; the first preset is taken where none is named.",
         "--config.KEY=VALUE": "Any value of the config, e.g. --config.epochs=20 --config.dataset.path=/data/MARS. The "
         "keys stand in configs/NAME.py and, with every value of a run, in the config.json of its workdir.",
-        **{f"--{option.name}": flags.FLAGS[option.name].help for option in OPTIONS},
+        **{f"--{option.name}": flags.FLAGS[option.name].help for option in options},
     }
     width = max(map(len, rows)) + 4
     lines = [f"usage: {program} --config=NAME[:PRESET] [--config.KEY=VALUE …] [--workdir=DIR] [--data_dir=DIR] …"]
@@ -279,6 +281,14 @@ def help_text(program: str, what: str) -> str:
         first, *more = textwrap.wrap(text, 100 - width)
         lines += [f"  {row:<{width - 2}}{first}", *(" " * width + line for line in more)]
     return "\n".join(lines)
+
+
+def read_flags(argv: Sequence[str]) -> list[str]:
+    """Reads a command line of another program that takes a config; returns its arguments that are no flags."""
+    sys.argv = list(argv)  # where the flag of a config looks for the keys that are set
+    flags.mark_flag_as_required("config")
+    flags.FLAGS.set_gnu_getopt(True)  # flags may stand behind other arguments
+    return _parse_flags(_resolve_config_flag(sys.argv))[1:]
 
 
 def run_main(argv: Sequence[str] | None = None) -> NoReturn:

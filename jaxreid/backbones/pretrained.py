@@ -40,7 +40,6 @@ log = logging.getLogger(__name__)
 
 Variables = dict[str, Any]
 
-# What DataParallel and torch.compile put in front of every key.
 WRAPPERS = ("module.", "_orig_mod.")
 
 
@@ -109,11 +108,9 @@ def to_variables(
         if entry.key not in tensors:
             continue
         stored = np.asarray(tensors[entry.key])
-        if not jnp.issubdtype(stored.dtype, jnp.floating):
-            invalid.append(f"{entry.key} ({stored.dtype} where floating point is expected)")
+        if problem := unusable(stored):
+            invalid.append(f"{entry.key} ({problem})")
             continue
-        if not np.isfinite(stored.astype(np.float32)).all():
-            invalid.append(f"{entry.key} (not finite)")
         arrays = _read(entry, stored)
         if arrays and layout.interpolation and entry.paths == ("position_embedding",):
             assert isinstance(config, ViTConfig)
@@ -147,13 +144,26 @@ def to_variables(
     }
 
 
+def unwrapped(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Tensors without what DataParallel and torch.compile put in front of every key."""
+    for wrapper in WRAPPERS:
+        if all(key.startswith(wrapper) for key in tensors):
+            tensors = {key.removeprefix(wrapper): tensor for key, tensor in tensors.items()}
+    return dict(tensors)
+
+
+def unusable(tensor: np.ndarray) -> str:
+    """Why a stored tensor cannot be a parameter, "" where it can."""
+    if not jnp.issubdtype(tensor.dtype, jnp.floating):
+        return f"{tensor.dtype} where floating point is expected"
+    return "" if np.isfinite(tensor.astype(np.float32)).all() else "not finite"
+
+
 def _recognise(
     tensors: Mapping[str, np.ndarray], config: Config, source: str, known: Layout | None
 ) -> tuple[Layout, str, Mapping[str, np.ndarray]]:
     """The format, the prefix of its keys, and the tensors under the format's names."""
-    for wrapper in WRAPPERS:
-        if tensors and all(key.startswith(wrapper) for key in tensors):
-            tensors = {key.removeprefix(wrapper): tensor for key, tensor in tensors.items()}
+    tensors = unwrapped(tensors)
     kind = kind_of(config)
     layouts = (known,) if known else kind.layouts
     for layout in layouts:

@@ -21,7 +21,7 @@ from jaxreid.retrieval.protocols import resolve
 from jaxreid.retrieval.rerank import RERANKING
 from jaxreid.run.environment import environment, read_training
 from jaxreid.run.model import Run, abstract_batch
-from jaxreid.run.workdirs import RESULTS, START, read_results, read_sidecars
+from jaxreid.run.workdirs import RESULTS, START, import_notes, read_results, read_sidecars
 
 CMC_LENGTH = 20
 
@@ -241,7 +241,7 @@ class Evaluator:
         results["before_training"] = self._start() if (run.workdir / START).exists() else []
         results["epochs_done"], results["epochs"] = epochs_done, epochs
         results["assumptions"] = run.method.assumptions() | read_sidecars(run.workdir)
-        results["notes"] = list(run.method.notes())
+        results["notes"] = [*run.method.notes(), *import_notes(run.workdir)]
         results["compilations"] = {name: step.count for name, step in run.compiled.items() if step.count}
         results |= {"environment": environment(), "starting_weights": None} | read_training(run.workdir)
         results["seconds"] = self._seconds(epochs_done)

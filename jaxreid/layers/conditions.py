@@ -22,9 +22,9 @@ def condition_rows(columns: Sequence[str], cameras: int) -> int:
 
 
 def condition(batch: Batch, columns: Sequence[str], cameras: int) -> Int[Array, " clips"]:
-    """The row of every clip, for each combination of values another; −1 where any column is unknown."""
+    """The row of every clip, for each combination of values another; −1 where any column is unknown, or has no row."""
     row, known = jnp.zeros_like(batch.camera_index), batch.camera_index >= -1
     for column in columns:
-        value = getattr(batch, column)
-        row, known = row * condition_rows((column,), cameras) + value, known & (value >= 0)
+        value, count = getattr(batch, column), condition_rows((column,), cameras)
+        row, known = row * count + value, known & (value >= 0) & (value < count)
     return jnp.where(known, row, -1)

@@ -11,6 +11,7 @@ from typing import Any
 
 from jaxreid.methods.class_banks import PROMPT_VALUES, Bank
 from jaxreid.methods.clip_family import ClipFamily, ClipNetwork, family_values, prompt_faults, prompted
+from jaxreid.methods.released import clip_reid
 
 VALUES = {**family_values(), **PROMPT_VALUES}
 
@@ -19,6 +20,7 @@ class ClipReID(ClipFamily):
     """See the module's docstring."""
 
     values = VALUES
+    released = clip_reid.RELEASED
 
     @classmethod
     def contradictions(cls, config: Any) -> Iterator[str]:

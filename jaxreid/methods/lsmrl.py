@@ -53,6 +53,7 @@ from jaxreid.losses.modality import (
 from jaxreid.losses.triplet import weighted_triplet
 from jaxreid.methods.class_banks import PROMPT_VALUES, BankMemory, PromptBank
 from jaxreid.methods.method import Backbone, Context, LossOutput, Method, Stage, Update, Variables
+from jaxreid.methods.released import vld
 from jaxreid.optimizers import Schedule, make_optimizer
 from jaxreid.values import flag, fraction, non_negative, one_of, series, whole
 
@@ -239,6 +240,7 @@ class LSMRL(Method):
 
     uses_identity = True
     values = VALUES
+    released = vld.RELEASED  # its ancestor's: of its own, nothing was released
 
     @classmethod
     def contradictions(cls, config: Any) -> Iterator[str]:

@@ -34,6 +34,7 @@ from jaxreid.data.split import Labels
 from jaxreid.dataset_info import DatasetInfo
 from jaxreid.devices.parallel import register_batch
 from jaxreid.errors import UserError
+from jaxreid.methods.released import Released
 from jaxreid.optimizers import Optimizer, Progress, Schedule
 from jaxreid.values import Table
 
@@ -274,6 +275,7 @@ class Method:
     uses_captions = False
     assumes: ClassVar[Mapping[str, str]] = {}  # name of an assumption → the config key whose value is stated
     values: ClassVar[Table] = {}  # conditions of the keys that only this method reads
+    released: ClassVar[Released | None] = None  # checkpoints of its authors
 
     def __init__(self, config: Any, info: DatasetInfo) -> None:
         register_batch()

@@ -24,6 +24,7 @@ from jaxreid.layers.tf_clip import TemporalMemoryDiffusion
 from jaxreid.losses.identity import cross_entropy
 from jaxreid.methods.class_banks import IMAGE_VALUES, PROMPT_VALUES, Bank, BankMemory, ImageBank
 from jaxreid.methods.clip_family import ClipFamily, ClipNetwork, family_values, prompt_faults, prompted
+from jaxreid.methods.released import tf_clip
 from jaxreid.values import flag, non_negative, one_of, under, whole
 
 BANKS = ("image", "prompt")  # the second as the paper's ablation
@@ -95,6 +96,7 @@ class TFClip(ClipFamily):
     """See the module's docstring."""
 
     values = VALUES
+    released = tf_clip.RELEASED
 
     @classmethod
     def contradictions(cls, config: Any) -> Iterator[str]:

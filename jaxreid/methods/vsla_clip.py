@@ -23,6 +23,7 @@ from jaxreid.layers.conditions import COLUMNS
 from jaxreid.losses.image_text import supervised_contrastive
 from jaxreid.methods.class_banks import PROMPT_VALUES, Bank, BankMemory
 from jaxreid.methods.clip_family import ClipFamily, ClipNetwork, family_values, prompt_faults, prompted
+from jaxreid.methods.released import vsla_clip
 from jaxreid.values import flag, non_negative, some_of, under, whole
 
 VALUES = {
@@ -38,6 +39,7 @@ class VslaClip(ClipFamily):
     """See the module's docstring."""
 
     values = VALUES
+    released = vsla_clip.RELEASED
 
     @classmethod
     def contradictions(cls, config: Any) -> Iterator[str]:

@@ -22,6 +22,7 @@ from jaxreid.files import Held, held, read_json, write_json
 LOCK = ".lock"
 CONFIG, DATASET, START, TRAINING = "config.json", "dataset.json", "start.json", "training.json"
 METRICS, BOARD, RESULTS, CHECKPOINTS = "metrics.jsonl", "tensorboard", "results.json", "checkpoints"
+IMPORTED = "imported.json"  # of a workdir that was made of a released checkpoint
 BEGUN = (DATASET, INFO, START, TRAINING, METRICS, BOARD, CHECKPOINTS)  # what there may be beside a config before a run
 IN_NAME = ("name", "preset", "seed", "dataset.name", "dataset.config")
 
@@ -218,6 +219,12 @@ def read_results(workdir: Path) -> dict[str, Any]:
     path = workdir / RESULTS
     remedy = "delete it, and the line of the run scores its newest checkpoint again"
     return read_json(path, remedy) if path.exists() else {}
+
+
+def import_notes(workdir: Path) -> list[str]:
+    """What a reader of the results must know of weights that were not trained here; [] of a run that was."""
+    path = workdir / IMPORTED
+    return read_json(path, "import the released checkpoint again")["notes"] if path.exists() else []
 
 
 def differences(old: Any, new: Any, path: str = "") -> Iterator[str]:

@@ -117,6 +117,13 @@ def enter_stage(run: Model, stage: Stage, state: TrainState | None, frozen: Any)
         step, rng = np.int32(0), jax.random.PRNGKey(run.config.seed + 1)
     else:
         variables, memory, step, rng = variables_of(state, frozen), state.memory, state.step, state.rng
-    fresh, frozen = init_train_state(stage, variables, run.method.begin_stage(memory, stage), step, rng)
-    fresh = jax.tree.map(jnp.asarray, fresh)
-    return jax.device_put(fresh, parallel.state_sharding(fresh, run.mesh)), frozen
+    return begin_stage(run, stage, variables, run.method.begin_stage(memory, stage), step, rng)
+
+
+def begin_stage(
+    run: Model, stage: Stage, variables: Variables, memory: Any, step: Any, rng: Any
+) -> tuple[TrainState, Any]:
+    """(state on the devices, frozen parameters) of a stage that begins with these variables and this memory."""
+    state, frozen = init_train_state(stage, variables, memory, step, rng)
+    state = jax.tree.map(jnp.asarray, state)
+    return jax.device_put(state, parallel.state_sharding(state, run.mesh)), frozen

@@ -1,0 +1,180 @@
+"""Names and shapes of the tensors that authors released for the CLIP-ReID family and for VLD, as their model classes
+make them; and files of random numbers that have them.
+
+The number of identities is 5. Names are written once for all blocks; TF-CLIP's older files are those of the published
+code without what the older one had not, under the names that its optimizer looks for.
+"""
+
+import re
+
+import numpy as np
+import safetensors.numpy
+
+IDENTITIES = 5
+
+
+def attention(key, width):
+    return {
+        f"{key}.in_proj_weight": (3 * width, width),
+        f"{key}.in_proj_bias": (3 * width,),
+        f"{key}.out_proj.weight": (width, width),
+        f"{key}.out_proj.bias": (width,),
+    }
+
+
+def linear(key, inputs, outputs):
+    return {f"{key}.weight": (outputs, inputs), f"{key}.bias": (outputs,)}
+
+
+def norm(key, width):
+    return {f"{key}.weight": (width,), f"{key}.bias": (width,)}
+
+
+def batch_norm(key, width):
+    running = {f"{key}.running_mean": (width,), f"{key}.running_var": (width,), f"{key}.num_batches_tracked": ()}
+    return norm(key, width) | running
+
+
+def transformer(key, width, depth=12):
+    found = {}
+    for i in range(depth):
+        at = f"{key}.resblocks.{i}"
+        found |= attention(f"{at}.attn", width) | norm(f"{at}.ln_1", width) | norm(f"{at}.ln_2", width)
+        found |= linear(f"{at}.mlp.c_fc", width, 4 * width) | linear(f"{at}.mlp.c_proj", 4 * width, width)
+    return found
+
+
+def image_encoder(patches=128):
+    key = "image_encoder"
+    return {
+        f"{key}.class_embedding": (768,),
+        f"{key}.positional_embedding": (1 + patches, 768),
+        f"{key}.proj": (768, 512),
+        f"{key}.conv1.weight": (768, 3, 16, 16),
+        **norm(f"{key}.ln_pre", 768),
+        **transformer(f"{key}.transformer", 768),
+        **norm(f"{key}.ln_post", 768),
+    }
+
+
+def text_encoder():
+    return {
+        "text_encoder.positional_embedding": (77, 512),
+        "text_encoder.text_projection": (512, 512),
+        **transformer("text_encoder.transformer", 512),
+        **norm("text_encoder.ln_final", 512),
+    }
+
+
+def words(before, after, shared=0):
+    return {
+        "prompt_learner.cls_ctx": (IDENTITIES, 4, 512),
+        "prompt_learner.token_prefix": (1, before, 512),
+        "prompt_learner.token_suffix": (1, after, 512),
+        **({f"prompt_learner.{side}_prompt": (1, shared, 512) for side in ("prefix", "suffix")} if shared else {}),
+    }
+
+
+def necks():
+    return {
+        "classifier.weight": (IDENTITIES, 768),
+        "classifier_proj.weight": (IDENTITIES, 512),
+        **batch_norm("bottleneck", 768),
+        **batch_norm("bottleneck_proj", 512),
+    }
+
+
+def clip_reid():
+    return {"cv_embed": (3, 768), **necks(), **image_encoder(), **words(5, 68), **text_encoder()}
+
+
+def vsla_clip():
+    found = necks() | image_encoder() | words(1, 56, shared=8) | text_encoder()
+    for i in range(12):
+        at = f"image_encoder.transformer.resblocks.{i}"
+        for adapter in ("dat", "dat_cross"):
+            found |= linear(f"{at}.{adapter}.down", 768, 256) | linear(f"{at}.{adapter}.up", 256, 768)
+        found |= attention(f"{at}.dat_cross.temporal_block.temporal_attn", 256)
+    return found
+
+
+def vsla_clip_platform_prompts():
+    return {"cv_embed": (9, 1, 2, 768), **vsla_clip()}
+
+
+def tf_clip():
+    found = {"cv_embed": (6, 768), "classifier2.weight": (IDENTITIES, 768), "classifier_proj.weight": (IDENTITIES, 512)}
+    found |= {f"classifier_proj_{name}.weight": (IDENTITIES, 768) for name in ("temp", "temp2")}
+    found |= batch_norm("bottleneck", 768) | batch_norm("bottleneck_proj", 512)
+    found |= batch_norm("bottleneck_proj_temp", 768) | batch_norm("bottleneck_proj_temp2", 768)
+    found |= image_encoder() | {"SSP.alpha": (512,)} | norm("SSP.norm", 512)
+    found |= norm("SSP.memory_proj.0", 512) | linear("SSP.memory_proj.1", 512, 512) | norm("SSP.memory_proj.2", 512)
+    for name in ("text_proj", "out_proj"):
+        found |= norm(f"SSP.{name}.0", 512) | linear(f"SSP.{name}.1", 512, 512)
+    for i in range(2):
+        at = f"SSP.decoder.{i}"
+        for kind in ("self_attn", "cross_attn"):
+            found |= {f"{at}.{kind}.{name}_proj.weight": (512, 512) for name in "qkv"}
+            found |= linear(f"{at}.{kind}.proj", 512, 512)
+        for number in (1, 2, 3):
+            found |= norm(f"{at}.norm{number}", 512)
+        found |= linear(f"{at}.mlp.0", 512, 2048) | linear(f"{at}.mlp.3", 2048, 512)
+    at = "TMD.resblocks.0"
+    found |= linear(f"{at}.message_fc", 768, 768) | norm(f"{at}.message_ln", 768)
+    return found | attention(f"{at}.message_attn", 768) | transformer("TMD", 768, depth=1)
+
+
+def tf_clip_older():
+    absent = r"SSP\.(alpha|(memory|text|out)_proj\..*|decoder\.\d\.(self_attn|norm2)\..*)"
+    kept = {name: shape for name, shape in tf_clip().items() if not re.fullmatch(absent, name)}
+    return {re.sub("^TMD", "SAT", re.sub("^SSP", "prompts_generator", name)): shape for name, shape in kept.items()}
+
+
+def vld():
+    found = {"logit_scale": (), "prompt_embedding": (6, 6, 768), **image_encoder(162)}
+    for name, width in (("", 768), ("_proj", 512), ("_STP", 768), ("_proj_STP", 512)):
+        found |= batch_norm(f"classifier{name}.BN", width)
+        found |= {f"classifier{name}.classifier.weight": (IDENTITIES, width)}
+    return found | text_encoder() | words(2, 71) | attention("attn", 768) | norm("ln_post2", 768)
+
+
+FILES = (clip_reid, tf_clip, tf_clip_older, vsla_clip, vsla_clip_platform_prompts, vld)
+
+# A tower of 24 channels and 2 blocks beside a text tower of 16, frames of 64 × 32.
+SMALLER = {768: 24, 512: 16, 256: 8, 2304: 72, 1536: 48, 3072: 96, 2048: 64, 129: 9, 163: 9, 9: 2}
+
+
+def smaller(shapes):
+    """The same tensors of small towers; the blocks beyond the second are left out."""
+    deep = re.compile(r"encoder\.transformer\.resblocks\.([2-9]|1\d)\.")
+    return {
+        name: tuple(SMALLER.get(length, length) for length in shape)
+        for name, shape in shapes.items()
+        if not deep.search(name)
+    }
+
+
+def random_tensors(shapes, seed=0):
+    """Numbers of about the size that trained tensors have; what is fixed in training is as it was fixed."""
+    rng, found = np.random.default_rng(seed), {}
+    for name, shape in shapes.items():
+        wide = max(1, int(np.prod(shape[1:])))
+        value = rng.normal(size=shape) / wide**0.5
+        if name.endswith("running_var"):
+            value = 0.5 + np.abs(value)
+        elif re.search(r"(^|\.)(norm\d?|ln_\w+|BN|bottleneck\w*|message_ln|\w+_proj\.[02])\.weight$", name):
+            value = 1 + 0.2 * value
+        elif re.search(r"^bottleneck\w*\.bias$", name):
+            value = np.zeros(shape)
+        elif name == "prompt_learner.token_prefix" and shape[1] == 5:  # "A photo of a", behind the start token
+            value[0, 4] = value[0, 1]
+        dtype = np.int64 if name.endswith("num_batches_tracked") else np.float32
+        found[name] = np.asarray(value, dtype)
+    return found
+
+
+def random_file(path, shapes, seed=0):
+    """Writes a safetensors file; returns its tensors."""
+    tensors = random_tensors(shapes, seed)
+    safetensors.numpy.save_file(tensors, path)
+    return tensors
