@@ -37,6 +37,7 @@ from jaxreid.losses.center import center_loss
 from jaxreid.losses.identity import cross_entropy
 from jaxreid.losses.triplet import Metric, batch_hard_triplet
 from jaxreid.methods.method import Backbone, Context, Evaluation, LossOutput, Method, Phase, Stage, Update, Variables
+from jaxreid.methods.released import keyre_id
 from jaxreid.optimizers import Schedule, make_optimizer
 from jaxreid.values import flag, fraction, non_negative, number, one_of, under
 
@@ -167,6 +168,7 @@ class KeyReID(Method):
     uses_identity = True
     assumes: ClassVar[Mapping[str, str]] = {"key points in training and at test time": "keypoints.use"}
     values = VALUES
+    released = keyre_id.RELEASED
 
     @classmethod
     def contradictions(cls, config: Any) -> Iterator[str]:
