@@ -52,7 +52,7 @@ def test_several_processes_draw_what_one_draws(monkeypatch):
     together = list(workers.draw_all(config, specs))
     assert [spec for spec, _ in together] == [spec for spec, _ in alone] == specs
     for (_, (frames, drawn)), (_, (same_frames, same)) in zip(alone, together, strict=True):
-        assert frames == same_frames and len(frames) > 3 and drawn.caption == same.caption
+        assert frames == same_frames and len(frames) > 3 and drawn.captions == same.captions
         for name in ("keypoints", "joints3d", "silhouette"):
             np.testing.assert_array_equal(getattr(drawn, name), getattr(same, name))
 
@@ -137,7 +137,7 @@ def test_sidecars_cover_every_frame(tiny, records):
             got, mask = sidecars[kind].read(name, record["frame_index"])
             np.testing.assert_array_equal(got, values)
             assert mask.all()
-        assert sidecars["captions"].texts(name) == [truth.caption]
+        assert sidecars["captions"].texts(name) == list(truth.captions)
 
 
 def test_visible_only_worlds_are_scored_like_market():

@@ -44,7 +44,7 @@ def digests(name, every):
             _, (frames, tracklet) = next(drawn)
             identity = f"{spec.tracklet_id} {len(frames)} ".encode()
             add(f"frames of {split}", identity, *frames)
-            add("captions", identity, tracklet.caption.encode())
+            add("captions", identity, "\n".join(tracklet.captions).encode())
             for kind, values in (
                 ("keypoints", tracklet.keypoints),
                 ("joints3d", tracklet.joints3d),

@@ -7,6 +7,8 @@ with the origin on the ground below the hips.
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import astuple
+from typing import Any
 
 import numpy as np
 
@@ -144,17 +146,28 @@ def draw_person(pid: int, rng: np.random.Generator, wardrobe: Wardrobe, gait: st
     return Person(pid, body, drawn, outfit, skin, hair)
 
 
-def in_kit(person: Person, kit: Outfit) -> Person:
-    """A player in a team's kit; hair and the colour of the shoes are the player's own."""
+def in_kit(person: Person, kit: Outfit, details: bool = False) -> Person:
+    """A player in a team's kit; hair and the colour of the shoes are the player's own, and with `details` also sleeves
+    and hat."""
     own = person.outfit
     clothes = len(CLOTHES)
+    sleeve = "short" if kit.sleeve == "long" else kit.sleeve
+    hat, sleeve = (own.hat, own.sleeve) if details else ("none", sleeve)
     outfit = dataclasses.replace(
-        kit, upper="shirt", lower="shorts", hat="none", bag="none", hair=own.hair,
-        sleeve="short" if kit.sleeve == "long" else kit.sleeve,
+        kit, upper="shirt", lower="shorts", hat=hat, bag="none", hair=own.hair, sleeve=sleeve,
         colours=kit.colours[:clothes] + own.colours[clothes:],
         reflectances=kit.reflectances[:clothes] + own.reflectances[clothes:],
     )  # fmt: skip
     return dataclasses.replace(person, outfit=outfit)
+
+
+def resembling(person: Person, other: Person, share: float) -> Person:
+    """The person with a body and a gait that are another's by `share` (1 wholly)."""
+
+    def between(own: Any, its: Any) -> Any:
+        return type(own)(*((1 - share) * a + share * b for a, b in zip(astuple(own), astuple(its), strict=True)))
+
+    return dataclasses.replace(person, body=between(person.body, other.body), gait=between(person.gait, other.gait))
 
 
 def in_other_clothes(person: Person, outfit: Outfit) -> Person:
