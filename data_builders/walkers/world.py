@@ -105,7 +105,10 @@ _CLOTHES = WorldConfig(
     "clothes", seed=13, visible_cameras=4, infrared_cameras=0, presence=0.6, tracklets_per_camera=(1, 2),
     sessions=2, outfits=2, wardrobe=_EVERYDAY, wordings=3,
 )  # fmt: skip
-_HARDER = (_VISIBLE, _TEAMS, _AERIAL, _CLOTHES)
+_REPORTED = (_VISIBLE, _TEAMS, _AERIAL, _CLOTHES)
+_SETTINGS = tuple(
+    dataclasses.replace(world, name=f"{world.name}_dev", seed=21 + n) for n, world in enumerate(_REPORTED)
+)
 # A few people of another configuration, with cameras that all of them pass: for tests.
 _FEW: dict[str, Any] = {"train_identities": 6, "test_identities": 4, "presence": 1.0, "frames": (4, 6)}
 
@@ -129,8 +132,10 @@ CONFIGS = {
         ),
         # Poor crops; teams in one kit; people from the ground and from the air; people in several outfits. Each with
         # another world to choose settings on.
-        *_HARDER,
-        *(dataclasses.replace(world, name=f"{world.name}_dev", seed=21 + n) for n, world in enumerate(_HARDER)),
+        *_REPORTED,
+        *_SETTINGS,
+        # The same with many more people to learn from.
+        *(dataclasses.replace(w, name=f"{w.name}_many", more_identities=480) for w in (*_REPORTED, *_SETTINGS)),
         WorldConfig("large", seed=14, train_identities=800, test_identities=200),
         dataclasses.replace(_VISIBLE, name="tiny_visible", visible_cameras=2, **_FEW),
         dataclasses.replace(_TEAMS, name="tiny_teams", team=2, visible_cameras=2, **_FEW),
