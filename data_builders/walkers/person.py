@@ -7,6 +7,7 @@ with the origin on the ground below the hips.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import astuple
 from typing import Any
 
@@ -75,6 +76,11 @@ class Gait:
         return self.knee > 1.1
 
 
+# Ranges of a random body.
+BODIES = {
+    "height": (1.50, 1.95), "girth": (0.80, 1.40), "shoulder": (0.85, 1.18), "hip": (0.85, 1.25), "leg": (0.93, 1.06),
+    "head": (0.88, 1.14),
+}  # fmt: skip
 # Ranges of a random gait, by what a person does; `knee` of a walk is the same for everyone.
 GAITS: dict[str, dict[str, tuple[float, float]]] = {
     "walking": {
@@ -132,14 +138,7 @@ class Wardrobe:
 
 def draw_person(pid: int, rng: np.random.Generator, wardrobe: Wardrobe, gait: str = "walking") -> Person:
     """One random person with a gait of GAITS."""
-    body = Body(
-        height=rng.uniform(1.50, 1.95),
-        girth=rng.uniform(0.80, 1.40),
-        shoulder=rng.uniform(0.85, 1.18),
-        hip=rng.uniform(0.85, 1.25),
-        leg=rng.uniform(0.93, 1.06),
-        head=rng.uniform(0.88, 1.14),
-    )
+    body = Body(**{name: rng.uniform(*limits) for name, limits in BODIES.items()})
     drawn = Gait(**{name: rng.uniform(*limits) for name, limits in GAITS[gait].items()})
     outfit = draw_outfit(rng, wardrobe)
     skin, hair = (str(rng.choice(names)) for names in (wardrobe.skin, wardrobe.hair))
@@ -161,13 +160,22 @@ def in_kit(person: Person, kit: Outfit, details: bool = False) -> Person:
     return dataclasses.replace(person, outfit=outfit)
 
 
-def resembling(person: Person, other: Person, share: float) -> Person:
-    """The person with a body and a gait that are another's by `share` (1 wholly)."""
+def average(gait: str) -> tuple[Body, Gait]:
+    """The middle of all bodies, and of all gaits of a key of GAITS."""
 
-    def between(own: Any, its: Any) -> Any:
-        return type(own)(*((1 - share) * a + share * b for a, b in zip(astuple(own), astuple(its), strict=True)))
+    def middle(ranges: Mapping[str, tuple[float, float]]) -> dict[str, float]:
+        return {name: (low + high) / 2 for name, (low, high) in ranges.items()}
 
-    return dataclasses.replace(person, body=between(person.body, other.body), gait=between(person.gait, other.gait))
+    return Body(**middle(BODIES)), Gait(**middle(GAITS[gait]))
+
+
+def resembling(person: Person, body: Body, gait: Gait, share: float) -> Person:
+    """The person with a body and a gait that are the given ones by `share` (1 wholly; below 0 they differ more)."""
+
+    def between(own: Any, other: Any) -> Any:
+        return type(own)(*((1 - share) * a + share * b for a, b in zip(astuple(own), astuple(other), strict=True)))
+
+    return dataclasses.replace(person, body=between(person.body, body), gait=between(person.gait, gait))
 
 
 def in_other_clothes(person: Person, outfit: Outfit) -> Person:

@@ -13,7 +13,7 @@ from jaxreid.errors import UserError
 
 from .camera import CAPTURE_POINTS, Camera, draw_aerial_camera, draw_camera
 from .caption import WORDINGS, describe
-from .person import COLOURS, Person, Wardrobe, draw_outfit, draw_person, in_kit, in_other_clothes, resembling
+from .person import COLOURS, Person, Wardrobe, average, draw_outfit, draw_person, in_kit, in_other_clothes, resembling
 from .render import WALKING_SPEED, DrawnTracklet, draw_passage, render, spoil
 from .scene import COURTS, GROUNDS, PLACES, Scene, draw_ground, draw_scene
 
@@ -43,8 +43,8 @@ class WorldConfig:
         Cameras on the ground then look in the first session only.
       occlusion: probability that a thing covers a part of the person in some frames of a tracklet.
       misalignment: how far crops are off (1 strong), see `render.spoil`.
-      alike: how far body and gait of a player are those of the team's (1 wholly). Above 0, hats and sleeves are the
-        player's own, as hair and shoes are: captions name them.
+      alike: how near bodies and gaits are to the average (1 there; below 0 they differ more). Above 0, hats and sleeves
+        of players are their own, as hair and shoes are: captions name them.
       wordings: captions of a tracklet, which say the same in other words; the first is a random one of them.
       more_identities: people who are seen in training besides, numbered after the test identities: whom the test
         split shows, and how, stays the same.
@@ -90,7 +90,7 @@ _EVERYDAY = Wardrobe(
     hair=("dark", "brown", "fair", "grey"),
 )
 _VISIBLE = WorldConfig(
-    "visible", visible_cameras=4, infrared_cameras=0, occlusion=0.5, misalignment=0.8, wordings=3
+    "visible", visible_cameras=4, infrared_cameras=0, occlusion=0.4, misalignment=0.4, wordings=3
 )  # fmt: skip
 _TEAMS = WorldConfig(
     "teams", seed=11, team=8, visible_cameras=4, infrared_cameras=0, tracklets_per_camera=(1, 2), frames=(8, 12),
@@ -98,12 +98,12 @@ _TEAMS = WorldConfig(
 )  # fmt: skip
 _AERIAL = WorldConfig(
     "aerial", seed=12, train_identities=80, test_identities=48, visible_cameras=2, infrared_cameras=0,
-    tracklets_per_camera=(1, 2), frames=(6, 10), sessions=2, outfits=2, aerial_presence=0.25, wardrobe=_EVERYDAY,
-    wordings=3,
+    tracklets_per_camera=(1, 2), frames=(6, 10), sessions=2, outfits=2, aerial_presence=0.35, wardrobe=_EVERYDAY,
+    alike=-0.6, wordings=3,
 )  # fmt: skip
 _CLOTHES = WorldConfig(
     "clothes", seed=13, visible_cameras=4, infrared_cameras=0, presence=0.6, tracklets_per_camera=(1, 2),
-    sessions=2, outfits=2, wardrobe=_EVERYDAY, wordings=3,
+    sessions=2, outfits=2, wardrobe=_EVERYDAY, alike=-0.6, wordings=3,
 )  # fmt: skip
 _REPORTED = (_VISIBLE, _TEAMS, _AERIAL, _CLOTHES)
 _SETTINGS = tuple(
@@ -222,9 +222,8 @@ class World:
             for pid, person in persons.items():
                 team = (pid - 1) // config.team
                 persons[pid] = in_kit(person, draw_outfit(self._rng(_KIT, team), config.wardrobe), config.alike > 0)
-                if config.alike:
-                    typical = draw_person(0, self._rng(_KIT, team, 1), config.wardrobe, gait)
-                    persons[pid] = resembling(persons[pid], typical, config.alike)
+        if config.alike:
+            persons = {pid: resembling(person, *average(gait), config.alike) for pid, person in persons.items()}
         return persons
 
     def person(self, spec: TrackletSpec) -> Person:
