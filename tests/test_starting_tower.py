@@ -79,6 +79,7 @@ def test_training_learns_the_words(name, pictures):
         ("walkers_vit_tiny", "walkers_vit_tiny"),
         ("dinov2:walkers_vit_tiny", "walkers_dinov2_tiny"),
         ("imagenet:walkers_vit_tiny", "walkers_imagenet_tiny"),
+        ("resnet_tiny", "walkers_resnet_tiny"),
     ],
 )
 def test_packaged_towers_know_strangers_again(name, checkpoint):
@@ -94,8 +95,8 @@ def test_packaged_towers_know_strangers_again(name, checkpoint):
     config = dataclasses.replace(CONFIGS["vvi"], seed=5, test_identities=24, tracklets_per_camera=(1, 1))
     world = benchmark.World(config)
     tower = encoder_config(name, TOWER.image_size, "float32")
-    params = benchmark.load(checkpoint, tower)
-    features, specs = benchmark.tracklet_features(tower, params, world, "test", frames=2)
+    variables = benchmark.load_variables(checkpoint, tower)
+    features, specs = benchmark.tracklet_features(tower, variables, world, "test", frames=2)
     columns = benchmark.columns(specs)
     found = benchmark.scores(features, *columns)
     chance = benchmark.scores(np.random.default_rng(0).standard_normal(features.shape), *columns)

@@ -140,7 +140,7 @@ CONFIGS = {
         dataclasses.replace(_VISIBLE, name="tiny_visible", visible_cameras=2, **_FEW),
         dataclasses.replace(_TEAMS, name="tiny_teams", team=2, visible_cameras=2, **_FEW),
         dataclasses.replace(_AERIAL, name="tiny_aerial", aerial_presence=0.15, **_FEW),
-        dataclasses.replace(_CLOTHES, name="tiny_clothes", visible_cameras=2, **_FEW),
+        dataclasses.replace(_CLOTHES, name="tiny_clothes", visible_cameras=2, tracklets_per_camera=(2, 2), **_FEW),
     )
 }  # fmt: skip
 
