@@ -40,6 +40,8 @@ def to_tensors(params: Mapping[str, Any], config: Config, layout: Layout | None 
     variables, {"params": …, "batch_stats": …}, and the names torchvision's. Raises CheckpointError for a tower that the
     format can't hold, or a tree that is not that of `config`.
     """
+    if isinstance(config, ResNetConfig) and config.stems > 1:
+        raise CheckpointError(f"{summary(config)} can't be written: no format has a stem for each modality")
     layout, prefix = _usual_layout(config) if layout is None else (layout, layout.prefixes[0])
     shapes = shapes_of(config)
     trees = [params[name] for name in shapes] if isinstance(config, ResNetConfig) else [params]
