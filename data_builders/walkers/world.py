@@ -102,9 +102,9 @@ _AERIAL = WorldConfig(
     alike=-0.6, wordings=3,
 )  # fmt: skip
 _CLOTHES = WorldConfig(
-    "clothes", seed=13, visible_cameras=4, infrared_cameras=0, presence=0.7, tracklets_per_camera=(1, 2),
-    sessions=2, outfits=2, wardrobe=dataclasses.replace(_EVERYDAY, colours=("navy", "white")), nuisance=0.25,
-    alike=-0.6, wordings=3,
+    "clothes", seed=13, train_identities=160, visible_cameras=4, infrared_cameras=0, presence=0.55,
+    tracklets_per_camera=(1, 2), sessions=2, outfits=2,
+    wardrobe=dataclasses.replace(_EVERYDAY, colours=("navy", "white")), nuisance=0.25, alike=-1.0, wordings=3,
 )  # fmt: skip
 _REPORTED = (_VISIBLE, _TEAMS, _AERIAL, _CLOTHES)
 _SETTINGS = tuple(
