@@ -209,7 +209,7 @@ def test_what_is_farther_has_fewer_pixels_and_what_is_above_is_seen_from_above(r
     for point, sizes in rows.items():
         if point > 0:
             reach = np.hypot(*CAPTURE_POINTS[point - 1][:2])
-            height = max(12, round(64 * min(1, SHARP_RANGE / reach)))
+            height = max(16, round(64 * min(1, SHARP_RANGE / reach)))
             assert sizes == {(height, round(height / 2))}, point
     # From straight above a person is hardly taller than wide.
     extent = {}

@@ -97,9 +97,9 @@ _TEAMS = WorldConfig(
     wardrobe=_KITS, alike=0.7, wordings=3,
 )  # fmt: skip
 _AERIAL = WorldConfig(
-    "aerial", seed=12, train_identities=80, test_identities=48, visible_cameras=2, infrared_cameras=0,
-    tracklets_per_camera=(1, 2), frames=(6, 10), sessions=2, outfits=2, aerial_presence=0.35, wardrobe=_EVERYDAY,
-    alike=-0.6, wordings=3,
+    "aerial", seed=12, train_identities=112, test_identities=48, visible_cameras=2, infrared_cameras=0,
+    tracklets_per_camera=(1, 2), frames=(6, 10), sessions=2, outfits=2, aerial_presence=0.25, wardrobe=_EVERYDAY,
+    nuisance=0.25, alike=-0.6, wordings=3,
 )  # fmt: skip
 _CLOTHES = WorldConfig(
     "clothes", seed=13, train_identities=160, visible_cameras=4, infrared_cameras=0, presence=0.55,
