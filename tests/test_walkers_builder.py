@@ -155,6 +155,16 @@ def test_visible_only_worlds_are_scored_like_market():
 
 
 def test_a_world_of_each_size_is_offered():
-    assert list(builder.Builder.builder_configs) == list(world.CONFIGS)
+    configs = builder.Builder.builder_configs
+    assert list(configs) == list(world.CONFIGS)
+    assert [name for name, config in configs.items() if "silhouettes" not in config.sidecars] == [
+        "vvi_dev",
+        "captioned",
+    ]
+    # What settings are chosen on shows nobody whom another set shows.
+    for name in ("visible", "teams", "aerial", "clothes", "vvi"):
+        chosen_on = [c.world.seed for key, c in configs.items() if key in (f"{name}_dev", f"{name}_dev2")]
+        others = [c.world.seed for key, c in configs.items() if "dev" not in key]
+        assert chosen_on and not set(chosen_on) & set(others)
     assert builder.Builder.make_config(None, None).name == "vvi"
     assert len(caption.ATTRIBUTES) <= schema.NUM_ATTRIBUTES

@@ -13,7 +13,18 @@ from jaxreid.errors import UserError
 
 from .camera import CAPTURE_POINTS, Camera, draw_aerial_camera, draw_camera
 from .caption import WORDINGS, describe
-from .person import COLOURS, Person, Wardrobe, average, draw_outfit, draw_person, in_kit, in_other_clothes, resembling
+from .person import (
+    COLOURS,
+    Outfit,
+    Person,
+    Wardrobe,
+    average,
+    draw_outfit,
+    draw_person,
+    in_kit,
+    in_other_clothes,
+    resembling,
+)
 from .render import WALKING_SPEED, DrawnTracklet, draw_passage, render, spoil
 from .scene import COURTS, GROUNDS, PLACES, Scene, draw_ground, draw_scene
 
@@ -39,6 +50,7 @@ class WorldConfig:
       team: players of a team, who run over a sports ground in clothes that are alike; 0: people walk in their own.
       sessions: days on which everyone comes by.
       outfits: clothes of a person, taken in turn from session to session.
+      shared_outfits: outfits that everyone takes theirs from, so that clothes tell little; 0: all have their own.
       aerial_presence: probability that a person is seen from a capture point of a drone in a session; 0: no drone.
         Cameras on the ground then look in the first session only.
       occlusion: probability that a thing covers a part of the person in some frames of a tracklet.
@@ -69,6 +81,7 @@ class WorldConfig:
     team: int = 0
     sessions: int = 1
     outfits: int = 1
+    shared_outfits: int = 0
     aerial_presence: float = 0.0
     occlusion: float = 0.0
     misalignment: float = 0.0
@@ -102,9 +115,9 @@ _AERIAL = WorldConfig(
     nuisance=0.25, alike=-0.6, wordings=3,
 )  # fmt: skip
 _CLOTHES = WorldConfig(
-    "clothes", seed=13, train_identities=160, visible_cameras=4, infrared_cameras=0, presence=0.55,
-    tracklets_per_camera=(1, 2), sessions=2, outfits=2,
-    wardrobe=dataclasses.replace(_EVERYDAY, colours=("navy", "white")), nuisance=0.25, alike=-1.0, wordings=3,
+    "clothes", seed=13, train_identities=128, visible_cameras=4, infrared_cameras=0, presence=0.55,
+    tracklets_per_camera=(1, 2), sessions=2, outfits=2, shared_outfits=4, wardrobe=_EVERYDAY, nuisance=0.25,
+    alike=-0.8, wordings=3,
 )  # fmt: skip
 _REPORTED = (_VISIBLE, _TEAMS, _AERIAL, _CLOTHES)
 _SETTINGS = tuple(
@@ -173,6 +186,10 @@ class World:
             raise UserError(f"world {config.name!r}: the wardrobe needs two colours and two reflectances of clothes")
         if not 1 <= config.wordings <= len(WORDINGS):
             raise UserError(f"world {config.name!r}: wordings is {config.wordings}, not 1 to {len(WORDINGS)}")
+        if 0 < config.shared_outfits < config.outfits:
+            raise UserError(
+                f"world {config.name!r}: {config.outfits} outfits each, but {config.shared_outfits} to share"
+            )
         self.config = config
 
     def _rng(self, *stream: int) -> np.random.Generator:
@@ -223,6 +240,8 @@ class World:
             for pid, person in persons.items():
                 team = (pid - 1) // config.team
                 persons[pid] = in_kit(person, draw_outfit(self._rng(_KIT, team), config.wardrobe), config.alike > 0)
+        if config.shared_outfits:
+            persons = {pid: in_other_clothes(person, self._outfit(pid, 0)) for pid, person in persons.items()}
         if config.alike:
             persons = {pid: resembling(person, *average(gait), config.alike) for pid, person in persons.items()}
         return persons
@@ -232,7 +251,14 @@ class World:
         person = self.persons[spec.pid]
         if not spec.outfit:
             return person
-        return in_other_clothes(person, draw_outfit(self._rng(_OUTFIT, spec.pid, spec.outfit), self.config.wardrobe))
+        return in_other_clothes(person, self._outfit(spec.pid, spec.outfit))
+
+    def _outfit(self, pid: int, number: int) -> Outfit:
+        """Of a person's outfits that are not drawn with the person."""
+        shared, stream = self.config.shared_outfits, (pid, number)
+        if shared:  # in a row from a random one on, so that no one has an outfit twice; 0 is nobody
+            stream = 0, (int(self._rng(_OUTFIT, pid).integers(shared)) + number) % shared
+        return draw_outfit(self._rng(_OUTFIT, *stream), self.config.wardrobe)
 
     def pids(self, split: str) -> list[int]:
         first = self.config.train_identities + 1
