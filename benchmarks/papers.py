@@ -236,8 +236,8 @@ def workload_of_preset(paper: OfPreset) -> Workload:
     work, kept = [], []
     for remat in (False, True):
         again, same = preset_run(paper.preset, paper.changes | {"backbone.remat": remat})
-        work.append(paper.times * _step_work(again, same, state, frozen, clips) + paper.extra)
         batch = abstract_batch(again, clips, stage.seq_len, "train")
+        work.append(paper.times * step_work(again, same, state, frozen, batch) + paper.extra)
         kept.append(paper.kept_times * kept_for_backward(again, same, state, frozen, batch))
     extra = _flat(paper.parameters)
     told = {key: value for key, value in paper.changes.items() if key != "precision" and not key.startswith("dataset.")}
@@ -287,9 +287,9 @@ def _xfd() -> Dataset:
     return Dataset("detreidx", split.directory, split, (), (), np.unique(split.table.camera))
 
 
-def _step_work(run: Run, stage: Stage, state: Any, frozen: Any, clips: int) -> int:
-    """FLOP of a step: of all its updates, each with the gradient of what it trains."""
-    batch = _shapes(abstract_batch(run, clips, stage.seq_len, "train"))
+def step_work(run: Run, stage: Stage, state: Any, frozen: Any, batch: Any) -> int:
+    """FLOP of a step on a batch of these shapes: of all its updates, each with the gradient of what it trains."""
+    state, frozen, batch = map(_shapes, (state, frozen, batch))
     batch = batch.replace(frames=jax.ShapeDtypeStruct(batch.frames.shape, run.pixels.dtype))
 
     def of(update: Update) -> int:

@@ -100,7 +100,7 @@ def measured_utilisation(lines: list[str]) -> Utilisation:
     """
     found = []
     for row in map(json.loads, filter(str.strip, lines)):
-        if row["contender"] != "jaxreid":
+        if row.get("contender") != "jaxreid":
             continue
         peak = next((peak for kind, peak in SHEET_PEAKS.items() if kind in row["device"]), None)
         if peak is None:

@@ -13,6 +13,15 @@ and backward pass (three times the forward pass) over time and `peak_tflops`, wh
 precision reaches in the same process with the same library. `peak_mb` is device memory, on a CPU that of the process.
 `loss` is that of the first step, from different random weights. On CPUs only the ratio means something: take
 `--identities 2 --clips 2 --frames 2 --steps 3 --precision float32`. Needs jax, flax, optax and torch alone.
+
+    python benchmarks/train.py --method NAME[:PRESET] … [--set KEY=VALUE …] [--steps 20] [--data_dir DIR] [--out FILE]
+
+Instead of that, a line for each stage of methods as their presets have them ("all": every config's first preset), on
+one device, each method in a process of its own. `basis` says of each figure whether it is calculated from shapes, of
+the program that was compiled (for which backend), or measured (on what). `tflop_per_step` is the mathematics of all its
+updates; `kept_gib` what their backward pass needs at most; `memory_gib` all that the compiled step holds; `mfu` the
+share of `peak_tflops`; `programs` those of a whole run. `--steps 0` runs no step. A stage that looks at no frames has
+`clips_per_second` alone.
 """
 
 import argparse
@@ -23,6 +32,7 @@ import resource
 import sys
 import time
 import types
+from pathlib import Path
 
 import numpy as np
 
@@ -272,6 +282,38 @@ def measure(args, tower, contender, answer):
     answer.put(found)
 
 
+def measure_method(args, name, answer):
+    sys.path.append(str(Path(__file__).parent.parent))
+    from benchmarks.method_steps import measure, values
+
+    config, _, preset = name.partition(":")
+    found = measure(config, preset, values(args.set), args.steps, args.data_dir, seconds_per_step, peak_tflops)
+    answer.put([row | {"load": os.getloadavg()[0]} for row in found])
+
+
+def answer_of(target, *arguments):
+    """What a function puts into its last argument, a queue, in a process of its own; else the exit code of that."""
+    processes = multiprocessing.get_context("spawn")
+    answer = processes.Queue()
+    process = processes.Process(target=target, args=(*arguments, answer))
+    process.start()
+    while process.is_alive() and answer.empty():
+        process.join(0.2)
+    if answer.empty():
+        return process.exitcode
+    found = answer.get()
+    process.join()
+    return found
+
+
+def write(row, out):
+    line = json.dumps({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()})
+    print(line, flush=True)
+    if out:
+        with open(out, "a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--towers", nargs="+", default=["ViT-B/16", "ViT-L/14"])
@@ -284,22 +326,29 @@ def main() -> None:
     parser.add_argument("--remat", action="store_true", help="jaxreid alone: recompute blocks in the backward pass")
     parser.add_argument("--scan", action="store_true", help="jaxreid alone: compile one block and loop over it")
     parser.add_argument("--augment", action="store_true", help="jaxreid alone: crop, flip and erase on the device")
+    parser.add_argument("--method", nargs="+", metavar="NAME[:PRESET]", help="methods instead of towers, or all")
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="config values of the methods")
+    parser.add_argument("--data_dir", type=expand, help="where built data sets live")
     parser.add_argument("--out", type=expand, help="file that lines are added to")
     args = parser.parse_args()
-    processes = multiprocessing.get_context("spawn")
+    if args.method:
+        configs = sorted(path.stem for path in (Path(__file__).parent.parent / "configs").glob("*.py"))
+        for name in configs if args.method == ["all"] else args.method:
+            found = answer_of(measure_method, args, name)
+            if isinstance(found, list):
+                for row in found:
+                    write(row, args.out)
+            else:
+                print(f"{name} ended with code {found}", file=sys.stderr)
+        return
     for tower in args.towers:
         rows = {}
         for contender in args.contenders:
-            answer = processes.Queue()
-            process = processes.Process(target=measure, args=(args, tower, contender, answer))
-            process.start()
-            while process.is_alive() and answer.empty():
-                process.join(0.2)
-            if answer.empty():
-                print(f"{contender} on {tower} ended with code {process.exitcode}", file=sys.stderr)
-                continue
-            rows[contender] = answer.get()
-            process.join()
+            found = answer_of(measure, args, tower, contender)
+            if isinstance(found, dict):
+                rows[contender] = found
+            else:
+                print(f"{contender} on {tower} ended with code {found}", file=sys.stderr)
         work = rows["jaxreid"].pop("flops_per_frame", 0) if "jaxreid" in rows else 0
         frames = args.identities * args.clips * args.frames
         for contender, found in rows.items():
@@ -317,11 +366,7 @@ def main() -> None:
                 "times_jaxreid": found["seconds"] / rows["jaxreid"]["seconds"] if "jaxreid" in rows else None,
                 "load": os.getloadavg()[0],
             }
-            line = json.dumps({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()})
-            print(line, flush=True)
-            if args.out:
-                with open(args.out, "a", encoding="utf-8") as file:
-                    file.write(line + "\n")
+            write(row, args.out)
 
 
 if __name__ == "__main__":

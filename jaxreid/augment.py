@@ -174,7 +174,7 @@ def augment(
         if options.channel_exchange or options.infrared_mix:
             frames = _exchange_channels(frames, modality, draws, options)
         if options.brightness or options.contrast or options.gamma or options.negative:
-            frames = _relight(frames, draws, options)
+            frames = _relight(frames, batch.frame_mask.reshape(frames.shape[:2]), draws, options)
         if options.saturation or options.hue:
             frames = _recolour(frames, draws, options)
         if options.erase:
@@ -249,13 +249,17 @@ def _per_frame(values: jax.Array) -> jax.Array:
     return values[:, None, None, None, None]
 
 
-def _relight(frames: jax.Array, draws: Draws, options: Augmentation) -> jax.Array:
+def _relight(frames: jax.Array, mask: jax.Array, draws: Draws, options: Augmentation) -> jax.Array:
+    """Negative, contrast around the mean of a clip's frames that count (`mask` [B, T]), brightness and gamma."""
+
     def around_zero(name: str) -> jax.Array:
         """Uniform within the option's half width."""
         return getattr(options, name) * (2 * _per_frame(draws[name]) - 1)
 
     frames = jnp.where(_per_frame(draws["negative"] < options.negative), 1.0 - frames, frames)
-    mean = jnp.mean(frames, axis=(1, 2, 3, 4), keepdims=True)
+    counted = mask.shape[1] / jnp.maximum(mask.sum(axis=1), 1)
+    shown = jnp.where(mask[..., None, None, None], frames, 0.0)
+    mean = jnp.mean(shown, axis=(1, 2, 3, 4), keepdims=True) * _per_frame(counted)
     frames = (frames - mean) * (1 + around_zero("contrast")) + mean
     frames = jnp.clip(frames * (1 + around_zero("brightness")), 0.0, 1.0)
     # The power has no slope at zero, which nothing needs, but a NaN there would spread.

@@ -19,6 +19,7 @@ from jaxreid.overlays import DATASETS, TOWERS
 EXECUTION = (
     *("mesh", "loading.threads", "loading.workers", "loading.prefetch", "loading.cache", "keep_checkpoints"),
     *("backbone.remat", "backbone.scan", "dataset.path", "dataset.sixteen_bit"),
+    "evaluation.open_set",  # more rates of the same run
 )
 
 
@@ -112,6 +113,7 @@ BASE: dict[str, Any] = {
     "evaluation.rerank_k1": 20,
     "evaluation.rerank_k2": 6,
     "evaluation.rerank_lambda": 0.3,
+    "evaluation.open_set": False,  # True: also rates where a tenth of the persons is not in the gallery
     "mesh.devices": 0,
     "mesh.fsdp": 1,
 }

@@ -204,3 +204,14 @@ def test_frames_draw_the_size_of_a_box_and_share_its_place(batch):
     middle = [np.argwhere(frame).mean(0) / (20, 10) for clip in gone for frame in clip]
     spread = np.array(middle).reshape(64, 3, 2)
     assert spread.std(1).mean() < 0.7 * spread.reshape(-1, 2).std(0).mean()
+
+
+def test_frames_that_do_not_count_change_no_contrast(batch):
+    """Contrast is around the mean of the others."""
+    mask = batch.frame_mask.at[:, -1].set(False)
+    noise = jax.random.uniform(jax.random.key(1), batch.frames[:, -1].shape)
+    filled = batch.replace(frame_mask=mask, frames=batch.frames.at[:, -1].set(noise))
+    found = changed(filled, contrast=0.3)[:, :-1]
+    np.testing.assert_array_equal(found, changed(batch.replace(frame_mask=mask), contrast=0.3)[:, :-1])
+    # All frames of a clip are the same here, and so is their mean.
+    np.testing.assert_allclose(found, changed(batch, contrast=0.3)[:, :-1], atol=1e-6)

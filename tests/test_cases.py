@@ -14,6 +14,8 @@ from jaxreid.data.build import build
 from jaxreid.data.dataset import Dataset, QueryGallery, open_dataset, pair_splits
 from jaxreid.data.split import Labels, Split, TrackletTable, join, open_split
 from jaxreid.devices.parallel import make_mesh
+from jaxreid.errors import UserError
+from jaxreid.evaluation.breakdown import breakdown_tables
 from jaxreid.evaluation.cases import cases
 from jaxreid.evaluation.evaluator import Evaluator
 from jaxreid.methods.method import Evaluation
@@ -170,6 +172,21 @@ def test_a_data_set_of_several_cases_is_opened_and_scored(data_dir):
     # The cases come first, in the order in which the report knows them.
     directions = [record["direction"] for record, _ in found]
     assert directions[: len(evaluator.cases)] == [case.direction for case in evaluator.cases]
+    # Its tracklets know where they were taken from; from the ground there is no altitude.
+    quality = [scores for _, scores in found[: len(evaluator.cases)]]
+    tables = breakdown_tables(evaluator.cases, quality)["breakdown"]["tables"]
+    sides = {(table["direction"], table["side"]) for table in tables if table["condition"] == "altitude"}
+    assert sides == {
+        ("aerial_to_ground", "query"), ("ground_to_aerial", "gallery"),
+        ("aerial_to_aerial", "query"), ("aerial_to_aerial", "gallery"),
+    }  # fmt: skip
+    (overall,) = (table for table in tables if table["condition"] == "case")
+    assert overall["overall"] == pytest.approx(xfd[3]["mAP"], abs=1e-5)
+    assert overall["macro"] == pytest.approx(np.mean([record["mAP"] for record in xfd[:3]]), abs=1e-5)
+    # Four people are too few to leave some out, which is said before a run is trained.
+    method.evaluation = lambda: Evaluation("recombine", 4, stride=2, open_set=True)
+    with refuses(UserError, "aerial_to_ground", "ground_to_aerial", "20", "evaluation.open_set=False"):
+        evaluator_of(dataset, method)
 
 
 def test_features_of_a_whole_test_set_are_those_of_its_splits():

@@ -1,6 +1,7 @@
 """HiTPro's own parts: schedules, keys and slots, and every switch of its config."""
 
 import dataclasses
+import types
 
 import jax
 import jax.numpy as jnp
@@ -115,6 +116,22 @@ def test_levels_switch_on_at_their_epochs():
         assert parts["loss_within"] > 0 and parts["loss_cross"] > 0
         wanted = sum(w * parts[f"loss_{name}"] for w, name in zip(weights, ("intra", "within", "cross"), strict=True))
         assert total == pytest.approx(wanted, rel=1e-6)
+
+
+@pytest.mark.parametrize("cameras, levels", [(3, {"intra", "within"}), (1, {"intra"})])
+def test_a_level_that_cannot_run_is_not_logged(cameras, levels):
+    info = make_info()
+    info.table.modality[:] = 0
+    info.table.camera_index[:] %= cameras
+    method = make_method(info=info, require_both_modalities=False)
+    _, parts = losses(method, 40)
+    assert set(parts) == {f"loss_{level}" for level in levels}
+    _, memory, _, _ = refreshed(method)
+    labels = types.SimpleNamespace(pid=np.zeros(len(info.table), int))
+    found = set(method.diagnose(memory, labels))
+    mined = levels - {"intra"} | {"look_alike"}
+    expected = {f"{name}_{figure}" for name in mined for figure in ("precision", "coverage")} | {"concentration"}
+    assert found == expected | ({"within_threshold_visible"} if "within" in levels else set())
 
 
 def test_a_place_seen_in_both_modalities_has_two_unrelated_keys():

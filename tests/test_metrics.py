@@ -9,6 +9,7 @@ from messages import refuses
 
 from jaxreid import retrieval
 from jaxreid.retrieval import metrics
+from jaxreid.retrieval.precision import average_precision, inverse_negative_penalty
 from jaxreid.retrieval.protocols import PROTOCOLS, Rows
 
 T1 = np.array(
@@ -171,7 +172,7 @@ def test_what_is_left_out_decides_over_xfd():
 def test_chance_with_one_match_among_89():
     """Means over all places of the match; trapezoid = (rank-1 + MRR) / 2."""
     places = np.arange(1, 90)[:, None]
-    standard, trapezoid = (metrics.average_precision(places, rule).mean() for rule in ("standard", "trapezoid"))
+    standard, trapezoid = (average_precision(places, rule).mean() for rule in ("standard", "trapezoid"))
     assert standard == pytest.approx(0.056983, abs=6e-7) and trapezoid == pytest.approx(0.034109, abs=6e-7)
     assert trapezoid == pytest.approx((1 / 89 + standard) / 2)
 
@@ -511,8 +512,8 @@ def test_one_match_makes_all_measures_equal():
 
 def test_average_precision_may_lie_on_either_side_of_the_penalty():
     positions = np.array([[4, 5, 6]])
-    assert metrics.average_precision(positions)[0] == pytest.approx(0.383333, abs=6e-7)
-    assert metrics.inverse_negative_penalty(positions)[0] == 0.5
+    assert average_precision(positions)[0] == pytest.approx(0.383333, abs=6e-7)
+    assert inverse_negative_penalty(positions)[0] == 0.5
 
 
 def test_market_without_shared_cameras_is_no_filter():
@@ -701,12 +702,14 @@ def test_sharded_over_devices_equals_one(protocol, devices, axes):
         ("cosine", 7, "pessimistic"),
         (manhattan, 16, "stable"),
     ):
-        options = {"distance": distance, "block": block, "ties": ties}
+        options = {"distance": distance, "block": block, "ties": ties, "keep_matches": True}
         one = retrieval.score(*features, query, gallery, protocol, **options)
         many = retrieval.score(*features, query, gallery, protocol, **options, mesh=mesh)
         assert (one.mAP, one.mINP, one.rank, one.unmatched) == (many.mAP, many.mINP, many.rank, many.unmatched)
         for name in ("average_precision", "inverse_negative_penalty", "first_match"):
             np.testing.assert_array_equal(getattr(one, name), getattr(many, name))
+        for name in ("position", "row"):
+            np.testing.assert_array_equal(getattr(one.matches, name), getattr(many.matches, name))
 
 
 def manhattan(query, gallery):

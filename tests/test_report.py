@@ -12,7 +12,7 @@ import pytest
 from html_page import Page
 from messages import refuses
 
-from jaxreid.report import page, plots
+from jaxreid.report import conditions, page, plots
 from jaxreid.report.page import (
     CameraTable,
     DataTable,
@@ -117,6 +117,64 @@ def camera_scores():
     )
 
 
+def group(name, mAP, queries, identities, **changes):
+    interval = [None, None] if mAP is None else [mAP - 5, mAP + 5.5]
+    ranks = {f"rank-{k}": mAP for k in (1, 5, 10)}
+    return {
+        "group": name,
+        "mAP": mAP,
+        "mAP_interval": interval,
+        **ranks,
+        "queries": queries,
+        "identities": identities,
+    } | changes
+
+
+def table(condition, groups, side="query", **changes):
+    figures = {"macro": 40.25, "overall": 38.0, "lowest_to_highest": 0.61}
+    whole = {"direction": "aerial_to_ground", "protocol": "xfd", "condition": condition, "side": side, "unit": "m"}
+    for name, value in figures.items():
+        whole |= {name: value, f"{name}_interval": [value - 0.5, value + 0.5]}
+    return whole | {"groups": groups} | changes
+
+
+TABLES = (
+    table(
+        "altitude",
+        [group("0 to 15 m", 50.5, 30, 20, value=10.0), group("from 60 m", 30.25, 9, 7, value=90.0)],
+        rho=-0.42,
+        rho_interval=[-0.55, -0.21],
+    ),
+    table(
+        "altitude",
+        [group("0 to 15 m", 20.0, 4, 4, value=10.0, gallery=17), group("from 60 m", None, 0, 0, value=90.0, gallery=3)],
+        "gallery",
+        rho=0.1,
+        rho_interval=[None, None],
+    ),
+    table(
+        "angle × distance",
+        [group(["30°", "10 m"], 44.4, 8, 5), group(["90°", "0 m"], 12.5, 6, 6)],
+        columns=["0 m", "10 m"],
+    ),
+    table("clothes", [group("same clothes", 60.0, 30, 20), group("other clothes", 15.5, 30, 20)], "relation"),
+    table(
+        "case",
+        [group("aerial_to_ground", 50.0, 3204, 89), group("ground_to_aerial", 30.0, 89, 89)],
+        direction="overall",
+    ),
+)
+OPEN_SET = (
+    {
+        "direction": "aerial_to_ground", "protocol": "xfd", "matched": 366, "unmatched": 44, "identities": 5,
+        "removed": 15, "genuine": 1096, "impostor": 51794,
+        "identification": [{"asked": 10.0, "FPIR": 9.0909, "FNIR": 77.81, "threshold": 0.28104}],
+        "verification": [{"asked": 1.0, "FAR": 0.9982, "TAR": 36.93, "threshold": None}],
+    },
+    {"direction": "ground_to_aerial", "protocol": "xfd", "reason": "5 queries have no match"},
+)  # fmt: skip
+
+
 def contents(**changes):
     directions = ("infrared → visible", "visible → infrared")
     full = ReportContents(
@@ -148,6 +206,9 @@ def contents(**changes):
         summary=("preset walkers, seed 0", "20 epochs"),
         assumptions={"identity labels": "no", "prototype unit": "tracklet"},
         cameras={directions[0]: camera_scores()},
+        camera_names={1: "ground", 2: "uav2", 7: "7"},
+        breakdown=TABLES,
+        open_set=OPEN_SET,
         data=DataTable(
             (1, 2),
             (
@@ -209,7 +270,9 @@ def test_nothing_scored_is_said_and_nothing_is_marked(tmp_path):
     lists = [ranked_list("all", 3, [None, None])]
     path = write_report(
         tmp_path,
-        contents(results="The footage has no identities.", controls=[], ranked=lists, metrics=[], cameras={}),
+        contents(
+            results="The footage has no identities.", controls=[], ranked=lists, metrics=[], cameras={}, breakdown=()
+        ),
     )
     parsed = Page(path.read_text(encoding="utf-8"))
     assert "Nothing was scored. The footage has no identities." in parsed.text
@@ -269,12 +332,12 @@ def test_same_contents_give_the_same_bytes():
     assert page.render(contents()) == page.render(contents())
 
 
-def test_cameras_stand_in_a_table_with_numbers(written):
+def test_cameras_stand_in_a_table_by_name(written):
     text = Page(written).text
     for words in (
-        "gallery 2 31 tracklets gallery 3 32 tracklets gallery 7 33 tracklets all 96 tracklets",
-        "query 1 41.2 rank-1 44.0 11 queries 12.0 rank-1 10.0 12 queries 80.0 rank-1 91.8 13 queries 38.5 21 queries",
-        "query 2 – 33.0 rank-1 30.0 14 queries 60.5 rank-1 70.0 15 queries 40.0 22 queries",
+        "gallery uav2 31 tracklets gallery camera 3 32 tracklets gallery camera 7 33 tracklets all 96 tracklets",
+        "query ground 41.2 rank-1 44.0 11 queries 12.0 rank-1 10.0 12 queries 80.0 rank-1 91.8 13 queries 38.5 21 quer",
+        "query uav2 – 33.0 rank-1 30.0 14 queries 60.5 rank-1 70.0 15 queries 40.0 22 queries",
     ):
         assert words in text, words
     shade = camera_scores().shade
@@ -284,11 +347,58 @@ def test_cameras_stand_in_a_table_with_numbers(written):
     assert flat.shade[0, 2] == pytest.approx(0.1)
 
 
+def test_conditions_stand_in_tables_and_figures(written):
+    text = Page(written).text
+    for words in (
+        # The cases first, with their groups; then the others.
+        "All cases mAP, percent Mean of the groups All queries Lowest / highest group all cases 40.2 39.8",
+        "aerial to ground 50.0 45.0 to 55.5 50.0 50.0 50.0 3204 89 ground to aerial 30.0 25.0 to 35.5",
+        "aerial to ground, by query 40.2 39.8 to 40.8 38.0 37.5 to 38.5 0.61 0.11 to 1.11 −0.42 −0.55 to −0.21",
+        "aerial to ground, by gallery 40.2 39.8 to 40.8 38.0 37.5 to 38.5 0.61 0.11 to 1.11 0.10 –",
+        "0 to 15 m 20.0 15.0 to 25.5 20.0 20.0 20.0 4 4 17 from 60 m – – – – – 0 0 3",
+        "0 m 10 m 30° – 44.4 8 queries 90° 12.5 6 queries –",
+        "other clothes 15.5 10.5 to 21.0",
+        "numbers, with its interval. aerial to ground, by query aerial to ground, by gallery",
+    ):
+        assert words in text, words
+    assert written.count('class="few"') == 3
+
+
+def test_rows_of_open_set_rates(written):
+    text = Page(written).text
+    for words in (
+        "44 queries without a match and 366 with one; 5 persons (15 gallery tracklets) were taken out.",
+        "false positive identification rate of at most 10 % FNIR 77.8 FPIR 9.091 0.281",
+        "false accept rate of at most 1 % TAR 36.9 FAR 0.9982 –",
+        "ground to aerial Not given: 5 queries have no match.",
+    ):
+        assert words in text, words
+
+
+def test_without_conditions_there_is_no_section():
+    text = page.render(contents(breakdown=(), open_set=()))
+    assert 'id="conditions"' not in text and 'id="open-set"' not in text
+
+
+def test_points_of_a_condition_stand_at_their_numbers():
+    drawn = conditions.condition_plots(TABLES)
+    assert [plot.title for plot in drawn] == ["mAP over altitude"]
+    assert [key.label for key in drawn[0].legend] == ["aerial to ground, by query", "aerial to ground, by gallery"]
+    points = conditions._points(TABLES[1]["groups"])
+    assert points == [(10.0, 20.0, 15.0, 25.5)]  # a group that nobody is asked for has no point
+    assert conditions._points([group("x", 5.0, 1, 1, value=3.0, mAP_interval=[None, None])])[0][:2] == (3.0, 5.0)
+
+
+def test_signs_of_numbers():
+    assert [page.format_signed(value, 2) for value in (-0.004, 0.004, -0.006, 1.0)] == ["0.00", "0.00", "−0.01", "1.00"]
+    assert page.format_interval([-1.25, 2.0], 2) == "−1.25 to 2.00" and page.format_interval([None, None]) == "–"
+
+
 def test_data_is_counted_by_split_modality_and_camera(written):
     text = Page(written).text
     assert "train visible query infrared" in text
     assert "Persons 20 5 Tracklets 70 9 Frames 900 80 Frames in a tracklet, median 12.5 9" in text
-    assert "Camera 1 30 – Camera 2 40 9" in text
+    assert "Camera 1 ground 30 – Camera 2 uav2 40 9" in text
 
 
 def earlier_run(record_, reasons=(), **changes):

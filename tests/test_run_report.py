@@ -1,6 +1,7 @@
 """The report of a run from made-up features: every number against a plain computation."""
 
 import contextlib
+import dataclasses
 import json
 import types
 
@@ -16,7 +17,7 @@ from jaxreid.evaluation.cases import cases
 from jaxreid.evaluation.evaluator import Evaluator
 from jaxreid.methods.method import Evaluation
 from jaxreid.report import cameras, data_figures, earlier, ranked, run_report
-from jaxreid.report.pictures import shrunk
+from jaxreid.report.pictures import BONES, shrunk, skeleton
 from jaxreid.retrieval.protocols import PROTOCOLS, Protocol, resolve
 
 NAN = float("nan")
@@ -209,6 +210,71 @@ def test_ranked_lists_hold_the_nearest_without_junk(world):
         assert all(len(hit.pictures) == 1 for hit in item.gallery)
     best, worst = lists[0], lists[5]
     assert float(best.facts.split()[1]) > float(worst.facts.split()[1])
+
+
+def test_ranked_lists_name_cameras_where_they_have_names(world):
+    names = {1: "door", 2: "2", 4: "hall", 5: "yard"}
+    words = {1: "door", 2: "camera 2", 3: "camera 3", 4: "hall", 5: "yard", 6: "camera 6"}
+    lists = ranked.ranked_lists(world.run, world.cases, "cosine", world.features, world.quality, names)
+    shown = [item.query for item in lists] + [hit for item in lists for hit in item.gallery]
+    for tracklet in shown:
+        (split_,) = (
+            s for s in (world.cases[0].query.split, world.cases[0].gallery.split) if tracklet.name in s.labels.names
+        )
+        row = split_.labels.names.index(tracklet.name)
+        assert tracklet.facts[0].endswith(f"person {split_.labels.pid[row]}, {words[split_.table.camera[row]]}")
+    assert len({fact.facts[0].partition(", ")[2] for fact in shown}) > 3
+
+
+class Joints:
+    """Twenty joints a frame, none in every third; asking for a picture is an error."""
+
+    def __init__(self, length):
+        self.length = length
+
+    def joints(self, row):
+        joints = np.random.default_rng(row).normal(size=(self.length[row], 20, 3)).astype(np.float32)
+        return joints, np.arange(self.length[row]) % 3 > 0
+
+
+def test_ranked_lists_of_skeletons_are_drawn(world):
+    length = {side.split.name: side.split.table.length for side in (world.cases[0].query, world.cases[0].gallery)}
+    readers = {name: Joints(lengths) for name, lengths in length.items()}
+    run = types.SimpleNamespace(reader=lambda s: readers[s.name])
+    found = [
+        dataclasses.replace(
+            case,
+            query=dataclasses.replace(case.query, split=dataclasses.replace(case.query.split, skeletons=True)),
+            gallery=dataclasses.replace(case.gallery, split=dataclasses.replace(case.gallery.split, skeletons=True)),
+        )
+        for case in world.cases
+    ]
+    lists = ranked.ranked_lists(run, tuple(found), "cosine", world.features, world.quality)
+    assert len(lists) == 12
+    for item, case in zip(lists, [found[0]] * 6 + [found[1]] * 6, strict=True):
+        for tracklet, split_, most in (
+            (item.query, case.query.split, 5), *((hit, case.gallery.split, 1) for hit in item.gallery)
+        ):  # fmt: skip
+            row = split_.labels.names.index(tracklet.name)
+            joints, there = readers[split_.name].joints(row)
+            assert len(tracklet.pictures) == min(most, there.sum())
+            if most == 1 and there.any():
+                assert tracklet.pictures[0] == skeleton(joints[np.flatnonzero(there)[there.sum() // 2]])
+
+
+def test_a_skeleton_has_the_bones_of_its_joints():
+    """A joint at every corner of a long polygon: the hand is joined to the wrist, not to the foot."""
+    angle = np.arange(20) / 20 * 2 * np.pi
+    joints = np.stack([np.sin(angle), np.cos(angle), angle], 1)
+    picture = cv2.imdecode(np.frombuffer(skeleton(joints), np.uint8), cv2.IMREAD_COLOR).astype(int)
+
+    def middle(one, other):
+        x, y = (np.array([joints[one], joints[other]])[:, :2] * [1, -1]).mean(0) / 2 * 0.8 * 96 + 48
+        return picture[round(y), round(x)].min()
+
+    assert middle(6, 7) < 200 and middle(0, 12) < 200 and middle(14, 15) < 200
+    assert middle(7, 8) > 230 and middle(11, 12) > 230
+    assert all(max(max(bone) for bone in bones) < count for count, bones in BONES.items())
 
 
 def test_only_what_is_shown_is_read(world):

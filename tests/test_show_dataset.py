@@ -14,6 +14,7 @@ from jaxreid.data.build import build
 from jaxreid.data.prepared import split_counts
 from jaxreid.data.split import open_split
 from jaxreid.report import dataset_page
+from jaxreid.report.pictures import skeleton
 from jaxreid.tools import show_dataset as tool
 
 
@@ -86,7 +87,7 @@ def test_kinds_come_before_repetitions():
 
 def test_a_skeleton_is_drawn_upright():
     joints = np.array([[0, 1.7, 0], [0, 0, 0], [0.4, 0.9, 0]])
-    picture = cv2.imdecode(np.frombuffer(dataset_page.skeleton(joints), np.uint8), cv2.IMREAD_COLOR)
+    picture = cv2.imdecode(np.frombuffer(skeleton(joints), np.uint8), cv2.IMREAD_COLOR)
     dark = np.argwhere(picture.min(-1) < 200)
     assert picture.shape == (96, 96, 3)
     assert dark[:, 0].min() < 15 and dark[:, 0].max() > 80 and dark[:, 1].min() < dark[:, 1].max()

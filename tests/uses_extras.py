@@ -62,7 +62,8 @@ class UsesExtras(Baseline):
             out = super().loss(variables, memory, batch, context)
             joints = jnp.abs(batch.extras["joints3d"]).sum((1, 2, 3)) * batch.valid
             nose = batch.extras["keypoints"][:, :, 0]
-            apart = jnp.where(batch.extras["keypoints_mask"][..., None], nose - batch.extras["nose"], 0.0)
+            seen = batch.extras["keypoints_mask"] & batch.frame_mask & batch.valid[:, None]
+            apart = jnp.where(seen[..., None], nose - batch.extras["nose"], 0.0)
             counts = {"joints": joints.mean(), "erased": batch.extras["erased"].mean(), "apart": jnp.abs(apart).max()}
             return out.replace(metrics=out.metrics | counts)
         found = self.network.apply(variables, batch, train=False)

@@ -21,6 +21,11 @@ def read_metadata(prepared: Path) -> dict[str, Any]:
     return _described(prepared, "metadata.json") if (prepared / "metadata.json").exists() else {}
 
 
+def camera_names(facts: dict[str, Any]) -> dict[int, str]:
+    """Number → name of the cameras that the metadata of a set name."""
+    return {int(camera["number"]): str(camera["name"]) for camera in facts.get("cameras", ())}
+
+
 def split_counts(prepared: Path) -> dict[str, int]:
     """Tracklets per split of a prepared set, in the order of the splits."""
     info = _described(prepared, "dataset_info.json")

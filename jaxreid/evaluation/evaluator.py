@@ -7,13 +7,16 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from jax.sharding import Mesh
 
 from jaxreid import retrieval
 from jaxreid.arrays import unit_rows
 from jaxreid.devices import parallel, processes
 from jaxreid.devices.compiled import Compiled
+from jaxreid.evaluation.breakdown import breakdown_tables
 from jaxreid.evaluation.cases import Case, cases
 from jaxreid.evaluation.extract import embedding, make_extractor, tracklet_features
+from jaxreid.evaluation.open_set import check_open_set, open_set_tables
 from jaxreid.files import read_json, write_json
 from jaxreid.methods.method import OWN
 from jaxreid.retrieval.distances import OF_ROWS, Distance, OwnDistance
@@ -68,10 +71,18 @@ class Evaluator:
         )
         for case in self.cases if self.scored else ():  # a run that cannot be scored should not be trained first
             case.check()
+        if self.scored and self.options.open_set:
+            check_open_set(self.cases)
         self.distance: Distance = self.options.distance
         if self.distance == OWN:
             self.distance = OwnDistance(run.method.distance)
         self.extractor = make_extractor(run, "embed_step", embedding(run.method), self.options.flip)
+
+    @property
+    def mesh(self) -> Mesh | None:
+        """The devices that rank: every process ranks all queries on its own."""
+        mesh = parallel.local_mesh(self.run.mesh)
+        return mesh if mesh.size > 1 else None
 
     def jobs(self, variables: Any, memory: Any) -> list[tuple[Compiled, tuple[Any, ...]]]:
         """The embedding step with its arguments, for `compile_together`."""
@@ -125,8 +136,6 @@ class Evaluator:
             )
             return {"direction": direction, **record}, scores
 
-        mesh = parallel.local_mesh(self.run.mesh)  # every process ranks all queries on its own devices
-        mesh = mesh if mesh.size > 1 else None
         for case in self.cases:
             query, gallery = case.query, case.gallery
             rows: list[Any] = [side.of(features) for side in (query, gallery)]
@@ -138,7 +147,14 @@ class Evaluator:
                 using = reranker(*rows, k1=k1, k2=k2, lambda_=weight, distance=compared)
                 rows = [np.arange(len(side)) for side in rows]
             scores = retrieval.score(
-                rows[0], rows[1], query.columns(), gallery.columns(), case.protocol, distance=using, mesh=mesh
+                rows[0],
+                rows[1],
+                query.columns(),
+                gallery.columns(),
+                case.protocol,
+                distance=using,
+                mesh=self.mesh,
+                keep_matches=not reranking,
             )
             found.append(entry(case.direction, scores))
         if len(self.run.dataset.tests) > 1:
@@ -236,6 +252,9 @@ class Evaluator:
                 for output in self.options.outputs[1:]:
                     scored += self._score(of_output(everything, output), checkpoint, output=output)
                 results["scores"] = [{**record, "cmc": scores.cmc(CMC_LENGTH)} for record, scores in scored]
+                results |= breakdown_tables(self.cases, quality)
+                if self.options.open_set:
+                    results |= open_set_tables(self.cases, features, self.distance, self.mesh)
             else:
                 results["scores"], results["reason"] = [], self._why_not_scored()
         results["before_training"] = self._start() if (run.workdir / START).exists() else []

@@ -19,9 +19,9 @@ from jaxreid import retrieval
 from jaxreid.errors import UserError
 from jaxreid.evaluation.cases import Case
 from jaxreid.files import written_aside
-from jaxreid.retrieval import metrics
 from jaxreid.retrieval.distances import Distance
 from jaxreid.retrieval.metrics import Scores
+from jaxreid.retrieval.precision import average_precision, inverse_negative_penalty
 
 CASES = ("Case 1: Aerial to Ground", "Case 2: Ground to Aerial", "Case 3: Aerial to Aerial")
 COLUMNS = ("row_id", "case", "query_tracklet", "ranked_gallery_tracklets")
@@ -131,7 +131,7 @@ def score(rows: Sequence[Ranking]) -> dict[str, Scores]:
         for line, at in zip(table, positions, strict=True):
             line[: len(at)] = at
         valid, first = table[:, 0] > 0, table[:, 0]
-        precision, penalty = metrics.average_precision(table, "trapezoid"), metrics.inverse_negative_penalty(table)
+        precision, penalty = average_precision(table, "trapezoid"), inverse_negative_penalty(table)
         found[case] = Scores(
             protocol="xfd",
             mAP=100 * float(precision[valid].mean()),

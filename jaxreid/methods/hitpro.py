@@ -112,6 +112,9 @@ class HiTPro(Method):
         self.camera, self.camera_modality, self.camera_names = camera_keys(info)
         self.slot, self.slot_camera = self._slots()
         self.modalities = tuple(int(code) for code in np.unique(info.table.modality))
+        # Levels beyond the first that can run: within a modality that two cameras see, and across two modalities.
+        can_run = {"within": np.bincount(self.camera_modality).max() > 1, "cross": len(self.modalities) > 1}
+        self.mined = tuple(name for name, can in can_run.items() if can)
         if config.levels.cross_weight and len(self.modalities) == 1 and config.require_both_modalities:
             seen = modality_name(self.modalities[0])
             other = "infrared" if seen == "visible" else "visible"
@@ -230,7 +233,7 @@ class HiTPro(Method):
         total = intra_weight * losses["intra"] + within_weight * losses["within"] + cross_weight * losses["cross"]
 
         prototypes = update_prototypes(prototypes, z, slot, batch.valid, self.config.prototypes.momentum)
-        metrics = {f"loss_{name}": losses[name] for name in ("intra", "within", "cross")}
+        metrics = {f"loss_{name}": losses[name] for name in ("intra", *self.mined)}
         return LossOutput(total, metrics, changed["batch_stats"], memory.replace(prototypes=prototypes))
 
     def embed(self, variables: Variables, memory: HiTProMemory, batch: Batch) -> dict[str, jax.Array]:
@@ -240,18 +243,14 @@ class HiTPro(Method):
     # --- for the log only ---------------------------------------------------------------------------------------
 
     def diagnose(self, memory: HiTProMemory, labels: Labels) -> dict[str, float]:
-        """In percent, of each mined list: precision (pairs of one person, among those whose persons are known) and
-        coverage (prototypes that have a pair)."""
+        """In percent, of each list that can be mined: precision (pairs of one person, among those whose persons are
+        known) and coverage (prototypes that have a pair)."""
         prototypes = memory.prototypes
         found: dict[str, float] = {}
         labelled = labels.pid >= 0
         person = np.full(prototypes.feature.shape[0], -1)
         person[self.slot[labelled]] = labels.pid[labelled]
-        lists = {
-            "within": prototypes.within_index,
-            "cross": prototypes.cross_index,
-            "look_alike": prototypes.look_alike_index,
-        }
+        lists = {name: getattr(prototypes, f"{name}_index") for name in (*self.mined, "look_alike")}
         slots = max(int(prototypes.valid.sum()), 1)
         for name, index in lists.items():
             pairs = index >= 0
@@ -261,9 +260,11 @@ class HiTPro(Method):
             if labelled.any():
                 found[f"{name}_precision"] = float(100.0 * right.sum() / max(judged.sum(), 1))
             found[f"{name}_coverage"] = float(100.0 * pairs.any(1).sum() / slots)
-        for code, threshold in zip(self.modalities, prototypes.within_threshold, strict=True):
-            found[f"within_threshold_{modality_name(code)}"] = float(threshold)
-        found["cross_threshold"] = float(prototypes.cross_threshold)
+        if "within" in self.mined:
+            for code, threshold in zip(self.modalities, prototypes.within_threshold, strict=True):
+                found[f"within_threshold_{modality_name(code)}"] = float(threshold)
+        if "cross" in self.mined:
+            found["cross_threshold"] = float(prototypes.cross_threshold)
         found["concentration"] = float(prototypes.concentration.sum() / slots)
         return found
 

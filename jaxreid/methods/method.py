@@ -208,7 +208,8 @@ class Evaluation:
     `outputs` of `Method.embed` are scored, each with a result of its own; the first is the headline. `distance` is one
     of jaxreid.retrieval.DISTANCES or, with "own", `Method.distance`. With `reranking` "k_reciprocal" the headline's
     results have second ones beside them, of distances re-ranked with `rerank_k1`, `rerank_k2` and `rerank_lambda`
-    (see jaxreid.retrieval.rerank)."""
+    (see jaxreid.retrieval.rerank). `open_set` adds the rates of a search for persons who may not be in the gallery
+    (jaxreid.retrieval.open_set)."""
 
     clip_sampling: str
     seq_len: int
@@ -222,6 +223,7 @@ class Evaluation:
     rerank_k1: int = 20
     rerank_k2: int = 6
     rerank_lambda: float = 0.3
+    open_set: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "outputs", tuple(self.outputs))  # a config that was read holds a list

@@ -6,20 +6,18 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
 from jaxreid.data import schema
-from jaxreid.data.prepared import read_metadata
+from jaxreid.data.prepared import camera_names, read_metadata
 from jaxreid.data.sidecars import sidecar_kinds
 from jaxreid.data.split import FrameReader, Split, modality_name, open_split, split_names
 from jaxreid.report import page
 from jaxreid.report.data_figures import data_table, length_histograms
 from jaxreid.report.page import TrackletPictures
-from jaxreid.report.pictures import shrunk
+from jaxreid.report.pictures import tracklet_pictures
 
 PERSONS, TRACKLETS, FRAMES = 6, 6, 4
-JOINTS_SIDE = 96  # pixels of the picture of a skeleton
 # Metadata that lists too much for a table, or says what the page shows anyway.
 REMARKS = ("differences", "warnings")
 UNSHOWN = (*REMARKS, "train_pids", "counts", "cameras", "world", "attribute_values", "excluded_frames", "sidecars")
@@ -53,7 +51,7 @@ def render(directory: Path, name: str, persons: int = PERSONS, tracklets: int = 
     """
     splits = [open_split(directory, split) for split in split_names(directory)]
     facts = read_metadata(directory)
-    cameras = {int(camera["number"]): str(camera["name"]) for camera in facts.get("cameras", ())}
+    cameras = camera_names(facts)
     return page.render_template(
         "dataset.html",
         title=name,
@@ -99,14 +97,8 @@ def spread(table: Any, clothes: np.ndarray, rows: np.ndarray, count: int) -> lis
 
 def _tracklet(split: Split, reader: FrameReader, row: int, cameras: dict[int, str]) -> TrackletPictures:
     table, labels = split.table, split.labels
-    wanted = np.unique(np.linspace(0, table.length[row] - 1, FRAMES).round().astype(int))
     modality = modality_name(int(table.modality[row]))
-    if modality == "skeleton":
-        joints, _ = reader.joints(row)
-        pictures = [skeleton(joints[index]) for index in wanted]
-    else:
-        encoded = reader.encoded(row)
-        pictures = [shrunk(encoded[index]) for index in wanted]
+    pictures = tracklet_pictures(split, reader, row, FRAMES)
     camera = int(table.camera[row])
     where = " ".join(["camera", str(camera), cameras.get(camera, "")]).strip()
     altitude, distance, angle = table.geometry[row]
@@ -117,19 +109,7 @@ def _tracklet(split: Split, reader: FrameReader, row: int, cameras: dict[int, st
         f"clothes {labels.clothes[row]}" if labels.clothes[row] >= 0 else "",
     ]
     facts = [labels.names[row], f"{where}, {modality}, {table.length[row]} frames", ", ".join(filter(None, known))]
-    return TrackletPictures(labels.names[row], tuple(pictures), tuple(filter(None, facts)))
-
-
-def skeleton(joints: np.ndarray, side: int = JOINTS_SIDE) -> bytes:
-    """A PNG of the joints f32[J, 3] as dots, seen from the front: x right, y up, as large as fits."""
-    flat = joints[:, :2] * [1, -1]
-    low, extent = flat.min(0), np.ptp(flat, axis=0)
-    scale = 0.8 * side / max(extent.max(), 1e-6)
-    places = (flat - low - extent / 2) * scale + side / 2
-    image = np.full((side, side, 3), 245, np.uint8)
-    for x, y in places:
-        cv2.circle(image, (round(float(x)), round(float(y))), 2, (160, 90, 30), -1, cv2.LINE_AA)
-    return cv2.imencode(".png", image)[1].tobytes()
+    return TrackletPictures(labels.names[row], pictures, tuple(filter(None, facts)))
 
 
 def _problems(facts: dict[str, Any]) -> list[str]:

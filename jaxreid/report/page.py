@@ -17,7 +17,7 @@ import numpy as np
 from jaxreid.config import flatten
 from jaxreid.errors import UserError
 from jaxreid.files import write_text
-from jaxreid.report.words import ranked_direction, readable
+from jaxreid.report.words import camera_word, ranked_direction, readable
 
 if TYPE_CHECKING:
     from jaxreid.report.plots import Plot
@@ -151,6 +151,8 @@ class ReportContents:
       notes: sentences that a reader must know before believing a number.
       earlier: an earlier run to compare with.
       cameras: direction → its scores by camera.
+      camera_names: their names, by number.
+      breakdown, open_set: tables of `results.json` (jaxreid.evaluation.breakdown, .open_set).
       metrics: rows of metrics.jsonl, see `plots.learning_curves`.
       ranked: ranked lists to look at.
       data, lengths: what the data set holds, and histograms of it.
@@ -167,6 +169,9 @@ class ReportContents:
     notes: Sequence[str] = ()
     earlier: EarlierRun | None = None
     cameras: Mapping[str, CameraTable] = dataclasses.field(default_factory=dict)
+    camera_names: Mapping[int, str] = dataclasses.field(default_factory=dict)
+    breakdown: Sequence[Record] = ()
+    open_set: Sequence[Record] = ()
     metrics: Sequence[Mapping[str, Any]] = ()
     ranked: Sequence[RankedList] = ()
     data: DataTable | None = None
@@ -218,7 +223,7 @@ def write_page(path: Path, text: str) -> Path:
 
 def render_template(name: str, **values: Any) -> str:
     """A template of this folder as a string, with the filters `number`, `change`, `value`, `duration`,
-    `image` and `readable`.
+    `image`, `readable`, `signed`, `between` and `camera`.
 
     Templates extend `base.html` and fill its blocks `title`, `style`, `header`, `nav` and `main`.
     """
@@ -238,6 +243,9 @@ def render_template(name: str, **values: Any) -> str:
         duration=format_duration,
         image=data_uri,
         readable=readable,
+        between=format_interval,
+        signed=format_signed,
+        camera=camera_word,
     )
     return environment.get_template(name).render(**values)
 
@@ -245,11 +253,13 @@ def render_template(name: str, **values: Any) -> str:
 def render(contents: ReportContents) -> str:
     """The report of a run as a string."""
     from jaxreid.report import plots
+    from jaxreid.report.conditions import condition_plots, conditions
 
     explanation = contents.results if isinstance(contents.results, str) else ""
     groups = [] if explanation else _result_groups(contents)
     cmc = plots.cmc_curves({group.name: dict(group.rows) for group in groups})
     earlier = contents.earlier.metrics if contents.earlier else ()
+    by_condition = condition_plots(contents.breakdown)
     return render_template(
         "run.html",
         contents=contents,
@@ -262,6 +272,9 @@ def render(contents: ReportContents) -> str:
         cmc_legend=list(dict.fromkeys(key for plot in cmc for key in plot.legend)),
         plots=plots.learning_curves(contents.metrics, earlier),
         last_values=_last_values(contents.metrics),
+        conditions=conditions(contents.breakdown),
+        condition_plots=by_condition,
+        condition_legend=list(dict.fromkeys(key for plot in by_condition for key in plot.legend)),
         ranked=_by_direction(contents.ranked),
         config=list(flatten(contents.config)),
         total_seconds=sum(contents.phases.values()),
@@ -343,6 +356,17 @@ def _by_direction(ranked: Sequence[RankedList]) -> dict[str, list[RankedList]]:
 def format_number(value: Any) -> str:
     """A percentage for a table; a dash for what is not known."""
     return f"{value:.1f}" if isinstance(value, numbers.Real) and value == value else "–"
+
+
+def format_interval(ends: Sequence[Any], digits: int = 1) -> str:
+    """The two ends of an interval; a dash where it is not known."""
+    return "–" if None in ends else " to ".join(format_signed(end, digits) for end in ends)
+
+
+def format_signed(value: float, digits: int = 1) -> str:
+    """A number that may be negative; what rounds to zero has no sign."""
+    text = f"{value:.{digits}f}"
+    return text.lstrip("-") if not float(text) else text.replace("-", "−")
 
 
 def format_change(value: Any) -> str:

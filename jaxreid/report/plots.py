@@ -156,6 +156,34 @@ def cmc_curves(groups: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[Pl
     return plots
 
 
+def with_intervals(
+    title: str, caption: str, lines: Mapping[str, Sequence[tuple[float, float, float, float]]], x_label: str
+) -> Plot:
+    """Percentages over a number, with their intervals.
+
+    Args:
+      lines: name → (number, percentage, lower and upper end of its interval), ends NaN where they are not known. An
+        empty line is not drawn, and keeps its colour from the others.
+    """
+    keys = []
+
+    def draw(axes: Any) -> None:
+        for order, (name, points) in enumerate(lines.items()):
+            if not points:
+                continue
+            x, y, low, high = np.array(points, float).T
+            colour, marker = SERIES[order % len(SERIES)], MARKERS[order % len(MARKERS)]
+            axes.plot(x, y, color=colour, marker=marker, markersize=3.5, linewidth=1.4, zorder=2.5)
+            axes.vlines(x, low, high, color=colour, linewidth=1.0)
+            keys.append(Key(name, CSS_COLOURS[colour], marker=marker))
+        axes.set_xlabel(x_label)
+        axes.set_title("mAP, percent", loc="left", fontsize=8.5)
+        axes.set_ylim(bottom=0)
+
+    svg = _figure(title, caption, draw)
+    return Plot(title, caption, svg, tuple(keys))
+
+
 def _cmc(record: Mapping[str, Any]) -> list[tuple[float, float]]:
     if "cmc" in record:
         return [(float(k), float(value)) for k, value in enumerate(record["cmc"], 1)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -10,7 +11,8 @@ import numpy as np
 from jaxreid import retrieval
 from jaxreid.data.split import modality_name
 from jaxreid.report.page import RankedList, TrackletPictures
-from jaxreid.report.pictures import shrunk
+from jaxreid.report.pictures import tracklet_pictures
+from jaxreid.report.words import camera_word
 from jaxreid.retrieval.distances import Distance
 
 if TYPE_CHECKING:
@@ -27,23 +29,30 @@ def ranked_lists(
     distance: Distance,
     features: dict[str, Any],
     quality: list[retrieval.Scores],
+    cameras: Mapping[int, str] | None = None,
 ) -> tuple[RankedList, ...]:
     """Best, typical and worst queries of the headline protocol; a spread of queries where nothing was scored.
 
     Args:
       features: split name → what the distance compares, one row per tracklet.
       quality: scores of every case; empty where nothing was scored.
+      cameras: their names, by number.
     """
     headline = cases[0].protocol
     lists: list[RankedList] = []
     for number, case in enumerate(cases):
         if case.protocol == headline:
-            lists += _lists_of(run, case, distance, features, quality[number] if quality else None)
+            lists += _lists_of(run, case, distance, features, quality[number] if quality else None, cameras or {})
     return tuple(lists)
 
 
 def _lists_of(
-    run: Run, case: Case, distance: Distance, features: dict[str, Any], scores: retrieval.Scores | None
+    run: Run,
+    case: Case,
+    distance: Distance,
+    features: dict[str, Any],
+    scores: retrieval.Scores | None,
+    cameras: Mapping[int, str],
 ) -> list[RankedList]:
     query, gallery = case.query, case.gallery
     here, there = query.columns(), gallery.columns()
@@ -80,6 +89,7 @@ def _lists_of(
                 run,
                 gallery,
                 int(hit),
+                cameras,
                 frames=1,
                 match=None if scores is None else bool(here.identity[row] == there.identity[hit]),
                 distance=float(value),
@@ -92,7 +102,7 @@ def _lists_of(
             columns = case.protocol.columns
             matches = case.protocol.masks(here[row : row + 1].columns(columns), there.columns(columns))[0]
             facts = _facts(scores, row, int(matches[:, kept].sum()))
-        lists.append(RankedList(case.direction, _tracklet(run, query, row, frames=CLIP), found, kind, facts))
+        lists.append(RankedList(case.direction, _tracklet(run, query, row, cameras, frames=CLIP), found, kind, facts))
     return lists
 
 
@@ -138,17 +148,20 @@ def _names(side: Side, rows: np.ndarray) -> np.ndarray:
 
 
 def _tracklet(
-    run: Run, side: Side, row: int, frames: int, match: bool | None = None, distance: float | None = None
+    run: Run,
+    side: Side,
+    row: int,
+    cameras: Mapping[int, str],
+    frames: int,
+    match: bool | None = None,
+    distance: float | None = None,
 ) -> TrackletPictures:
     """A tracklet with evenly spaced frames (one: the middle one)."""
     split, at = side.split, int(side.rows[row])
-    encoded = run.reader(split).encoded(at)
-    if frames == 1:
-        wanted = np.array([len(encoded) // 2])
-    else:
-        wanted = np.unique(np.linspace(0, len(encoded) - 1, frames).round().astype(int))
+    table, name = split.table, split.labels.names[at]
+    pictures = tracklet_pictures(split, run.reader(split), at, frames)
     person = int(split.labels.pid[at])
-    shown = f"person {person}" if person >= 0 else split.labels.names[at]
-    camera, modality = f"camera {split.table.camera[at]}", modality_name(int(split.table.modality[at]))
-    facts = (f"{shown}, {camera}", f"{modality}, {len(encoded)} frames") if distance is None else (shown, camera)
-    return TrackletPictures(split.labels.names[at], tuple(shrunk(encoded[i]) for i in wanted), facts, match, distance)
+    facts = [f"{f'person {person}' if person >= 0 else name}, {camera_word(table.camera[at], cameras)}"]
+    if distance is None:
+        facts.append(f"{modality_name(int(table.modality[at]))}, {table.length[at]} frames")
+    return TrackletPictures(name, pictures, tuple(facts), match, distance)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jaxreid import retrieval
+from jaxreid.data.prepared import camera_names, read_metadata
 from jaxreid.devices import processes
 from jaxreid.files import write_json
 from jaxreid.report.cameras import camera_table
@@ -42,6 +43,7 @@ def write(run: Run, assessment: Assessment, compare: Path | None = None) -> Path
     """Writes the report of a run into its workdir; arguments as for `report_run`."""
     splits, results, cases = run.dataset.splits, assessment.results, assessment.cases
     distance, features, quality = assessment.distance, assessment.features, assessment.quality
+    names = camera_names(read_metadata(run.dataset.directory))
     return write_report(
         run.workdir,
         ReportContents(
@@ -54,8 +56,11 @@ def write(run: Run, assessment: Assessment, compare: Path | None = None) -> Path
             notes=results["notes"],
             earlier=_earlier(run, results, compare) if compare else None,
             cameras=_cameras(cases, distance, features, quality),
+            camera_names=names,
+            breakdown=results.get("breakdown", {}).get("tables", ()),
+            open_set=results.get("open_set", ()),
             metrics=read_metrics(run.workdir),
-            ranked=ranked_lists(run, cases, distance, features, quality),
+            ranked=ranked_lists(run, cases, distance, features, quality, names),
             data=data_table(splits),
             lengths=length_histograms(splits),
             environment=results["environment"] | _of_the_report(results),

@@ -11,6 +11,12 @@ def readable(direction: str) -> str:
     return direction.replace("_to_", " to ").replace("/", ", ")
 
 
+def camera_word(number: int, names: Mapping[int, str]) -> str:
+    """A camera as people call it: by its name, by its number where it has none."""
+    name = names.get(int(number), "")
+    return f"camera {name or number}" if not name or name.isdigit() else name
+
+
 def ranked_direction(record: Mapping[str, Any]) -> str:
     """What a result record ranked: its direction, told apart from the same of another output or with re-ranked
     distances."""

@@ -26,6 +26,8 @@ from jaxreid.retrieval.distances import (
 from jaxreid.retrieval.gallery import Gallery, add_to_gallery
 from jaxreid.retrieval.metrics import Scores, nearest, pooled, result_record, score, score_distances
 from jaxreid.retrieval.neighbours import nearest_neighbours
+from jaxreid.retrieval.open_set import OpenSet, open_set_rates
+from jaxreid.retrieval.precision import Matches
 from jaxreid.retrieval.protocols import PROTOCOLS, Protocol, Rows
 from jaxreid.retrieval.rerank import (
     KReciprocal,
@@ -42,6 +44,8 @@ __all__ = [
     "PROTOCOLS",
     "Gallery",
     "KReciprocal",
+    "Matches",
+    "OpenSet",
     "OwnDistance",
     "Parts",
     "Protocol",
@@ -65,6 +69,7 @@ __all__ = [
     "linear_assignment",
     "nearest",
     "nearest_neighbours",
+    "open_set_rates",
     "part_distance",
     "part_euclidean_distance",
     "pooled",

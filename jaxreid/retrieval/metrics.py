@@ -24,6 +24,7 @@ from jaxreid.retrieval import distances as distances_lib
 from jaxreid.retrieval import protocols
 from jaxreid.retrieval.distances import Distance
 from jaxreid.retrieval.neighbours import top_k
+from jaxreid.retrieval.precision import Matches, average_precision, inverse_negative_penalty
 from jaxreid.retrieval.protocols import Protocol, Rows
 from jaxreid.shapes import AnyArray, Array, Bool, Float, Int, Real
 
@@ -47,6 +48,7 @@ class Scores:
       average_precision, inverse_negative_penalty: f64[Q] in [0, 1], 0 where a query has no match.
       first_match: i32[Q], 1-based position of the first match, 0 where there is none.
       count_unmatched: whether the protocol counts queries without a match as misses in rank-k.
+      matches: where each match stands, if it was asked for.
     """
 
     protocol: str
@@ -60,6 +62,7 @@ class Scores:
     inverse_negative_penalty: np.ndarray
     first_match: np.ndarray
     count_unmatched: bool = False
+    matches: Matches | None = None
 
     @property
     def asked(self) -> int:
@@ -88,6 +91,7 @@ def score(
     block: int | None = None,
     ties: str = "stable",
     mesh: Mesh | None = None,
+    keep_matches: bool = False,
 ) -> Scores:
     """Ranks the gallery for every query and scores it; the distance matrix exists one row block at a time.
 
@@ -104,6 +108,7 @@ def score(
         which shows features that have collapsed.
       mesh: devices of this process that each rank a block of queries at a time, whatever the mesh's axes; the
         positions are those of one device.
+      keep_matches: whether to keep where every match stands (`Scores.matches`).
 
     Raises:
       UserError: the protocol cannot be applied (`protocols.check`), features and rows differ in number, features
@@ -123,8 +128,9 @@ def score(
     block = distances_lib.block_rows(block, len(gallery_rows))
     gallery_features = jax.tree.map(lambda x: x[kept_gallery], gallery_features)
     blocks = distances_lib.distance_blocks(query_features, gallery_features, distance, block, mesh, pad=True)
-    scores = _score_blocks(blocks, query_rows[kept], gallery_rows[kept_gallery], protocol, ranks, ties, mesh)
-    return _of_all_queries(scores, kept, len(query_rows))
+    sides = query_rows[kept], gallery_rows[kept_gallery]
+    scores = _score_blocks(blocks, *sides, protocol, ranks, ties, mesh, keep_matches)
+    return _of_all_rows(scores, kept, len(query_rows), kept_gallery, len(gallery_rows))
 
 
 def score_distances(
@@ -135,6 +141,7 @@ def score_distances(
     ranks: tuple[int, ...] = RANKS,
     block: int | None = None,
     ties: str = "stable",
+    keep_matches: bool = False,
 ) -> Scores:
     """Scores a distance matrix [Q, G] that is already there, for instance a re-ranked one; see `score`.
 
@@ -150,8 +157,9 @@ def score_distances(
     kept, kept_gallery = protocol.kept(query_rows), protocol.kept(gallery_rows)
     block = distances_lib.block_rows(block, len(gallery_rows))
     blocks = distances_lib.distance_blocks(distances[kept][:, kept_gallery], None, lambda rows, _: rows, block)
-    scores = _score_blocks(blocks, query_rows[kept], gallery_rows[kept_gallery], protocol, ranks, ties)
-    return _of_all_queries(scores, kept, len(query_rows))
+    sides = query_rows[kept], gallery_rows[kept_gallery]
+    scores = _score_blocks(blocks, *sides, protocol, ranks, ties, keep_matches=keep_matches)
+    return _of_all_rows(scores, kept, len(query_rows), kept_gallery, len(gallery_rows))
 
 
 def pooled(parts: Sequence[Scores]) -> Scores:
@@ -185,19 +193,32 @@ def pooled(parts: Sequence[Scores]) -> Scores:
     )
 
 
-def _of_all_queries(scores: Scores, kept: np.ndarray | slice, count: int) -> Scores:
-    """Per-query arrays with a row for every query, 0 for those that the protocol does not look at."""
+def _of_all_rows(
+    scores: Scores, kept: np.ndarray | slice, queries: int, kept_gallery: np.ndarray | slice, gallery: int
+) -> Scores:
+    """Per-query arrays with a row for every query, empty for those that the protocol does not look at; matches by
+    their rows in the whole gallery."""
 
-    def spread(values: np.ndarray) -> np.ndarray:
-        whole = np.zeros(count, values.dtype)
+    def spread(values: np.ndarray, fill: int = 0) -> np.ndarray:
+        whole = np.full((queries, *values.shape[1:]), fill, values.dtype)
         whole[kept] = values
         return whole
 
+    matches = scores.matches
+    if matches is not None:
+        row = np.where(matches.row < 0, -1, np.arange(gallery)[kept_gallery][matches.row])
+        matches = Matches(
+            spread(matches.position),
+            spread(row, -1),
+            spread(matches.distance),
+            None if matches.tied_precision is None else spread(matches.tied_precision),
+        )
     return dataclasses.replace(
         scores,
         average_precision=spread(scores.average_precision),
         inverse_negative_penalty=spread(scores.inverse_negative_penalty),
         first_match=spread(scores.first_match),
+        matches=matches,
     )
 
 
@@ -209,12 +230,13 @@ def _score_blocks(
     ranks: tuple[int, ...],
     ties: str,
     mesh: Mesh | None = None,
+    keep_matches: bool = False,
 ) -> Scores:
     if ties not in ("stable", "pessimistic"):
         raise UserError(f"unknown order of ties {ties!r}; known: stable, pessimistic")
     capacity = _match_capacity(query.identity, gallery.identity)
     gallery_columns: Any = None
-    precisions, penalties, first = [], [], []
+    precisions, penalties, first, matches = [], [], [], []
     for rows, distances in blocks:
         distances = in_float32(distances)
         if gallery_columns is None:
@@ -237,6 +259,8 @@ def _score_blocks(
         precisions.append(average_precision(position, protocol.precision, found.get("tied_precision")))
         penalties.append(inverse_negative_penalty(position))
         first.append(position[:, 0])
+        if keep_matches:
+            matches.append(Matches(position, found["row"], found["distance"], found.get("tied_precision")))
 
     first_match = np.concatenate(first)
     valid = first_match > 0
@@ -258,6 +282,7 @@ def _score_blocks(
         inverse_negative_penalty=penalty,
         first_match=first_match,
         count_unmatched=protocol.count_unmatched,
+        matches=jax.tree.map(lambda *parts: np.concatenate(parts), *matches) if matches else None,
     )
 
 
@@ -322,9 +347,10 @@ def match_positions(
       tied: static, whether `tied_precision` is asked for.
 
     Returns:
-      `position` i32[B, capacity], 1-based and ascending, 0 past the last match; `tied_precision` f32[B, capacity],
-      precision when everything at the match's distance is retrieved with it, 0 past the last match; `undefined`
-      bool[B], queries with NaN distances, whose other values mean nothing.
+      `position` i32[B, capacity], 1-based and ascending, 0 past the last match, with `row` i32[B, capacity], −1 past
+      the last, and `distance`; `tied_precision` f32[B, capacity], precision when everything at the match's distance is
+      retrieved with it, 0 past the last match; `undefined` bool[B], queries with NaN distances, whose other values
+      mean nothing.
     """
     rows, gallery = distances.shape
     # As many rows at a time as a CPU's cache holds: everything below reads them many times.
@@ -346,6 +372,7 @@ def match_positions(
 
         most = exists.sum(axis=1).max()
         found = {"position": jnp.where(exists, 1 + _count(ahead, value, index, most), 0)}
+        found |= {"row": jnp.where(exists, index, -1), "distance": value}
         if tied:
             hits = jnp.sum(value[:, None, :] <= value[:, :, None], axis=2, where=exists[:, None, :])
             retrieved = _count(lambda value, _: ranked <= value, value, index, most)
@@ -377,38 +404,6 @@ def _count(counted: Callable[[Array, Array], Array], value: Array, index: Array,
 
     found = jax.lax.fori_loop(0, -(-most // TOGETHER), of_matches, jnp.zeros(value.shape, jnp.int32))
     return found[:, : value.shape[1] - fill[1][1]]
-
-
-def average_precision(
-    positions: Int[np.ndarray, "queries matches"],
-    rule: str = "standard",
-    tied: Float[np.ndarray, "queries matches"] | None = None,
-) -> Float[np.ndarray, " queries"]:
-    """Average precision from the positions of the matches, in [0, 1]; 0 where there is no match.
-
-    Args:
-      positions: 1-based and ascending, 0 past the last match.
-      rule: 'standard', the mean over matches of hits so far / position; 'trapezoid', the mean of the precisions
-        just before and at each match (precision before the first row is 1), as MARS and VReID-XFD score;
-        'tied', the mean of `tied`, for rankings with groups of equal distance.
-      tied: the `tied_precision` of `match_positions`.
-    """
-    exists = positions > 0
-    hits = np.arange(1, positions.shape[1] + 1)
-    at = hits / np.maximum(positions, 1)
-    if rule == "trapezoid":
-        before = np.where(positions == 1, 1.0, (hits - 1) / np.maximum(positions - 1, 1))
-        at = (before + at) / 2
-    elif rule == "tied" and tied is not None:
-        at = tied.astype(np.float64)
-    elif rule != "standard":
-        raise UserError(f"unknown average precision {rule!r}; known: standard, trapezoid, tied (needs `tied`)")
-    return np.sum(at * exists, axis=1) / np.maximum(exists.sum(axis=1), 1)
-
-
-def inverse_negative_penalty(positions: Int[np.ndarray, "queries matches"]) -> Float[np.ndarray, " queries"]:
-    """Number of matches / position of the last match; 0 where there is no match. `positions` as above."""
-    return np.sum(positions > 0, axis=1) / np.maximum(positions.max(axis=1), 1)
 
 
 def nearest(

@@ -78,7 +78,7 @@ class Protocol:
       different: columns of `Rows` in which a match differs from the query.
       same: columns, besides identity, in which a match agrees with the query.
       junk_identities: gallery identities that are left out of every ranking.
-      precision: 'standard', 'trapezoid' or 'tied', see `metrics.average_precision`.
+      precision: 'standard', 'trapezoid' or 'tied', see `precision.average_precision`.
       other_modality: the gallery must hold no row of the query's modality.
       whole_batches: (modality, size) pairs: of the rows of that modality, in the order given, those after the last
         whole group of `size` are left out, as queries and from the gallery.

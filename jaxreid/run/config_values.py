@@ -60,7 +60,7 @@ BASE = {
     ),
     **under("evaluation", {"normalize": flag, "flip": flag, "outputs": series(word, least=1)}),
     **under("evaluation", dict.fromkeys(("seq_len", "stride", "rerank_k1", "rerank_k2"), whole(1))),
-    **under("evaluation", {"reranking": one_of(RERANKING), "rerank_lambda": fraction}),
+    **under("evaluation", {"reranking": one_of(RERANKING), "rerank_lambda": fraction, "open_set": flag}),
     **under("mesh", {"devices": whole(0), "fsdp": whole(1)}),
     **under("backbone", {"name": one_of(known_encoders), "checkpoint": free}),  # checked when weights are loaded
     **under("backbone", {"remat": flag, "scan": flag, "stride": whole(0)}),
