@@ -2,10 +2,11 @@
 
     python benchmarks/walkers_tower.py [--weights PATH] [--tower NAME] [--config vvi] [--seed 0]
 
-Prints JSON lines. `mAP`: per cent, test tracklets, mean class feature of the frames after the final norm, cosine;
-V→I and I→V across modalities, V→V and I→I across the cameras of one modality. The free controls change nothing but
-the features' statistics: standardised with the training tracklets' (as HiTPro's neck does before its first epoch),
-centred per modality, centred per camera (the last two with the statistics of the test tracklets).
+Prints JSON lines. `mAP`: per cent, test tracklets, mean class feature of the frames after the final norm (of a
+ResNet the pooled map), cosine; V→I and I→V across modalities, V→V and I→I across the cameras of one modality. The free
+controls change nothing but the features' statistics: standardised with the training tracklets' (as HiTPro's neck does
+before its first epoch), centred per modality, centred per camera (the last two with the statistics of the test
+tracklets).
 `association`: HiTPro's first mining on the training tracklets, precision and coverage in per cent.
 """
 
@@ -23,17 +24,19 @@ from walkers_difficulty import mean_average_precision
 from data_builders.walkers.world import CONFIGS, World
 from jaxreid.arrays import unit_rows
 from jaxreid.backbones.frame_encoder import encoder_config
-from jaxreid.backbones.pretrained import load
+from jaxreid.backbones.pretrained import load_variables
+from jaxreid.backbones.resnet import ResNet, ResNetConfig
 from jaxreid.backbones.vit import ViT
 from jaxreid.memory.association import AssociationConfig, associate
 from jaxreid.memory.prototypes import empty_memory, rebuild
 from jaxreid.training.starting_tower import MEAN, STD, TOWER
 
 
-def tracklet_features(tower, params, world: World, split: str, frames: int) -> tuple[np.ndarray, list]:
-    """f32[N, D] mean class feature of up to `frames` evenly spaced frames, and the specs."""
-    model = ViT(tower)
-    embed = jax.jit(lambda x: model.apply({"params": params}, (x / 255 - MEAN) / STD)["class_token"])
+def tracklet_features(tower, variables, world: World, split: str, frames: int) -> tuple[np.ndarray, list]:
+    """f32[N, D] mean feature of up to `frames` evenly spaced frames (the class token, of a ResNet the pooled map), and
+    the specs."""
+    model, output = (ResNet(tower), "pooled") if isinstance(tower, ResNetConfig) else (ViT(tower), "class_token")
+    embed = jax.jit(lambda x: model.apply(variables, (x / 255 - MEAN) / STD)[output])
     specs = world.specs(split)
     pictures, owner = [], []
     for row, spec in enumerate(specs):
@@ -105,10 +108,10 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=6)
     arguments = parser.parse_args()
     tower = encoder_config(arguments.tower, TOWER.image_size, "float32")
-    params = load(arguments.weights, tower)
+    variables = load_variables(arguments.weights, tower)
     world = World(dataclasses.replace(CONFIGS[arguments.config], seed=arguments.seed))
-    train, train_specs = tracklet_features(tower, params, world, "train", arguments.frames)
-    test, test_specs = tracklet_features(tower, params, world, "test", arguments.frames)
+    train, train_specs = tracklet_features(tower, variables, world, "train", arguments.frames)
+    test, test_specs = tracklet_features(tower, variables, world, "test", arguments.frames)
     pid, camera, infrared = columns(test_specs)
     mean, std = train.mean(0), train.std(0) + 1e-6
     forms = {

@@ -178,3 +178,44 @@ def random_file(path, shapes, seed=0):
     tensors = random_tensors(shapes, seed)
     safetensors.numpy.save_file(tensors, path)
     return tensors
+
+
+def timm_block(key, width):
+    return {
+        **norm(f"{key}.norm1", width),
+        **linear(f"{key}.attn.qkv", width, 3 * width),
+        **linear(f"{key}.attn.proj", width, width),
+        **norm(f"{key}.norm2", width),
+        **linear(f"{key}.mlp.fc1", width, 4 * width),
+        **linear(f"{key}.mlp.fc2", 4 * width, width),
+    }
+
+
+def keyre_id(width=768, depth=12, patch=16, patches=128, frames=4, cameras=6):
+    """`block1` is also called `b2.0`."""
+    wide = frames * width
+    found = {
+        "base.cls_token": (1, 1, width),
+        "base.pos_embed": (1, 1 + patches, width),
+        "base.Cam": (cameras, 1, width),
+        "base.patch_embed.proj.weight": (width, 3, patch, patch),
+        "base.patch_embed.proj.bias": (width,),
+        **norm("base.norm", width),
+        **linear("base.fc", width, 1000),
+        **timm_block("b1.0", width),
+        **norm("b1.1", width),
+        **timm_block("block1", wide),
+        **timm_block("b2.0", wide),
+        **norm("b2.1", wide),
+        **batch_norm("bottleneck", width),
+        "classifier.weight": (IDENTITIES, width),
+        "attention_conv.weight": (width // 3, width, 1, 1),
+        "attention_conv.bias": (width // 3,),
+        "attention_tconv.weight": (1, width // 3, 3),
+        "attention_tconv.bias": (1,),
+    }
+    for i in range(depth):
+        found |= timm_block(f"base.blocks.{i}", width)
+    for k in range(1, 7):
+        found |= batch_norm(f"bottleneck_{k}", wide) | {f"classifier_{k}.weight": (IDENTITIES, wide)}
+    return found

@@ -560,6 +560,11 @@ def test_parity_and_formats_of_the_resnet(tmp_path):
     tensors = renamed(read_tensors(tmp_path / "folder"), *TORCHVISION_NAMES)
     assert {"layer1.0.downsample.1.running_var", "layer4.1.bn3.bias", "bn1.num_batches_tracked"} <= tensors.keys()
     assert trees_equal(to_variables(tensors, RESNET), variables)
+    written = to_tensors(variables, RESNET)
+    assert tensors.keys() - written.keys() == {k for k in tensors if k.startswith("fc.") or k.endswith("_tracked")}
+    assert all(np.array_equal(values, tensors[key]) for key, values in written.items())
+    with refuses(CheckpointError, "stem for each modality"):
+        to_tensors(variables, dataclasses.replace(RESNET, stems=2))
     two = to_variables(tensors, dataclasses.replace(RESNET, stems=2))
     for collection in ("params", "batch_stats"):  # both stems start with the same weights
         assert trees_equal(two[collection].pop("stem_infrared"), variables[collection]["stem"])

@@ -58,16 +58,18 @@ def test_photographs_differ_by_key_and_stay_in_range():
 
 
 @pytest.mark.extended
-def test_training_learns_the_words(pictures):
-    reader, params = make_reader(pictures, seed=0)
+@pytest.mark.parametrize("name", ["walkers_vit_tiny", "resnet_tiny"])
+def test_training_learns_the_words(name, pictures):
+    reader, variables = make_reader(pictures, 0, encoder_config(name, TOWER.image_size, "float32"))
 
-    def word_loss(params):
+    def word_loss(variables):
         rng = jax.random.key(5)
         batch = Pictures(*(jnp.asarray(x) for x in pictures))
-        return float(starting_tower.loss(reader, params, rng, batch, 0.0)[1]["words"])
+        metrics, _ = starting_tower.loss(reader, variables, rng, batch, 0.0)[1]
+        return float(metrics["words"])
 
-    before = word_loss(params)
-    after = word_loss(train(reader, params, pictures, Stage("people", 40, 1e-2, 0.0), seed=0))
+    before = word_loss(variables)
+    after = word_loss(train(reader, variables, pictures, Stage("people", 40, 1e-2, 0.0), seed=0))
     assert after < 0.75 * before
 
 
@@ -77,6 +79,7 @@ def test_training_learns_the_words(pictures):
         ("walkers_vit_tiny", "walkers_vit_tiny"),
         ("dinov2:walkers_vit_tiny", "walkers_dinov2_tiny"),
         ("imagenet:walkers_vit_tiny", "walkers_imagenet_tiny"),
+        ("resnet_tiny", "walkers_resnet_tiny"),
     ],
 )
 def test_packaged_towers_know_strangers_again(name, checkpoint):
@@ -92,8 +95,8 @@ def test_packaged_towers_know_strangers_again(name, checkpoint):
     config = dataclasses.replace(CONFIGS["vvi"], seed=5, test_identities=24, tracklets_per_camera=(1, 1))
     world = benchmark.World(config)
     tower = encoder_config(name, TOWER.image_size, "float32")
-    params = benchmark.load(checkpoint, tower)
-    features, specs = benchmark.tracklet_features(tower, params, world, "test", frames=2)
+    variables = benchmark.load_variables(checkpoint, tower)
+    features, specs = benchmark.tracklet_features(tower, variables, world, "test", frames=2)
     columns = benchmark.columns(specs)
     found = benchmark.scores(features, *columns)
     chance = benchmark.scores(np.random.default_rng(0).standard_normal(features.shape), *columns)

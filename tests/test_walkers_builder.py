@@ -52,7 +52,7 @@ def test_several_processes_draw_what_one_draws(monkeypatch):
     together = list(workers.draw_all(config, specs))
     assert [spec for spec, _ in together] == [spec for spec, _ in alone] == specs
     for (_, (frames, drawn)), (_, (same_frames, same)) in zip(alone, together, strict=True):
-        assert frames == same_frames and len(frames) > 3 and drawn.caption == same.caption
+        assert frames == same_frames and len(frames) > 3 and drawn.captions == same.captions
         for name in ("keypoints", "joints3d", "silhouette"):
             np.testing.assert_array_equal(getattr(drawn, name), getattr(same, name))
 
@@ -137,7 +137,7 @@ def test_sidecars_cover_every_frame(tiny, records):
             got, mask = sidecars[kind].read(name, record["frame_index"])
             np.testing.assert_array_equal(got, values)
             assert mask.all()
-        assert sidecars["captions"].texts(name) == [truth.caption]
+        assert sidecars["captions"].texts(name) == list(truth.captions)
 
 
 def test_visible_only_worlds_are_scored_like_market():
@@ -155,6 +155,16 @@ def test_visible_only_worlds_are_scored_like_market():
 
 
 def test_a_world_of_each_size_is_offered():
-    assert list(builder.Builder.builder_configs) == list(world.CONFIGS)
+    configs = builder.Builder.builder_configs
+    assert list(configs) == list(world.CONFIGS)
+    assert [name for name, config in configs.items() if "silhouettes" not in config.sidecars] == [
+        "vvi_dev",
+        "captioned",
+    ]
+    # What settings are chosen on shows nobody whom another set shows.
+    for name in ("visible", "teams", "aerial", "clothes", "vvi"):
+        chosen_on = [c.world.seed for key, c in configs.items() if key in (f"{name}_dev", f"{name}_dev2")]
+        others = [c.world.seed for key, c in configs.items() if "dev" not in key]
+        assert chosen_on and not set(chosen_on) & set(others)
     assert builder.Builder.make_config(None, None).name == "vvi"
     assert len(caption.ATTRIBUTES) <= schema.NUM_ATTRIBUTES

@@ -14,7 +14,8 @@ CAPTURE_POINTS = (
     (15, 10, 60), (30, 20, 60), (45, 30, 60), (60, 40, 60), (75, 80, 60), (90, 120, 60),
     (10, 0, 90), (20, 0, 90), (30, 0, 90), (40, 0, 90), (80, 0, 90), (120, 0, 90),
 )  # fmt: skip
-SHARP_RANGE, FEWEST_ROWS = 16.0, 12  # metres up to which a crop has all its rows; rows of the farthest
+# Metres up to which a crop has all its rows, and rows of the farthest, which show a person of average height in 12.
+SHARP_RANGE, FEWEST_ROWS = 20.0, 16
 
 
 @dataclasses.dataclass(frozen=True)

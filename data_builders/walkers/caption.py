@@ -55,8 +55,18 @@ def attribute_codes(person: Person) -> np.ndarray:
     return np.array([ATTRIBUTES[name].index(word) for name, word in words(person).items()], np.int32)
 
 
-def describe(person: Person, infrared: bool = False, place: str = "") -> str:
-    """One English sentence; an infrared camera sees no colours. `place` is appended where given."""
+# What can be said of a person, put together in several ways.
+WORDINGS = (
+    "a {height} person of {build} build with {hair} hair, wearing a {upper}, {lower} and {shoes}{hat}{bag}, "
+    "{gait}{place}",
+    "a photo of a pedestrian in a {upper} and {lower} with {shoes}{hat}{bag}, {height} and of {build} build, "
+    "with {hair} hair, {gait}{place}",
+    "one person {gait}, with {hair} hair, {shoes}, {lower} and a {upper}{bag}{hat}, {build} and {height}{place}",
+)
+
+
+def describe(person: Person, infrared: bool = False, place: str = "", wording: int = 0) -> str:
+    """One English phrase, one of WORDINGS; an infrared camera sees no colours. `place` is appended where given."""
     word = words(person)
 
     def coloured(garment, noun):
@@ -72,13 +82,13 @@ def describe(person: Person, infrared: bool = False, place: str = "") -> str:
         upper = f"{pattern} {upper}"
     else:
         upper = f"{word['upper_a_colour']} and {word['upper_b_colour']} {pattern} {upper}"
-    parts = [f"a {word['height']} person of {word['build']} build with {word['hair']} hair"]
-    parts.append(f"wearing a {upper}, {coloured('lower', word['lower'])} and {coloured('shoes', 'shoes')}")
-    if word["hat"] != "none":
-        parts.append(f"a {coloured('hat', word['hat'])}")
-    if word["bag"] != "none":
-        parts.append(f"carrying a {coloured('bag', word['bag'])}")
-    parts.append(f"{'running' if person.gait.running else 'walking'} with {word['stride']} steps")
-    if place:
-        parts.append(f"in front of {place}")
-    return ", ".join(parts)
+    return WORDINGS[wording].format(
+        **{name: word[name] for name in ("height", "build", "hair")},
+        upper=upper,
+        lower=coloured("lower", word["lower"]),
+        shoes=coloured("shoes", "shoes"),
+        hat="" if word["hat"] == "none" else f", a {coloured('hat', word['hat'])}",
+        bag="" if word["bag"] == "none" else f", carrying a {coloured('bag', word['bag'])}",
+        gait=f"{'running' if person.gait.running else 'walking'} with {word['stride']} steps",
+        place=place and f", in front of {place}",
+    )

@@ -7,6 +7,9 @@ with the origin on the ground below the hips.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
+from dataclasses import astuple
+from typing import Any
 
 import numpy as np
 
@@ -73,6 +76,11 @@ class Gait:
         return self.knee > 1.1
 
 
+# Ranges of a random body.
+BODIES = {
+    "height": (1.50, 1.95), "girth": (0.80, 1.40), "shoulder": (0.85, 1.18), "hip": (0.85, 1.25), "leg": (0.93, 1.06),
+    "head": (0.88, 1.14),
+}  # fmt: skip
 # Ranges of a random gait, by what a person does; `knee` of a walk is the same for everyone.
 GAITS: dict[str, dict[str, tuple[float, float]]] = {
     "walking": {
@@ -130,31 +138,44 @@ class Wardrobe:
 
 def draw_person(pid: int, rng: np.random.Generator, wardrobe: Wardrobe, gait: str = "walking") -> Person:
     """One random person with a gait of GAITS."""
-    body = Body(
-        height=rng.uniform(1.50, 1.95),
-        girth=rng.uniform(0.80, 1.40),
-        shoulder=rng.uniform(0.85, 1.18),
-        hip=rng.uniform(0.85, 1.25),
-        leg=rng.uniform(0.93, 1.06),
-        head=rng.uniform(0.88, 1.14),
-    )
+    body = Body(**{name: rng.uniform(*limits) for name, limits in BODIES.items()})
     drawn = Gait(**{name: rng.uniform(*limits) for name, limits in GAITS[gait].items()})
     outfit = draw_outfit(rng, wardrobe)
     skin, hair = (str(rng.choice(names)) for names in (wardrobe.skin, wardrobe.hair))
     return Person(pid, body, drawn, outfit, skin, hair)
 
 
-def in_kit(person: Person, kit: Outfit) -> Person:
-    """A player in a team's kit; hair and the colour of the shoes are the player's own."""
+def in_kit(person: Person, kit: Outfit, details: bool = False) -> Person:
+    """A player in a team's kit; hair and the colour of the shoes are the player's own, and with `details` also sleeves
+    and hat."""
     own = person.outfit
     clothes = len(CLOTHES)
+    sleeve = "short" if kit.sleeve == "long" else kit.sleeve
+    hat, sleeve = (own.hat, own.sleeve) if details else ("none", sleeve)
     outfit = dataclasses.replace(
-        kit, upper="shirt", lower="shorts", hat="none", bag="none", hair=own.hair,
-        sleeve="short" if kit.sleeve == "long" else kit.sleeve,
+        kit, upper="shirt", lower="shorts", hat=hat, bag="none", hair=own.hair, sleeve=sleeve,
         colours=kit.colours[:clothes] + own.colours[clothes:],
         reflectances=kit.reflectances[:clothes] + own.reflectances[clothes:],
     )  # fmt: skip
     return dataclasses.replace(person, outfit=outfit)
+
+
+def average(gait: str) -> tuple[Body, Gait]:
+    """The middle of all bodies, and of all gaits of a key of GAITS."""
+
+    def middle(ranges: Mapping[str, tuple[float, float]]) -> dict[str, float]:
+        return {name: (low + high) / 2 for name, (low, high) in ranges.items()}
+
+    return Body(**middle(BODIES)), Gait(**middle(GAITS[gait]))
+
+
+def resembling(person: Person, body: Body, gait: Gait, share: float) -> Person:
+    """The person with a body and a gait that are the given ones by `share` (1 wholly; below 0 they differ more)."""
+
+    def between(own: Any, other: Any) -> Any:
+        return type(own)(*((1 - share) * a + share * b for a, b in zip(astuple(own), astuple(other), strict=True)))
+
+    return dataclasses.replace(person, body=between(person.body, body), gait=between(person.gait, gait))
 
 
 def in_other_clothes(person: Person, outfit: Outfit) -> Person:

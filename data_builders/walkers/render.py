@@ -25,6 +25,8 @@ WINDOW = 2.25  # metres shown by the height of a crop of scale 1
 WINDOW_FROM_ABOVE = 1.3  # the same for a person seen from straight above
 AIM = 0.93  # metres above the ground that a crop is centred on
 
+_MISALIGNED = np.array([0.3, 0.25, 0.45])  # largest errors of a crop: logarithm of its scale, metres right, metres down
+
 COCO = ("nose", "left_eye", "right_eye", "left_ear", "right_ear", "left_shoulder", "right_shoulder", "left_elbow",
         "right_elbow", "left_wrist", "right_wrist", "left_hip", "right_hip", "left_knee", "right_knee",
         "left_ankle", "right_ankle")  # fmt: skip
@@ -48,8 +50,8 @@ class Passage:
     ambient: float  # light on the scene: 1 by day, less when only a flash lights the person
     first_frame: int
     frames: int
-    scale: float
-    shift: tuple[float, float]  # of the crop in metres
+    scale: np.ndarray  # [T]
+    shift: np.ndarray  # [T, 2] of the crop in metres, right and down
     occluder: tuple[float, ...] | None  # position (m), width (m), height (m), visible grey, infrared value
     noise_seed: int
     speed: float = WALKING_SPEED  # of the crop, m/s
@@ -67,7 +69,7 @@ class DrawnTracklet:
       silhouette: u8[T, H, W] coverage of the pixel by the visible person, 255 full. A crop that the sensor resolves
         with fewer rows has small frames; silhouettes and materials keep the size of the others.
       materials: u8[T, 2H, 2W] index in figure.MATERIALS.
-      caption: the visible attributes in words.
+      captions: the visible attributes in words, in one or more wordings.
     """
 
     frames: np.ndarray
@@ -75,7 +77,7 @@ class DrawnTracklet:
     joints3d: np.ndarray
     silhouette: np.ndarray
     materials: np.ndarray
-    caption: str
+    captions: tuple[str, ...]
 
 
 # From the air a joint is seen if the picture shows at its place what it is made of; by COCO keypoint.
@@ -125,11 +127,30 @@ def draw_passage(
         ambient=ambient,
         first_frame=first_frame,
         frames=frames,
-        scale=float(np.exp(nuisance * crop_rng.uniform(-0.16, 0.16))),
-        shift=tuple(nuisance * crop_rng.uniform(-0.16, 0.16, 2)),
+        scale=np.full(frames, np.exp(nuisance * crop_rng.uniform(-0.16, 0.16))),
+        shift=np.tile(nuisance * crop_rng.uniform(-0.16, 0.16, 2), (frames, 1)),
         occluder=occluder,
         noise_seed=int(crop_rng.integers(2**31)),
         speed=speed,
+    )
+
+
+def spoil(passage: Passage, rng: np.random.Generator, occlusion: float, misalignment: float) -> Passage:
+    """The same passage before whom something may stand, as a poor detector crops it.
+
+    Args:
+      occlusion: probability that a thing covers a part of the person in some of the frames.
+      misalignment: how far crops are off (1 strong): one error at the first frame and another at the last, between
+        which it drifts, so that some frames of a tracklet are better than others.
+    """
+    occluder = passage.occluder
+    if rng.random() < occlusion:
+        occluder = tuple(rng.uniform((-0.6, 0.3, 0.7, 0.1, 0.05), (0.6, 0.8, 1.8, 0.8, 0.5)))
+    share = np.linspace(0, 1, passage.frames)[:, None]
+    first, last = misalignment * rng.uniform(-1, 1, (2, 3)) * _MISALIGNED
+    error = (1 - share) * first + share * last
+    return dataclasses.replace(
+        passage, occluder=occluder, scale=passage.scale * np.exp(error[:, 0]), shift=passage.shift + error[:, 1:]
     )
 
 
@@ -153,7 +174,7 @@ def colour_table(person: Person, infrared: bool, occluder: tuple[float, ...] | N
 
 
 def render(
-    person: Person, camera: Camera, scene: Scene, passage: Passage, caption: str, size: tuple[int, int]
+    person: Person, camera: Camera, scene: Scene, passage: Passage, captions: tuple[str, ...], size: tuple[int, int]
 ) -> DrawnTracklet:
     """Draws one tracklet with frames of `size` (height, width)."""
     height, width = size
@@ -173,11 +194,11 @@ def render(
     aim = camera.view(np.concatenate([ground, np.full((len(ground), 1), AIM)], -1))
     # A window that shows so many metres at the person's distance, whatever that distance is.
     scale = height / extent * passage.scale
-    centre = np.array([width, height]) / 2 - np.array(passage.shift) * scale
+    centre = np.array([width, height]) / 2 - passage.shift * scale[:, None]
 
     def project(points):  # camera coordinates [T, N, 3] -> pixels [T, N, 2]
         flat = points[..., :2] / points[..., 2:] - (aim[:, :2] / aim[:, 2:])[:, None]
-        return centre + scale * aim[:, None, 2:] * flat
+        return centre[:, None] + scale[:, None, None] * aim[:, None, 2:] * flat
 
     pixels = project(joints)
     # The walking direction as the camera sees it; a small step avoids the special case of a far person.
@@ -191,8 +212,7 @@ def render(
                          forward[0] * np.sin(bearing) + forward[1] * np.cos(bearing)], -1)  # fmt: skip
     seen /= np.linalg.norm(seen, axis=-1, keepdims=True)
 
-    spread = np.full(len(times), scale * SUPERSAMPLING)
-    figure = Figure(person, pixels * SUPERSAMPLING, joints[..., 2], seen, spread, elevation)
+    figure = Figure(person, pixels * SUPERSAMPLING, joints[..., 2], seen, scale * SUPERSAMPLING, elevation)
     labels = figure.paint((height * SUPERSAMPLING, width * SUPERSAMPLING))
     if passage.occluder is not None:
         _occlude(labels, passage, times, forward, scale * SUPERSAMPLING)
@@ -204,12 +224,16 @@ def render(
     layers = cv2.resize(layers, (width, height * len(times)), interpolation=cv2.INTER_AREA)
     layers = layers.reshape(len(times), height, width, 4).astype(np.float32) * (1 / 255)
     path = ground - [0.0, camera.distance]
-    down = -passage.shift[1] - path[:, 1] * np.sin(elevation)
-    window = np.stack([path[:, 0] - passage.shift[0], down], -1)
-    background = scene.crops(window, np.full(len(times), extent / passage.scale), size) * passage.ambient
-    smear = int(passage.speed * EXPOSURE * scale)
-    if smear > 1:
-        background = np.stack([cv2.blur(frame, (smear, 1)) for frame in background])
+    down = -passage.shift[:, 1] - path[:, 1] * np.sin(elevation)
+    window = np.stack([path[:, 0] - passage.shift[:, 0], down], -1)
+    background = scene.crops(window, extent / passage.scale, size) * passage.ambient
+    smears = (passage.speed * EXPOSURE * scale).astype(int)
+    background = np.stack(
+        [
+            cv2.blur(frame, (int(smear), 1)) if smear > 1 else frame
+            for frame, smear in zip(background, smears, strict=True)
+        ]
+    )
     _shadow(background, centre, scale, camera)
     radiance = layers[..., :3] + (1 - layers[..., 3:]) * background
     rows = camera.rows(height)
@@ -227,15 +251,15 @@ def render(
         joints3d=joints[:, [JOINT[name] for name in HUMAN36M]].astype(np.float32),
         silhouette=silhouette.reshape(len(frames), height, width),
         materials=materials,
-        caption=caption,
+        captions=captions,
     )
 
 
-def _occlude(labels, passage, times, forward, scale):
+def _occlude(labels, passage, times, forward, scales):
     """A thing between camera and path; the person passes behind it."""
     offset, width, tall = passage.occluder[:3]
     middle = np.mean(times)
-    for frame, time in zip(labels, times, strict=True):
+    for frame, time, scale in zip(labels, times, scales, strict=True):
         x = labels.shape[2] / 2 + scale * (offset - passage.speed * (time - middle) * forward[0])
         top = int(labels.shape[1] - scale * tall)
         corners = (int(x - scale * width / 2), top), (int(x + scale * width / 2), labels.shape[1])
@@ -246,9 +270,10 @@ def _shadow(background, centre, scale, camera):
     """A soft dark patch where everyone's feet are expected (the same for every person)."""
     _, height, width, _ = background.shape
     y, x = np.mgrid[0:height, 0:width] + 0.5
-    foot = centre + np.array([0.0, AIM * scale * np.cos(camera.elevation)])
+    foot_x, foot_y = centre[:, 0], centre[:, 1] + AIM * scale * np.cos(camera.elevation)
     flat = 0.12 + 0.35 * np.sin(camera.elevation)
-    distance = np.hypot((x - foot[0]) / (0.42 * scale), (y - foot[1]) / (flat * scale * 0.9))
+    foot_x, foot_y, scale = (values[:, None, None] for values in (foot_x, foot_y, scale))
+    distance = np.hypot((x - foot_x) / (0.42 * scale), (y - foot_y) / (flat * scale * 0.9))
     background *= (1 - 0.4 * np.clip(1.2 - distance, 0, 1))[..., None].astype(np.float32)
 
 

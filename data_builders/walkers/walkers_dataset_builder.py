@@ -37,7 +37,7 @@ SIDECARS: dict[str, dict[str, Any]] = {
 }
 # What is searched among what, where people are seen from the ground and from the air; bit n − 1 of `case_mask`.
 CASES = {"case1": "aerial_to_ground", "case2": "ground_to_aerial", "case3": "aerial_to_aerial"}
-NO_SILHOUETTES = ("vvi", "vvi_dev", "visible", "captioned")
+NO_SILHOUETTES = ("vvi_dev", "captioned")
 _COLOURS = np.array([name.endswith("_colour") for name in ATTRIBUTES])
 
 
@@ -217,7 +217,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         arrays = {"keypoints": drawn.keypoints, "joints3d": drawn.joints3d, "silhouettes": drawn.silhouette}
         for kind, writer in self._writers.items():
             if kind == "captions":
-                writer.add_text(tracklet_id, drawn.caption)
+                writer.add_text(tracklet_id, drawn.captions)
             else:
                 writer.add(tracklet_id, arrays[kind])
 

@@ -12,13 +12,24 @@ import numpy as np
 from jaxreid.errors import UserError
 
 from .camera import CAPTURE_POINTS, Camera, draw_aerial_camera, draw_camera
-from .caption import describe
-from .person import COLOURS, Person, Wardrobe, draw_outfit, draw_person, in_kit, in_other_clothes
-from .render import WALKING_SPEED, DrawnTracklet, draw_passage, render
+from .caption import WORDINGS, describe
+from .person import (
+    COLOURS,
+    Outfit,
+    Person,
+    Wardrobe,
+    average,
+    draw_outfit,
+    draw_person,
+    in_kit,
+    in_other_clothes,
+    resembling,
+)
+from .render import WALKING_SPEED, DrawnTracklet, draw_passage, render, spoil
 from .scene import COURTS, GROUNDS, PLACES, Scene, draw_ground, draw_scene
 
 # Every random stream has its own number, so that one can change without moving the others.
-_PERSON, _CAMERA, _SCENE, _PLAN, _RECORDING, _CROP, _KIT, _OUTFIT = range(8)
+_PERSON, _CAMERA, _SCENE, _PLAN, _RECORDING, _CROP, _KIT, _OUTFIT, _SPOILED, _WORDING = range(10)
 
 RUNNING_SPEED = 3.6  # m/s, of players
 
@@ -39,8 +50,16 @@ class WorldConfig:
       team: players of a team, who run over a sports ground in clothes that are alike; 0: people walk in their own.
       sessions: days on which everyone comes by.
       outfits: clothes of a person, taken in turn from session to session.
+      shared_outfits: outfits that everyone takes theirs from, so that clothes tell little; 0: all have their own.
       aerial_presence: probability that a person is seen from a capture point of a drone in a session; 0: no drone.
         Cameras on the ground then look in the first session only.
+      occlusion: probability that a thing covers a part of the person in some frames of a tracklet.
+      misalignment: how far crops are off (1 strong), see `render.spoil`.
+      alike: how near bodies and gaits are to the average (1 there; below 0 they differ more). Above 0, hats and sleeves
+        of players are their own, as hair and shoes are: captions name them.
+      wordings: captions of a tracklet, which say the same in other words; the first is a random one of them.
+      more_identities: people who are seen in training besides, numbered after the test identities: whom the test
+        split shows, and how, stays the same.
     """
 
     name: str
@@ -62,16 +81,20 @@ class WorldConfig:
     team: int = 0
     sessions: int = 1
     outfits: int = 1
+    shared_outfits: int = 0
     aerial_presence: float = 0.0
+    occlusion: float = 0.0
+    misalignment: float = 0.0
+    alike: float = 0.0
+    wordings: int = 1
+    more_identities: int = 0
 
 
-# A team's kit tells nobody from a team-mate, and skin, hair and shoes hardly.
+# A team's kit tells nobody from a team-mate.
 _KITS = Wardrobe(
     colours=("red", "blue", "green", "white", "yellow", "navy", "orange", "purple"),
     reflectances=(0.32, 0.78),
-    accessory_colours=("white", "black"),
-    skin=("light", "medium"),
-    hair=("dark", "brown"),
+    accessory_colours=("white", "black", "red", "yellow"),
 )
 _EVERYDAY = Wardrobe(
     colours=tuple(COLOURS),
@@ -79,18 +102,27 @@ _EVERYDAY = Wardrobe(
     skin=("light", "medium", "tan", "dark"),
     hair=("dark", "brown", "fair", "grey"),
 )
+_VISIBLE = WorldConfig(
+    "visible", visible_cameras=4, infrared_cameras=0, occlusion=0.4, misalignment=0.4, wordings=3
+)  # fmt: skip
 _TEAMS = WorldConfig(
     "teams", seed=11, team=8, visible_cameras=4, infrared_cameras=0, tracklets_per_camera=(1, 2), frames=(8, 12),
-    wardrobe=_KITS,
+    wardrobe=_KITS, alike=0.7, wordings=3,
 )  # fmt: skip
 _AERIAL = WorldConfig(
-    "aerial", seed=12, train_identities=80, test_identities=48, visible_cameras=2, infrared_cameras=0,
+    "aerial", seed=12, train_identities=112, test_identities=48, visible_cameras=2, infrared_cameras=0,
     tracklets_per_camera=(1, 2), frames=(6, 10), sessions=2, outfits=2, aerial_presence=0.25, wardrobe=_EVERYDAY,
+    nuisance=0.25, alike=-0.6, wordings=3,
 )  # fmt: skip
 _CLOTHES = WorldConfig(
-    "clothes", seed=13, visible_cameras=4, infrared_cameras=0, presence=0.6, tracklets_per_camera=(1, 2),
-    sessions=3, outfits=2, wardrobe=_EVERYDAY,
+    "clothes", seed=13, train_identities=128, visible_cameras=4, infrared_cameras=0, presence=0.55,
+    tracklets_per_camera=(1, 2), sessions=2, outfits=2, shared_outfits=4, wardrobe=_EVERYDAY, nuisance=0.25,
+    alike=-0.8, wordings=3,
 )  # fmt: skip
+_REPORTED = (_VISIBLE, _TEAMS, _AERIAL, _CLOTHES)
+_SETTINGS = tuple(
+    dataclasses.replace(world, name=f"{world.name}_dev", seed=21 + n) for n, world in enumerate(_REPORTED)
+)
 # A few people of another configuration, with cameras that all of them pass: for tests.
 _FEW: dict[str, Any] = {"train_identities": 6, "test_identities": 4, "presence": 1.0, "frames": (4, 6)}
 
@@ -100,7 +132,9 @@ CONFIGS = {
         WorldConfig("vvi"),
         # Other people, cameras and places: settings are chosen here, so that `vvi` only reports.
         WorldConfig("vvi_dev", seed=1),
-        WorldConfig("visible", visible_cameras=4, infrared_cameras=0),
+        # Of the same kind, and looked at by nobody yet.
+        WorldConfig("vvi_dev2", seed=25),
+        WorldConfig("vvi_2", seed=26),
         # Many people with their captions, for the small CLIP: none of them is in another configuration.
         WorldConfig(
             "captioned", seed=7_000_002, train_identities=1500, test_identities=100, visible_cameras=12,
@@ -110,14 +144,17 @@ CONFIGS = {
             "tiny", train_identities=6, test_identities=4, visible_cameras=2, infrared_cameras=2, presence=1.0,
             tracklets_per_camera=(1, 2), frames=(4, 6),
         ),
-        # A team's players in one kit; people from the ground and from the air; people in several outfits; many people.
-        _TEAMS,
-        _AERIAL,
-        _CLOTHES,
+        # Poor crops; teams in one kit; people from the ground and from the air; people in several outfits. Each with
+        # another world to choose settings on.
+        *_REPORTED,
+        *_SETTINGS,
+        # The same with many more people to learn from.
+        *(dataclasses.replace(w, name=f"{w.name}_many", more_identities=480) for w in (*_REPORTED, *_SETTINGS)),
         WorldConfig("large", seed=14, train_identities=800, test_identities=200),
+        dataclasses.replace(_VISIBLE, name="tiny_visible", visible_cameras=2, **_FEW),
         dataclasses.replace(_TEAMS, name="tiny_teams", team=2, visible_cameras=2, **_FEW),
         dataclasses.replace(_AERIAL, name="tiny_aerial", aerial_presence=0.15, **_FEW),
-        dataclasses.replace(_CLOTHES, name="tiny_clothes", visible_cameras=2, **_FEW),
+        dataclasses.replace(_CLOTHES, name="tiny_clothes", visible_cameras=2, tracklets_per_camera=(2, 2), **_FEW),
     )
 }  # fmt: skip
 
@@ -147,6 +184,12 @@ class World:
     def __init__(self, config: WorldConfig):
         if min(len(set(config.wardrobe.colours)), len(set(config.wardrobe.reflectances))) < 2:
             raise UserError(f"world {config.name!r}: the wardrobe needs two colours and two reflectances of clothes")
+        if not 1 <= config.wordings <= len(WORDINGS):
+            raise UserError(f"world {config.name!r}: wordings is {config.wordings}, not 1 to {len(WORDINGS)}")
+        if 0 < config.shared_outfits < config.outfits:
+            raise UserError(
+                f"world {config.name!r}: {config.outfits} outfits each, but {config.shared_outfits} to share"
+            )
         self.config = config
 
     def _rng(self, *stream: int) -> np.random.Generator:
@@ -191,12 +234,16 @@ class World:
         config, gait = self.config, "running" if self.config.team else "walking"
         persons = {
             pid: draw_person(pid, self._rng(_PERSON, pid), config.wardrobe, gait)
-            for pid in range(1, config.train_identities + config.test_identities + 1)
+            for pid in (*self.pids("train"), *self.pids("test"))
         }
         if config.team:
             for pid, person in persons.items():
-                kit = draw_outfit(self._rng(_KIT, (pid - 1) // config.team), config.wardrobe)
-                persons[pid] = in_kit(person, kit)
+                team = (pid - 1) // config.team
+                persons[pid] = in_kit(person, draw_outfit(self._rng(_KIT, team), config.wardrobe), config.alike > 0)
+        if config.shared_outfits:
+            persons = {pid: in_other_clothes(person, self._outfit(pid, 0)) for pid, person in persons.items()}
+        if config.alike:
+            persons = {pid: resembling(person, *average(gait), config.alike) for pid, person in persons.items()}
         return persons
 
     def person(self, spec: TrackletSpec) -> Person:
@@ -204,11 +251,20 @@ class World:
         person = self.persons[spec.pid]
         if not spec.outfit:
             return person
-        return in_other_clothes(person, draw_outfit(self._rng(_OUTFIT, spec.pid, spec.outfit), self.config.wardrobe))
+        return in_other_clothes(person, self._outfit(spec.pid, spec.outfit))
 
-    def pids(self, split: str) -> range:
+    def _outfit(self, pid: int, number: int) -> Outfit:
+        """Of a person's outfits that are not drawn with the person."""
+        shared, stream = self.config.shared_outfits, (pid, number)
+        if shared:  # in a row from a random one on, so that no one has an outfit twice; 0 is nobody
+            stream = 0, (int(self._rng(_OUTFIT, pid).integers(shared)) + number) % shared
+        return draw_outfit(self._rng(_OUTFIT, *stream), self.config.wardrobe)
+
+    def pids(self, split: str) -> list[int]:
         first = self.config.train_identities + 1
-        ranges = {"train": range(1, first), "test": range(first, first + self.config.test_identities)}
+        end = first + self.config.test_identities
+        more = range(end, end + self.config.more_identities)
+        ranges = {"train": [*range(1, first), *more], "test": [*range(first, end)]}
         if split not in ranges:
             raise UserError(f"world {self.config.name!r} has splits {sorted(ranges)}, not {split!r}")
         return ranges[split]
@@ -277,7 +333,13 @@ class World:
             config.flash,
             RUNNING_SPEED if config.team else WALKING_SPEED,
         )
+        _, _, *place = spec.crop_seed
+        if config.occlusion or config.misalignment:
+            rng = self._rng(_SPOILED, *place)
+            passage = spoil(passage, rng, config.occlusion, config.misalignment)
         if camera.aerial:
             passage = dataclasses.replace(passage, occluder=None)
-        caption = describe(person, camera.infrared)
-        return render(person, camera, scene, passage, caption, (config.height, config.width))
+        first = int(self._rng(_WORDING, *place).integers(config.wordings))
+        order = [(first + n) % config.wordings for n in range(config.wordings)]
+        captions = tuple(describe(person, camera.infrared, wording=wording) for wording in order)
+        return render(person, camera, scene, passage, captions, (config.height, config.width))

@@ -4,7 +4,7 @@ ViT-B/16, …, walkers_vit_tiny      CLIP's form (jaxreid.backbones.clip)
 dinov2:ViT-S/14, …                 DINOv2 (jaxreid.backbones.dinov2)
 imagenet:ViT-B/16                  ImageNet (jaxreid.backbones.imagenet)
 resnet50, resnet50_two_stem        ResNet-50 with last stride 1; a stem for each modality (jaxreid.backbones.resnet)
-resnet_tiny, resnet_tiny_two_stem  four narrow bottlenecks for `walkers`; no weights come with the package
+resnet_tiny, resnet_tiny_two_stem  four narrow bottlenecks for `walkers`, whose weights are walkers_resnet_tiny
 """
 
 from __future__ import annotations

@@ -34,6 +34,7 @@ PACKAGED = {
     ),
     "walkers_dinov2_tiny": "The starting tower was trained on visible pictures of other drawn people with captions.",
     "walkers_imagenet_tiny": "The starting tower was trained on visible pictures of other drawn people with captions.",
+    "walkers_resnet_tiny": "The starting tower was trained on visible pictures of other drawn people with captions.",
 }
 
 HUB = "hf:"

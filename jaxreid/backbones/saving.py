@@ -14,8 +14,16 @@ import safetensors.numpy
 from flax.traverse_util import flatten_dict
 
 from jaxreid.backbones.descriptions import SILENT_FIELDS, metadata_key
-from jaxreid.backbones.kinds import shapes_of, summary
-from jaxreid.backbones.layouts import HUGGING_FACE_DINOV2, HUGGING_FACE_IMAGE, HUGGING_FACE_TEXT, TIMM, Layout
+from jaxreid.backbones.kinds import Config, shapes_of, summary
+from jaxreid.backbones.layouts import (
+    HUGGING_FACE_DINOV2,
+    HUGGING_FACE_IMAGE,
+    HUGGING_FACE_TEXT,
+    TIMM,
+    TORCHVISION_RESNET,
+    Layout,
+)
+from jaxreid.backbones.resnet import ResNetConfig
 from jaxreid.backbones.tensors import CheckpointError, Tensors, listing
 from jaxreid.backbones.text import TextConfig
 from jaxreid.backbones.vit import ViTConfig
@@ -23,17 +31,22 @@ from jaxreid.errors import some
 from jaxreid.files import write_json, written_aside
 
 
-def to_tensors(params: Mapping[str, Any], config: ViTConfig | TextConfig, layout: Layout | None = None) -> Tensors:
+def to_tensors(params: Mapping[str, Any], config: Config, layout: Layout | None = None) -> Tensors:
     """The inverse of `to_variables`: tensors under Hugging Face names, or in the format `layout`, bit for bit the same
     numbers.
 
     Those of CLIP or, for an image tower without CLIP's first norm, of DINOv2. The two towers of a CLIP have different
-    keys: `to_tensors(…) | to_tensors(…)` is a whole one but for its logit_scale. Raises CheckpointError for a tower
-    that the format can't hold, or a tree that is not that of `config`.
+    keys: `to_tensors(…) | to_tensors(…)` is a whole one but for its logit_scale. Of a ResNet, `params` are its
+    variables, {"params": …, "batch_stats": …}, and the names torchvision's. Raises CheckpointError for a tower that the
+    format can't hold, or a tree that is not that of `config`.
     """
-    layout, prefix = _hugging_face_layout(config) if layout is None else (layout, layout.prefixes[0])
-    arrays = {path: np.asarray(leaf) for path, leaf in flatten_dict(params, sep="/").items()}
-    expected = shapes_of(config)["params"]
+    if isinstance(config, ResNetConfig) and config.stems > 1:
+        raise CheckpointError(f"{summary(config)} can't be written: no format has a stem for each modality")
+    layout, prefix = _usual_layout(config) if layout is None else (layout, layout.prefixes[0])
+    shapes = shapes_of(config)
+    trees = [params[name] for name in shapes] if isinstance(config, ResNetConfig) else [params]
+    arrays = {path: np.asarray(leaf) for tree in trees for path, leaf in flatten_dict(tree, sep="/").items()}
+    expected = {path: shape for collection in shapes.values() for path, shape in collection.items()}
     entries = layout.entries(config, prefix)
     held = {path for entry in entries for path in entry.paths}
     wrong = [
@@ -56,18 +69,21 @@ def to_tensors(params: Mapping[str, Any], config: ViTConfig | TextConfig, layout
     }
 
 
-def _hugging_face_layout(config: ViTConfig | TextConfig) -> tuple[Layout, str]:
+def _usual_layout(config: Config) -> tuple[Layout, str]:
+    if isinstance(config, ResNetConfig):
+        return TORCHVISION_RESNET, ""
     if isinstance(config, TextConfig):
         return HUGGING_FACE_TEXT, "text_model."
     return (HUGGING_FACE_IMAGE, "vision_model.") if config.pre_norm_embeddings else (HUGGING_FACE_DINOV2, "")
 
 
 def save_params(
-    path: str | os.PathLike, *towers: tuple[Mapping[str, Any], ViTConfig | TextConfig], logit_scale: float | None = None
+    path: str | os.PathLike, *towers: tuple[Mapping[str, Any], Config], logit_scale: float | None = None
 ) -> None:
     """Writes towers to a safetensors file (aside, then renamed), with what `read_description` reads.
 
-    `towers` are (params, config) pairs: one tower, or CLIP's two, which have the `logit_scale` beside them.
+    `towers` are (params, config) pairs: one tower (of a ResNet its variables), or CLIP's two, which have the
+    `logit_scale` beside them.
     """
     tensors: Tensors = {}
     metadata = {}
@@ -75,6 +91,8 @@ def save_params(
         # ImageNet's vision transformers have names in timm only.
         plain = isinstance(config, ViTConfig) and not config.pre_norm_embeddings and config.layer_scale is None
         tensors |= to_tensors(params, config, TIMM if plain else None)
+        if isinstance(config, ResNetConfig):
+            continue
         description = {name: getattr(config, name) for name in SILENT_FIELDS}
         if isinstance(config, ViTConfig):
             description["grid"] = config.grid

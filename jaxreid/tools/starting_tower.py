@@ -2,6 +2,7 @@
 
     jaxreid make-tower --out jaxreid/backbones/weights/walkers_vit_tiny.safetensors
     jaxreid make-tower --tower dinov2:walkers_vit_tiny --places_steps 0 --out …
+    jaxreid make-tower --tower resnet_tiny --places_steps 0 --out …
 
 How: `jaxreid.training.starting_tower`.
 """
@@ -22,7 +23,7 @@ from jaxreid.backbones.saving import save_params
 from jaxreid.errors import command
 from jaxreid.files import expand
 from jaxreid.training.drawn_pictures import draw_pictures
-from jaxreid.training.starting_tower import STAGES, TOWER, make_reader, train
+from jaxreid.training.starting_tower import STAGES, TOWER, make_reader, tower_of, train
 
 log = logging.getLogger(__name__)
 
@@ -44,10 +45,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     pictures = draw_pictures(options.identities, TOWER)
     log.info("%d pictures drawn in %.0f s", len(pictures.frames), time.perf_counter() - start)
     stages = [dataclasses.replace(s, steps=getattr(options, f"{s.name}_steps")) for s in STAGES]
-    reader, params = make_reader(pictures, options.seed, tower)
+    reader, variables = make_reader(pictures, options.seed, tower)
     for index, stage in enumerate(stages):
         if stage.steps:
-            params = train(reader, params, pictures, stage, seed=1000 * options.seed + index)
-    save_params(options.out, (jax.device_get(params["tower"]), tower))
+            variables = train(reader, variables, pictures, stage, seed=1000 * options.seed + index)
+    save_params(options.out, (jax.device_get(tower_of(variables)), tower))
     log.info("%s written after %.0f s", options.out, time.perf_counter() - start)
     return 0
