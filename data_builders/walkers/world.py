@@ -116,7 +116,7 @@ _AERIAL = WorldConfig(
 )  # fmt: skip
 _CLOTHES = WorldConfig(
     "clothes", seed=13, visible_cameras=4, infrared_cameras=0, presence=0.6, tracklets_per_camera=(1, 2),
-    sessions=2, outfits=2, habit=0.6, wardrobe=_EVERYDAY, nuisance=0.25, alike=-0.6, wordings=3,
+    sessions=2, outfits=2, habit=0.85, wardrobe=_EVERYDAY, nuisance=0.25, alike=-0.6, wordings=3,
 )  # fmt: skip
 _REPORTED = (_VISIBLE, _TEAMS, _AERIAL, _CLOTHES)
 _SETTINGS = tuple(
