@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +36,8 @@ from jaxreid.training.starting_tower import MEAN, STD, TOWER
 def tracklet_features(tower, variables, world: World, split: str, frames: int) -> tuple[np.ndarray, list]:
     """f32[N, D] mean feature of up to `frames` evenly spaced frames (the class token, of a ResNet the pooled map), and
     the specs."""
-    model, output = (ResNet(tower), "pooled") if isinstance(tower, ResNetConfig) else (ViT(tower), "class_token")
+    model: Any = ResNet(tower) if isinstance(tower, ResNetConfig) else ViT(tower)
+    output = "pooled" if isinstance(tower, ResNetConfig) else "class_token"
     embed = jax.jit(lambda x: model.apply(variables, (x / 255 - MEAN) / STD)[output])
     specs = world.specs(split)
     pictures, owner = [], []

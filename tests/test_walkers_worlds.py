@@ -12,7 +12,7 @@ import tensorflow_datasets as tfds
 
 from data_builders.walkers.camera import CAPTURE_POINTS, SHARP_RANGE
 from data_builders.walkers.caption import describe, words
-from data_builders.walkers.person import walk
+from data_builders.walkers.person import KINDS, walk
 from data_builders.walkers.world import CONFIGS, World
 from jaxreid import retrieval
 from jaxreid.backbones.word_table import walkers_words
@@ -306,6 +306,19 @@ def test_everyone_changes_clothes_from_session_to_session(built, records):
             assert hair == person.outfit.hair == world.persons[record["pid"]].outfit.hair
     first, second = world.persons[1], world.person(next(s for s in world.specs("train") if (s.pid, s.outfit) == (1, 1)))
     assert first.body == second.body and first.gait == second.gait and first.outfit != second.outfit
+
+
+def test_other_clothes_are_of_the_same_kind_as_often_as_people_have_habits():
+    world = World(dataclasses.replace(CONFIGS["clothes"], train_identities=300, presence=1.0))
+    outfits = {(spec.pid, spec.outfit): world.person(spec).outfit for spec in world.specs("train")}
+
+    def same(shift):  # how often the kinds of a person's first outfit are those of the next person's second
+        pairs = [(outfits[pid, 0], outfits[(pid + shift - 1) % 300 + 1, 1]) for pid in range(1, 301)]
+        return np.mean([getattr(first, kind) == getattr(second, kind) for first, second in pairs for kind in KINDS])
+
+    # 1500 draws: three standard deviations are 0.04.
+    assert same(0) == pytest.approx(world.config.habit + (1 - world.config.habit) * same(1), abs=0.05)
+    assert np.mean([outfits[pid, 0].colours == outfits[pid, 1].colours for pid in range(1, 301)]) < 0.02
 
 
 def test_clothes_protocols_have_matches_of_both_kinds(built):

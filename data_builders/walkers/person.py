@@ -7,7 +7,7 @@ with the origin on the ground below the hips.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import astuple
 from typing import Any
 
@@ -38,6 +38,7 @@ CONTRAST = 0.25  # least difference in brightness of the two cloths of a pattern
 CLOTHES = ("upper_a", "upper_b", "lower")
 ACCESSORIES = ("shoes", "bag", "hat")
 GARMENTS = CLOTHES + ACCESSORIES
+KINDS = ("upper", "sleeve", "lower", "hat", "bag")  # of things that are worn, whatever their colours
 UPPER = ("shirt", "coat")
 SLEEVES = ("no", "short", "long")
 PATTERNS = ("plain", "striped", "pinstriped", "checked", "two-tone", "logo", "raglan")
@@ -178,9 +179,10 @@ def resembling(person: Person, body: Body, gait: Gait, share: float) -> Person:
     return dataclasses.replace(person, body=between(person.body, body), gait=between(person.gait, gait))
 
 
-def in_other_clothes(person: Person, outfit: Outfit) -> Person:
-    """The same person on another day: everything of the outfit but the hair."""
-    return dataclasses.replace(person, outfit=dataclasses.replace(outfit, hair=person.outfit.hair))
+def in_other_clothes(person: Person, outfit: Outfit, kept: Sequence[str] = ()) -> Person:
+    """The same person on another day: everything of the outfit but the hair, and the `kept` of KINDS."""
+    own = {name: getattr(person.outfit, name) for name in ("hair", *kept)}
+    return dataclasses.replace(person, outfit=dataclasses.replace(outfit, **own))
 
 
 def draw_outfit(rng: np.random.Generator, wardrobe: Wardrobe) -> Outfit:

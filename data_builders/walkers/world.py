@@ -15,7 +15,7 @@ from .camera import CAPTURE_POINTS, Camera, draw_aerial_camera, draw_camera
 from .caption import WORDINGS, describe
 from .person import (
     COLOURS,
-    Outfit,
+    KINDS,
     Person,
     Wardrobe,
     average,
@@ -29,7 +29,7 @@ from .render import WALKING_SPEED, DrawnTracklet, draw_passage, render, spoil
 from .scene import COURTS, GROUNDS, PLACES, Scene, draw_ground, draw_scene
 
 # Every random stream has its own number, so that one can change without moving the others.
-_PERSON, _CAMERA, _SCENE, _PLAN, _RECORDING, _CROP, _KIT, _OUTFIT, _SPOILED, _WORDING = range(10)
+_PERSON, _CAMERA, _SCENE, _PLAN, _RECORDING, _CROP, _KIT, _OUTFIT, _SPOILED, _WORDING, _HABIT = range(11)
 
 RUNNING_SPEED = 3.6  # m/s, of players
 
@@ -50,7 +50,7 @@ class WorldConfig:
       team: players of a team, who run over a sports ground in clothes that are alike; 0: people walk in their own.
       sessions: days on which everyone comes by.
       outfits: clothes of a person, taken in turn from session to session.
-      shared_outfits: outfits that everyone takes theirs from, so that clothes tell little; 0: all have their own.
+      habit: probability, for each of KINDS, that a person's other outfits have the same kind in other colours.
       aerial_presence: probability that a person is seen from a capture point of a drone in a session; 0: no drone.
         Cameras on the ground then look in the first session only.
       occlusion: probability that a thing covers a part of the person in some frames of a tracklet.
@@ -81,7 +81,7 @@ class WorldConfig:
     team: int = 0
     sessions: int = 1
     outfits: int = 1
-    shared_outfits: int = 0
+    habit: float = 0.0
     aerial_presence: float = 0.0
     occlusion: float = 0.0
     misalignment: float = 0.0
@@ -115,9 +115,8 @@ _AERIAL = WorldConfig(
     nuisance=0.25, alike=-0.6, wordings=3,
 )  # fmt: skip
 _CLOTHES = WorldConfig(
-    "clothes", seed=13, train_identities=128, visible_cameras=4, infrared_cameras=0, presence=0.55,
-    tracklets_per_camera=(1, 2), sessions=2, outfits=2, shared_outfits=4, wardrobe=_EVERYDAY, nuisance=0.25,
-    alike=-0.8, wordings=3,
+    "clothes", seed=13, visible_cameras=4, infrared_cameras=0, presence=0.6, tracklets_per_camera=(1, 2),
+    sessions=2, outfits=2, habit=0.85, wardrobe=_EVERYDAY, nuisance=0.25, alike=-0.6, wordings=3,
 )  # fmt: skip
 _REPORTED = (_VISIBLE, _TEAMS, _AERIAL, _CLOTHES)
 _SETTINGS = tuple(
@@ -186,10 +185,6 @@ class World:
             raise UserError(f"world {config.name!r}: the wardrobe needs two colours and two reflectances of clothes")
         if not 1 <= config.wordings <= len(WORDINGS):
             raise UserError(f"world {config.name!r}: wordings is {config.wordings}, not 1 to {len(WORDINGS)}")
-        if 0 < config.shared_outfits < config.outfits:
-            raise UserError(
-                f"world {config.name!r}: {config.outfits} outfits each, but {config.shared_outfits} to share"
-            )
         self.config = config
 
     def _rng(self, *stream: int) -> np.random.Generator:
@@ -240,8 +235,6 @@ class World:
             for pid, person in persons.items():
                 team = (pid - 1) // config.team
                 persons[pid] = in_kit(person, draw_outfit(self._rng(_KIT, team), config.wardrobe), config.alike > 0)
-        if config.shared_outfits:
-            persons = {pid: in_other_clothes(person, self._outfit(pid, 0)) for pid, person in persons.items()}
         if config.alike:
             persons = {pid: resembling(person, *average(gait), config.alike) for pid, person in persons.items()}
         return persons
@@ -251,14 +244,9 @@ class World:
         person = self.persons[spec.pid]
         if not spec.outfit:
             return person
-        return in_other_clothes(person, self._outfit(spec.pid, spec.outfit))
-
-    def _outfit(self, pid: int, number: int) -> Outfit:
-        """Of a person's outfits that are not drawn with the person."""
-        shared, stream = self.config.shared_outfits, (pid, number)
-        if shared:  # in a row from a random one on, so that no one has an outfit twice; 0 is nobody
-            stream = 0, (int(self._rng(_OUTFIT, pid).integers(shared)) + number) % shared
-        return draw_outfit(self._rng(_OUTFIT, *stream), self.config.wardrobe)
+        outfit = draw_outfit(self._rng(_OUTFIT, spec.pid, spec.outfit), self.config.wardrobe)
+        kept = self._rng(_HABIT, spec.pid, spec.outfit).random(len(KINDS)) < self.config.habit
+        return in_other_clothes(person, outfit, [kind for kind, keep in zip(KINDS, kept, strict=True) if keep])
 
     def pids(self, split: str) -> list[int]:
         first = self.config.train_identities + 1
