@@ -339,8 +339,9 @@ class KeyReID(Method):
         """ "global" f32[B, D] and "local" f32[B, P·T·D], the parts divided by their number, behind their batch norms;
         "feature" is both. "tower": the mean of the frames' class tokens."""
         key = jax.random.fold_in(jax.random.PRNGKey(self.config.seed), batch.tracklet[0])
-        found, normed = self.network.apply(variables, batch, self.weights(batch, key), method="test_outputs")  # pyright: ignore
-        outputs = {"global": normed["global"]} if "global" in normed else {}
+        applied: Any = self.network.apply(variables, batch, self.weights(batch, key), method="test_outputs")
+        found, normed = applied
+        outputs: dict[str, jax.Array] = {"global": normed["global"]} if "global" in normed else {}
         if "parts" in found:
             names = tuple(PARTS[self.config.local.parts])
             outputs["local"] = jnp.concatenate([normed[name] / len(names) for name in names], axis=-1)
