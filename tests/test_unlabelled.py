@@ -1,19 +1,27 @@
 """Training sets of which only a part has labels, and epochs whose clusters leave nothing to draw."""
 
+import types
 import warnings
 
+import cv2
 import numpy as np
 import pytest
+from messages import refuses
 from test_cluster_contrast import make_config
 from test_hitpro import make_method
 from test_training import SMALL, assert_equal, run_training
 
 from jaxreid.backbones import clip
+from jaxreid.data.build import build
 from jaxreid.data.samplers import ClusterSampler, Columns, LabelSampler, NothingToDraw
-from jaxreid.data.split import Labels
+from jaxreid.data.split import Labels, open_split
+from jaxreid.dataset_info import dataset_info
+from jaxreid.errors import UserError
 from jaxreid.evaluation.evaluator import Evaluator
 from jaxreid.main import print_results
+from jaxreid.methods.baseline import Baseline
 from jaxreid.methods.cluster_contrast import ClusterContrast
+from jaxreid.methods.hitpro import HiTPro
 from jaxreid.training.metric_writer import read_metrics
 from jaxreid.training.steps import variables_of
 
@@ -133,3 +141,16 @@ def test_identity_labels_that_leave_nothing_end_the_run(tmp_path, data_dir, tiny
     with pytest.raises(NothingToDraw, match="modality 1"), warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         run_training(make_config(epochs=1), tmp_path, data_dir)
+
+
+# --- a folder without identities ---------------------------------------------------------------------------------
+
+
+def test_a_method_that_needs_labels_says_what_to_do_without_them(tmp_path):
+    (tmp_path / "people/door/t1").mkdir(parents=True)
+    cv2.imwrite(str(tmp_path / "people/door/t1/0.png"), np.zeros((8, 4, 3), np.uint8))
+    split = open_split(build("folder", source=tmp_path / "people", data_dir=tmp_path / "data"), "train")
+    dataset = types.SimpleNamespace(name="folder", train=split, cameras=np.array([1]))
+    with refuses(UserError, "baseline", "folder", "tracklets.csv", "identity", "hitpro"):
+        dataset_info(dataset, Baseline, (8, 4))
+    assert dataset_info(dataset, HiTPro, (8, 4)).num_classes == 0
