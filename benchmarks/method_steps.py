@@ -126,7 +126,7 @@ def _stage(run: Run, number: int, stage: Stage, steps: int, clock: Callable[...,
     compiled = loop.train_step.compile(state, frozen, batch, progress, cache)
     memory = compiled.memory_analysis()
     held = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
-    figures = {
+    figures: dict[str, Any] = {
         "tflop_per_step": step_work(run, stage, state, frozen, seen) / 1e12,
         "kept_gib": kept_for_backward(run, stage, state, frozen, seen) / GIB,
         "tflop_compiled": float(compiled.cost_analysis()["flops"]) / 1e12,

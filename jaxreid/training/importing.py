@@ -17,7 +17,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from flax.traverse_util import flatten_dict, unflatten_dict
+from flax.traverse_util import unflatten_dict
 
 from jaxreid.backbones.pretrained import unusable, unwrapped
 from jaxreid.backbones.tensors import Tensors, read_tensors
@@ -172,7 +172,7 @@ def fit(released: Released, tensors: Mapping[str, np.ndarray], run: Model, sourc
         left without.
     """
     variables = jax.eval_shape(run.method.init, jax.random.key(0), example_batch(run))
-    expected = {path: leaf.shape for tree in variables.values() for path, leaf in flatten_dict(tree, sep="/").items()}
+    expected = {path: leaf.shape for tree in variables.values() for path, leaf in parallel.flatten_paths(tree)}
     rows = released.rows(run.method)
     keys = {key for row in rows for key in row.keys}
     unused = {name: reason for name in tensors.keys() - keys if (reason := reason_for(name, released.unused))}
@@ -220,14 +220,14 @@ def _whole(run: Model, found: Fitted) -> Variables:
 
     def draw(rng: jax.Array) -> dict[str, jax.Array]:
         variables = run.method.init(rng, batch)
-        leaves = {path: leaf for tree in variables.values() for path, leaf in flatten_dict(tree, sep="/").items()}
+        leaves = {path: leaf for tree in variables.values() for path, leaf in parallel.flatten_paths(tree)}
         return {path: leaves[path] for path in found.drawn}
 
     rest = jax.jit(draw)(jax.random.PRNGKey(run.config.seed)) if found.drawn else {}
     leaves = found.arrays | jax.device_get(rest)
     like = jax.eval_shape(run.method.init, jax.random.key(0), batch)
     variables = {
-        collection: unflatten_dict({path: leaves[path] for path in flatten_dict(tree, sep="/")}, sep="/")
+        collection: unflatten_dict({path: leaves[path] for path, _ in parallel.flatten_paths(tree)}, sep="/")
         for collection, tree in like.items()
     }
     return parallel.place(variables, parallel.state_sharding(variables, run.mesh))
