@@ -187,7 +187,7 @@ def vitpose(model: str) -> PoseEstimator:
         ) from error
     try:
         processor = AutoProcessor.from_pretrained(model)
-        network = VitPoseForPoseEstimation.from_pretrained(model)
+        network: Any = VitPoseForPoseEstimation.from_pretrained(model)
     except ImportError as error:
         raise MissingPackageError(f"--backend vitpose:{model} needs one more package: {error}") from error
     except (OSError, ValueError) as error:
@@ -199,7 +199,7 @@ def vitpose(model: str) -> PoseEstimator:
     if network.config.num_labels != JOINTS:
         raise UserError(f"--backend vitpose:{model} gives {network.config.num_labels} key points, COCO has {JOINTS}")
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    network = network.to(device).eval()  # pyright: ignore[reportArgumentType]
+    network = network.to(device).eval()
     # Models of several experts are told which data set's key points are wanted; COCO is the first.
     experts = getattr(network.config.backbone_config, "num_experts", 1) > 1
 
