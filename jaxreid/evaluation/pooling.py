@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxreid.arrays import unit_rows
@@ -41,15 +42,14 @@ class TrackletPool:
 
     def add(self, features: Features) -> None:
         """Takes the features of some clips; every process of a run calls it alike."""
-        clips = _weighed(features.arrays, self.clips_too)
-        clips, tracklet, valid = parallel.to_host((clips, features.tracklet, features.valid))
+        weighed = _weighed(features.arrays, self.clips_too)
+        (clips, bad), tracklet, valid = parallel.to_host((weighed, features.tracklet, features.valid))
         rows = np.flatnonzero(valid)
         place = np.searchsorted(self.wanted, tracklet[rows])
         np.add.at(self.count, place, 1)
         for name, found in clips.items():
             leaves = [leaf[rows] for leaf in jax.tree.leaves(found)]
-            bad = np.any([broken_rows(leaf) for leaf in leaves], axis=0)
-            self.broken.setdefault(name, set()).update(place[bad].tolist())
+            self.broken.setdefault(name, set()).update(place[bad[name][rows]].tolist())
             if name not in self.total:
                 self.total[name] = jax.tree.map(self._zeros, found)
             for total, clip in zip(jax.tree.leaves(self.total[name]), leaves, strict=True):
@@ -93,8 +93,8 @@ class TrackletPool:
 
 
 @functools.partial(jax.jit, static_argnums=1)
-def _weighed(features: dict[str, Any], unit: bool) -> dict[str, Any]:
-    """What is summed over the clips of a tracklet."""
+def _weighed(features: dict[str, Any], unit: bool) -> tuple[dict[str, Any], dict[str, jax.Array]]:
+    """What is summed over the clips of a tracklet; and which clips are not finite bool[B], by name."""
 
     def of(found: Any) -> Any:
         if isinstance(found, Parts):
@@ -102,7 +102,11 @@ def _weighed(features: dict[str, Any], unit: bool) -> dict[str, Any]:
             return Parts(parts * found.visibility[..., None], found.visibility)
         return unit_rows(found) if unit and isinstance(found, jax.Array) else found
 
-    return {name: of(found) for name, found in features.items()}
+    def broken(found: Any) -> jax.Array:  # before a norm, which may hide it
+        leaves = [jnp.isfinite(leaf.reshape(len(leaf), -1)).all(axis=1) for leaf in jax.tree.leaves(found)]
+        return ~jnp.stack(leaves).all(axis=0)
+
+    return {name: of(x) for name, x in features.items()}, {name: broken(x) for name, x in features.items()}
 
 
 def broken_rows(x: np.ndarray) -> np.ndarray:

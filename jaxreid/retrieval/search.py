@@ -174,9 +174,9 @@ def build_index(gallery: Gallery, lists: int | None = None, codes: int = 64, tra
       MissingPackageError: FAISS is not installed.
       UserError: the gallery is empty, `codes` does not divide its width, or `lists` or `training` is below 1.
     """
-    faiss = _faiss()
     if gallery.distance != "cosine":
         raise UserError(f"{gallery.directory} is compared by {gallery.distance}, and an index knows cosine alone")
+    faiss = _faiss()
     if not len(gallery) or codes < 1 or gallery.width % codes:
         raise UserError(f"an index needs rows ({len(gallery)}) and codes={codes} that divide the width {gallery.width}")
     if training < 1 or (lists is not None and lists < 1):
