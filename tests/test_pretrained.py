@@ -611,7 +611,7 @@ def test_published_clips_have_the_keys_and_shapes_of_transformers(name, total):
     theirs = {key: tuple(value.shape) for key, value in model.state_dict().items()}
     ours = {"logit_scale": ()}
     for config in (image, text):
-        layout, prefix = saving._hugging_face_layout(config)
+        layout, prefix = saving._usual_layout(config)
         shapes = shapes_of(config)["params"]
         for key, paths, arrangement in layout.entries(config, prefix):
             ours[key] = arrangement.write(*(np.broadcast_to(np.float32(0), shapes[path]) for path in paths)).shape
