@@ -7,19 +7,12 @@ Runs the main job once per seed and method (finished runs are not repeated) and 
 """
 
 import argparse
-import subprocess
 import sys
-from pathlib import Path
+
+from runs import train
 
 from jaxreid.files import expand
 from jaxreid.tools import compare
-
-
-def train(method: str, dataset: str, seed: int, workdir: Path, extra: list[str]) -> None:
-    line = [sys.executable, "-m", "jaxreid.main", f"--config={method}", f"--workdir={workdir}"]
-    line += [f"--config.seed={seed}", f"--config.dataset.config={dataset}", *extra]
-    print(" ".join(line[1:]), file=sys.stderr, flush=True)
-    subprocess.run(line, check=True, stdout=sys.stderr)
 
 
 def main() -> None:

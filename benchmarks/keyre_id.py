@@ -10,13 +10,11 @@ upper body is hidden in most frames apart from that of all others. `--config.…
 from __future__ import annotations
 
 import argparse
-import statistics
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from runs import over_seeds, train
 
 from jaxreid.files import expand
 from jaxreid.run.workdirs import read_results
@@ -48,14 +46,6 @@ ONE_SEED: dict[str, tuple[str, dict[str, Any]]] = {
 UPPER = slice(0, 11)  # key points from the nose to the wrists
 
 
-def train(config: str, changes: dict[str, Any], world: str, seed: int, workdir: Path, extra: list[str]) -> None:
-    line = [sys.executable, "-m", "jaxreid.main", f"--config={config}", f"--workdir={workdir}"]
-    line += [f"--config.seed={seed}", f"--config.dataset.config={world}"]
-    line += [*(f"--config.{key}={value}" for key, value in changes.items()), *extra]
-    print(" ".join(line[1:]), file=sys.stderr, flush=True)
-    subprocess.run(line, check=True, stdout=sys.stderr)
-
-
 def by_occlusion(workdir: Path) -> tuple[float, float]:
     """Rank-1 of queries with a hidden upper body, and of the others."""
     import ml_collections
@@ -82,10 +72,6 @@ def by_occlusion(workdir: Path) -> tuple[float, float]:
     return tuple(100.0 * float(first[group & scores.valid].mean()) for group in (hidden, ~hidden))  # pyright: ignore
 
 
-def over_seeds(values: list[float]) -> str:
-    return f"{statistics.mean(values):.1f}" + (f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else "")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=expand, required=True)
@@ -99,7 +85,8 @@ def main() -> None:
         seeds = arguments.seeds if name in ROWS else arguments.seeds[:1]
         workdirs = [arguments.out / f"{name.replace(' ', '-').replace(',', '')}-{seed}" for seed in seeds]
         for seed, workdir in zip(seeds, workdirs, strict=True):
-            train(config, changes, arguments.world, seed, workdir, extra)
+            values = [f"--config.{key}={value}" for key, value in changes.items()]
+            train(config, arguments.world, seed, workdir, [*values, *extra])
         results = [read_results(workdir) for workdir in workdirs]
         records = [next(r for r in found["scores"] if r.get("output", "feature") == "feature") for found in results]
         groups = np.array([by_occlusion(workdir) for workdir in workdirs])

@@ -14,12 +14,10 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import subprocess
-import sys
-from pathlib import Path
 
 import cv2
 import numpy as np
+from runs import over_seeds, train
 from walkers_difficulty import colour_histogram
 
 from data_builders.walkers.walkers_dataset_builder import CASES, WalkersConfig, camera_in_records, divide
@@ -79,18 +77,6 @@ def map_of(records: list[dict], protocol: str) -> float:
     return statistics.mean(record["mAP"] for record in [r for r in found if r["direction"] == "overall"] or found)
 
 
-def train(world: str, seed: int, workdir: Path, extra: list[str]) -> dict:
-    line = [sys.executable, "-m", "jaxreid.main", "--config=baseline", f"--workdir={workdir}"]
-    line += [f"--config.seed={seed}", f"--config.dataset.config={world}", *extra]
-    print(" ".join(line[1:]), file=sys.stderr, flush=True)
-    subprocess.run(line, check=True, stdout=sys.stderr)
-    return read_results(workdir)
-
-
-def over_seeds(values: list[float]) -> str:
-    return f"{statistics.mean(values):.1f}" + (f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else "")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=expand, required=True)
@@ -104,15 +90,18 @@ def main() -> None:
         protocol = scored_by(world)
         tower, baseline, bound = [], [], []
         for seed in arguments.seeds:
-            results = train(world, seed, arguments.out / f"{world}-{seed}", extra)
+            workdir = arguments.out / f"{world}-{seed}"
+            train("baseline", world, seed, workdir, extra)
+            results = read_results(workdir)
             untouched = [r for r in results["before_training"] if r["features"] == "untouched tower"]
             tower.append(map_of(untouched, protocol))
             baseline.append(map_of(results["scores"], protocol))
         for seed in arguments.seeds if arguments.bound_seeds is None else arguments.bound_seeds:
             changes = [f"--config.{key}={value}" for key, value in BOUND.items()]
             changes.append(f"--config.epochs={arguments.bound_epochs}")
-            results = train(f"{world}_many", seed, arguments.out / f"{world}_many-{seed}", changes)
-            bound.append(map_of(results["scores"], protocol))
+            workdir = arguments.out / f"{world}_many-{seed}"
+            train("baseline", f"{world}_many", seed, workdir, changes)
+            bound.append(map_of(read_results(workdir)["scores"], protocol))
         row = [world, protocol, f"{histogram_score(world):.1f}", f"{statistics.mean(tower):.1f}", over_seeds(baseline)]
         row += [over_seeds(bound) if bound else "", ", ".join(map(str, arguments.seeds))]
         print(f"| {' | '.join(row)} |", flush=True)

@@ -24,6 +24,7 @@ from jaxreid.files import cache_folder, expand
 
 log = logging.getLogger(__name__)
 
+WITH_CAPTIONS = "The starting tower was trained on visible pictures of other drawn people with captions."
 # Towers that come with the package, as backbones/weights/<name>.safetensors, and what results that start from them must
 # say. The whole card lies beside each as <name>.md.
 PACKAGED = {
@@ -32,9 +33,7 @@ PACKAGED = {
         "it describe places too, which training here has to unlearn. Compare with the features before training: "
         "centring them is free."
     ),
-    "walkers_dinov2_tiny": "The starting tower was trained on visible pictures of other drawn people with captions.",
-    "walkers_imagenet_tiny": "The starting tower was trained on visible pictures of other drawn people with captions.",
-    "walkers_resnet_tiny": "The starting tower was trained on visible pictures of other drawn people with captions.",
+    **dict.fromkeys(("walkers_dinov2_tiny", "walkers_imagenet_tiny", "walkers_resnet_tiny"), WITH_CAPTIONS),
 }
 
 HUB = "hf:"

@@ -216,8 +216,7 @@ class Evaluator:
 
     def _centred(self, features: dict[str, np.ndarray], column: str) -> dict[str, np.ndarray]:
         """Features with the mean of all test tracklets of the same modality (or camera) taken out."""
-        splits = {split.name: split for split in self.run.dataset.test_splits}
-        group = {name: getattr(splits[name].table, column) for name in features}
+        group = {split.name: getattr(split.table, column) for split in self.run.dataset.test_splits}
         centred = {name: rows.copy() for name, rows in features.items()}
         for code in np.unique(np.concatenate(list(group.values()))):
             rows = np.concatenate([features[name][group[name] == code] for name in features])

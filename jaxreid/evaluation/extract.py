@@ -59,20 +59,9 @@ class Extractor:
         self.mesh, self.batch_size = mesh, batch_size
         self.step = Compiled(extract_step, out_shardings=parallel.rows(mesh))
 
-    def __call__(
-        self,
-        variables: Any,
-        memory: Any,
-        split: Split,
-        plan: ClipPlan,
-        options: LoaderOptions,
-        reader: FrameReader | None = None,
-        extras: ExtraReader | None = None,
-        progress: Callable[[Iterator[Batch]], Iterator[Batch]] = iter,
-    ) -> Features:
-        """Features of every clip of the plan, padded to whole batches, with the tracklet and part of each."""
-        found = self.each(variables, memory, split, plan, options, reader, extras, progress)
-        return jax.tree.map(lambda *parts: jnp.concatenate(parts), *found)
+    def __call__(self, *arguments: Any) -> Features:
+        """What `each` finds with the same arguments, of the whole plan."""
+        return jax.tree.map(lambda *parts: jnp.concatenate(parts), *self.each(*arguments))
 
     def each(
         self,
@@ -83,9 +72,8 @@ class Extractor:
         options: LoaderOptions,
         reader: FrameReader | None = None,
         extras: ExtraReader | None = None,
-        progress: Callable[[Iterator[Batch]], Iterator[Batch]] = iter,
     ) -> Iterator[Features]:
-        """Features of the clips of the plan, a batch at a time.
+        """Features of the clips of the plan, a batch at a time, the last filled up; with the tracklet and part of each.
 
         Raises:
           UserError: a frame cannot be decoded, on every process if it is one of several.
@@ -106,7 +94,7 @@ class Extractor:
 
         done, failure = 0, None
         try:
-            for batch in progress(read(plan)):
+            for batch in read(plan):
                 yield self.step(variables, memory, parallel.to_global(batch, self.mesh))
                 done += 1
         except UserError as error:

@@ -107,8 +107,3 @@ def _weighed(features: dict[str, Any], unit: bool) -> tuple[dict[str, Any], dict
         return ~jnp.stack(leaves).all(axis=0)
 
     return {name: of(x) for name, x in features.items()}, {name: broken(x) for name, x in features.items()}
-
-
-def broken_rows(x: np.ndarray) -> np.ndarray:
-    """bool[N], the rows of [N, …] that hold NaN or infinity."""
-    return np.logical_not(np.isfinite(x.reshape(len(x), -1)).all(axis=1))

@@ -225,10 +225,8 @@ class KeyReID(Method):
     def evaluation(self) -> Evaluation:
         """Of the outputs that the config names, those that the branches give."""
         rule = super().evaluation()
-        given = {"both": {"feature", "global", "local", "tower"}}.get(
-            self.config.branches, {"feature", self.config.branches, "tower"}
-        )
-        return dataclasses.replace(rule, outputs=tuple(name for name in rule.outputs if name in given))
+        missing = {"both": (), "global": ("local",), "local": ("global",)}[self.config.branches]
+        return dataclasses.replace(rule, outputs=tuple(name for name in rule.outputs if name not in missing))
 
     def backbones(self) -> tuple[Backbone, ...]:
         return (Backbone(("image_tower",), self.config.backbone.checkpoint, self.tower),)

@@ -18,7 +18,6 @@ from jaxreid.config import flatten
 from jaxreid.devices import processes
 from jaxreid.devices.parallel import to_host
 from jaxreid.errors import UserError, some
-from jaxreid.evaluation.pooling import broken_rows
 from jaxreid.methods.method import Features, Stage
 from jaxreid.training.steps import total_names
 
@@ -95,6 +94,11 @@ class Watch:
             + (f" and at the starting weights (config.backbone.checkpoint={weights})" if weights else "")
             + ". Checkpoints of the epochs before stay"
         )
+
+
+def broken_rows(x: np.ndarray) -> np.ndarray:
+    """bool[N], the rows of [N, …] that hold NaN or infinity."""
+    return np.logical_not(np.isfinite(x.reshape(len(x), -1)).all(axis=1))
 
 
 def not_finite(tree: Any) -> list[str]:
