@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from messages import refuses
-from test_training import SMALL, assert_equal, run_training
+from test_training import SMALL, run_training
 
 from jaxreid.backbones import clip
 from jaxreid.data.split import Labels
@@ -91,14 +91,6 @@ def test_unknown_re_ranking_is_named(tmp_path, data_dir, tiny):
         start_run(make_config(**{"evaluation.reranking": "magic"}), tmp_path, data_dir)
 
 
-def test_resume_equals_the_uninterrupted_run(finished, tmp_path, data_dir):
-    run, state, _ = finished
-    run_training(make_config(), tmp_path, data_dir, stop_after=2)
-    _, resumed, _ = run_training(make_config(), tmp_path, data_dir)
-    assert_equal(state, resumed)
-    assert read_metrics(tmp_path) == read_metrics(run.workdir)
-
-
 @pytest.mark.parametrize(
     "changes",
     [
@@ -141,18 +133,13 @@ def loss_of(run, state, frozen, batch, epoch=2):
     return jax.jit(jax.value_and_grad(loss, has_aux=True))(state.params)
 
 
-def test_padding_and_noise_change_nothing_and_every_parameter_learns(finished):
+def test_noise_changes_nothing_and_every_parameter_learns(finished):
     run, state, frozen = finished
     steps = train.EpochLoop(run, run.method.stages()[0], 0, state)
     batch = run.pixels(next(iter(steps.loader(state, 0)[0])))
-    rows = batch.valid.shape[0]
-    filled = jax.tree.map(lambda x: jnp.concatenate([x, x[:8]]), batch)
-    filled = filled.replace(valid=filled.valid.at[rows:].set(False), tracklet=filled.tracklet.at[rows:].set(-1))
-    one, other = loss_of(run, state, frozen, batch), loss_of(run, state, frozen, filled)
-    assert float(one[0][0]) > 0
-    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
-    for path, gradient in jax.tree_util.tree_leaves_with_path(one[1]):
+    (value, _), gradients = loss_of(run, state, frozen, batch)
+    assert float(value) > 0
+    for path, gradient in jax.tree_util.tree_leaves_with_path(gradients):
         assert np.any(np.asarray(gradient) != 0), jax.tree_util.keystr(path)
     # Clips that turned to noise count for nothing: with all of them noise nothing is left.
     nothing = state.replace(memory=state.memory.replace(label=jnp.full_like(state.memory.label, -1)))

@@ -31,18 +31,21 @@ def init_variables(run: Model) -> Variables:
         checksums = {"/".join(path): _checksums(weights) for path, weights in sources}
         processes.same("file of pretrained weights", checksums)
 
-    def random_part(rng: jax.Array, batch: Batch) -> Variables:
-        variables = run.method.init(rng, batch)
+    def random_part(variables: Variables) -> Variables:
+        variables = jax.tree.map(lambda leaf: leaf, variables)  # dicts of its own
         for path, weights in sources:  # what weights replace is neither drawn nor compiled
             for collection, loaded in weights.items():
                 tree, name = _at(variables[collection], path)
                 tree[name] = _without(tree[name], loaded)
         return variables
 
+    def init(rng: jax.Array, batch: Batch) -> Variables:
+        return random_part(run.method.init(rng, batch))
+
     shapes = jax.eval_shape(run.method.init, rng, batch)
     shardings = parallel.state_sharding(shapes, run.mesh)
-    placed = parallel.state_sharding(jax.eval_shape(random_part, rng, batch), run.mesh)
-    variables = jax.jit(random_part, out_shardings=placed)(rng, batch)
+    placed = parallel.state_sharding(random_part(shapes), run.mesh)
+    variables = jax.jit(init, out_shardings=placed)(rng, batch)
     for path, weights in sources:
         for collection, loaded in weights.items():
             tree, name = _at(variables[collection], path)
