@@ -171,25 +171,7 @@ PAPERS: tuple[OfPreset | OfTowers, ...] = (
         parameters=9_195_520 + 525_313 + 15_169_537,
         unknown="its second stage; the first learns from features that are computed once",
     ),
-    OfPreset(
-        "KeyRe-ID",
-        "baseline:walkers",
-        {
-            "dataset.name": "mars",
-            "dataset.config": "",
-            "precision": "bfloat16",
-            "backbone.name": "imagenet:ViT-B/16",
-            "frames.height": 256,
-            "frames.width": 128,
-            "batch.num_identities": 4,
-            "batch.num_instances": 4,
-            "batch.seq_len": 4,
-            "epochs": 120,
-        },
-        extra=3 * 2 * 16 * 3.0e9,  # local branch in its exact fast form
-        parameters=7_089_408 + 113_292_288 + 12_000_000,
-        unknown="the activations of the local branch are not counted",
-    ),
+    OfPreset("KeyRe-ID", "keyre_id:mars"),
     OfTowers(
         "HAMoBE",
         "mevid",

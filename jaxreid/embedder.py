@@ -17,7 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxreid.data.extras import ArrayExtras, ExtraReader
+from jaxreid.data.extras import OF_SIDECARS, ArrayExtras, ExtraReader
 from jaxreid.data.loose import ArrayReader, loose_split
 from jaxreid.data.split import UNKNOWN, FrameReader, Split
 from jaxreid.errors import UserError
@@ -66,6 +66,11 @@ class Embedder:
     def distance(self) -> str:
         """By which the run compares features, a key of `jaxreid.retrieval.DISTANCES`; "own" is the method's."""
         return self._rule.distance
+
+    @property
+    def sidecars(self) -> tuple[str, ...]:
+        """What the run's method takes beside frames that pictures do not tell: kinds of sidecars."""
+        return tuple(name for name in self._wanted if name in OF_SIDECARS)
 
     def embed(
         self,

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from finished import SMALL
-from messages import refuses
+from messages import refuses, says
 from test_training import make_config, run_training
 
 from configs import language_image
@@ -183,7 +183,7 @@ def test_the_index_of_a_thinned_set_finds_the_rows(train, tiny, monkeypatch):
     np.testing.assert_array_equal(train.frame_index(2), np.arange(train.table.length[2]))
 
 
-def test_what_is_missing_is_an_error_or_masked(train, tiny, tmp_path):
+def test_what_is_missing_is_an_error_or_masked(train, tiny, tmp_path, caplog):
     names = train.labels.names
     lacking = dataclasses.replace(train, directory=tmp_path)
     with refuses(MissingSidecar, "keypoints", "import-sidecar"):
@@ -197,6 +197,7 @@ def test_what_is_missing_is_an_error_or_masked(train, tiny, tmp_path):
     with refuses(ValueError, "poses", "keypoints"):
         ExtraReader(lacking, train.reader(cache=False), {"poses": Extra()})
     masking = ExtraReader(lacking, train.reader(cache=False), {"keypoints": Extra((17, 3), missing="mask")})
+    says(caplog.text, tmp_path, len(names) - 1, len(names), names[1], "masked")
     found = masking.read(0, [0, 2, 4, 5])
     assert found["keypoints_mask"].tolist() == [True, False, True, False]  # not found; beyond what anybody looked at
     assert not masking.read(1, [0])["keypoints_mask"].any()

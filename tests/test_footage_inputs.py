@@ -15,7 +15,7 @@ from jaxreid.data.names import printable
 from jaxreid.errors import UserError
 from jaxreid.footage.mot import MotError
 from jaxreid.footage.mot_making import MotSettings, make_mot_tracklets
-from jaxreid.footage.sources import folder_source, picture_source, video_source
+from jaxreid.footage.sources import SourceOptions, folder_source, picture_source, video_source
 from jaxreid.tools import embed, mot_tracklets, search
 
 # --- tracking annotations ------------------------------------------------------------------------------------------
@@ -200,7 +200,8 @@ def test_a_picture_whose_name_is_not_utf8(people):
 def test_sixteen_bit_pictures_are_refused_where_that_is_asked_for(people, make_source):
     path = people / "a/t0" / "3.png"
     path.write_bytes(sixteen_bit())
-    source = make_source(people if make_source is folder_source else path.parent, sixteen_bit="refuse")
+    where = people if make_source is folder_source else path.parent
+    source = make_source(where, SourceOptions(sixteen_bit="refuse"))
     with pytest.raises(UserError, match=f"{path}.*sixteen_bit=refuse"):
         source.pictures(0, 3)
 

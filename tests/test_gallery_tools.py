@@ -296,7 +296,7 @@ def test_clock(seconds, text):
 
 def test_a_video_is_detected_once(monkeypatch, tmp_path, people):
     """Tracklets of a video are made in a folder of the gallery and used again as long as the file is the same."""
-    video, made = tmp_path / "hall.mp4", []
+    video, made, infrared = tmp_path / "hall.mp4", [], sources.SourceOptions(modality="ir")
     video.write_bytes(b"frames")
 
     def make(videos, out, modality):
@@ -304,10 +304,10 @@ def test_a_video_is_detected_once(monkeypatch, tmp_path, people):
         shutil.copytree(people, out)
 
     monkeypatch.setattr(sources, "make_tracklets", make)
-    one, again = (sources.video_source(video, tmp_path / "crops", "ir") for _ in range(2))
+    one, again = (sources.video_source(video, tmp_path / "crops", infrared) for _ in range(2))
     assert made == [([video], "ir")]
     assert one.name == again.name == str(video) and one.metadata(5) == again.metadata(5)
     assert (one.metadata(0)["source"], one.metadata(0)["camera"]) == (str(video), "door")
     video.write_bytes(b"other frames")
-    sources.video_source(video, tmp_path / "crops", "ir")
+    sources.video_source(video, tmp_path / "crops", infrared)
     assert len(made) == 2

@@ -34,6 +34,7 @@ from jaxreid.data.prepared import (
     SCALE,
     SIXTEEN_BIT,
     is_current,
+    is_prepared,
     read_metadata,
     split_counts,
     unfinished_directory,
@@ -128,7 +129,7 @@ def named_set(text: str, data_dir: str | os.PathLike[str] | None = None) -> Path
       DataSetError: as `build`.
     """
     path = expand(text)
-    if (path / "dataset_info.json").is_file():
+    if is_prepared(path):
         return path
     if path.is_dir() and text.partition("/")[0] not in builder_names():
         return build("folder", data_dir=data_dir, source=path)

@@ -22,6 +22,7 @@ centre of pixel i of n is (i + 0.5) / n whatever size the frame is brought to.
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
@@ -32,12 +33,14 @@ from jaxreid.data.sidecars import MissingSidecar, Sidecar
 from jaxreid.data.split import FrameReader, Split
 from jaxreid.errors import UserError, some
 
+_LOG = logging.getLogger(__name__)
 SIDECARS = ("keypoints", "joints3d")
 CAPTIONS = "captions"
+OF_SIDECARS = (*SIDECARS, CAPTIONS)
 SECOND = "second_frames"
 OF_PICTURES = ("native_height", SECOND)
 OF_AUGMENTATION = ("erased", "erased_box")
-NAMES = (*SIDECARS, CAPTIONS, *OF_PICTURES, "frame_number", "frame_place", *OF_AUGMENTATION)
+NAMES = (*OF_SIDECARS, *OF_PICTURES, "frame_number", "frame_place", *OF_AUGMENTATION)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +108,7 @@ class ExtraReader:
         self.split, self.reader, self.wanted = split, reader, dict(wanted)
         self.sidecars: dict[str, Sidecar] = {}
         for name, extra in self.wanted.items():
-            if name in (*SIDECARS, CAPTIONS) and not self._in_records(name):
+            if name in OF_SIDECARS and not self._in_records(name):
                 self.sidecars[name] = self._sidecar(name, extra)
         if CAPTIONS in self.wanted:
             self._ids, self._there = self._captions(self.wanted[CAPTIONS], tokenize)
@@ -121,12 +124,14 @@ class ExtraReader:
                 f"{sidecar.directory} holds {'texts' if sidecar.is_text else sidecar.meta['shape']} per frame, "
                 f"needed are {list(extra.shape)}"
             )
-        absent = sidecar.missing(self.split.labels.names)
-        if absent and extra.missing == "error":
-            raise MissingSidecar(
+        if absent := sidecar.missing(self.split.labels.names):
+            lacking = (
                 f"the {name} sidecar {sidecar.directory} lacks {len(absent)} of {len(self.split)} tracklets of split "
-                f"{self.split.name!r}: {some(absent)}; make it anew with: {sidecar.meta['command']}"
+                f"{self.split.name!r}: {some(absent)}"
             )
+            if extra.missing == "error":
+                raise MissingSidecar(f"{lacking}; make it anew with: {sidecar.meta['command']}")
+            _LOG.warning("%s; their %s are masked", lacking, name)
         return sidecar
 
     def _captions(self, extra: Extra, tokenize: Callable[..., np.ndarray] | None) -> tuple[np.ndarray, np.ndarray]:

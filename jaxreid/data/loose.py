@@ -20,6 +20,7 @@ def loose_split(
     modality: str | Sequence[str] = "rgb",
     camera_index: int | Sequence[int] = UNKNOWN,
     names: Sequence[str] | None = None,
+    directory: Path = Path(),
 ) -> Split:
     """A split of N tracklets of which no more is known.
 
@@ -28,6 +29,7 @@ def loose_split(
       modality: a word of `schema.MODALITIES`, for all or for each.
       camera_index: row in a training camera table, for all or for each; −1 for a camera that is not in it.
       names: of the tracklets; numbers where not given.
+      directory: of a built set that has sidecars of these tracklets, by their names and the places of their frames.
 
     Raises:
       UserError: there is no tracklet, or an unknown modality.
@@ -52,7 +54,7 @@ def loose_split(
         recording=unknown,
     )
     labels = Labels(unknown, unknown, unknown, unknown, tuple(names or map(str, range(count))))
-    return Split(Path(), "loose", table, labels, np.arange(count))
+    return Split(directory, "loose", table, labels, np.arange(count))
 
 
 class ArrayReader(FrameReader):

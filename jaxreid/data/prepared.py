@@ -16,6 +16,11 @@ def unfinished_directory(prepared: Path) -> Path:
     return prepared.with_name(f"unfinished.{prepared.name}")
 
 
+def is_prepared(path: Path) -> bool:
+    """Whether a path is the directory of a built set."""
+    return (path / "dataset_info.json").is_file()
+
+
 def read_metadata(prepared: Path) -> dict[str, Any]:
     """What a builder noted of its set (protocol, cameras, identities, counts, …); read without TFDS."""
     return _described(prepared, "metadata.json") if (prepared / "metadata.json").exists() else {}

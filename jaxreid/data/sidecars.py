@@ -23,6 +23,7 @@ import functools
 import hashlib
 import json
 import os
+import shlex
 import shutil
 import uuid
 from collections.abc import Iterable, Sequence
@@ -32,6 +33,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from jaxreid.data.names import printable
 from jaxreid.errors import UserError
 from jaxreid.files import read_json
 
@@ -84,7 +86,7 @@ class SidecarWriter:
         self.kind = kind
         self._final = free_place(prepared_dir, kind, overwrite)
         self._meta = dict(meta or {})
-        self._meta.setdefault("command", _default_command(kind, prepared_dir))
+        self._meta.setdefault("command", making(kind, prepared_dir))
         self._part = self._final.with_name(f"{kind}.incomplete-{uuid.uuid4().hex[:8]}")
         self._part.mkdir(parents=True)
         self._tracklets: list[str] = []
@@ -279,8 +281,7 @@ class Sidecar:
         if not (directory / "meta.json").is_file():
             have = ", ".join(sidecar_kinds(prepared_dir)) or "none"
             raise MissingSidecar(
-                f"no {kind} sidecar at {directory} (sidecars there: {have}); make it with: "
-                f"{_default_command(kind, prepared_dir)}"
+                f"no {kind} sidecar at {directory} (sidecars there: {have}); make it with: {making(kind, prepared_dir)}"
             )
         return cls._read(directory)
 
@@ -412,10 +413,14 @@ class _GrowingArray:
         self._file.close()
 
 
-def _default_command(kind: str, prepared_dir: str | os.PathLike[str]) -> str:
-    place = os.fspath(prepared_dir)
-    made = f"jaxreid make-sidecars {place} --kind=keypoints --backend=…, or with: " if kind == "keypoints" else ""
+def making(kind: str, dataset: str | os.PathLike[str], data_dir: str | os.PathLike[str] | None = None) -> str:
+    """The commands that make a sidecar of a kind, for messages; `dataset` as they take it."""
+    place = shlex.quote(printable(dataset))
+    where = f" --data_dir={shlex.quote(printable(data_dir))}" if data_dir is not None else ""
+    made = (
+        f"jaxreid make-sidecars {place} --kind=keypoints --backend=…{where}, or with: " if kind == "keypoints" else ""
+    )
     return (
-        f"{made}jaxreid import-sidecar {kind} --dataset={place} --source=FILES "
+        f"{made}jaxreid import-sidecar {kind} --dataset={place} --source=FILES{where} "
         "(docs/sidecars.md says how to make others)"
     )

@@ -4,6 +4,8 @@
     jaxreid embed people --checkpoint runs/hitpro-folder-seed1 --gallery people.gallery
     jaxreid embed walkers/vvi --split query --checkpoint runs/hitpro-walkers-seed1 --gallery all.gallery
 
+A folder has the sidecars that `jaxreid make-sidecars` made for it.
+
 Every tracklet becomes one row: a feature as the run's evaluation computes it, what is known of the tracklet, and a
 thumbnail (128 pixels high, 2 to 4 kB). What is in the gallery already is left out, so that an interrupted line can be
 typed again. `jaxreid search` looks for somebody in it.
@@ -27,7 +29,7 @@ from jaxreid.devices.compiled import cache_compilations
 from jaxreid.embedder import Embedder
 from jaxreid.errors import UserError, command
 from jaxreid.files import Held, expand, held
-from jaxreid.footage.sources import Source, open_source
+from jaxreid.footage.sources import Source, SourceOptions, open_source
 from jaxreid.retrieval import DISTANCES, Gallery, add_to_gallery
 from jaxreid.retrieval.gallery import MANIFEST
 
@@ -107,10 +109,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="jaxreid embed", description="Fill a gallery with the features of tracklets.")
     add = parser.add_argument
     add("sources", metavar="SOURCE", nargs="+",
-        help="a folder <camera>/<tracklet>/*.jpg, pictures, a video, or a data set's NAME[/CONFIG]")  # fmt: skip
+        help="a folder <camera>/<tracklet>/*.jpg, pictures, a video, a data set's NAME[/CONFIG] or a built one's "
+        "directory")  # fmt: skip
     add("--checkpoint", type=expand, required=True, metavar="WORKDIR", help="of a trained run; its newest checkpoint")
     add("--gallery", type=expand, required=True, metavar="DIR", help="made where there is none, else added to")
-    add("--split", default="gallery", help="of a data set (default %(default)s)")
+    add("--split", default="", help="of a data set (gallery where not given), or of a folder's table (all)")
     add("--modality", default="rgb", choices=MODALITIES[:2], help="of videos (default %(default)s)")
     add("--sixteen_bit", choices=SIXTEEN_BIT, default=SCALE,
         help="16-bit pictures: to 8 bits by the range of their tracklet, or none (default %(default)s)")  # fmt: skip
@@ -119,10 +122,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     cache_compilations()
     embedder = jaxreid.load(options.checkpoint, options.data_dir, options.batch)
+    how = SourceOptions(
+        split=options.split,
+        modality=options.modality,
+        sixteen_bit=options.sixteen_bit,
+        data_dir=options.data_dir,
+        info=embedder.info,
+        sidecars=embedder.sidecars,
+    )
     for text in options.sources:
-        crops = options.gallery / CROPS
-        where = options.split, options.modality, options.data_dir, crops
-        source = open_source(text, *where, embedder.info, options.sixteen_bit)
+        source = open_source(text, options.gallery / CROPS, how)
         added, there = fill(options.gallery, source, embedder)
         print(f"{source.name}: {added} tracklets added" + (f", {there} were there already" if there else ""))
     print(f"{len(Gallery(options.gallery))} tracklets in {options.gallery}")

@@ -23,6 +23,7 @@ from jaxreid.devices.compiled import cache_compilations
 from jaxreid.errors import command
 from jaxreid.files import expand
 from jaxreid.footage.queries import file_queries
+from jaxreid.footage.sources import SourceOptions
 from jaxreid.report.page import write_page
 from jaxreid.report.search_page import render, table
 from jaxreid.retrieval import Gallery, build_index, search_index
@@ -47,6 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--exclude_camera", action="append", default=[], metavar="CAMERA",
         help="leave out its tracklets (may be repeated); 'own' is the query's own camera")  # fmt: skip
     add("--checkpoint", type=expand, metavar="WORKDIR", help="of the run that filled the gallery, if it was moved")
+    add("--data_dir", type=expand, help="where built data sets live, whose sidecars a folder of tracklets has")
     add("--modality", default="rgb", choices=MODALITIES[:2], help="of the query's pictures (default %(default)s)")
     add("--sixteen_bit", choices=SIXTEEN_BIT, default=SCALE,
         help="16-bit pictures: to 8 bits by the range of their tracklet, or none (default %(default)s)")  # fmt: skip
@@ -59,7 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     cache_compilations()
     gallery, path = Gallery(options.gallery), expand(options.query)
     if path.exists():
-        queries = file_queries(gallery, path, options.checkpoint, options.modality, options.sixteen_bit)
+        reading = SourceOptions(modality=options.modality, sixteen_bit=options.sixteen_bit, data_dir=options.data_dir)
+        queries = file_queries(gallery, path, options.checkpoint, reading)
     else:
         queries = named_queries(gallery, options.query)
     how: dict[str, Any] = {"k": options.top, "approximate": options.approximate}
