@@ -4,15 +4,19 @@
 
 Trains every row once per seed; finished runs are not repeated, stopped ones go on, and a row without results is not in
 the table. Prints mAP and rank-1 in per cent, mean ± sample deviation over the seeds, and the mean difference in mAP to
-the whole method, seed by seed, ± its standard error. `--config.…` goes to every run.
+the whole method, seed by seed, ± its standard error. Then how much the starting towers make of captions: of the
+training people, how many have an image row that is nearer to their own captions than to those of each team-mate.
+`--config.…` goes to every run.
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 from runs import over_seeds, train
 
 from jaxreid.files import expand
@@ -59,6 +63,34 @@ ONE_SEED: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
+def told_apart(workdir: Path, team: int) -> float:
+    """Per cent of the training people whose image row is, of their team, nearest to their own captions: cosines, after
+    the team's means are taken off, which say what all of them wear. Chance is one in a team."""
+    import ml_collections
+
+    from jaxreid.arrays import unit_rows
+    from jaxreid.run.model import start_run
+    from jaxreid.run.workdirs import read_config
+    from jaxreid.training.restore import restore_judged
+
+    run = start_run(ml_collections.ConfigDict(read_config(workdir)), workdir, None, train=False)
+    memory, labels = restore_judged(run)[0].memory, run.method.info.labels
+    assert labels is not None
+    captions, length = np.asarray(memory.captions, np.float32), np.asarray(memory.length)
+    ends = np.take_along_axis(captions, np.maximum(length - 1, 0)[..., None, None], axis=2)[:, :, 0]
+    people = len(memory.bank)
+    texts = (ends * (length > 0)[..., None]).sum(1)[:people] / np.maximum((length > 0).sum(1), 1)[:people, None]
+    rows = np.asarray(memory.bank)
+    _, first = np.unique(labels.identity, return_index=True)
+    teams = (labels.pid[first] - 1) // team
+    right = []
+    for one in np.unique(teams):
+        of = teams == one
+        image, text = (unit_rows(x[of] - x[of].mean(0)) for x in (rows, texts))
+        right += [np.asarray(image @ text.T).argmax(1) == np.arange(of.sum())]
+    return 100.0 * float(np.concatenate(right).mean())
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=expand, required=True)
@@ -88,6 +120,12 @@ def main() -> None:
             beside += f" ± {statistics.stdev(apart) / len(apart) ** 0.5:.1f}"
         columns = (over_seeds([score[key] for score in scores]) for key in ("mAP", "rank-1"))
         print(f"| {' | '.join([name, *columns, beside, str(len(scores))])} |")
+    if FULL in found:
+        from data_builders.walkers.world import CONFIGS
+
+        team = CONFIGS[arguments.world].team
+        share = told_apart(arguments.out / f"{FULL}-{arguments.seeds[0]}", team)
+        print(f"\nnearest to their own captions, in a team of {team}: {share:.0f} % (chance {100 / team:.0f} %)")
 
 
 if __name__ == "__main__":

@@ -29,7 +29,6 @@ from jaxreid.methods.method import Features
 from jaxreid.optimizers import find_group, split_trained
 from jaxreid.run.config_values import check_config
 
-HAIR = ("dark", "fair", "brown", "grey")
 CAPTIONS = (  # of eight tracklets, two of each person; the last person is nobody's
     ("a person with dark hair, wearing a red shirt", "a tall person"),
     ("a person with dark hair and white shoes",),
@@ -127,15 +126,15 @@ def test_size_and_work_of_the_refinement(tokens, work):
     assert found / 2 == pytest.approx(work, rel=2e-3)
 
 
-def test_full_size(monkeypatch):
+def test_full_size():
     """Two clips of eight frames, five people; nothing is allocated."""
     config = importlib.import_module("configs.cg_clip").get_config("mars")
     labels = dataclasses.replace(family.make_info().labels, identity=np.arange(8, dtype=np.int32) % 5)
     info = make_info(None, num_classes=5, frame_size=(256, 128), labels=labels)
     method = CGClip(config, info)
     rows = {k: x[:2] for k, x in vars(make_batch()).items() if k not in ("frames", "frame_mask", "extras")}
-    shapes = jax.ShapeDtypeStruct((2, 8, 256, 128, 3), jnp.bfloat16), jax.ShapeDtypeStruct((2, 8), bool)
-    batch = type(make_batch())(*shapes, **rows)
+    frames, mask = jnp.zeros((2, 8, 256, 128, 3), jnp.bfloat16), jnp.ones((2, 8), bool)
+    batch = type(make_batch())(frames=frames, frame_mask=mask, **rows)
     variables = jax.eval_shape(method.init, jax.random.key(0), batch)
     sizes = {path: leaf.size for path, leaf in family.flatten_paths(variables["params"])}
 
@@ -360,7 +359,6 @@ def test_what_the_bank_loss_reaches():
     found = largest(slopes)
     reached = {path for path, value in found.items() if value}
     assert "refinement/alpha" in reached and found["refinement/alpha"] > 1e-4
-    # A row of one query and its keys: what is added to all keys alike changes no weight. All else of CMR is reached.
     assert {path for path in found if path.startswith("refinement")} <= reached
     assert any(path.startswith("image_tower") for path in reached)
     assert not any(path.startswith(("text", "extraction", "necks")) for path in reached)
@@ -435,7 +433,7 @@ def test_which_captions_stand_for_a_person():
 
 def test_coverage_is_a_hand_count():
     method = make_method()
-    says(method.notes(), "4 captions", "3 of 4", "1 have none", "their own")
+    says(method.notes(), "5 captions", "3 of 4", "1 have none", "their own")
     assert method.assumptions()["captions"] == "yes"
     template = make_method(**{"captions.source": "template"})
     assert "captions" not in template.assumptions() and not CGClip.reads_captions(template.config)
@@ -550,12 +548,11 @@ def test_test_features_know_no_caption():
 # Switches -------------------------------------------------------------------------------------------------------------
 
 
-def with_same_parameters(*methods):
-    """Variables for each: of the first, and those of its own that it has besides."""
-    first = variables_for(methods[0])
-    return [first, *({**variables_for(m), "params": {**variables_for(m)["params"], **{
-        name: tree for name, tree in first["params"].items() if name in variables_for(m)["params"]
-    }}} for m in methods[1:])]  # fmt: skip
+def with_same_parameters(first, second):
+    """Variables of two methods: what both have is the same."""
+    one, other = variables_for(first), variables_for(second)
+    shared = {name: one["params"].get(name, tree) for name, tree in other["params"].items()}
+    return one, {**other, "params": shared}
 
 
 LOSSES = ("loss_identity", "loss_triplet", "loss_bank")
