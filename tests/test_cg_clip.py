@@ -30,12 +30,12 @@ from jaxreid.optimizers import find_group, split_trained
 from jaxreid.run.config_values import check_config
 
 CAPTIONS = (  # of eight tracklets, two of each person; the last person is nobody's
-    ("a person with dark hair, wearing a red shirt", "a tall person"),
-    ("a person with dark hair and white shoes",),
-    ("a slim person with fair hair",),
+    ("a person with short hair, wearing a red shirt", "a tall person"),
+    ("a person with short hair and white shoes",),
+    ("a slim person with long hair",),
     (),
-    ("a person with brown hair",),
-    ("a person with brown hair",),
+    ("a person with tied hair",),
+    ("a person with tied hair",),
     (),
     (),
 )
@@ -275,6 +275,65 @@ def test_look_alikes_are_learned_by_what_their_captions_say():
     assert accuracy(1.0)[0] == 1.0
 
 
+def patched(people, seed=0):
+    """A batch of four clips of each person; of a pair of people frames have one mean, and differ in a small patch."""
+    rng = np.random.default_rng(seed)
+    kit = np.repeat(rng.normal(size=(people // 2, 1, 1, 3)), 2, axis=0)
+    frames = np.broadcast_to(kit, (people, 24, 24, 3)).copy()
+    sign = np.where(np.arange(people) % 2, 1.0, -1.0)[:, None, None, None]
+    frames[:, 4:8, 10:14] += sign
+    frames[:, 8:12, 10:14] -= sign
+    clips = np.repeat(frames, 4, axis=0)[:, None] + 0.1 * rng.normal(size=(4 * people, 3, 24, 24, 3))
+    y = jnp.asarray(np.repeat(np.arange(people), 4), jnp.int32)
+    one = make_batch()
+    columns = {name: jnp.zeros_like(y) for name in vars(one) if name not in ("frames", "frame_mask", "extras", "valid")}
+    columns |= {"identity": y, "tracklet": y, "valid": jnp.ones(len(y), bool)}
+    return type(one)(frames=jnp.asarray(clips, jnp.float32), frame_mask=jnp.ones((len(y), 3), bool), **columns)
+
+
+@pytest.mark.parametrize("depth", [0, 1])
+def test_eight_people_in_four_pairs_are_learned_by_heart(depth):
+    """With and without CMR, from the losses of the main stage; the bank loss is the lower one with CMR, because the
+    rows of a pair are nearly one."""
+    people = 8
+    labels = dataclasses.replace(
+        family.make_info().labels, identity=np.arange(people, dtype=np.int32), pid=np.arange(people, dtype=np.int32)
+    )
+    kits = ("a red shirt", "a blue shirt", "a green shirt", "a black shirt")
+    captions = tuple((f"{kits[n // 2]} and {('white', 'yellow')[n % 2]} shoes",) for n in range(people))
+    info = make_info(captions, labels=labels, num_classes=people)
+    method = make_method(info, **{"cmr.depth": depth, "weights.bank": 1.0, "cmr.alpha": 0.5})
+    batch = patched(people)
+    variables = jax.jit(method.init)(jax.random.key(0), batch)
+    plain = jax.jit(method.plain_features)(variables, None, batch)["projected"]
+    features = Features({"projected": plain}, batch.tracklet, batch.tracklet, batch.valid)
+    memory = jax.jit(method.bank.refresh)(variables, method.init_memory(), features, family.context())
+    loss, optimizer = family.loss_of(method.stages()[0]), optax.adam(3e-3)
+    frozen = variables["params"].get("text", {})
+    params = {name: tree for name, tree in variables["params"].items() if name != "text"}
+
+    @jax.jit
+    def step(carry, _):
+        params, stats, state = carry
+
+        def of(params):
+            return loss({**params, "text": frozen}, stats, memory, batch)
+
+        slopes, (metrics, stats, _) = jax.grad(of, has_aux=True)(params)
+        changes, state = optimizer.update(slopes, state, params)
+        return (optax.apply_updates(params, changes), stats, state), metrics["loss_bank"]
+
+    start = params, variables["batch_stats"], optimizer.init(params)
+    (params, stats, _), values = jax.lax.scan(step, start, length=80)
+    found = jax.jit(method.embed)({"params": {**params, "text": frozen}, "batch_stats": stats}, memory, batch)[
+        "feature"
+    ]
+    unit = found / np.linalg.norm(found, axis=1, keepdims=True)
+    likeness = np.asarray(unit @ unit.T) - 2 * np.eye(len(unit))
+    assert (np.asarray(batch.identity)[likeness.argmax(1)] == np.asarray(batch.identity)).all()
+    assert (float(values[-1]) < 0.9 * np.log(2) + 0.3) == bool(depth), float(values[-1])
+
+
 # TFE ------------------------------------------------------------------------------------------------------------------
 
 
@@ -292,8 +351,8 @@ def extracted(places, seed=0, **settings):
 def test_the_order_of_frames_matters_where_they_have_places(places):
     variables, x, mask, run = extracted(places)
     found, turned = run(variables, x, mask), run(variables, x[:, np.array([2, 0, 3, 1])], mask)
-    assert (np.abs(found - turned).max() > 1e-3) == places
-    np.testing.assert_allclose(found, turned, atol=np.inf if places else 1e-4)
+    moved = np.abs(found - turned).max()
+    assert moved > 1e-3 if places else moved < 1e-4
 
 
 def test_masked_frames_are_not_seen():
@@ -452,7 +511,7 @@ def test_controls():
 
 def test_captions_that_are_too_long_end_with_a_sentence():
     words = walkers_words()
-    text = "a red shirt. a person with dark hair. white shoes and a hat"
+    text = "a red shirt. a person with short hair. white shoes and a cap"
     whole = words(text, context=40)[0]
     ends = np.flatnonzero(whole == words(".", context=3)[0, 1])
     assert len(ends) == 2
@@ -464,7 +523,7 @@ def test_captions_that_are_too_long_end_with_a_sentence():
     assert row.tolist() == [*whole[: ends[0]].tolist(), words.end]
     with refuses(ValueError, 6):
         words(text, context=6)
-    info = make_info(((text, "a hat"), *CAPTIONS[1:]))
+    info = make_info(((text, "a cap"), *CAPTIONS[1:]))
     with pytest.warns(UserWarning, match="1 of 5 captions"):
         ids = make_method(info, **{"captions.length": int(ends[1]) + 1}).bank.ids
     assert ids.shape == (PEOPLE, 4, ends[1] + 1)
@@ -489,7 +548,7 @@ def test_nobody_is_described():
 
 
 def test_captions_token_by_token_end_in_clips_own_feature():
-    ids = walkers_words()(["a tall person", "a person with dark hair"], context=12)
+    ids = walkers_words()(["a tall person", "a person with short hair"], context=12)
     module = CaptionTower(family.TEXT)
     variables = family.filled(module.init, jnp.asarray(ids), scale=1.0)
     tokens = jax.jit(module.apply)(variables, ids)
