@@ -22,10 +22,10 @@ from runs import over_seeds, train
 from jaxreid.files import expand
 from jaxreid.run.workdirs import read_results
 
-# Clips and augmentation of configs/cg_clip.py's preset `walkers`.
+# Clips, augmentation and the bank's weight of configs/cg_clip.py's preset `walkers`.
 SAME: dict[str, Any] = {"batch.seq_len": 4, "evaluation.seq_len": 4}
 SAME |= {"augment.channel_exchange": 0.0, "augment.infrared_mix": False}
-NO_MIXING = {"augment.contrast": 0.0, "augment.gamma": 0.0, "augment.negative": 0.0}
+OF_FAMILY = {"augment.contrast": 0.0, "augment.gamma": 0.0, "augment.negative": 0.0, "weights.bank": 0.02}
 TWO = "('last','projected')"  # features without TFE's
 NO_TFE: dict[str, Any] = {"tfe.layers": 0, "triplet.features": TWO, "embedding": TWO}
 NO_CMR: dict[str, Any] = {"cmr.depth": 0}
@@ -33,7 +33,7 @@ FULL = "CG-CLIP"
 # Row → config and what differs from it; those of ONE_SEED are shown with the first seed.
 ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "baseline, same tower, clips and epochs": ("baseline", SAME),
-    "TF-CLIP": ("tf_clip", {**SAME, **NO_MIXING}),
+    "TF-CLIP": ("tf_clip", {**SAME, **OF_FAMILY}),
     FULL: ("cg_clip", {}),
     "memory only": ("cg_clip", {**NO_TFE, **NO_CMR}),
     "memory and CMR": ("cg_clip", NO_TFE),
@@ -41,12 +41,14 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "captions of other people": ("cg_clip", {"captions.source": "shuffled"}),
     "one sentence for all": ("cg_clip", {"captions.source": "template"}),
 }
-HEAVY: dict[str, Any] = {"weights.bank": 1.0}
+HEAVY: dict[str, Any] = {"weights.bank": 0.1}
 ONE_SEED: dict[str, tuple[str, dict[str, Any]]] = {
     "no bank": ("cg_clip", {"weights.bank": 0.0}),
-    "bank at weight 1": ("cg_clip", HEAVY),
-    "bank at weight 1, no CMR": ("cg_clip", {**HEAVY, **NO_CMR}),
-    "bank at weight 1, captions of other people": ("cg_clip", {**HEAVY, "captions.source": "shuffled"}),
+    "bank at weight 0.1": ("cg_clip", HEAVY),
+    "bank at weight 0.1, no CMR": ("cg_clip", {**HEAVY, **NO_CMR}),
+    "bank at weight 0.1, captions of other people": ("cg_clip", {**HEAVY, "captions.source": "shuffled"}),
+    "bank at weight 1": ("cg_clip", {"weights.bank": 1.0}),
+    "bank at weight 1, no CMR": ("cg_clip", {"weights.bank": 1.0, **NO_CMR}),
     "end tokens of all captions": ("cg_clip", {"captions.level": "sentence"}),
     "one caption per person": ("cg_clip", {"captions.per_identity": 1}),
     "CMR of one layer": ("cg_clip", {"cmr.depth": 1}),
