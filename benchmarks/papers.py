@@ -117,11 +117,9 @@ PAPERS: tuple[OfPreset | OfTowers, ...] = (
     ),
     OfPreset(
         "CG-CLIP",
-        "tf_clip:mars",
-        extra=3 * 2 * 256.3e9,  # its refinement of 625 identities' four captions of 77 tokens
-        parameters=7_094_272,
-        unknown="frames, batch, epochs and learning rates are TF-CLIP's; four captions per identity (with one 0.4 in "
-        "place of 1.5 TFLOP)",
+        "cg_clip:mars",
+        unknown="below the abstract the method is a design, frames, batch, epochs and learning rates are TF-CLIP's; "
+        "captions are counted as long as they may be, 77 tokens",
     ),
     OfPreset(
         "VReID-XFD baseline",

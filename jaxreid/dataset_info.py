@@ -28,8 +28,8 @@ class DatasetInfo:
 
     `table` has one row per training tracklet and carries no identity; `num_classes` is 0 and `labels` is None for
     methods that do not declare that they use identity, `captions` (the texts of each training tracklet, none
-    where nobody described it) for those that do
-    not declare that they use them. `tokenize` makes ids of texts (i32[N, L]: start, the text, end, zeros) for the text
+    where nobody described it) for those that do not declare that they use them, and where a data set is only planned.
+    `tokenize` makes ids of texts (i32[N, L]: start, the text, end, zeros) for the text
     tower that belongs to the config's image tower.
     """
 
@@ -48,11 +48,14 @@ class DatasetInfo:
         return Columns.of(self.table, self.labels)
 
 
-def dataset_info(dataset: Dataset, method: type[Any], frame_size: tuple[int, int]) -> DatasetInfo:
+def dataset_info(
+    dataset: Dataset, method: type[Any], frame_size: tuple[int, int], captions: bool | None = None
+) -> DatasetInfo:
     """The tables of the training split, with labels and captions only where the method declares that it uses them.
 
     Args:
       method: a subclass of `jaxreid.methods.method.Method`.
+      captions: whether a run is given captions; None = where its method declares that it uses them.
 
     Raises:
       UserError: the method needs labels or captions that the data set does not have.
@@ -68,9 +71,9 @@ def dataset_info(dataset: Dataset, method: type[Any], frame_size: tuple[int, int
                 "tracklets.csv, columns identity and split; docs/datasets.md)"
             )
         info = dataclasses.replace(info, num_classes=int(labels.identity.max()) + 1, labels=labels)
-    if method.uses_captions:
-        captions = Sidecar.open(dataset.directory, "captions")
-        texts = (tuple(captions.texts(name)) if name in captions else () for name in labels.names)
+    if (method.uses_captions if captions is None else captions) and dataset.built:
+        sidecar = Sidecar.open(dataset.directory, "captions")
+        texts = (tuple(sidecar.texts(name)) if name in sidecar else () for name in labels.names)
         info = dataclasses.replace(info, captions=tuple(texts))
     return info
 

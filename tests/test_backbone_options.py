@@ -20,6 +20,7 @@ METHODS = {
     "clip_reid": {"triplet.features": ("last", "projected")},
     "vsla_clip": {"adapters.width": 4},
     "tf_clip": {},
+    "cg_clip": {},
     "lsmrl": {"stfl_split": (2, 0, 2)},
     "language_image": {},
 }

@@ -123,6 +123,8 @@ def test_conditions(condition, good, bad):
         ("tf_clip", "bank", "text", "image"),
         ("clip_reid", "batch.sampler", "random", "balanced"),
         ("tf_clip", "sie.columns", ("view",), "camera_index"),
+        ("cg_clip", "captions.source", "model", "shuffled"),
+        ("cg_clip", "memory.momentum", 1.5, "1"),
         ("vsla_clip", "adapters.width", -32, "0"),
         ("lsmrl", "mod_gen", "mean", "mmd"),
         ("lsmrl", "stfl_split", (4, 0), "3 values"),

@@ -281,9 +281,11 @@ def test_captions_are_ids_of_all_texts_and_missing_ones_are_masked(train, tmp_pa
     assert not batch.extras["captions"][1, 1].any() and not batch.extras["captions"][2:].any()
     with refuses(MissingSidecar, "captions", len(names) - 2):
         opened({"captions": Extra((2, 7), "int32")})
-    with refuses(ValueError, 10, 7):  # with its start and end
-        write_sidecar(tmp_path, "captions", [(names[0], "a person in a coat with a bag")], overwrite=True)
-        opened(wanted)
+    long = ["a person. a coat with a bag and a cap", "a person in a coat with a bag"]
+    write_sidecar(tmp_path, "captions", [(names[0], long)], overwrite=True)
+    batch = next(batches(train, plan_of(train), 4, options, uses_identity=False, extras=opened(wanted)))
+    cut = ["a person.", "a person in a coat"]  # its last sentence that fits; or within the first
+    np.testing.assert_array_equal(batch.extras["captions"][0], words(cut, context=7))
     with refuses(ValueError, "tokenizer"):
         ExtraReader(lacking, train.reader(cache=False), wanted)
 

@@ -122,5 +122,9 @@ class TextTower(Tower):
         x, tapped = self.tap_blocks(x, 0, c.depth, taps, train, None, hooks)
         tokens = self.norm_final(x)
         last = jnp.take_along_axis(tokens, end[:, None, None], axis=1)[:, 0]
-        found: dict[str, Any] = {"tokens": tokens, "projected": self.projection(last)}
+        found: dict[str, Any] = {"tokens": tokens, "projected": self.project(last)}
         return found | {"taps": tapped} if taps else found
+
+    def project(self, tokens: Array) -> Array:
+        """Tokens after the final norm f32[..., D] → in the joint space f32[..., E]."""
+        return self.projection(tokens)

@@ -18,6 +18,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from tokenizers import Regex, decoders, models, pre_tokenizers
@@ -69,6 +70,54 @@ def split_words(text: str) -> list[str]:
     return [word for word, _ in _WORDS.pre_tokenize_str(clean(text))]
 
 
+Truncate = bool | Literal["sentences"]
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
+
+
+def id_rows(
+    texts: str | Sequence[str],
+    encode: Callable[[str], list[int]],
+    start: int,
+    end: int,
+    context: int,
+    truncate: Truncate = False,
+) -> np.ndarray:
+    """Rows of ids, i32[N, context]: start, the text, end, zeros.
+
+    Args:
+      encode: the ids of a text.
+      truncate: what becomes of a text that is longer than a row: False, it is refused; True, it ends with the end token
+        at the last place; "sentences", it ends with its last sentence that fits, if there is one.
+
+    Raises:
+      UserError: a text is longer than a row, and `truncate` is False.
+    """
+    texts, room = [texts] if isinstance(texts, str) else texts, context - 2
+    rows = np.zeros((len(texts), context), np.int32)
+    for row, text in zip(rows, texts, strict=True):
+        ids = encode(text)
+        if len(ids) > room and not truncate:
+            raise UserError(
+                f"a text of {len(ids) + 2} tokens with its start and end, where {context} fit: {text[:60]!r}…; "
+                "shorten it, or pass truncate=True"
+            )
+        if len(ids) > room and truncate == "sentences":
+            ids = _whole_sentences(text, encode, room) or ids
+        row[: min(len(ids), room) + 2] = start, *ids[:room], end
+    return rows
+
+
+def _whole_sentences(text: str, encode: Callable[[str], list[int]], room: int) -> list[int]:
+    """The ids of as many of a text's first sentences as fit."""
+    found: list[int] = []
+    for stop in _SENTENCE_END.finditer(text):
+        ids = encode(text[: stop.start()])
+        if len(ids) > room:
+            break
+        found = ids
+    return found
+
+
 class Tokenizer:
     """Texts to ids, from merges in their order and the ids of all tokens."""
 
@@ -82,25 +131,13 @@ class Tokenizer:
         self._pairs = models.BPE(dict(ids), list(merges), end_of_word_suffix=WORD_END)
         self.start, self.end = ids[START], ids[END]
 
-    def __call__(self, texts: str | Sequence[str], *, context: int = 77, truncate: bool = False) -> np.ndarray:
-        """Rows of ids, i32[N, context]: start, the text, end, zeros.
+    def __call__(self, texts: str | Sequence[str], *, context: int = 77, truncate: Truncate = False) -> np.ndarray:
+        """Rows of ids, i32[N, context]: start, the text, end, zeros; `truncate` as in `id_rows`.
 
         The end is the largest id of a row, which is where `TextTower` looks for it. Raises UserError on a text that
-        is longer than a row, unless `truncate` is set: then it ends with the end token at the last place.
+        is longer than a row, unless `truncate` is set.
         """
-        texts = [texts] if isinstance(texts, str) else texts
-        rows = np.zeros((len(texts), context), np.int32)
-        for row, text in zip(rows, texts, strict=True):
-            ids = [self.start, *self.encode(text), self.end]
-            if len(ids) > context:
-                if not truncate:
-                    raise UserError(
-                        f"a text of {len(ids)} tokens with its start and end, where {context} fit: {text[:60]!r}…; "
-                        "shorten it, or pass truncate=True"
-                    )
-                ids = [*ids[: context - 1], self.end]
-            row[: len(ids)] = ids
-        return rows
+        return id_rows(texts, self.encode, self.start, self.end, context, truncate)
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text, without start and end."""

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from jaxreid.backbones.tokenizer import Tokenizer, load_tokenizer, split_words
+from jaxreid.backbones.tokenizer import Tokenizer, Truncate, id_rows, load_tokenizer, split_words
 from jaxreid.errors import UserError
 
 PADDING, START, END = 0, 49_406, 49_407  # CLIP's ids
@@ -57,20 +57,13 @@ class WordTokenizer:
             )
         return [self._row[id] for word in words for id in self.words[word]]
 
-    def __call__(self, texts: str | Sequence[str], *, context: int = 77) -> np.ndarray:
-        """Rows of the token table, i32[N, context]: start, the text, end, zeros.
+    def __call__(self, texts: str | Sequence[str], *, context: int = 77, truncate: Truncate = False) -> np.ndarray:
+        """Rows of the token table, i32[N, context]: start, the text, end, zeros; `truncate` as in `id_rows`.
 
         Raises:
-          UserError: a text is longer than `context`, or has an unknown word.
+          UserError: a text is longer than `context` and is not to be cut, or has an unknown word.
         """
-        texts = [texts] if isinstance(texts, str) else texts
-        rows = np.zeros((len(texts), context), np.int32)
-        for row, text in zip(rows, texts, strict=True):
-            ids = [self.start, *self.encode(text), self.end]
-            if len(ids) > context:
-                raise UserError(f"a text of {len(ids)} tokens with its start and end, where {context} fit: {text!r}")
-            row[: len(ids)] = ids
-        return rows
+        return id_rows(texts, self.encode, self.start, self.end, context, truncate)
 
 
 class ClipTokenizer:
@@ -85,11 +78,11 @@ class ClipTokenizer:
         self.source, self.counting = source, counting
         self.words = walkers_words()
 
-    def __call__(self, texts: str | Sequence[str], *, context: int = 77) -> np.ndarray:
-        """Rows of ids, i32[N, context]: start, the text, end, zeros.
+    def __call__(self, texts: str | Sequence[str], *, context: int = 77, truncate: Truncate = False) -> np.ndarray:
+        """Rows of ids, i32[N, context]: start, the text, end, zeros; `truncate` as in `id_rows`.
 
         Raises:
-          UserError: a text is longer than `context`.
+          UserError: a text is longer than `context` and is not to be cut.
           MissingFileError: it has a word that is not known, and the vocabulary is not on this machine.
         """
         texts = [texts] if isinstance(texts, str) else texts
@@ -97,8 +90,8 @@ class ClipTokenizer:
         if self.counting:
             texts = [" ".join(word if word in self.words.words else "person" for word in row) for row in words]
         elif not all(word in self.words.words for row in words for word in row):
-            return self._vocabulary(texts, context=context)
-        return self.words.clip_ids[self.words(texts, context=context)]
+            return self._vocabulary(texts, context=context, truncate=truncate)
+        return self.words.clip_ids[self.words(texts, context=context, truncate=truncate)]
 
     @functools.cached_property
     def _vocabulary(self) -> Tokenizer:

@@ -43,6 +43,11 @@ class Dataset:
     cameras: np.ndarray  # sorted training camera numbers
 
     @property
+    def built(self) -> bool:
+        """Whether it is there; else it is planned."""
+        return self.directory.is_dir()
+
+    @property
     def query(self) -> Split:
         return self.tests[0].query
 

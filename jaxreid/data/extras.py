@@ -7,7 +7,7 @@
 | `native_height` | frame | f32 [], rows of the stored picture | the picture |
 | `frame_number` | frame | i32 [], index in the source tracklet | the record |
 | `frame_place` | frame | i32 [], index in the record | the clip |
-| `captions` | clip | i32 [K, L], ids of the first K texts of its tracklet | the sidecar, and a tokenizer |
+| `captions` | clip | i32 [K, L], ids of K texts of its tracklet, long ones cut | the sidecar, and a tokenizer |
 | `second_frames` | frame | u8 [h, w, 3], the frame at a size of its own | the picture |
 | `erased`, `erased_box` | frame | bool [], f32 [4]: top, left, bottom, right | the augmentation; else false, 0 |
 
@@ -145,7 +145,7 @@ class ExtraReader:
         ids = np.zeros((len(names), count, context), extra.dtype)
         if there.any():
             known, place = np.unique([text for each in texts for text in each], return_inverse=True)
-            ids[there] = tokenize(known.tolist(), context=context)[place.reshape(-1)]
+            ids[there] = tokenize(known.tolist(), context=context, truncate="sentences")[place.reshape(-1)]
         return ids, there
 
     @property

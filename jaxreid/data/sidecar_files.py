@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import json
 import os
+import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -132,6 +133,18 @@ class FrameFiles:
         return found[0], {nfc(name): name for name in os.listdir(self.source / found[0])}
 
 
+_REFUSAL = re.compile(
+    r"(i'?m|i am) (very )?(sorry|unable|not able)|sorry\b|i (can'?t|can ?not|won'?t)\b|unable to\b|"
+    r"as an? (ai|language)\b|"
+    r"(my )?apologies|i apologi[sz]e|there (is|are) no (person|people|one)\b|no (person|people) (is|are)\b"
+)
+
+
+def refuses_to_tell(text: str) -> bool:
+    """Whether a model said that it does not describe anybody, in place of a caption."""
+    return _REFUSAL.match(text.lower().replace("\u2019", "'")) is not None
+
+
 @dataclasses.dataclass(frozen=True)
 class Captions:
     """The captions of a file that are of a data set's tracklets."""
@@ -153,7 +166,7 @@ def read_captions(path: Path, dataset: str, tracklets: Sequence[tuple[str, int]]
     """Captions from JSON lines, `{"tracklet": …, "caption": …}` with `pid`, `dataset`, `model` where they are known.
 
     A line without a tracklet is of every tracklet of its `pid`. White space is collapsed and Unicode composed (NFC); a
-    `pid` of null, NaN or −1 is not known.
+    `pid` of null, NaN or −1 is not known. Answers of a model that describes nobody ("I'm sorry, but …") are left out.
 
     Args:
       path: the file.
@@ -173,7 +186,7 @@ def read_captions(path: Path, dataset: str, tracklets: Sequence[tuple[str, int]]
     models: set[str] = set()
     errors: list[str] = []
     unknown: list[str] = []
-    empty = repeated = 0
+    empty = refused = repeated = 0
     try:
         lines = path.read_bytes().splitlines()
     except OSError as error:
@@ -195,8 +208,9 @@ def read_captions(path: Path, dataset: str, tracklets: Sequence[tuple[str, int]]
             unknown.append(f"{named or entry['pid']} (line {number})")
         text = nfc(" ".join(entry["caption"].split()))
         empty += not text
+        refused += refuses_to_tell(text)
         models |= {str(entry["model"])} if entry.get("model") else set()
-        for tracklet in holders if text else []:
+        for tracklet in holders if text and not refuses_to_tell(text) else []:
             texts = found.setdefault(tracklet, [])
             repeated += text in texts
             texts += [text] if text not in texts else []
@@ -204,7 +218,7 @@ def read_captions(path: Path, dataset: str, tracklets: Sequence[tuple[str, int]]
         raise DataSetError(f"{path} cannot be used:\n{listed.shorten(errors)}")
     remarks = [
         f"{count} captions are {what} and are left out"
-        for count, what in ((empty, "empty"), (repeated, "there already"))
+        for count, what in ((empty, "empty"), (refused, "refusals"), (repeated, "there already"))
         if count
     ]
     if unknown:

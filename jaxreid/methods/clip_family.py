@@ -188,6 +188,11 @@ class ClipFamily(Method):
         return SideInformation(columns, len(self.info.cameras), self.config.sie.strength) if columns else None
 
     @property
+    def keeps_text(self) -> bool:
+        """Whether the network has a text tower, at "text/tower"; the main stage trains nothing below "text"."""
+        return self.network.text is not None
+
+    @property
     def joint_width(self) -> int:
         assert self.image.projection is not None  # `clip_configs` refuses a tower without a joint space
         return self.image.projection
@@ -220,7 +225,7 @@ class ClipFamily(Method):
 
     def stages(self) -> tuple[Stage, ...]:
         config, batch = self.config, self.config.batch
-        optimizer = make_optimizer(config.optimizer, frozen=r"^text/" if self.network.text else None)
+        optimizer = make_optimizer(config.optimizer, frozen=r"^text/" if self.keeps_text else None)
         main = Stage(
             name="main",
             epochs=config.epochs,
@@ -237,7 +242,7 @@ class ClipFamily(Method):
     def backbones(self) -> tuple[Backbone, ...]:
         weights = self.config.backbone.checkpoint
         image = Backbone(("image_tower",), weights, self.image)
-        return (image, Backbone(("text", "tower"), weights, self.text)) if self.network.text else (image,)
+        return (image, Backbone(("text", "tower"), weights, self.text)) if self.keeps_text else (image,)
 
     def init(self, rng: jax.Array, batch: Batch) -> Variables:
         return self.network.init(rng, batch)
@@ -250,7 +255,8 @@ class ClipFamily(Method):
     def loss(self, variables: Variables, memory: BankMemory, batch: Batch, context: Context) -> LossOutput:
         def forward(network: ClipNetwork) -> tuple[dict[str, Any], dict[str, jax.Array], jax.Array]:
             found = network.encode(batch, train=True)
-            return found, network.logits(found, batch, True), network.similar(found, memory.bank, batch, True)
+            rows = self.rows(network, memory, context)
+            return found, network.logits(found, batch, True), network.similar(found, rows, batch, True)
 
         (found, logits, similar), changed = self.network.apply(
             variables, method=forward, mutable=["batch_stats"], rngs={"dropout": context.rng}
@@ -261,8 +267,13 @@ class ClipFamily(Method):
         losses |= self.more_losses(found, logits, memory, batch)
         return LossOutput.weighted(losses, changed["batch_stats"], moved)
 
+    def rows(self, network: Any, memory: Any, context: Context) -> jax.Array:
+        """The rows f32[C, E] that features are compared with, in training, by the bound network."""
+        del network, context
+        return memory.bank
+
     def more_losses(
-        self, found: Mapping[str, Any], logits: Mapping[str, jax.Array], memory: BankMemory, batch: Batch
+        self, found: Mapping[str, Any], logits: Mapping[str, jax.Array], memory: Any, batch: Batch
     ) -> dict[str, tuple[Any, jax.Array]]:
         """{name: (weight, value)} of what a member adds."""
         del found, logits, memory, batch

@@ -291,6 +291,13 @@ class Method:
         del config
         yield from ()
 
+    @classmethod
+    def reads_captions(cls, config: Any) -> bool:
+        """Whether a run of this config is given the captions of its training split: of a class with `uses_captions`,
+        unless some values do without them."""
+        del config
+        return cls.uses_captions
+
     def stages(self) -> tuple[Stage, ...]:
         raise NotImplementedError
 
@@ -321,14 +328,14 @@ class Method:
     def assumptions(self) -> dict[str, str]:
         """What training may use, by name (labels, captions, …), from what the class declares."""
         stated = {"identity labels": "yes" if self.uses_identity else "no"}
-        stated |= {"captions": "yes"} if self.uses_captions else {}
+        stated |= {"captions": "yes"} if self.reads_captions(self.config) else {}
         return stated | {name: str(attrgetter(key)(self.config)) for name, key in self.assumes.items()}
 
     def notes(self) -> tuple[str, ...]:
         """What a reader of the results must know of this run: supervision, starting weights, what a method adds."""
         supervised = "Supervised: identity labels of the training tracklets were used."
         notes = [supervised if self.uses_identity else "No identity label was used."]
-        notes += ["Captions of the training tracklets were used."] if self.uses_captions else []
+        notes += ["Captions of the training tracklets were used."] if self.reads_captions(self.config) else []
         cards = dict.fromkeys(hub.card(backbone.name) for backbone in self.backbones())
         return (*notes, *filter(None, cards))
 

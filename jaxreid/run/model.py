@@ -97,7 +97,7 @@ class Run(Model):
         readers = [self.extras(split, "test") for split in self.dataset.test_splits]
         readers += [self.extras(self.dataset.train, phase) for phase in ("train", "extract")] if train else []
         opened = [sidecar for reader in readers if reader for sidecar in reader.sidecars.values()]
-        if train and self.method.uses_captions:
+        if train and self.method.reads_captions(self.config):
             opened.append(Sidecar.open(self.dataset.directory, "captions"))
         # Phases and splits open the same ones: each is read through once for its digest.
         return {kind: sidecar.source for kind, sidecar in {sidecar.kind: sidecar for sidecar in opened}.items()}
@@ -130,6 +130,12 @@ def make_model(config: Any, workdir: Path, mesh: Mesh, info: DatasetInfo, *, dry
     )
 
 
+def _told(dataset: Dataset, config: Any) -> DatasetInfo:
+    """What the method of a config is told of a data set."""
+    method, size = find_method(config.method), (config.frames.height, config.frames.width)
+    return dataset_info(dataset, method, size, captions=method.reads_captions(config))
+
+
 def open_model(workdir: Path, data_dir: Path | None = None) -> Model:
     """The model of the run in a workdir, on all devices: what was learnt does not depend on the mesh of its training.
 
@@ -139,11 +145,7 @@ def open_model(workdir: Path, data_dir: Path | None = None) -> Model:
       UserError: there is no run.
     """
     config: Any = ConfigDict(read_config(workdir))
-    info = read_info(workdir) or dataset_info(
-        open_dataset(config.dataset, data_dir),
-        find_method(config.method),
-        (config.frames.height, config.frames.width),
-    )
+    info = read_info(workdir) or _told(open_dataset(config.dataset, data_dir), config)
     return make_model(config, workdir, parallel.make_mesh(), info)
 
 
@@ -173,9 +175,8 @@ def start_run(config: Any, workdir: Path, data_dir: Path | None, *, dry: bool = 
         processes.same("data set", dataset.fingerprint())
         mesh = parallel.make_mesh(config.mesh.fsdp, config.mesh.devices)
         with processes.together():
-            size = config.frames.height, config.frames.width
             kept = None if train or dry else read_info(Path(workdir))
-            info = kept or dataset_info(dataset, find_method(config.method), size)
+            info = kept or _told(dataset, config)
             model = make_model(config, workdir, mesh, info, dry=dry)  # reads a vocabulary where the method needs one
     run = Run(**vars(model), dataset=dataset)
     batches = {"config.extraction_batch_size": config.extraction_batch_size}

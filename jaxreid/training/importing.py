@@ -148,7 +148,7 @@ def _info(config: Any, sizes: Sizes, data_dir: Path | None) -> tuple[DatasetInfo
         if dataset is None:
             raise
     method = find_method(config.method)
-    info = dataset_info(dataset, method, (config.frames.height, config.frames.width))
+    info = dataset_info(dataset, method, (config.frames.height, config.frames.width), captions=False)
     notes, cameras = [], info.cameras
     if method.uses_identity and sizes.identities != info.num_classes:
         notes.append(

@@ -1,0 +1,134 @@
+"""CG-CLIP on the drawn world `teams`, beside what it starts from, what it is compared with, and parts of itself.
+
+    python benchmarks/cg_clip.py --out runs/cg_clip [--world teams] [--seeds 1 2 3] [--rows …] [--config.key=value …]
+
+Trains every row once per seed; finished runs are not repeated, stopped ones go on, and a row without results is not in
+the table. Prints mAP and rank-1 in per cent, mean ± sample deviation over the seeds, and the mean difference in mAP to
+the whole method, seed by seed, ± its standard error. Then how much the starting towers make of captions: of the
+training people, how many have an image row that is nearer to their own captions than to those of each team-mate.
+`--config.…` goes to every run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from runs import over_seeds, train
+
+from jaxreid.files import expand
+from jaxreid.run.workdirs import read_results
+
+# Clips, augmentation and the bank's weight of configs/cg_clip.py's preset `walkers`.
+SAME: dict[str, Any] = {"batch.seq_len": 4, "evaluation.seq_len": 4}
+SAME |= {"augment.channel_exchange": 0.0, "augment.infrared_mix": False}
+OF_FAMILY = {"augment.contrast": 0.0, "augment.gamma": 0.0, "augment.negative": 0.0, "weights.bank": 0.02}
+TWO = "('last','projected')"  # features without TFE's
+NO_TFE: dict[str, Any] = {"tfe.layers": 0, "triplet.features": TWO, "embedding": TWO}
+NO_CMR: dict[str, Any] = {"cmr.depth": 0}
+FULL = "CG-CLIP"
+# Row → config and what differs from it; those of ONE_SEED are shown with the first seed.
+ROWS: dict[str, tuple[str, dict[str, Any]]] = {
+    "baseline, same tower, clips and epochs": ("baseline", SAME),
+    "TF-CLIP": ("tf_clip", {**SAME, **OF_FAMILY}),
+    FULL: ("cg_clip", {}),
+    "memory only": ("cg_clip", {**NO_TFE, **NO_CMR}),
+    "memory and CMR": ("cg_clip", NO_TFE),
+    "memory and TFE": ("cg_clip", NO_CMR),
+    "captions of other people": ("cg_clip", {"captions.source": "shuffled"}),
+    "one sentence for all": ("cg_clip", {"captions.source": "template"}),
+}
+HEAVY: dict[str, Any] = {"weights.bank": 0.1}
+ONE_SEED: dict[str, tuple[str, dict[str, Any]]] = {
+    "no bank": ("cg_clip", {"weights.bank": 0.0}),
+    "bank at weight 0.1": ("cg_clip", HEAVY),
+    "bank at weight 0.1, no CMR": ("cg_clip", {**HEAVY, **NO_CMR}),
+    "bank at weight 0.1, captions of other people": ("cg_clip", {**HEAVY, "captions.source": "shuffled"}),
+    "bank at weight 1": ("cg_clip", {"weights.bank": 1.0}),
+    "bank at weight 1, no CMR": ("cg_clip", {"weights.bank": 1.0, **NO_CMR}),
+    "end tokens of all captions": ("cg_clip", {"captions.level": "sentence"}),
+    "one caption per person": ("cg_clip", {"captions.per_identity": 1}),
+    "CMR of one layer": ("cg_clip", {"cmr.depth": 1}),
+    "CMR at full strength": ("cg_clip", {"cmr.alpha": 1.0}),
+    "SSP on top": ("cg_clip", {"cmr.context": "caption+video"}),
+    "contrast of clips and captions": ("cg_clip", {"weights.caption_contrast": 0.1}),
+    "rows follow the batches": ("cg_clip", {"memory.momentum": 0.9}),
+    "TFE's losses reach the tower": ("cg_clip", {"tfe.stop_grad": False}),
+    "TFE without places": ("cg_clip", {"tfe.temporal_embed": False}),
+    "TFE of two layers": ("cg_clip", {"tfe.layers": 2}),
+    "4 learned tokens": ("cg_clip", {"tfe.queries": 4}),
+    "8 learned tokens": ("cg_clip", {"tfe.queries": 8}),
+    "32 learned tokens": ("cg_clip", {"tfe.queries": 32}),
+}
+
+
+def told_apart(workdir: Path, team: int) -> float:
+    """Per cent of the training people whose image row is, of their team, nearest to their own captions: cosines, after
+    the team's means are taken off, which say what all of them wear. Chance is one in a team."""
+    import ml_collections
+
+    from jaxreid.arrays import unit_rows
+    from jaxreid.run.model import start_run
+    from jaxreid.run.workdirs import read_config
+    from jaxreid.training.restore import restore_judged
+
+    run = start_run(ml_collections.ConfigDict(read_config(workdir)), workdir, None, train=False)
+    memory, labels = restore_judged(run)[0].memory, run.method.info.labels
+    assert labels is not None
+    captions, length = np.asarray(memory.captions, np.float32), np.asarray(memory.length)
+    ends = np.take_along_axis(captions, np.maximum(length - 1, 0)[..., None, None], axis=2)[:, :, 0]
+    people = len(memory.bank)
+    texts = (ends * (length > 0)[..., None]).sum(1)[:people] / np.maximum((length > 0).sum(1), 1)[:people, None]
+    rows = np.asarray(memory.bank)
+    _, first = np.unique(labels.identity, return_index=True)
+    teams = (labels.pid[first] - 1) // team
+    right = []
+    for one in np.unique(teams):
+        of = teams == one
+        image, text = (unit_rows(x[of] - x[of].mean(0)) for x in (rows, texts))
+        right += [np.asarray(image @ text.T).argmax(1) == np.arange(of.sum())]
+    return 100.0 * float(np.concatenate(right).mean())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=expand, required=True)
+    parser.add_argument("--world", default="teams")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--rows", nargs="+", default=[*ROWS, *ONE_SEED], choices=[*ROWS, *ONE_SEED])
+    arguments, extra = parser.parse_known_args()
+    found: dict[str, list[dict[str, Any]]] = {}
+    for name in arguments.rows:
+        config, changes = {**ROWS, **ONE_SEED}[name]
+        seeds = arguments.seeds if name in ROWS else arguments.seeds[:1]
+        workdirs = [arguments.out / f"{name.replace(' ', '-').replace(',', '')}-{seed}" for seed in seeds]
+        for seed, workdir in zip(seeds, workdirs, strict=True):
+            values = [f"--config.{key}={value}" for key, value in changes.items()]
+            train(config, arguments.world, seed, workdir, [*values, *extra])
+        found[name] = [read_results(workdir) for workdir in workdirs]
+    print("| | mAP | rank-1 | mAP beside the whole method | seeds |\n|" + "---|" * 5)
+    first = next(iter(found.values()))[0]
+    start = next(record for record in first["before_training"] if record["features"] == "untouched tower")
+    print(f"| untouched tower | {start['mAP']:.1f} | {start['rank-1']:.1f} | | |")
+    whole = [results["scores"][0]["mAP"] for results in found.get(FULL, [])]
+    for name, results in found.items():
+        scores = [each["scores"][0] for each in results]
+        apart = [score["mAP"] - full for score, full in zip(scores, whole, strict=False)]
+        beside = "" if name == FULL or not apart else f"{statistics.mean(apart):+.1f}"
+        if beside and len(apart) > 1:
+            beside += f" ± {statistics.stdev(apart) / len(apart) ** 0.5:.1f}"
+        columns = (over_seeds([score[key] for score in scores]) for key in ("mAP", "rank-1"))
+        print(f"| {' | '.join([name, *columns, beside, str(len(scores))])} |")
+    if FULL in found:
+        from data_builders.walkers.world import CONFIGS
+
+        team = CONFIGS[arguments.world].team
+        share = told_apart(arguments.out / f"{FULL}-{arguments.seeds[0]}", team)
+        print(f"\nnearest to their own captions, in a team of {team}: {share:.0f} % (chance {100 / team:.0f} %)")
+
+
+if __name__ == "__main__":
+    main()
