@@ -123,12 +123,7 @@ PAPERS: tuple[OfPreset | OfTowers, ...] = (
         unknown="frames, batch, epochs and learning rates are TF-CLIP's; four captions per identity (with one 0.4 in "
         "place of 1.5 TFLOP)",
     ),
-    OfPreset(
-        "VReID-XFD baseline",
-        "vsla_clip:mars",
-        {**_VSLA_ON_XFD, "batch.num_identities": 2, "batch.num_instances": 8, "epochs": 120},
-        unknown=ALL_XFD,
-    ),
+    OfPreset("VReID-XFD baseline", "vreid_xfd:detreidx", unknown=ALL_XFD),
     OfPreset(
         "CLIP-XFD",
         "vsla_clip:mars",

@@ -41,21 +41,26 @@ TESTS: dict[str, Any] = {
 }
 DETREIDX: dict[str, Any] = {**TESTS, "dataset.config": "cases"}
 
-# VSLA-CLIP's values for the small tower; tracklets have six to ten frames, and every test uses all of them.
+# VSLA-CLIP's values for the small tower; tracklets have six to ten frames, and every test uses all of them. Width,
+# stage 1 and the weights of what looks at sentences were chosen on `aerial_dev`: with those of VSLA-CLIP's own preset
+# (32, 30 epochs, 1) seed 1 had 14.6 mAP over all queries in place of 22.3.
 WALKERS: dict[str, Any] = {
     **VSLA_CLIP.PRESETS["walkers"].changes,
     "dataset.config": "aerial",
     "stage1.batch_size": 64,
+    "stage1.epochs": 15,
+    "adapters.width": 64,
     "platform_prompts.blocks": 3,
+    "weights.bank": 0.1,
+    "weights.image_to_text": 0.1,
+    "weights.text_to_image": 0.1,
     "batch.num_identities": 12,
     "batch.num_instances": 8,
     "batch.clip_sampling": "floor",
-    # No infrared camera, no exchange of channels; clothes change as the light does.
+    # No camera is infrared: no exchange of channels; clothes look different in another light all the same.
     "augment.channel_exchange": 0.0,
     "augment.infrared_mix": False,
     "augment.negative": 0.0,
-    "evaluation.rerank_k1": 50,
-    "evaluation.rerank_k2": 15,
 }
 
 PRESETS = {

@@ -125,7 +125,7 @@ def test_what_the_leaderboard_printed_is_weighted_by_queries():
         cases = [rows.get((method, direction)) for direction in (A2G, G2A, "aerial_to_aerial")]
         if None not in cases:
             mean = sum(n * mAP for n, mAP in zip((3204, 89, 2789), cases, strict=True)) / 6082
-            assert mean == pytest.approx(rows[method, "overall"], abs=0.0151), method
+            assert mean == pytest.approx(rows[method, "overall"], abs=0.0101), method
             checked += 1
     assert checked == 8
 

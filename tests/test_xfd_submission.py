@@ -3,17 +3,21 @@ cases, whether they come from features or from the file."""
 
 import dataclasses
 import json
+import types
 import zlib
 
 import numpy as np
 import pytest
 from messages import refuses
+from test_cases import evaluator_of
 from test_metrics import T1
 
 from jaxreid import retrieval
+from jaxreid.data.dataset import open_dataset
 from jaxreid.data.split import Labels, Split, TrackletTable
 from jaxreid.evaluation import xfd, xfd_files
 from jaxreid.evaluation.cases import cases
+from jaxreid.methods.method import Evaluation
 from jaxreid.retrieval.protocols import resolve
 from jaxreid.tools import xfd as tool
 
@@ -279,3 +283,61 @@ def test_a_table_of_who_is_who(tmp_path):
             xfd_files.read_truth(path)
     with refuses(xfd.SubmissionError, "Case 1", "query", "0001_11"):
         xfd.score(all_cases(), {})
+
+
+# --- the command on a run ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=[(), ("none",)], ids=["known", "hidden"])
+def run(request, data_dir, monkeypatch):
+    """A run on the smallest drawn world with features that a test makes; identities are known, or nothing is scored."""
+    options = types.SimpleNamespace(
+        name="walkers", config="tiny_aerial", path="", train="train", query="query", gallery="gallery",
+        protocols=request.param,
+    )  # fmt: skip
+    dataset = open_dataset(options, data_dir)
+    method = types.SimpleNamespace(evaluation=lambda: Evaluation("packed", 4, rerank_k1=3, rerank_k2=2), embed=None)
+    evaluator = evaluator_of(dataset, method)
+    rng = np.random.default_rng(0)
+    features = {split.name: rng.normal(size=(len(split), 5)).astype(np.float32) for split in dataset.test_splits}
+    monkeypatch.setattr(tool, "features_of", lambda *_: (evaluator, features, 7))
+    return evaluator, features
+
+
+def test_a_run_is_scored_with_and_without_re_ranking(run, tmp_path, capsys):
+    evaluator, features = run
+    line = ["evaluate", str(tmp_path / "run"), "--out", str(tmp_path / "out")]
+    status = tool.main(line)
+    shown = capsys.readouterr()
+    saved = np.load(tmp_path / "out" / "features.npz")
+    for split in evaluator.run.dataset.test_splits:
+        row = {name: at for at, name in enumerate(split.labels.names)}
+        rows = [row[name] for name in saved[f"{split.name}/names"].tolist()]
+        np.testing.assert_array_equal(saved[f"{split.name}/feature"], features[split.name][rows])
+    if not evaluator.scored:
+        assert status == 2 and "submission.csv is written" in shown.err and "who is who" in shown.err
+        assert not (tmp_path / "out" / "scores.json").exists() and not (tmp_path / "out" / "gt.csv").exists()
+        assert [len(one.query) for one in xfd_files.read(tmp_path / "out" / "submission.csv")]
+        return
+    assert status == 0 and "re-ranked" in shown.out and "open set, aerial_to_ground" in shown.out
+    found = json.loads((tmp_path / "out" / "scores.json").read_text())
+    for key, name in (("scores", "submission.csv"), ("reranked", "submission_reranked.csv")):
+        files = [str(tmp_path / "out" / file) for file in (name, "gt.csv")]
+        assert tool.main(["score", files[0], "--truth", files[1], "--json", str(tmp_path / "s.json")]) == 0
+        assert json.loads((tmp_path / "s.json").read_text())["scores"] == found[key]
+    assert found["scores"] != found["reranked"]
+    # As the evaluation of a run has them.
+    records = {(r["protocol"], r["direction"]): r for r, _ in evaluator._score(features, "last")}
+    own = {(r["junk"], r["case"]): r for r in found["scores"]}
+    for protocol, junk, metric in (("xfd", "tracklet", "mAP_official"), ("xfd_train", "camid", "mAP")):
+        directions = (*(test.name for test in evaluator.run.dataset.tests), "overall")
+        for name, case in zip((*xfd.CASES, "overall"), directions, strict=True):
+            one = records[protocol, case]
+            assert own[junk, name][metric] == pytest.approx(one["mAP"])
+            assert own[junk, name]["rank-1"] == pytest.approx(one["rank-1"])
+            assert own[junk, name]["queries"] == one["queries"]
+
+
+def test_a_data_set_without_the_three_cases_is_named():
+    with refuses(xfd.SubmissionError, "3", "1"):
+        xfd.ordered([None])
