@@ -43,6 +43,7 @@ METRICS = ("mAP_official", "mAP", "rank-1")
 CLAIMS = (
     ("falls with altitude", "altitude", "rho", -1),
     ("falls with distance", "distance", "rho", -1),
+    ("falls with distance, slanted views", "distance, slanted views", "rho", -1),
     ("falls with slant range", "slant range", "rho", -1),
     ("nadir is worse", "angle", "nadir_gap", 1),
 )

@@ -63,11 +63,18 @@ def runs(tmp_path):
 def test_figures_are_means_over_seeds_and_so_are_the_ends_of_intervals(runs):
     (found,) = compare([runs]).tables
     head, *lines = condition_rows(found)
-    assert head[2:] == ["ρ altitude", "ρ distance", "ρ slant range", "nadir gap", "lowest / highest altitude"]
+    assert head[2:] == [
+        "ρ altitude",
+        "ρ distance",
+        "ρ distance, slanted views",
+        "ρ slant range",
+        "nadir gap",
+        "lowest / highest altitude",
+    ]
     assert lines == [
         # ρ −0.5 (−0.7 to −0.3) and −0.3 (−0.5 to −0.1); gaps of 7 and 8 points.
-        ["hitpro", "aerial to ground, by query", "−0.40 (−0.60 to −0.20)", "–", "–", "7.5 (2.0 to 9.0)", "–"],
-        ["hitpro", "ground to aerial, by gallery", "−0.10 (−0.30 to 0.10)", "–", "–", "–", "0.25 (0.10 to 0.40)"],
+        ["hitpro", "aerial to ground, by query", "−0.40 (−0.60 to −0.20)", *3 * ["–"], "7.5 (2.0 to 9.0)", "–"],
+        ["hitpro", "ground to aerial, by gallery", "−0.10 (−0.30 to 0.10)", *4 * ["–"], "0.25 (0.10 to 0.40)"],
     ]  # fmt: skip
     plots = {plot.title: plot for plot in condition_plots(found)}
     assert list(plots) == [

@@ -21,6 +21,7 @@ from jaxreid.report.words import readable
 FIGURES = (
     ("ρ altitude", "altitude", "rho", 2),
     ("ρ distance", "distance", "rho", 2),
+    ("ρ distance, slanted views", "distance, slanted views", "rho", 2),
     ("ρ slant range", "slant range", "rho", 2),
     ("nadir gap", "angle", "nadir_gap", 1),
     ("lowest / highest altitude", "altitude", "lowest_to_highest", 2),
