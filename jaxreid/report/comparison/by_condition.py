@@ -35,10 +35,11 @@ Place = tuple[str, str, str]  # data set, direction, side
 def condition_plots(table: Table) -> list[plots.Plot]:
     """A figure for every data set, direction and condition that has numbers, with a line for every row of the table."""
     found = []
+    rows = [row for row in table.rows if any(_all_tables(row))]
     for place, conditions in _places(table).items():
         for condition in conditions:
-            lines = {row.label: _points(_tables(row, place, condition)) for row in table.rows}
-            unit = next(t["unit"] for row in table.rows for t in _tables(row, place, condition))
+            lines = {row.label: _points(_tables(row, place, condition)) for row in rows}
+            unit = next(t["unit"] for row in rows for t in _tables(row, place, condition))
             title = f"{_title(table, place)}: mAP over {condition}"
             found.append(plots.with_intervals(title, CAPTION, lines, f"{condition}, {unit}"))
     return found
