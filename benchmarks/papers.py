@@ -121,12 +121,7 @@ PAPERS: tuple[OfPreset | OfTowers, ...] = (
         unknown="below the abstract the method is a design, frames, batch, epochs and learning rates are TF-CLIP's; "
         "captions are counted as long as they may be, 77 tokens",
     ),
-    OfPreset(
-        "VReID-XFD baseline",
-        "vsla_clip:mars",
-        {**_VSLA_ON_XFD, "batch.num_identities": 2, "batch.num_instances": 8, "epochs": 120},
-        unknown=ALL_XFD,
-    ),
+    OfPreset("VReID-XFD baseline", "vreid_xfd:detreidx", unknown=ALL_XFD),
     OfPreset(
         "CLIP-XFD",
         "vsla_clip:mars",

@@ -34,7 +34,7 @@ COMMANDS = {
     "make-sidecars": ("jaxreid.tools.make_sidecars", "find the key points of people in a data set's own frames"),
     "make-tower": ("jaxreid.tools.starting_tower", "train a small image tower that the package ships"),
     "make-word-table": ("jaxreid.tools.word_table", "write the words that the packaged text tower knows"),
-    "xfd": ("jaxreid.tools.xfd", "write or score a submission file of VReID-XFD"),
+    "xfd": ("jaxreid.tools.xfd", "score a run on VReID-XFD and write its submission file, or score such a file"),
 }
 
 

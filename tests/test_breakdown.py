@@ -228,6 +228,7 @@ def test_the_groups_of_geometry():
     assert found["angle"].labels[1:] == ("30°", "60°", "90°") and found["angle"].group.tolist() == [1, 1, 2, 2, 3, 3]
     assert found["distance"].group.tolist() == [1, 6, 2, 6, 0, 0]
     assert found["distance"].labels[:3] == ("0 m", "10 m", "20 m")
+    assert found["distance, slanted views"].group.tolist() == [1, 6, 2, 6, -1, -1]
     assert found["slant range"].group.tolist() == [0, 7, 2, 8, 7, 0]
     assert found["slant range"].value[1] == pytest.approx(134.164, abs=5e-4)
     assert found["point"].labels[0] == "30°, 5.8 m up, 10 m off" and found["point"].group.tolist() == [0, 1, 2, 3, 5, 4]
@@ -247,6 +248,7 @@ def test_tables_by_query_gallery_and_relation():
     found, scores = tables_of(query, gallery)
     tables = {(table["condition"], table["side"]): table for table in found["breakdown"]["tables"]}
     by_query = {"altitude", "distance", "slant range", "angle", "point", "angle × distance", "session"}
+    by_query |= {"distance, slanted views"}
     assert set(tables) == {(name, "query") for name in by_query} | {
         ("session", "gallery"), ("session", "relation"), ("clothes", "relation")
     }  # fmt: skip
@@ -264,6 +266,11 @@ def test_tables_by_query_gallery_and_relation():
     assert angle["macro"] == pytest.approx(np.mean(expected), abs=1e-5)
     assert angle["overall"] == pytest.approx(scores.mAP, abs=1e-5)
     assert angle["lowest_to_highest"] == pytest.approx(min(expected) / max(expected), abs=1e-5)
+    assert angle["lowest_to_highest_interval"][0] < angle["lowest_to_highest"] < angle["lowest_to_highest_interval"][1]
+    slanted = tables["distance, slanted views", "query"]
+    mine = view[:, 2] < 90
+    rho = stats.spearmanr(view[mine, 1], precision[mine]).statistic
+    assert slanted["rho"] == pytest.approx(rho, abs=1e-5) and sum(row["queries"] for row in slanted["groups"]) == 32
     altitude = tables["altitude", "query"]
     assert altitude["rho"] == pytest.approx(
         stats.spearmanr(view[:, 0].astype(np.float32), precision).statistic, abs=1e-5

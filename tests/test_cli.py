@@ -13,7 +13,7 @@ from jaxreid.config import config_module
 from jaxreid.data.builders import builder_names
 
 ROOT = Path(__file__).parent.parent
-SUBCOMMANDS = [*([name] for name in (*cli.RUNS, *cli.COMMANDS)), ["xfd", "write"], ["xfd", "score"]]
+SUBCOMMANDS = [*([name] for name in (*cli.RUNS, *cli.COMMANDS)), ["xfd", "evaluate"], ["xfd", "score"]]
 
 
 def typed(*arguments, cwd=ROOT):

@@ -157,6 +157,14 @@ TABLES = (
         [group(["30°", "10 m"], 44.4, 8, 5), group(["90°", "0 m"], 12.5, 6, 6)],
         columns=["0 m", "10 m"],
     ),
+    table(
+        "point",
+        [
+            group("30°, 5.8 m up, 10 m off", 40.0, 8, 5),
+            group("30°, 11.5 m up, 20 m off", 30.0, 7, 5),
+            group("90°, 10 m up, 0 m off", 10.0, 3, 3),
+        ],
+    ),
     table("clothes", [group("same clothes", 60.0, 30, 20), group("other clothes", 15.5, 30, 20)], "relation"),
     table(
         "case",
@@ -356,12 +364,14 @@ def test_conditions_stand_in_tables_and_figures(written):
         "aerial to ground, by query 40.2 39.8 to 40.8 38.0 37.5 to 38.5 0.61 0.11 to 1.11 −0.42 −0.55 to −0.21",
         "aerial to ground, by gallery 40.2 39.8 to 40.8 38.0 37.5 to 38.5 0.61 0.11 to 1.11 0.10 –",
         "0 to 15 m 20.0 15.0 to 25.5 20.0 20.0 20.0 4 4 17 from 60 m – – – – – 0 0 3",
-        "0 m 10 m 30° – 44.4 8 queries 90° 12.5 6 queries –",
+        "0 m 10 m 30° – 44.4 39.4 to 49.9 8 queries 90° 12.5 7.5 to 18.0 6 queries –",
+        "by query, from near to far 1 2 30° 40.0 35.0 to 45.5 5.8 m up, 10 m off 8 queries 30.0 25.0 to 35.5 11.5 m",
+        "90° 10.0 5.0 to 15.5 10 m up, 0 m off 3 queries –",
         "other clothes 15.5 10.5 to 21.0",
         "numbers, with its interval. aerial to ground, by query aerial to ground, by gallery",
     ):
         assert words in text, words
-    assert written.count('class="few"') == 3
+    assert written.count('class="few"') == 6
 
 
 def test_rows_of_open_set_rates(written):

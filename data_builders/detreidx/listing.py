@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
 from jaxreid.data.building import listed
+from jaxreid.data.building.answers import ANSWERS, COLUMNS, ROLES, read_answers
 from jaxreid.data.building.case_tree import (
     ALL_CASES,
     Splits,
@@ -21,19 +21,17 @@ from jaxreid.data.building.case_tree import (
 )
 from jaxreid.data.building.listed import Listing, Tracklet
 from jaxreid.data.building.tree import Tree
-from jaxreid.data.names import known, nfc
+from jaxreid.data.names import nfc
 
 from . import CASES, HELD_OUT
 from .names import ATTRIBUTES, UNKNOWN, View, parse
 from .published import IDENTITIES, QUERIES
 
-ANSWERS = "gt.csv"
 EXPECTED = f"""expected:
   DIR/train/0004/0004_17/0004_23_10_2024_09_18_5.8_10_30_…_S1.jpg …
   DIR/case1_aerial_to_ground/query/0024/0024_5453/*.jpg   DIR/case1_aerial_to_ground/gallery/…
   DIR/case2_ground_to_aerial/…   DIR/case3_aerial_to_aerial/…
-  DIR/{ANSWERS}   (optional: case,split,tracklet,pid,session of test tracklets whose folders hide them)"""
-_ANSWER_COLUMNS = ("case", "split", "tracklet", "pid", "session")
+  DIR/{ANSWERS}   (optional: {",".join(COLUMNS)} of test tracklets whose folders hide them)"""
 
 
 def list_dataset(source: Path, variant: str, max_frames: int = 0) -> Listing:
@@ -145,21 +143,13 @@ def _answer(tree: Tree, splits: Splits, named: Mapping[int, tuple[str, str]]) ->
     path = tree.source / ANSWERS
     if not path.is_file():
         return splits, ""
-    rows = list(csv.DictReader(listed.read_lines(path)))
-    if not rows or any(column not in rows[0] for column in _ANSWER_COLUMNS):
-        tree.errors.append(f"{path}: is not a table with the columns {', '.join(_ANSWER_COLUMNS)}")
+    answers, errors = read_answers(path)
+    tree.errors += errors
+    if errors and not answers:
         return splits, ""
-    answers: dict[tuple[str, str, str], tuple[int, int]] = {}
-    for number, row in enumerate(rows, start=2):
-        case, role, tracklet = (nfc((row[column] or "").strip()) for column in _ANSWER_COLUMNS[:3])
-        values = listed.integers(known(row[column]) or str(UNKNOWN) for column in _ANSWER_COLUMNS[3:])
-        if values is None or role not in ("query", "gallery"):
-            tree.errors.append(f"{path}, row {number}: is not a case, query or gallery, a tracklet, and two numbers")
-        else:
-            answers[case, role, tracklet] = values[0], values[1]
     answered = dict(splits)
     for case, names in named.items():
-        for role, split in zip(("query", "gallery"), names, strict=True):
+        for role, split in zip(ROLES, names, strict=True):
             keys = [(str(case), role, nfc(t.tracklet_id)) for t in splits[split]]
             lacking = [key[-1] for key in keys if key not in answers]
             if lacking:

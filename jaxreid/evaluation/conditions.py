@@ -45,11 +45,17 @@ def columns(side: Side) -> Iterator[Column]:
     table, rows = side.split.table, side.rows
     geometry = table.geometry[rows].astype(np.float64)
     slant = np.hypot(geometry[:, ALTITUDE], geometry[:, DISTANCE])
+    angle = geometry[:, ANGLE]
+    # Whoever is looked at from straight above is at no distance: among all views, distance tells of the angle as well.
+    slanted = np.where(angle < NADIR, geometry[:, DISTANCE], np.nan)
+    if np.all(np.isnan(slanted) == np.isnan(angle)):
+        slanted[:] = np.nan
     numbers = (
         _binned("altitude", geometry[:, ALTITUDE], ALTITUDES, "m"),
         _binned("distance", geometry[:, DISTANCE], DISTANCES, "m"),
         _binned("slant range", slant, SLANTS, "m"),
-        _binned("angle", geometry[:, ANGLE], ANGLES, "°"),
+        _binned("angle", angle, ANGLES, "°"),
+        _binned("distance, slanted views", slanted, DISTANCES, "m"),
     )
     words = (
         _points(geometry),

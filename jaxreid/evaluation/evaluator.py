@@ -203,10 +203,10 @@ class Evaluator:
         for label, (name, arrays) in controls.items():
             # What is no output is a plain vector, which the distance of outputs may not be made for.
             other = None if name in self.options.outputs or self.options.distance in OF_ROWS else "cosine"
-            records = [
-                {"features": label, **record, "cmc": scores.cmc(CMC_LENGTH)}
-                for record, scores in self._score(arrays, "before training", distance=other)
-            ]
+            scored = self._score(arrays, "before training", distance=other)
+            records = [{"features": label, **record, "cmc": scores.cmc(CMC_LENGTH)} for record, scores in scored]
+            if not found:  # the plainest: what all that was trained is held against
+                _add_breakdown(records, breakdown_tables(self.cases, [scores for _, scores in scored]))
             figures = "  ".join(f"{case_name(record, self.cases)} mAP {record['mAP']:.1f}" for record in records)
             print(f"before training, {label}: {figures}", flush=True)
             found += records
@@ -282,6 +282,14 @@ class Evaluator:
         if resolve(self.run.dataset.protocols[0]).scored:
             return "no test tracklet has an identity: nothing was scored, nearest tracklets are shown instead"
         return "the data set gives no identities: nothing was scored, nearest tracklets are shown instead"
+
+
+def _add_breakdown(records: list[dict[str, Any]], breakdown: dict[str, Any]) -> None:
+    """Puts tables of scores by condition into the records of their directions."""
+    for table in breakdown.get("breakdown", {}).get("tables", ()):
+        for record in records:
+            if (record["direction"], record["protocol"]) == (table["direction"], table["protocol"]):
+                record.setdefault("breakdown", []).append(table)
 
 
 def of_output(features: Mapping[str, Mapping[str, Any]], output: str) -> dict[str, Any]:

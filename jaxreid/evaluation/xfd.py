@@ -1,161 +1,207 @@
-"""The submission file of the VReID-XFD challenge: ranked, written, read and scored.
+"""VReID-XFD: its three cases ranked, and scored from the rankings under every rule that is in use.
 
-The score needs nothing but the file: identity and number of a tracklet stand in its name (`0024_5453`), as the
-challenge's own script reads them. Where names are anonymised there is nothing to score by.
+What a ranking scores is worked out from the order of the gallery alone, so that a run and the submission file that was
+written of it have the same figures to the last digit (`jaxreid.evaluation.xfd_files`).
 """
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from jaxreid import retrieval
+from jaxreid.data.builders import builder_module
+from jaxreid.data.building.answers import ROLES
 from jaxreid.errors import UserError
-from jaxreid.evaluation.cases import Case
-from jaxreid.files import written_aside
+from jaxreid.evaluation.cases import Case, Side
 from jaxreid.retrieval.distances import Distance
 from jaxreid.retrieval.metrics import Scores
-from jaxreid.retrieval.precision import average_precision, inverse_negative_penalty
+from jaxreid.retrieval.precision import average_precision
+from jaxreid.retrieval.protocols import PROTOCOLS, UNKNOWN, Rows
+from jaxreid.retrieval.rerank import KReciprocal
+from jaxreid.shapes import Int
 
 CASES = ("Case 1: Aerial to Ground", "Case 2: Ground to Aerial", "Case 3: Aerial to Aerial")
-COLUMNS = ("row_id", "case", "query_tracklet", "ranked_gallery_tracklets")
-TRACKLET = re.compile(r"(?P<pid>\d+)\D.*")
+GROUND = {(CASES[0], "gallery"), (CASES[1], "query")}  # sides whose tracklets all have camera 0
+# What is left out of a ranking: the query's own tracklet (the challenge's script), or all that its camera took of its
+# person (the repository's test; a drone has a camera for each session). Matches are the person's other tracklets.
+JUNK = {"tracklet": PROTOCOLS["xfd"], "camid": PROTOCOLS["xfd_train"]}
+PRECISIONS = {"mAP_official": "trapezoid", "mAP": "standard"}  # the leaderboard's, and the usual one
 RANKS = (1, 5, 10, 20)
+OVERALL, MACRO = "overall", "macro"
+
+Truth = Mapping[tuple[str, str], Mapping[str, tuple[int, int]]]  # (case, role) → tracklet → (identity, session)
+Record = dict[str, Any]
 
 
 class SubmissionError(UserError):
-    """A submission cannot be written, read or scored; the message says which row, and why."""
+    """A ranking cannot be written, read or scored; the message says which row, and why."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Ranking:
-    """A row of the file: the names of a query and of the whole gallery, best first."""
+class Ranked:
+    """A case ranked: names of its queries and of its gallery, and for every query the gallery's rows, best first."""
 
     case: str
-    query: str
+    query: tuple[str, ...]
     gallery: tuple[str, ...]
+    order: Int[np.ndarray, "queries gallery"]
 
 
-def rankings(pairs: Sequence[Case], features: Mapping[str, Any], distance: Distance) -> Iterator[Ranking]:
-    """Every query of the three cases, by identity and name; equal distances rank the gallery by identity and name.
+# ----------------------------------------------------------------------------------------------------------------
+# Ranking
+# ----------------------------------------------------------------------------------------------------------------
 
-    Args:
-      pairs: the three cases in their order.
-      features: split name → what the distance compares, one row per tracklet.
-      distance: as in `retrieval.nearest`.
+
+def ordered(pairs: Sequence[Case]) -> list[Case]:
+    """The three cases with both sides by identity and name, as a submission lists them: equal distances keep it.
+
+    Raises:
+      SubmissionError: the data set does not have three cases.
     """
     if len(pairs) != len(CASES):
         raise SubmissionError(f"the challenge has {len(CASES)} cases, the data set {len(pairs)}")
-    for name, case in zip(CASES, pairs, strict=True):
-        (queries, query_names), (gallery, gallery_names) = _ordered(case.query), _ordered(case.gallery)
-        order, _ = retrieval.nearest(
-            dataclasses.replace(case.query, rows=queries).of(features),
-            dataclasses.replace(case.gallery, rows=gallery).of(features),
-            k=len(gallery),
-            distance=distance,
-        )
-        for query, ranked in zip(query_names, order, strict=True):
-            yield Ranking(name, query, tuple(gallery_names[i] for i in ranked))
+    return [dataclasses.replace(case, query=_by_name(case.query), gallery=_by_name(case.gallery)) for case in pairs]
 
 
-def _ordered(side: Any) -> tuple[np.ndarray, list[str]]:
-    names = side.split.labels.names
-    rows = np.array(sorted(side.rows.tolist(), key=lambda row: (side.split.labels.pid[row], names[row])))
-    return rows, [names[row] for row in rows]
+def _by_name(side: Side) -> Side:
+    labels = side.split.labels
+    order = sorted(range(len(side.rows)), key=lambda at: (labels.pid[side.rows[at]], labels.names[side.rows[at]]))
+    return dataclasses.replace(side, rows=side.rows[order], tracklet=side.tracklet[order])
 
 
-def write(path: Path, ranked: Iterator[Ranking]) -> Path:
-    """Writes the file aside and renames it; returns its path."""
-    with written_aside(path) as aside, aside.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        for number, row in enumerate(ranked, 1):
-            writer.writerow((number, row.case, row.query, " ".join(row.gallery)))
-    return path
+def rank(
+    pairs: Sequence[Case], features: Mapping[str, Any], distance: Distance, reranking: Mapping[str, Any] | None = None
+) -> list[Ranked]:
+    """Every query of the three cases with the whole gallery.
 
-
-def read(path: Path) -> list[Ranking]:
-    """The rows of a file, checked.
-
-    Raises:
-      SubmissionError: another header, an unknown case, rows out of order, a query twice, or a gallery that is not
-        the same in every row of a case, each name once.
+    Args:
+      pairs: of `ordered`.
+      features: split name → what the distance compares, one row per tracklet.
+      distance: as in `retrieval.nearest`.
+      reranking: arguments of `KReciprocal`, all queries of a case together; None = by the distance itself.
     """
-    csv.field_size_limit(2**30)  # a row names the whole gallery
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = csv.reader(file)
-        if tuple(next(rows, ())) != COLUMNS:
-            raise SubmissionError(f"{path}: the first line is not {','.join(COLUMNS)}")
-        found: list[Ranking] = []
-        galleries: dict[str, frozenset[str]] = {}
-        for number, row in enumerate(rows, 1):
-            where = f"{path}: row {number}"
-            if len(row) != len(COLUMNS) or row[0] != str(number):
-                raise SubmissionError(f"{where} is not numbered so, or has not {len(COLUMNS)} fields")
-            _, case, query, names = row
-            if case not in CASES or (found and CASES.index(case) < CASES.index(found[-1].case)):
-                raise SubmissionError(f"{where}: case {case!r} is not one of {', '.join(CASES)}, in this order")
-            ranking = Ranking(case, query, tuple(names.split()))
-            gallery = galleries.setdefault(case, frozenset(ranking.gallery))
-            if len(ranking.gallery) != len(gallery) or gallery != set(ranking.gallery):
-                raise SubmissionError(f"{where}: {query} does not rank each gallery tracklet of {case!r} once")
-            found.append(ranking)
-    queries = [(row.case, row.query) for row in found]
-    if len(set(queries)) != len(queries):
-        raise SubmissionError(f"{path}: a query of a case stands in it twice")
+    found = []
+    for name, case in zip(CASES, pairs, strict=True):
+        sides: list[Any] = [side.of(features) for side in (case.query, case.gallery)]
+        using: Distance = distance
+        if reranking is not None:
+            using = KReciprocal(*sides, distance=distance, **reranking)  # pyright: ignore[reportArgumentType]
+            sides = [np.arange(len(side.rows)) for side in (case.query, case.gallery)]
+        order, _ = retrieval.nearest(*sides, k=len(case.gallery.rows), distance=using)
+        found.append(Ranked(name, _names(case.query), _names(case.gallery), order))
     return found
 
 
-def score(rows: Sequence[Ranking]) -> dict[str, Scores]:
-    """Scores of each case, and "overall", the mean over the queries of all cases.
+def _names(side: Side) -> tuple[str, ...]:
+    return tuple(side.split.labels.names[row] for row in side.rows)
 
-    A match has the query's identity and is not the query's own tracklet, which is left out; average precision is
-    that of the trapezoid. Queries without a match count nowhere.
+
+def truth_of(pairs: Sequence[Case]) -> dict[tuple[str, str], dict[str, tuple[int, int]]]:
+    """What a data set knows of the tracklets of its three cases."""
+    found = {}
+    for name, case in zip(CASES, pairs, strict=True):
+        for role, side in zip(ROLES, (case.query, case.gallery), strict=True):
+            columns = side.split.labels.pid[side.rows], side.split.table.session[side.rows]
+            facts = zip(*(column.tolist() for column in columns), strict=True)
+            found[name, role] = dict(zip(_names(side), facts, strict=True))
+    return found
+
+
+# ----------------------------------------------------------------------------------------------------------------
+# Scores
+# ----------------------------------------------------------------------------------------------------------------
+
+
+def score(ranked: Sequence[Ranked], truth: Truth) -> list[Record]:
+    """A record for each rule of junk and each case, then the overall score of that rule: "overall", the mean over the
+    queries of all cases (the leaderboard's), and "macro", the mean of the cases.
+
+    A record has `case`, `junk`, `mAP_official` (average precision of the trapezoid) and `mAP` (standard), `mINP` and
+    rank-k in percent, `queries` that have a match, `unmatched` ones, which count nowhere, and `gallery`. Where the
+    session of a drone's tracklet is not known, nothing is scored by "camid".
 
     Raises:
-      SubmissionError: a name does not begin with an identity, or no query of a case has a match.
+      SubmissionError: a tracklet is not in the truth, or no query of a case has a match, as where identities are
+        hidden.
     """
-    found = {}
-    for case in CASES:
-        own = [row for row in rows if row.case == case]
-        positions = [_positions(row) for row in own]
-        if not any(map(len, positions)):
-            raise SubmissionError(f"no query of {case!r} has a match: are the names of the tracklets anonymised?")
-        table = np.zeros((len(own), max(map(len, positions))), int)
-        for line, at in zip(table, positions, strict=True):
-            line[: len(at)] = at
-        valid, first = table[:, 0] > 0, table[:, 0]
-        precision, penalty = average_precision(table, "trapezoid"), inverse_negative_penalty(table)
-        found[case] = Scores(
-            protocol="xfd",
-            mAP=100 * float(precision[valid].mean()),
-            mINP=100 * float(penalty[valid].mean()),
-            rank={k: 100 * float((first[valid] <= k).mean()) for k in RANKS},
-            queries=int(valid.sum()),
-            unmatched=int((~valid).sum()),
-            gallery=len(own[0].gallery),
-            average_precision=precision,
-            inverse_negative_penalty=penalty,
-            first_match=first,
+    sides = [_rows(one, truth) for one in ranked]
+    known = all((rows.camera != UNKNOWN).all() for pair in sides for rows in pair)
+    records = []
+    for junk in JUNK if known else (next(iter(JUNK)),):
+        found = [_score(one, *pair, junk) for one, pair in zip(ranked, sides, strict=True)]
+        records += _of_rule(junk, [one.case for one in ranked], found)
+    return records
+
+
+def _of_rule(junk: str, cases: Sequence[str], found: Sequence[Mapping[str, Scores]]) -> list[Record]:
+    records = [_record(case, junk, scores) for case, scores in zip(cases, found, strict=True)]
+    pooled = {name: retrieval.pooled([scores[name] for scores in found]) for name in PRECISIONS}
+    overall = _record(OVERALL, junk, pooled)
+    percent = [key for key, value in overall.items() if isinstance(value, float)]
+    means = {key: float(np.mean([record[key] for record in records])) for key in percent}
+    return [*records, overall, overall | {"case": MACRO} | means]
+
+
+def _record(case: str, junk: str, scores: Mapping[str, Scores]) -> Record:
+    one = scores["mAP"]
+    return {
+        "case": case,
+        "junk": junk,
+        **{name: each.mAP for name, each in scores.items()},
+        "mINP": one.mINP,
+        **{f"rank-{k}": value for k, value in one.rank.items()},
+        "queries": one.queries,
+        "unmatched": one.unmatched,
+        "gallery": one.gallery,
+    }
+
+
+def _score(ranked: Ranked, query: Rows, gallery: Rows, junk: str) -> dict[str, Scores]:
+    """Scores by each definition of average precision."""
+    place = np.empty(ranked.order.shape, np.float32)  # exact: a gallery has fewer than 2²⁴ rows
+    np.put_along_axis(place, ranked.order, np.arange(len(ranked.gallery), dtype=np.float32)[None], axis=1)
+    try:
+        found = retrieval.score_distances(place, query, gallery, JUNK[junk], RANKS, keep_matches=True)
+    except UserError as error:
+        raise SubmissionError(f"{ranked.case}: {error}; are the identities of the tracklets hidden?") from error
+    assert found.matches is not None
+    scores: dict[str, Scores] = {}
+    for name, rule in PRECISIONS.items():
+        precision = average_precision(found.matches.position, rule)
+        mAP = 100.0 * float(precision.sum()) / found.queries
+        scores[name] = dataclasses.replace(found, mAP=mAP, average_precision=precision, matches=None)
+    return scores
+
+
+def _rows(ranked: Ranked, truth: Truth) -> tuple[Rows, Rows]:
+    """What decides over matches, of the queries and of the gallery."""
+    number = {name: at for at, name in enumerate(dict.fromkeys((*ranked.gallery, *ranked.query)))}
+    found = []
+    for role, names in zip(ROLES, (ranked.query, ranked.gallery), strict=True):
+        table = truth.get((ranked.case, role), {})
+        if lacking := [name for name in names if name not in table]:
+            raise SubmissionError(f"{ranked.case}, {role}: no identity is given for {lacking[0]} (of {len(lacking)})")
+        identity, session = np.array([table[name] for name in names], np.int64).T
+        found.append(
+            Rows(
+                identity=identity,
+                camera=np.zeros(len(names), int) if (ranked.case, role) in GROUND else session,
+                tracklet=np.array([number[name] for name in names]),
+            )
         )
-    return found | {"overall": retrieval.pooled(list(found.values()))}
+    return found[0], found[1]
 
 
-def _positions(row: Ranking) -> np.ndarray:
-    """1-based places of the matches in the ranking without the query's own tracklet."""
-    kept = [name for name in row.gallery if name != row.query]
-    pid = _pid(row.query)
-    return 1 + np.flatnonzero([_pid(name) == pid for name in kept])
-
-
-def _pid(name: str) -> int:
-    match = TRACKLET.fullmatch(name)
-    if not match:
-        raise SubmissionError(f"tracklet {name!r} does not begin with an identity's number, as 0024_5453 does")
-    return int(match["pid"])
+def remarks(ranked: Sequence[Ranked]) -> list[str]:
+    """Where the queries are not as many as the challenge's release seems to have, a hint and no more."""
+    queries = builder_module("detreidx", "published").QUERIES
+    expected = {case: queries[number] for number, case in enumerate(CASES, 1)}
+    return [
+        f"{one.case}: {len(one.query)} queries, {expected[one.case]} were expected"
+        for one in ranked
+        if len(one.query) != expected[one.case]
+    ]

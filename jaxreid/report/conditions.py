@@ -10,6 +10,7 @@ from jaxreid.report import plots
 from jaxreid.report.plots import Plot
 from jaxreid.report.words import readable
 
+POINT = "point"
 FEW = 10  # identities below which an interval says little
 SIDES = {
     "query": "by query",
@@ -20,7 +21,7 @@ SIDES = {
 
 @dataclasses.dataclass(frozen=True)
 class Grid:
-    """mAP of the groups of two conditions; `cells` [row][column] are rows of a table or None, with their shade."""
+    """mAP of groups in rows and columns; `cells` [row][column] are rows of a table or None, with their shade."""
 
     title: str
     rows: tuple[str, ...]
@@ -30,7 +31,7 @@ class Grid:
 
 @dataclasses.dataclass(frozen=True)
 class Condition:
-    """A condition's tables with their titles, and those of two conditions as grids."""
+    """A condition's tables with their titles, and those of two conditions and of points as grids."""
 
     name: str
     tables: tuple[tuple[str, Mapping[str, Any]], ...] = ()
@@ -50,7 +51,8 @@ def conditions(tables: Sequence[Mapping[str, Any]]) -> list[Condition]:
         if "columns" in own[0][1]:
             found.append(Condition(name, grids=tuple(_grid(heading, table) for heading, table in own)))
         else:
-            found.append(Condition(name, tuple(own)))
+            grids = tuple(_points_grid(heading, table) for heading, table in own) if name == POINT else ()
+            found.append(Condition(name, tuple(own), grids))
     return found
 
 
@@ -85,10 +87,24 @@ def _points(rows: Sequence[Mapping[str, Any]]) -> list[tuple[float, float, float
     return found
 
 
+def _points_grid(heading: str, table: Mapping[str, Any]) -> Grid:
+    """Points by their angle, in each row from near to far."""
+    of_angle: dict[str, int] = {}
+    pairs = {}
+    for row in table["groups"]:
+        angle = row["group"].partition(", ")[0]
+        of_angle[angle] = of_angle.get(angle, 0) + 1
+        pairs[angle, str(of_angle[angle])] = row
+    columns = tuple(str(number) for number in range(1, max(of_angle.values()) + 1))
+    return _shaded(f"{heading}, from near to far", pairs, columns)
+
+
 def _grid(heading: str, table: Mapping[str, Any]) -> Grid:
-    groups = table["groups"]
-    pairs = {tuple(row["group"]): row for row in groups}
-    rows, columns = tuple(dict.fromkeys(row for row, _ in pairs)), tuple(table["columns"])
+    return _shaded(heading, {tuple(row["group"]): row for row in table["groups"]}, tuple(table["columns"]))
+
+
+def _shaded(heading: str, pairs: Mapping[Any, Mapping[str, Any]], columns: tuple[str, ...]) -> Grid:
+    groups, rows = pairs.values(), tuple(dict.fromkeys(row for row, _ in pairs))
     known = [row["mAP"] for row in groups if row["mAP"] is not None]
     low, span = min(known, default=0.0), max(max(known, default=0.0) - min(known, default=0.0), 20.0)
 

@@ -8,6 +8,7 @@ What is a row and what is a column: `jaxreid.report.comparison`.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,6 +36,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--baseline", default="", metavar="NAME", help="row that the others are compared with, seed by seed")
     add("--folds", action="store_true", help="average each config and seed over the folds of its data set")
     add("--controls", action="store_true", help="show the scores from before training, too")
+    add("--published", nargs="+", default=[], metavar="DATA_SET",
+        help="also show the published results on these data sets (default: on those of the runs)")  # fmt: skip
     return parser
 
 
@@ -45,6 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # `runs/*` names the page of an earlier comparison, which is no run.
     workdirs = [name for name in options.workdirs if expand(name).resolve() != options.out.resolve()]
     comparison = compare(workdirs, options.metrics, options.by, options.baseline, options.controls, options.folds)
+    comparison = dataclasses.replace(comparison, published=tuple(options.published))
     path = write(comparison, options.out)
     print(markdown(comparison), end="")
     # Not part of the table, which may be on its way into a file.

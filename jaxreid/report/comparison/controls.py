@@ -40,7 +40,7 @@ def control_rows(rows: Sequence[Row]) -> list[Row]:
 
 def _scores_of(features: str, row: Row) -> Row:
     """What the runs of a row scored with these features before training."""
-    control = Row(f"{BEFORE}{features}", {}, "not trained", control=True)
+    control = Row(f"{BEFORE}{features}", {}, "not trained", control=True, features=features)
     for run in row.runs:
         for setup, metrics in run.controls.get(features, {}).items():
             control.values.setdefault(setup, {})[run.seed] = (metrics, run)

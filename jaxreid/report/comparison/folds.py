@@ -63,6 +63,8 @@ def _mean(family: str, folds: Mapping[int, RunResult]) -> RunResult:
             if features in common
         },
         seconds=sum(run.seconds for run in runs if run.seconds) or None,
+        conditions=(),  # groups of several folds have no mean
+        control_conditions={},
     )
 
 

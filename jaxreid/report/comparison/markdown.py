@@ -6,13 +6,17 @@ from collections.abc import Sequence
 
 from jaxreid.report.comparison import text
 from jaxreid.report.comparison.assumptions import LABELS
+from jaxreid.report.comparison.by_condition import condition_rows
 from jaxreid.report.comparison.columns import setup_names
+from jaxreid.report.comparison.published import FACTS, beside_published
 from jaxreid.report.comparison.tables import Comparison, Table
 
 
 def markdown(comparison: Comparison) -> str:
     """The tables, then how to read them and what was left out."""
     blocks = [block for table in comparison.tables for block in _blocks(table)]
+    if known := beside_published(comparison):
+        blocks += ["### Published results", text.OF_PUBLISHED, _grid(known[0], known[1:], left=len(FACTS))]
     blocks += text.how_to_read(comparison)
     blocks += [f"{protocol}: {rules}." for protocol, rules in text.protocol_rules(comparison)]
     blocks += comparison.notes
@@ -31,6 +35,8 @@ def _blocks(table: Table) -> list[str]:
         columns = [f"{names[setup]} {metric}" for setup, metric in table.baseline_columns()]
         head = [f"difference to {table.baseline.label}", "common seeds", *columns]
         blocks.append(_grid(head, text.difference_rows(table), left=1))
+    if by_condition := condition_rows(table):
+        blocks.append(_grid(by_condition[0], by_condition[1:], left=2))
     common, own = text.conditions(table)
     lines = [f"Scored on {common}." if common else "Scored on:", *(f"- {name}: {facts}" for name, facts in own)]
     return [*blocks, "\n".join(lines), *text.separations(table)]

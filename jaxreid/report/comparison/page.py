@@ -9,8 +9,10 @@ from typing import Any
 
 from jaxreid.files import write_text
 from jaxreid.report.comparison import text
+from jaxreid.report.comparison.by_condition import condition_plots, condition_rows
 from jaxreid.report.comparison.columns import setup_names
 from jaxreid.report.comparison.figures import figures
+from jaxreid.report.comparison.published import FACTS, beside_published
 from jaxreid.report.comparison.records import as_csv, as_json_lines, score_records
 from jaxreid.report.comparison.runs import RunResult
 from jaxreid.report.comparison.settings import IGNORED
@@ -38,6 +40,9 @@ def render(comparison: Comparison, out: Path) -> str:
         title=f"{text.listed(methods, 4)} on {text.listed(datasets, 4)}",
         count=len({run for row in rows for run in row.runs}),
         tables=[_table_view(table, out) for table in comparison.tables],
+        published=beside_published(comparison),
+        published_facts=len(FACTS),
+        of_published=text.OF_PUBLISHED,
         reading=text.how_to_read(comparison),
         protocols=text.protocol_rules(comparison),
         notes=comparison.notes,
@@ -50,6 +55,7 @@ def render(comparison: Comparison, out: Path) -> str:
 def _table_view(table: Table, out: Path) -> dict[str, Any]:
     """What the template shows of a table."""
     names, (common, own) = setup_names(table.setups), text.conditions(table)
+    by_condition = condition_plots(table)
     return {
         "title": table.title,
         "baseline": table.baseline.label if table.baseline else "",
@@ -65,6 +71,9 @@ def _table_view(table: Table, out: Path) -> dict[str, Any]:
         "own": own,
         "separations": text.separations(table),
         "plots": figures(table),
+        "condition_rows": condition_rows(table),
+        "condition_plots": by_condition,
+        "condition_legend": list(dict.fromkeys(key for plot in by_condition for key in plot.legend)),
         "settings": text.setting_rows(table),
         "devices": any(run.device for row in table.rows for run in row.runs),
         "runs": [(row.label, _run_view(run, out)) for row in table.rows if not row.control for run in row.runs],

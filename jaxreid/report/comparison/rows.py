@@ -25,7 +25,7 @@ class Row:
       settings: what tells this row from others of the same base.
       labels_used: whether its runs learned from identity labels.
       values: setup → seed → (metric → percent, run).
-      control: whether this is a score from before training.
+      control: whether this is a score from before training; features: of which.
       label: its name in the table.
     """
 
@@ -35,6 +35,7 @@ class Row:
     values: dict[Setup, dict[int, tuple[dict[str, float], RunResult]]] = dataclasses.field(default_factory=dict)
     control: bool = False
     label: str = ""
+    features: str = ""
 
     @property
     def runs(self) -> list[RunResult]:

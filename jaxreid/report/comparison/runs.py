@@ -32,6 +32,8 @@ class RunResult:
       scores: setup → metric → percent.
       controls: scores from before training, by the features' name.
       seconds: spent in all.
+      conditions: tables of scores by condition, of the headline protocol; control_conditions: those from before
+        training, by the features' name.
     """
 
     workdir: Path
@@ -45,6 +47,8 @@ class RunResult:
     checkpoint: str
     seconds: float | None
     device: str
+    conditions: Sequence[dict[str, Any]] = ()
+    control_conditions: dict[str, list[dict[str, Any]]] = dataclasses.field(default_factory=dict)
 
     def deciding_settings(self) -> dict[str, Any]:
         """Those that decide the result, the data set aside."""
@@ -141,6 +145,11 @@ def read_run(workdir: Path, name: str = "") -> RunResult:
         checkpoint=str(results["scores"][0].get("checkpoint", "")),
         seconds=sum(seconds.values()) if seconds else None,
         device=str(environment.get("devices", "")),
+        conditions=(results.get("breakdown") or {}).get("tables", ()),
+        control_conditions={
+            features: [one for record in records for one in record.get("breakdown", ())]
+            for features, records in controls.items()
+        },
     )
 
 

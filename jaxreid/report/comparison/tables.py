@@ -69,11 +69,15 @@ class Table:
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """All tables, with the workdirs that were `left_out` (path, why) and sentences to read first."""
+    """All tables, with the workdirs that were `left_out` (path, why) and sentences to read first.
+
+    `published`: data sets whose published results are shown, those of the runs where empty.
+    """
 
     tables: list[Table]
     left_out: list[tuple[Path, str]]
     notes: list[str]
+    published: tuple[str, ...] = ()
 
 
 def compare(

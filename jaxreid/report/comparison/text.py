@@ -10,6 +10,11 @@ from jaxreid.report.comparison.columns import NAMED_FACTS, Setup, fact_text, set
 from jaxreid.report.comparison.settings import NOT_SET, setting_text, usual_value
 from jaxreid.report.comparison.tables import SEPARABLE, Comparison, Difference, Table
 
+OF_PUBLISHED = (
+    "Percent, as printed in their sources. Figures compare where data set, protocol, average precision and re-ranking "
+    "are the same; what a source does not say is not known to be the same."
+)
+
 
 def score_rows(table: Table) -> list[list[str]]:
     """Cells of the table of scores: name, labels, seeds, then every column."""
