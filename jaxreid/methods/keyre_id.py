@@ -270,7 +270,7 @@ class KeyReID(Method):
             return None
         if not self.guided:
             return jnp.ones((len(batch.tracklet), parts, self.tower.patches))
-        points, size = batch.extras["keypoints"], self.tower.image_size
+        points, size = jnp.asarray(batch.extras["keypoints"]), self.tower.image_size
         if config.noise:
             spread = config.noise * jnp.array([1.0, size[1] / size[0]])  # in widths of the frame
             points = points.at[..., :2].add(spread * jax.random.normal(rng, (*points.shape[:3], 2)))
