@@ -412,6 +412,14 @@ def test_switches_change_what_they_should():
     np.testing.assert_allclose(blind, np.broadcast_to(blind[:, :1], blind.shape), atol=1e-5)
 
 
+def test_points_are_moved_in_arrays_of_numpy_as_well():
+    """In which a state without values is described, before a checkpoint is read."""
+    method, batch = make_method(**{"keypoints.noise": 0.1, "keypoints.shuffle": True}), make_batch()
+    plain = dataclasses.replace(batch, extras=jax.tree.map(np.asarray, batch.extras))
+    one, other = (method.weights(b, jax.random.key(1)) for b in (batch, plain))
+    np.testing.assert_array_equal(one, other)
+
+
 def test_shift_and_shuffle_leave_the_published_weights_behind():
     """Row i of the shuffled ones is weighted with patch i's weight; in the paper's layout with its own."""
     weights = jnp.asarray(np.random.default_rng(2).choice([-1.0, 1.0], (CLIPS, 6, PATCHES)), jnp.float32)
