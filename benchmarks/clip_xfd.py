@@ -4,9 +4,9 @@
 
 Trains each row once per seed (finished runs are not repeated, stopped ones go on), scores it under every rule
 (`jaxreid xfd evaluate`), with and without re-ranking, and prints Markdown: the table of `jaxreid compare` by condition,
-the scores under each rule, and how much frames with drawn noise count beside those without it. Rows behind the first
-are shown with one seed. The paper's larger tower is no row: there is one small tower for drawn people. `--config.…` goes
-to every run; built sets are looked for in $JAXREID_DATA_DIR.
+the scores under each rule, and how much frames with drawn noise count beside those without it. The rows of `ONE_SEED`
+are run with one. The paper's larger tower is no row: there is one small tower for drawn people. `--config.…` goes to
+every run; built sets are looked for in $JAXREID_DATA_DIR.
 """
 
 from __future__ import annotations

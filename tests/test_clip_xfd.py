@@ -134,15 +134,16 @@ def test_re_ranking(constants, wanted):
         angle = np.radians(degrees)
         return np.stack([np.cos(angle), np.sin(angle)], axis=1).astype(np.float32)
 
-    query, gallery = at(0, 90), at(10, 20, 35, 80, 60)
+    # At 20° and 60° rounding would decide which of two neighbours is nearer.
+    query, gallery = at(0, 90), at(10, 20.001, 35, 80, 60.001)
     k1, k2, weight = constants
     options = Evaluation("packed", 4, rerank_k1=k1, rerank_k2=k2, rerank_lambda=weight)
     found = retrieval.KReciprocal(query, gallery, **options.rerank_options)(np.arange(2), np.arange(5))
-    np.testing.assert_allclose(found[: len(wanted)], wanted, atol=2e-5)
+    np.testing.assert_allclose(found[: len(wanted)], wanted, atol=3e-5)
     # Of features as they are, whose lengths count: as released. Of unit ones, the distance is twice the other one.
     raw = dataclasses.replace(options, normalize=False, rerank_raw=True)
     same = retrieval.KReciprocal(query, gallery, **raw.rerank_options)(np.arange(2), np.arange(5))
-    np.testing.assert_allclose(same[: len(wanted)], wanted, atol=2e-5)
+    np.testing.assert_allclose(same[: len(wanted)], wanted, atol=3e-5)
     longer = retrieval.KReciprocal(query, gallery * np.arange(1.0, 6.0)[:, None], **raw.rerank_options)
     assert np.abs(longer(np.arange(2), np.arange(5)) - found).max() > 0.01
 
