@@ -20,7 +20,7 @@ A2G, G2A = "aerial_to_ground", "ground_to_aerial"
 def table(direction, side, condition, figures=(), low=0.0):
     """Two groups, at 10 and 60, of which the first has `low` points more than 20; each interval is ±3."""
     groups = [
-        {"group": name, "value": value, "mAP": mAP, "mAP_interval": [mAP - 3, mAP + 3]}
+        {"group": name, "value": value, "mAP": mAP, "mAP_interval": [mAP - 3, mAP + 3] if mAP else [None, None]}
         for name, value, mAP in (("near", 10.0, 20.0 + low), ("far", 60.0, 15.0), ("nobody", None, None))
     ]
     found = {"direction": direction, "side": side, "condition": condition, "unit": "m", "groups": groups}

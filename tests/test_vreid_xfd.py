@@ -1,4 +1,4 @@
-"""The organisers' baseline as they train it, and its presets."""
+"""The organisers' baseline as they train it, its presets, and what is seen from above on the drawn world."""
 
 import importlib
 
@@ -6,7 +6,12 @@ import numpy as np
 import pytest
 
 from jaxreid.data.clips import plan_tracklets
+from jaxreid.evaluation.breakdown import breakdown_tables
+from jaxreid.evaluation.evaluator import Evaluator, of_output
 from jaxreid.optimizers import find_group, make_optimizer
+from jaxreid.run.model import start_run
+from jaxreid.training.start import enter_stage
+from jaxreid.training.steps import variables_of
 
 
 def config(preset):
@@ -56,3 +61,22 @@ def test_frames_of_clips_are_those_of_the_release():
     last is repeated."""
     assert plan_tracklets(np.array([50]), "floor_first", 16).frames.tolist() == [list(range(0, 48, 3))]
     assert plan_tracklets(np.array([5]), "floor_first", 16).frames.tolist() == [[0, 1, 2, 3] + 12 * [4]]
+
+
+@pytest.mark.extended
+def test_the_untouched_tower_finds_people_worse_from_afar_and_from_above(data_dir, tmp_path):
+    """On `aerial`, looking for somebody on the ground among drones' tracklets: what the intervals over persons leave no
+    doubt of. Other figures (altitude, aerial to ground) are smaller than their intervals."""
+    c = importlib.import_module("configs.baseline").get_config()
+    c.update_from_flattened_dict({"dataset.config": "aerial", "mesh.devices": 1})
+    run = start_run(c, tmp_path, data_dir)
+    stage = run.method.stages()[0]
+    state, frozen = enter_stage(run, stage, None, None)
+    evaluator = Evaluator(run)
+    features = of_output(evaluator.features(variables_of(state, frozen), state.memory), "tower")
+    quality = [scores for _, scores in evaluator._score(features, "before training")]
+    tables = breakdown_tables(evaluator.cases, quality)["breakdown"]["tables"]
+    found = {t["condition"]: t for t in tables if (t["direction"], t["side"]) == ("ground_to_aerial", "gallery")}
+    assert found["slant range"]["rho_interval"][1] < 0
+    assert found["distance, slanted views"]["rho_interval"][1] < 0
+    assert found["angle"]["nadir_gap_interval"][0] > 0

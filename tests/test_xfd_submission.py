@@ -102,8 +102,8 @@ def test_the_leaderboard_weighs_by_queries(mAPs, overall):
     one = retrieval.score_distances(
         T1, *(retrieval.Rows(np.array(ids)) for ids in ([1, 2, 3], range(8))), "single_match"
     )
-    counts = xfd.EXPECTED.values()
-    parts = [dataclasses.replace(one, mAP=mAP, queries=n, unmatched=0) for mAP, n in zip(mAPs, counts, strict=True)]
+    counts = zip(mAPs, (3204, 89, 2789), strict=True)
+    parts = [dataclasses.replace(one, mAP=mAP, queries=queries, unmatched=0) for mAP, queries in counts]
     assert retrieval.pooled(parts).mAP == pytest.approx(overall, abs=6e-4)
 
 

@@ -17,16 +17,17 @@ from jaxreid.report.comparison.tables import Table
 from jaxreid.report.page import format_interval, format_signed
 from jaxreid.report.words import readable
 
+# Not drawn where its other form is: from straight above, everybody is at no distance.
+SLANTED, MIXED = "distance, slanted views", "distance"
 # What is said of a direction in one line: heading, condition, figure, digits.
 FIGURES = (
     ("ρ altitude", "altitude", "rho", 2),
-    ("ρ distance", "distance", "rho", 2),
-    ("ρ distance, slanted views", "distance, slanted views", "rho", 2),
+    ("ρ distance", MIXED, "rho", 2),
+    ("ρ distance, slanted views", SLANTED, "rho", 2),
     ("ρ slant range", "slant range", "rho", 2),
     ("nadir gap", "angle", "nadir_gap", 1),
     ("lowest / highest altitude", "altitude", "lowest_to_highest", 2),
 )
-CAPTION = "mAP of each group at the mean of its numbers, with its interval over the people who were tested."
 
 Found = Mapping[str, Any]  # a table of a run
 Place = tuple[str, str, str]  # data set, direction, side
@@ -35,12 +36,13 @@ Place = tuple[str, str, str]  # data set, direction, side
 def condition_plots(table: Table) -> list[plots.Plot]:
     """A figure for every data set, direction and condition that has numbers, with a line for every row of the table."""
     found = []
+    rows = [row for row in table.rows if any(_all_tables(row))]
     for place, conditions in _places(table).items():
-        for condition in conditions:
-            lines = {row.label: _points(_tables(row, place, condition)) for row in table.rows}
-            unit = next(t["unit"] for row in table.rows for t in _tables(row, place, condition))
+        for condition in (name for name in conditions if name != MIXED or SLANTED not in conditions):
+            lines = {row.label: _points(_tables(row, place, condition)) for row in rows}
+            unit = next(t["unit"] for row in rows for t in _tables(row, place, condition))
             title = f"{_title(table, place)}: mAP over {condition}"
-            found.append(plots.with_intervals(title, CAPTION, lines, f"{condition}, {unit}"))
+            found.append(plots.with_intervals(title, "", lines, f"{condition}, {unit}"))
     return found
 
 
@@ -49,7 +51,7 @@ def condition_rows(table: Table) -> list[list[str]]:
     lines = []
     for place in _places(table):
         for row in table.rows:
-            cells = [_cell(_tables(row, place, condition), *how) for _, condition, *how in FIGURES]
+            cells = [_cell(_tables(row, place, name), figure, digits) for _, name, figure, digits in FIGURES]
             if any(cells):
                 lines.append([row.label, _title(table, place), *(cell or "–" for cell in cells)])
     return [["", "direction", *(heading for heading, *_ in FIGURES)], *lines] if lines else []
