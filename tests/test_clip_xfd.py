@@ -16,6 +16,7 @@ from jaxreid import retrieval
 from jaxreid.backbones.clip import vision_config
 from jaxreid.backbones.vit import PatchEmbedding
 from jaxreid.errors import UserError
+from jaxreid.layers.adapters import TemporalAdapter
 from jaxreid.layers.prompts import GeometryPrompts
 from jaxreid.layers.temporal import AttentionPooling
 from jaxreid.losses.identity import cross_entropy
@@ -100,7 +101,7 @@ def test_attention_over_frames():
 
 
 def test_losses():
-    rows, labels, valid = jnp.eye(2), jnp.array([0, 1]), jnp.ones(2, bool)
+    rows = jnp.eye(2)
     texts = jnp.array([[2.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
     # Three texts for two clips: a third clip that does not count stands in their place.
     three = jnp.concatenate([rows, jnp.zeros((1, 2))])
@@ -111,7 +112,9 @@ def test_losses():
     people = jnp.array([[1, 0], [0.8, 0.6], [0, 1], [0.6, 0.8]], jnp.float32)
     found = batch_hard_triplet(people, jnp.array([0, 0, 1, 1]), jnp.ones(4, bool), 0.3, "cosine")
     assert float(found) == pytest.approx(0.28, abs=1e-6)
-    assert float(cross_entropy(jnp.array([[2.0, 0, -1]]), labels[:1], valid[:1], 0.1)) == pytest.approx(0.3365127)
+    assert float(cross_entropy(jnp.array([[2.0, 0, -1]]), jnp.array([0]), jnp.ones(1, bool), 0.1)) == pytest.approx(
+        0.3365127
+    )
 
 
 @pytest.mark.parametrize(
@@ -365,11 +368,22 @@ def test_altitude_distance_and_angle():
     params = {"altitude": jnp.arange(19.0).reshape(1, 19, 1, 1), "angle": 100 * jnp.arange(4.0).reshape(1, 4, 1, 1)}
     assert module.apply({"params": params}, geometry).ravel().tolist() == [0, 101, 201, 202, 318]
     assert not any(leaf.any() for leaf in jax.tree.leaves(module.init(jax.random.key(0), geometry)))
+    moved = jax.grad(lambda params: module.apply({"params": params}, geometry).sum())(params)["altitude"].ravel()
+    np.testing.assert_array_equal(np.flatnonzero(moved), [0, 1, 2, 18])
     method = make(**{"platform_prompts.geometry": ("altitude", "distance", "angle")})
     params = jax.eval_shape(method.init, jax.random.key(0), make_batch())["params"]
     assert params["geometry_prompts"]["distance"].shape == (1, 19, 4, 16)
     trained, _ = split_trained(params, method.stages()[-1].updates[0].optimizer)
     assert trained["geometry_prompts"].keys() == {"altitude", "distance", "angle"}
+
+
+def test_over_one_frame_an_adapter_is_affine():
+    module, x = TemporalAdapter(8, zero_init=False), jax.random.normal(jax.random.key(0), (2, 1, 3, 16))
+    variables = module.init(jax.random.key(1), x, jnp.ones((2, 1), bool))
+    wanted = x
+    for name in ("down", "value", "out", "up"):
+        wanted = wanted @ variables["params"][name]["kernel"] + variables["params"][name]["bias"]
+    np.testing.assert_allclose(module.apply(variables, x, jnp.ones((2, 1), bool)), wanted, atol=1e-5)
 
 
 @pytest.mark.parametrize(
