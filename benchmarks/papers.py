@@ -107,7 +107,6 @@ class OfTowers:
     unknown: str = ""
 
 
-_VSLA_ON_XFD = {"dataset.name": "detreidx", "batch.seq_len": 16}
 PAPERS: tuple[OfPreset | OfTowers, ...] = (
     OfPreset("HiTPro", "hitpro:hitsz_vcm"),
     OfPreset(
@@ -124,20 +123,7 @@ PAPERS: tuple[OfPreset | OfTowers, ...] = (
     OfPreset("VReID-XFD baseline", "vreid_xfd:detreidx", unknown=ALL_XFD),
     OfPreset(
         "CLIP-XFD",
-        "vsla_clip:mars",
-        {
-            **_VSLA_ON_XFD,
-            "backbone.name": "ViT-L/14",
-            "frames.height": 252,
-            "frames.width": 126,
-            "batch.num_identities": 4,
-            "batch.num_instances": 8,
-            "epochs": 20,
-            "optimizer.groups": (
-                ("(beside_attention|beside_mlp|^platform_prompts|^necks_|block_2[0-3]/)", 1.0, None),
-                (".*", 0.0, None),
-            ),
-        },
+        "clip_xfd:detreidx",
         unknown=f"batch (24 in the release of an earlier form) and how many blocks train (4 of 24 here); {ALL_XFD}",
     ),
     OfPreset(

@@ -49,10 +49,9 @@ CLAIMS = (
 )
 
 
-def trained(name: str, out: Path, world: str, seed: int, extra: list[str]) -> Path:
-    """The workdir of a run that is trained, and scored under every rule."""
-    config, changes = ROWS[name]
-    workdir = out / f"{name}-{seed}"
+def trained(row: tuple[str, dict[str, Any]], workdir: Path, world: str, seed: int, extra: list[str]) -> Path:
+    """The workdir of a run of (config, what differs from it) that is trained, and scored under every rule."""
+    config, changes = row
     train(config, world, seed, workdir, [*(f"--config.{key}={value}" for key, value in changes.items()), *extra])
     scores = workdir / "xfd" / "scores.json"
     if not scores.exists() or scores.stat().st_mtime < (workdir / "results.json").stat().st_mtime:
@@ -114,7 +113,8 @@ def main() -> None:
     workdirs: dict[str, list[Path]] = {name: [] for name in arguments.rows}
     for seed in arguments.seeds:  # all rows of a seed before the next: what is there can be shown at any time
         for name in arguments.rows:
-            workdirs[name].append(trained(name, arguments.out, arguments.world, seed, extra))
+            workdir = arguments.out / f"{name}-{seed}"
+            workdirs[name].append(trained(ROWS[name], workdir, arguments.world, seed, extra))
     named = [f"{name}={folder}" for name, folders in workdirs.items() for folder in folders]
     compare.main([*named, "--controls", f"--out={arguments.out / 'compare'}"])
     printed(["row", "re-ranked", "left out", "case", "mAP official", "mAP", "rank-1"], by_rule(workdirs))

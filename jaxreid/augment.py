@@ -28,6 +28,7 @@ PER_FRAME = {
     "flip": ("flip",),
     "channel": ("channel", "mix"),
     "erase": ("erase", "area", "aspect", "box_top", "box_left"),
+    "jitter": ("contrast", "brightness", "gamma", "saturation", "hue"),
     "erase_size": ("area", "aspect"),  # a box for the clip, with its place; how large it is, each frame draws
 }
 FILLS = ("mean", "random", "constant")  # what erased boxes show

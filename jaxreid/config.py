@@ -113,6 +113,7 @@ BASE: dict[str, Any] = {
     "evaluation.rerank_k1": 20,
     "evaluation.rerank_k2": 6,
     "evaluation.rerank_lambda": 0.3,
+    "evaluation.rerank_raw": False,
     "evaluation.open_set": False,  # True: also rates where a tenth of the persons is not in the gallery
     "mesh.devices": 0,
     "mesh.fsdp": 1,

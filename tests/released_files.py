@@ -102,6 +102,12 @@ def vsla_clip_platform_prompts():
     return {"cv_embed": (9, 1, 2, 768), **vsla_clip()}
 
 
+def clip_xfd():
+    """ViT-B/16, four tokens of each of three cameras, the scores of two poolings."""
+    scores = linear("temporal_attn.fc", 768, 1) | linear("temporal_attn_proj.fc", 512, 1)
+    return {**vsla_clip(), "cv_embed": (9, 4, 3, 768), **scores}
+
+
 def tf_clip():
     found = {"cv_embed": (6, 768), "classifier2.weight": (IDENTITIES, 768), "classifier_proj.weight": (IDENTITIES, 512)}
     found |= {f"classifier_proj_{name}.weight": (IDENTITIES, 768) for name in ("temp", "temp2")}
@@ -138,7 +144,7 @@ def vld():
     return found | text_encoder() | words(2, 71) | attention("attn", 768) | norm("ln_post2", 768)
 
 
-FILES = (clip_reid, tf_clip, tf_clip_older, vsla_clip, vsla_clip_platform_prompts, vld)
+FILES = (clip_reid, tf_clip, tf_clip_older, vsla_clip, vsla_clip_platform_prompts, clip_xfd, vld)
 
 # A tower of 24 channels and 2 blocks beside a text tower of 16, frames of 64 × 32.
 SMALLER = {768: 24, 512: 16, 256: 8, 2304: 72, 1536: 48, 3072: 96, 2048: 64, 129: 9, 163: 9, 9: 2}

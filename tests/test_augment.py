@@ -114,6 +114,7 @@ def test_frames_draw_for_themselves(batch, what):
         "flip": {"flip": 0.5},
         "channel": {"channel_exchange": 1.0, "infrared_mix": True},
         "erase": {"erase": 0.5},
+        "jitter": {"brightness": 0.1, "hue": 0.3},
     }
     for name, values in options.items():
         frames = changed(batch, per_frame=(what,), **values)

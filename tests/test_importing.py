@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import released_files
 from messages import refuses, says
-from references.released_forward import Net
+from references.released_forward import Net, softmax
 from released_files import IDENTITIES, random_tensors, smaller
 
 import jaxreid
@@ -47,8 +47,10 @@ USERS = {
     "tf_clip_older": ("tf_clip", {"ssp.depth": 2, "ssp.form": "simple"}),
     "vsla_clip": ("vsla_clip", {"adapters.width": 8}),
     "vsla_clip_platform_prompts": ("vsla_clip", {"adapters.width": 8, "platform_prompts.blocks": 2}),
+    "clip_xfd": ("clip_xfd", {"adapters.width": 8, "released": True}),
     "vld": ("lsmrl", {"stfl_split": (2, 0, 0)}),
 }
+SHIFTED = {"clip_xfd": {f"bottleneck{end}.bias": np.float32(0.1) for end in ("", "_proj")}}  # not 0 in these files
 ALL = pytest.mark.parametrize("name", USERS)
 
 
@@ -73,7 +75,8 @@ def shapes_of(name):
 
 def write(folder, name, **changed):
     """The path of a small file of a release, and its tensors; `changed` by name, None = left out."""
-    tensors = random_tensors(smaller(shapes_of(name))) | changed
+    tensors = random_tensors(smaller(shapes_of(name)))
+    tensors |= {key: tensors[key] + shift for key, shift in SHIFTED.get(name, {}).items()} | changed
     path = folder / f"{name}.safetensors"
     released_files.safetensors.numpy.save_file({k: v for k, v in tensors.items() if v is not None}, path)
     return path, tensors
@@ -124,6 +127,12 @@ def of_clips(x):
     return x.reshape(CLIPS, FRAMES, *x.shape[1:]).mean(1)
 
 
+def scored(x, net, key):
+    """[B·T, D] → sums over the frames, weighted by a softmax of their scores."""
+    x = x.reshape(CLIPS, FRAMES, -1)
+    return (softmax(net.linear(key, x)[..., 0])[..., None] * x).sum(1)
+
+
 def expected_of(name, net, batch):
     """(features by our names, sentences, products with a bank; logits by feature), as the released code has them."""
     frames = np.asarray(batch.frames)
@@ -141,14 +150,17 @@ def expected_of(name, net, batch):
         found["bank"], found["similar"] = bank, np.einsum("be,bce->bc", found["projected"], rows)
     else:
         prompts = None
-        if name == "vsla_clip_platform_prompts":  # the mean of the rows where the camera is unknown
+        if name in ("vsla_clip_platform_prompts", "clip_xfd"):  # the mean of the rows where the camera is unknown
             table, index = net.t["cv_embed"], np.asarray(batch.camera_index)
             known = (index >= 0) & (index < table.shape[2])
             mean = table.mean(2, keepdims=True)
-            prompts = np.where(known[:, None], table[:, :, np.clip(index, 0, 1)], mean)
+            prompts = np.where(known[:, None], table[:, :, np.clip(index, 0, table.shape[2] - 1)], mean)
         tokens, joint = net.image(frames, 4, side(net, batch) if name == "clip_reid" else None, prompts)
         found = {"last": of_clips(tokens[:, 0]), "projected": of_clips(joint[:, 0])}
         neck = {"last": ("bottleneck", "classifier"), "projected": ("bottleneck_proj", "classifier_proj")}
+        if name == "clip_xfd":
+            found = {"last": scored(tokens[:, 0], net, "temporal_attn.fc")}
+            found["projected"] = scored(joint[:, 0], net, "temporal_attn_proj.fc")
         if name == "vld":
             neck = {"last": ("classifier.BN", "classifier.classifier")}
             neck["projected"] = "classifier_proj.BN", "classifier_proj.classifier"
@@ -208,6 +220,8 @@ def test_every_tensor_is_used_or_listed(imported, name):
     if name.startswith("tf_clip"):
         expected |= {"classifier_proj_temp2.weight"}
         expected |= {"SSP.alpha", "SSP.norm.weight", "SSP.norm.bias"} if name == "tf_clip" else set()
+    if name == "clip_xfd":
+        expected |= {"temporal_attn.fc.bias", "temporal_attn_proj.fc.bias"}
     if name == "vld":
         own = ("prompt_embedding", "attn.", "classifier_STP.", "classifier_proj_STP.", "ln_post2.", "logit_scale")
         expected |= {key for key in names if key.startswith(own)}
@@ -281,6 +295,7 @@ def test_tensors_may_come_in_several_files(imported, tmp_path, data_dir):
         # The tower at 256 × 128, heads of 5 identities, TMD, and SSP: the published counts (docs/clip_reid.md).
         ("tf_clip", "tf_clip", {"ssp.self_attention": True}, 86_140_416 + 10_042_368 + 9_193_984),
         ("vsla_clip_platform_prompts", "vsla_clip", {"platform_prompts.blocks": 9}, None),
+        ("clip_xfd", "clip_xfd", {"released": True}, None),
         pytest.param("tf_clip_older", "tf_clip", {"ssp.form": "simple"}, None, marks=pytest.mark.extended),
         pytest.param("clip_reid", "clip_reid", CAMERA, None, marks=pytest.mark.extended),
         pytest.param("vsla_clip", "vsla_clip", {}, None, marks=pytest.mark.extended),
@@ -289,7 +304,8 @@ def test_tensors_may_come_in_several_files(imported, tmp_path, data_dir):
 )
 def test_the_published_sizes_fit_the_presets_of_the_papers(name, config, changes, parameters):
     """Zeros; nothing is computed."""
-    config = make_config(config, "hitsz_vcm" if config == "lsmrl" else "mars", **changes)
+    preset = {"lsmrl": "hitsz_vcm", "clip_xfd": "detreidx_b16"}.get(config, "mars")
+    config = make_config(config, preset, **changes)
     released = find_method(config.method).released
     shapes = shapes_of(name)
     tensors = released.canonical({key: np.broadcast_to(np.float32(0), shape) for key, shape in shapes.items()})
@@ -360,6 +376,7 @@ def test_files_of_no_known_method_are_refused(tmp_path, data_dir, tiny):
         ("tf_clip", "tf_clip", {"ssp.depth": 2}, "--config.ssp.self_attention=True"),
         ("tf_clip_older", "tf_clip", TF, "--config.ssp.form=simple"),
         ("tf_clip", "tf_clip", TF | {"ssp.depth": 1}, "--config.ssp.depth=2"),
+        ("clip_xfd", "clip_xfd", {"adapters.width": 8}, "--config.released=True"),
         ("clip_reid", "clip_reid", {}, "--config.sie.columns=('camera_index',)"),
         ("vsla_clip", "vsla_clip", {}, "--config.adapters.width=8"),
         ("vsla_clip_platform_prompts", "vsla_clip", {"adapters.width": 8}, "--config.platform_prompts.blocks=2"),

@@ -141,10 +141,9 @@ class Evaluator:
             rows: list[Any] = [side.of(features) for side in (query, gallery)]
             using: Any = compared
             if reranking:
-                k1, k2, weight = options.rerank_k1, options.rerank_k2, options.rerank_lambda
                 reranker = RERANKING[options.reranking]
                 assert reranker is not None
-                using = reranker(*rows, k1=k1, k2=k2, lambda_=weight, distance=compared)
+                using = reranker(*rows, **options.rerank_options)
                 rows = [np.arange(len(side)) for side in rows]
             scores = retrieval.score(
                 rows[0],

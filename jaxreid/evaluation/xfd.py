@@ -82,14 +82,15 @@ def rank(
       pairs: of `ordered`.
       features: split name → what the distance compares, one row per tracklet.
       distance: as in `retrieval.nearest`.
-      reranking: arguments of `KReciprocal`, all queries of a case together; None = by the distance itself.
+      reranking: arguments of `KReciprocal`, all queries of a case together; None = by the distance itself. Where they
+        name no distance, of the same.
     """
     found = []
     for name, case in zip(CASES, pairs, strict=True):
         sides: list[Any] = [side.of(features) for side in (case.query, case.gallery)]
         using: Distance = distance
         if reranking is not None:
-            using = KReciprocal(*sides, distance=distance, **reranking)  # pyright: ignore[reportArgumentType]
+            using = KReciprocal(*sides, **{"distance": distance, **reranking})  # pyright: ignore[reportArgumentType]
             sides = [np.arange(len(side.rows)) for side in (case.query, case.gallery)]
         order, _ = retrieval.nearest(*sides, k=len(case.gallery.rows), distance=using)
         found.append(Ranked(name, _names(case.query), _names(case.gallery), order))

@@ -13,7 +13,7 @@ from jaxreid.backbones.transformer import Adapters, Hooks
 from jaxreid.backbones.vit import ViT, ViTConfig
 from jaxreid.data.batch import Batch
 from jaxreid.layers.conditions import condition, condition_rows
-from jaxreid.layers.prompts import DeepPrompts
+from jaxreid.layers.prompts import DeepPrompts, GeometryPrompts
 from jaxreid.shapes import AnyArray, Array, Bool, Float
 
 Pooling = Callable[..., Array]  # features [B, T, D] and which frames count bool[B, T] → [B, D]
@@ -33,12 +33,13 @@ class SideInformation:
 @dataclasses.dataclass(frozen=True)
 class PlatformPrompts:
     """VSLA-CLIP's prompts: `length` tokens that each of the first `blocks` blocks attends to, for every value of the
-    columns another."""
+    columns another; changed by what `geometry` names of where a clip was taken from (`GEOMETRY`)."""
 
     columns: tuple[str, ...]
     cameras: int
     blocks: int
     length: int = 1
+    geometry: tuple[str, ...] = ()
 
 
 class FrameFeatures(NamedTuple):
@@ -80,6 +81,8 @@ class ClipTower(nn.Module):
         if deep := self.prompts:
             rows = condition_rows(deep.columns, deep.cameras)
             self.platform_prompts = DeepPrompts(deep.blocks, rows, deep.length, self.image.width)
+            if deep.geometry:
+                self.geometry_prompts = GeometryPrompts(deep.geometry, deep.blocks, deep.length, self.image.width)
 
     def __call__(
         self,
@@ -105,6 +108,8 @@ class ClipTower(nn.Module):
         if self.prompts and not plain:
             row = jnp.repeat(condition(batch, self.prompts.columns, self.prompts.cameras), length)
             prompts = self.platform_prompts(row)
+            if self.prompts.geometry:
+                prompts = prompts + jnp.repeat(self.geometry_prompts(batch.geometry), length, axis=1)
         out = self.image_tower(
             batch.frames.reshape(clips * length, *batch.frames.shape[2:]),
             train=train,

@@ -39,6 +39,34 @@ class DeepPrompts(nn.Module):
         return jnp.where(known, table[:, condition], table.mean(axis=1, keepdims=True))
 
 
+# Where a clip was taken from: column of `Batch.geometry`, largest value (m, m, degrees), and into how many equal bins.
+GEOMETRY = {"altitude": (0, 120.0, 18), "distance": (1, 120.0, 18), "angle": (2, 90.0, 3)}
+
+
+class GeometryPrompts(nn.Module):
+    """What altitude, distance and angle add to the prompts of a platform: a table [blocks, 1 + bins, length, width] for
+    each of `names`, which start at 0. Row 0 is of what is not known, as on the ground."""
+
+    names: tuple[str, ...]
+    blocks: int
+    length: int
+    width: int
+
+    @nn.compact
+    def __call__(
+        self, geometry: Float[AnyArray, "rows 3"]
+    ) -> Float[Array, "{self.blocks} rows {self.length} {self.width}"]:
+        """`Batch.geometry` → the sum of the tables' rows; a bin includes its upper end, the last all above it."""
+        total = jnp.zeros((self.blocks, len(geometry), self.length, self.width))
+        for name in self.names:
+            column, most, bins = GEOMETRY[name]
+            table = self.param(name, nn.initializers.zeros, (self.blocks, 1 + bins, self.length, self.width))
+            value = geometry[:, column]
+            place = jnp.clip(jnp.ceil(jnp.nan_to_num(value) * bins / most), 1, bins).astype(jnp.int32)
+            total = total + table[:, jnp.where(jnp.isnan(value), 0, place)]
+        return total
+
+
 def template_faults(text: str, count: int) -> list[str]:
     """A sentence where the learned words of a template, written X, are not `count` in a row."""
     places = [place for place, word in enumerate(split_words(text)) if word == "x"]

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxreid.arrays import masked_mean
+from jaxreid.arrays import masked_mean, unit_rows
 from jaxreid.errors import UserError
 from jaxreid.shapes import AnyArray, Array, Bool, Float
 
@@ -63,17 +63,33 @@ class MeanPooling(nn.Module):
 
 
 class AttentionPooling(nn.Module):
-    """Σ_t softmax_t(v·x_t)·x_t over the frames that count; v starts at 0, so that a new one is the mean."""
+    """Σ_t softmax_t(v·x_t / temperature)·x_t over the frames that count; with `unit`, v·x_t / |x_t|.
 
-    @nn.compact
+    v starts at 0, so that a new one is the mean; without `zero_init`, as PyTorch's linear layers do.
+    """
+
+    temperature: float = 1.0
+    unit: bool = False
+    zero_init: bool = True
+
+    def setup(self):
+        torch = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+        self.score = nn.Dense(1, use_bias=False, kernel_init=nn.initializers.zeros if self.zero_init else torch)
+
+    def weights(
+        self, features: Float[Array, "clips frames dim"], mask: Bool[AnyArray, "clips frames"]
+    ) -> Float[Array, "clips frames"]:
+        """How much each frame counts: 1 in all, 0 for what the mask leaves out."""
+        x = features.astype(jnp.float32)
+        score = self.score(unit_rows(x) if self.unit else x)[..., 0] / self.temperature
+        return jnp.where(mask, jax.nn.softmax(jnp.where(mask, score, -1e9), axis=-1), 0.0)
+
     def __call__(
         self, features: Float[Array, "clips frames dim"], mask: Bool[AnyArray, "clips frames"]
     ) -> Float[Array, "clips dim"]:
         """Features of frames → of clips, 0 without a valid one."""
         x = features.astype(jnp.float32)
-        score = nn.Dense(1, use_bias=False, kernel_init=nn.initializers.zeros, name="score")(x)[..., 0]
-        weight = jnp.where(mask, jax.nn.softmax(jnp.where(mask, score, -1e9), axis=-1), 0.0)
-        return jnp.einsum("bt,btd->bd", weight, x, precision=jax.lax.Precision.HIGHEST)
+        return jnp.einsum("bt,btd->bd", self.weights(x, mask), x, precision=jax.lax.Precision.HIGHEST)
 
 
 POOLINGS = {"mean": MeanPooling, "attention": AttentionPooling}

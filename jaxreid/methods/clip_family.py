@@ -15,7 +15,7 @@ the joint space), and what a member adds.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, get_args
 
 import flax.linen as nn
@@ -35,12 +35,12 @@ from jaxreid.layers.clip_tower import FEATURES, ClipTower, FrameFeatures, Platfo
 from jaxreid.layers.conditions import COLUMNS
 from jaxreid.layers.neck import NECKS, Necks
 from jaxreid.layers.prompts import PromptedText, PromptTemplate, template_faults
-from jaxreid.layers.temporal import POOLINGS
+from jaxreid.layers.temporal import POOLINGS, MeanPooling
 from jaxreid.losses.identity import cross_entropy
 from jaxreid.losses.triplet import Metric, batch_hard_triplet
 from jaxreid.methods.class_banks import Bank, BankMemory, PromptBank
 from jaxreid.methods.method import Backbone, Context, LossOutput, Method, Stage, Update, Variables
-from jaxreid.optimizers import Schedule, make_optimizer
+from jaxreid.optimizers import Optimizer, Schedule, make_optimizer
 from jaxreid.values import flag, non_negative, number, one_of, some_of, under
 
 SAMPLERS = {"groups": RandomIdentitySampler, "balanced": IdentitySampler}
@@ -69,8 +69,9 @@ class ClipNetwork(nn.Module):
     Attributes:
       image: the image tower; adapters, side, prompts: what is added to it.
       num_classes: C, training identities.
-      pooling: of frames, one of `POOLINGS`.
+      pooling: of frames, one of `POOLINGS`; made once for the tower's own space and once for the joint one.
       classified: features that have a neck and a classifier.
+      neck_shift: whether the batch norms of the necks have a trained shift.
       text: text tower and template, None = no sentences.
     """
 
@@ -79,17 +80,18 @@ class ClipNetwork(nn.Module):
     adapters: Adapters = Adapters()
     side: SideInformation | None = None
     prompts: PlatformPrompts | None = None
-    pooling: str = "mean"
+    pooling: Callable[[], nn.Module] = MeanPooling
     classified: tuple[str, ...] = ("last", "projected")
+    neck_shift: bool = False
     text: tuple[TextConfig, PromptTemplate] | None = None
 
     def setup(self):
         # Parts share the network's scope: parameters are named as if they were its own.
         self.tower = ClipTower(self.image, self.adapters, self.side, self.prompts)
         nn.share_scope(self, self.tower)
-        self.heads = Necks(self.num_classes, self.classified)
+        self.heads = Necks(self.num_classes, self.classified, self.neck_shift)
         nn.share_scope(self, self.heads)
-        self.pool, self.pool_joint = POOLINGS[self.pooling](), POOLINGS[self.pooling]()
+        self.pool, self.pool_joint = self.pooling(), self.pooling()
         if self.text:
             self.prompted_text = PromptedText(*self.text, self.num_classes, name="text")
 
@@ -203,7 +205,7 @@ class ClipFamily(Method):
             "image": self.image,
             "num_classes": self.info.num_classes,
             "side": self.side,
-            "pooling": self.config.pooling,
+            "pooling": POOLINGS[self.config.pooling],
         }
 
     def prompt_bank(self) -> PromptBank:
@@ -225,7 +227,6 @@ class ClipFamily(Method):
 
     def stages(self) -> tuple[Stage, ...]:
         config, batch = self.config, self.config.batch
-        optimizer = make_optimizer(config.optimizer, frozen=r"^text/" if self.keeps_text else None)
         main = Stage(
             name="main",
             epochs=config.epochs,
@@ -235,9 +236,13 @@ class ClipFamily(Method):
             clip_sampling=batch.clip_sampling,
             piece_len=batch.piece_len,
             augment=Augmentation(**config.augment),
-            updates=(Update("all", optimizer, Schedule(**config.schedule)),),
+            updates=(Update("all", self.optimizer(), Schedule(**config.schedule)),),
         )
         return self.bank.stages(main)
+
+    def optimizer(self) -> Optimizer:
+        """Of the main stage, in which sentences never change."""
+        return make_optimizer(self.config.optimizer, frozen=r"^text/" if self.keeps_text else None)
 
     def backbones(self) -> tuple[Backbone, ...]:
         weights = self.config.backbone.checkpoint

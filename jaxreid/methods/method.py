@@ -208,7 +208,8 @@ class Evaluation:
     `outputs` of `Method.embed` are scored, each with a result of its own; the first is the headline. `distance` is one
     of jaxreid.retrieval.DISTANCES or, with "own", `Method.distance`. With `reranking` "k_reciprocal" the headline's
     results have second ones beside them, of distances re-ranked with `rerank_k1`, `rerank_k2` and `rerank_lambda`
-    (see jaxreid.retrieval.rerank). `open_set` adds the rates of a search for persons who may not be in the gallery
+    (see jaxreid.retrieval.rerank); `rerank_raw`: from Euclidean distances of features as they are, for which they must
+    not be normalized. `open_set` adds the rates of a search for persons who may not be in the gallery
     (jaxreid.retrieval.open_set)."""
 
     clip_sampling: str
@@ -223,6 +224,7 @@ class Evaluation:
     rerank_k1: int = 20
     rerank_k2: int = 6
     rerank_lambda: float = 0.3
+    rerank_raw: bool = False
     open_set: bool = False
 
     def __post_init__(self) -> None:
@@ -232,6 +234,12 @@ class Evaluation:
     def headline(self) -> str:
         """The output that a run is judged by."""
         return self.outputs[0]
+
+    @property
+    def rerank_options(self) -> dict[str, Any]:
+        """Arguments of a re-ranking, but for the distance of a method's own."""
+        distance = "euclidean" if self.rerank_raw else self.distance
+        return {"k1": self.rerank_k1, "k2": self.rerank_k2, "lambda_": self.rerank_lambda, "distance": distance}
 
     @property
     def clip_description(self) -> str:

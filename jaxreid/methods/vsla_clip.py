@@ -53,11 +53,10 @@ class VslaClip(ClipFamily):
             yield f"config.platform_prompts.blocks={config.platform_prompts.blocks} of a tower of {depth} blocks"
 
     def make_network(self) -> ClipNetwork:
-        deep, cameras = self.config.platform_prompts, len(self.info.cameras)
         return ClipNetwork(
             **self.shared(),
             adapters=self.adapters(),
-            prompts=PlatformPrompts(tuple(deep.columns), cameras, deep.blocks, deep.length) if deep.blocks else None,
+            prompts=self.prompts(),
             text=prompted(self.config, self.info, self.text),
         )
 
@@ -69,6 +68,12 @@ class VslaClip(ClipFamily):
         made = partial(partial, zero_init=options.zero_init, dtype=self.image.dtype)
         over_frames = made(TemporalAdapter, options.width) if options.temporal else None
         return Adapters(beside_attention=over_frames, beside_mlp=made(TokenAdapter, options.width))
+
+    def prompts(self) -> PlatformPrompts | None:
+        deep = self.config.platform_prompts
+        if not deep.blocks:
+            return None
+        return PlatformPrompts(tuple(deep.columns), len(self.info.cameras), deep.blocks, deep.length)
 
     def make_bank(self) -> Bank:
         return self.prompt_bank()

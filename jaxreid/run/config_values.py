@@ -60,7 +60,8 @@ BASE = {
     ),
     **under("evaluation", {"normalize": flag, "flip": flag, "outputs": series(word, least=1)}),
     **under("evaluation", dict.fromkeys(("seq_len", "stride", "rerank_k1", "rerank_k2"), whole(1))),
-    **under("evaluation", {"reranking": one_of(RERANKING), "rerank_lambda": fraction, "open_set": flag}),
+    **under("evaluation", {"reranking": one_of(RERANKING), "rerank_lambda": fraction}),
+    **under("evaluation", {"rerank_raw": flag, "open_set": flag}),
     **under("mesh", {"devices": whole(0), "fsdp": whole(1)}),
     **under("backbone", {"name": one_of(known_encoders), "checkpoint": free}),  # checked when weights are loaded
     **under("backbone", {"remat": flag, "scan": flag, "stride": whole(0)}),
@@ -109,6 +110,8 @@ def _contradictions(config: Any, values: dict[str, Any]) -> Iterator[str]:
         )
     if not rule.normalize and rule.pool == "after":
         yield 'config.evaluation.normalize=False pools features as they are: config.evaluation.pool must be "before"'
+    if rule.rerank_raw and rule.normalize:
+        yield "config.evaluation.rerank_raw=True needs features as they are: config.evaluation.normalize must be False"
     if len(set(rule.outputs)) != len(rule.outputs):
         yield f"config.evaluation.outputs={tuple(rule.outputs)} names one twice"
     backbone, size = config.backbone, (config.frames.height, config.frames.width)

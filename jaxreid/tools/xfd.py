@@ -69,8 +69,7 @@ def evaluate(workdir: Path, out: Path, data_dir: Path | None) -> dict[str, Any]:
     rankings = {SUBMISSION: xfd.rank(pairs, features, evaluator.distance)}
     plain = all(isinstance(rows, np.ndarray) and rows.ndim == 2 for rows in features.values())
     if plain and evaluator.distance in ("cosine", "euclidean"):
-        constants = {"k1": options.rerank_k1, "k2": options.rerank_k2, "lambda_": options.rerank_lambda}
-        rankings[RERANKED] = xfd.rank(pairs, features, evaluator.distance, constants)
+        rankings[RERANKED] = xfd.rank(pairs, features, evaluator.distance, options.rerank_options)
     for name, ranked in rankings.items():
         write(out / name, ranked)
     if not evaluator.scored:

@@ -227,7 +227,9 @@ def _whole(run: Model, found: Fitted) -> Variables:
     leaves = found.arrays | jax.device_get(rest)
     like = jax.eval_shape(run.method.init, jax.random.key(0), batch)
     variables = {
-        collection: unflatten_dict({path: leaves[path] for path, _ in parallel.flatten_paths(tree)}, sep="/")
+        collection: unflatten_dict(
+            {p: leaves[p].astype(leaf.dtype) for p, leaf in parallel.flatten_paths(tree)}, sep="/"
+        )
         for collection, tree in like.items()
     }
     return parallel.place(variables, parallel.state_sharding(variables, run.mesh))

@@ -19,7 +19,8 @@ from jaxreid.training.steps import TrainState, init_train_state, variables_of
 
 
 def init_variables(run: Model) -> Variables:
-    """Parameters and batch statistics at the start: random, then pretrained weights where the method names some."""
+    """Parameters and batch statistics at the start: random, then pretrained weights where the method names some, in the
+    types that its `init` has them in."""
     rng, batch = jax.random.PRNGKey(run.config.seed), example_batch(run)
     with processes.together():
         sources = [
@@ -49,8 +50,8 @@ def init_variables(run: Model) -> Variables:
     for path, weights in sources:
         for collection, loaded in weights.items():
             tree, name = _at(variables[collection], path)
-            place, _ = _at(shardings[collection], path)
-            tree[name] = optimizers.merge(tree[name], _placed(loaded, place[name]))
+            place, like = (_at(each[collection], path)[0][name] for each in (shardings, shapes))
+            tree[name] = optimizers.merge(tree[name], _placed(loaded, place, like))
     return variables
 
 
@@ -69,11 +70,11 @@ def _without(tree: Any, other: Any) -> Any:
     return left
 
 
-def _placed(tree: Any, shardings: Any) -> Any:
-    """The leaves of a nested dict where shardings of a tree with more leaves say."""
+def _placed(tree: Any, shardings: Any, like: Any) -> Any:
+    """The leaves of a nested dict where shardings, and in the types that shapes, of a tree with more leaves say."""
     if isinstance(tree, dict):
-        return {key: _placed(value, shardings[key]) for key, value in tree.items()}
-    return parallel.place(tree, shardings)
+        return {key: _placed(value, shardings[key], like[key]) for key, value in tree.items()}
+    return parallel.place(tree.astype(like.dtype), shardings)
 
 
 def _at(tree: Any, path: tuple[str, ...]) -> tuple[Any, str]:

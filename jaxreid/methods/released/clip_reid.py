@@ -9,11 +9,12 @@ from jaxreid.methods.released import Released, Row, Shapes, Sizes, clip
 
 def rows(method: Any) -> list[Row]:
     """What VSLA-CLIP's files have as well."""
+    shift = method.network.neck_shift
     return [
         *clip.image_tower(method.image),
         *clip.text_tower(*method.network.text),
-        *clip.neck("bottleneck", "classifier", "last"),
-        *clip.neck("bottleneck_proj", "classifier_proj", "projected"),
+        *clip.neck("bottleneck", "classifier", "last", shift),
+        *clip.neck("bottleneck_proj", "classifier_proj", "projected", shift),
     ]
 
 

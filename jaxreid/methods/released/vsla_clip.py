@@ -22,7 +22,7 @@ OF_TOKENS = (("dat.down", "beside_mlp/down", LINEAR), ("dat.up", "beside_mlp/up"
 FIRST = f"{clip.BLOCKS}.0"
 
 
-def _rows(method: Any) -> list[Row]:
+def rows(method: Any) -> list[Row]:
     adapters = method.config.adapters
     added = (*(OVER_FRAMES if adapters.temporal else ()), *OF_TOKENS) if adapters.width else ()
     prompts = Row(("cv_embed",), ("platform_prompts/table",), lambda table: [table.transpose(0, 2, 1, 3)])
@@ -34,13 +34,13 @@ def _rows(method: Any) -> list[Row]:
     ]
 
 
-def _sizes(shapes: Shapes, config: Any) -> Sizes:
+def sizes(shapes: Shapes, config: Any) -> Sizes:
     deep = config.platform_prompts
     columns, axis = (deep.columns, 2) if deep.blocks else (config.sie.columns, 0)
     return Sizes(clip.length(shapes, "classifier.weight"), clip.cameras(columns, shapes, axis))
 
 
-def _settings(shapes: Shapes, config: Any) -> dict[str, Any]:
+def settings(shapes: Shapes, config: Any) -> dict[str, Any]:
     """The tensor `cv_embed` is of prompts [blocks, length, cameras, width], or of side information [cameras, width]."""
     table = shapes.get("cv_embed", ())
     if len(table) == 4:
@@ -59,8 +59,8 @@ def _settings(shapes: Shapes, config: Any) -> dict[str, Any]:
 RELEASED = Released(
     name="VSLA-CLIP's released code",
     marks=(*clip_reid.RELEASED.marks, f"{FIRST}.dat.down.weight"),
-    sizes=_sizes,
-    settings=_settings,
-    rows=_rows,
+    sizes=sizes,
+    settings=settings,
+    rows=rows,
     unused=clip.COUNTS,
 )
