@@ -74,7 +74,7 @@ def _placed(tree: Any, shardings: Any, like: Any) -> Any:
     """The leaves of a nested dict where shardings, and in the types that shapes, of a tree with more leaves say."""
     if isinstance(tree, dict):
         return {key: _placed(value, shardings[key], like[key]) for key, value in tree.items()}
-    return parallel.place(tree.astype(like.dtype), shardings)
+    return parallel.place(tree.astype(like.dtype, copy=False), shardings)
 
 
 def _at(tree: Any, path: tuple[str, ...]) -> tuple[Any, str]:
