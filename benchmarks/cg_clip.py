@@ -2,10 +2,10 @@
 
     python benchmarks/cg_clip.py --out runs/cg_clip [--world teams] [--seeds 1 2 3] [--rows …] [--config.key=value …]
 
-Trains every row once per seed; finished runs are not repeated, stopped ones go on, and a row without results is not in
-the table. Prints mAP and rank-1 in per cent, mean ± sample deviation over the seeds, and the mean difference in mAP to
-the whole method, seed by seed, ± its standard error. Then how much the starting towers make of captions: of the
-training people, how many have an image row that is nearer to their own captions than to those of each team-mate.
+Trains every row once per seed; finished runs are not repeated, stopped ones go on. Prints mAP and rank-1 in per cent,
+mean ± sample deviation over the seeds, and the mean difference in mAP to the whole method, seed by seed, ± its standard
+error. Then how much the starting towers make of captions: of the training people, how many have an image row that is
+nearer to their own captions than to those of each team-mate.
 `--config.…` goes to every run.
 """
 
@@ -78,11 +78,8 @@ def told_apart(workdir: Path, team: int) -> float:
     run = start_run(ml_collections.ConfigDict(read_config(workdir)), workdir, None, train=False)
     memory, labels = restore_judged(run)[0].memory, run.method.info.labels
     assert labels is not None
-    captions, length = np.asarray(memory.captions, np.float32), np.asarray(memory.length)
-    ends = np.take_along_axis(captions, np.maximum(length - 1, 0)[..., None, None], axis=2)[:, :, 0]
-    people = len(memory.bank)
-    texts = (ends * (length > 0)[..., None]).sum(1)[:people] / np.maximum((length > 0).sum(1), 1)[:people, None]
     rows = np.asarray(memory.bank)
+    texts = np.asarray(memory.mean_end())[: len(rows)]
     _, first = np.unique(labels.identity, return_index=True)
     teams = (labels.pid[first] - 1) // team
     right = []

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxreid.layers.prompt_decoder import PromptDecoder
+from jaxreid.layers.prompt_decoder import PromptAttention, PromptDecoder
 
 ROWS, QUERIES, TOKENS, WIDTH = 3, 4, 6, 8
 
@@ -64,6 +64,17 @@ def decode_with_torch(params, x, tokens, mask, heads=4):
     if "change" in p:
         x = linear(norm(x, p["change_in"]), p["change"])
     return x * p.get("alpha", 1.0)
+
+
+def test_attention_by_hand():
+    """Two channels, one head, identity maps: q = (1, 0) looks at (1, 0) and (0, 1)."""
+    eye = {"kernel": jnp.eye(2)}
+    params = {"query": eye, "key": eye, "value": eye, "out": {**eye, "bias": jnp.zeros(2)}}
+    module, q, k = PromptAttention(1), jnp.array([[[1.0, 0.0]]]), jnp.eye(2)[None]
+    found = module.apply({"params": params}, q, k)
+    np.testing.assert_allclose(found[0, 0], [0.669762, 0.330238], atol=1e-6)
+    found = module.apply({"params": params}, q, k, jnp.array([True, False])[None, None, None])
+    np.testing.assert_allclose(found[0, 0], [1.0, 0.0], atol=1e-6)
 
 
 @pytest.mark.parity

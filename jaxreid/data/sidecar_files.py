@@ -208,9 +208,10 @@ def read_captions(path: Path, dataset: str, tracklets: Sequence[tuple[str, int]]
             unknown.append(f"{named or entry['pid']} (line {number})")
         text = nfc(" ".join(entry["caption"].split()))
         empty += not text
-        refused += refuses_to_tell(text)
+        refusal = refuses_to_tell(text)
+        refused += refusal
         models |= {str(entry["model"])} if entry.get("model") else set()
-        for tracklet in holders if text and not refuses_to_tell(text) else []:
+        for tracklet in holders if text and not refusal else []:
             texts = found.setdefault(tracklet, [])
             repeated += text in texts
             texts += [text] if text not in texts else []

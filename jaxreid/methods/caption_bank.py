@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxreid.arrays import masked_mean
 from jaxreid.backbones.frame_encoder import PRECISIONS
 from jaxreid.data.batch import Batch
 from jaxreid.data.sidecar_files import refuses_to_tell
@@ -36,6 +37,12 @@ class CaptionMemory(BankMemory):
 
     captions: jax.Array  # [R, K, S, E]: S tokens of each of K captions, or with level "sentence" the end token alone
     length: jax.Array  # i32[R, K], tokens of a caption with its start and end; 0 = there is none
+
+    def mean_end(self) -> jax.Array:
+        """f32[R, E]: the mean of the end tokens of a row's captions, 0 where it has none."""
+        place = jnp.clip(self.length - 1, 0, self.captions.shape[2] - 1)
+        ends = jnp.take_along_axis(self.captions, place[..., None, None], axis=2)[:, :, 0]
+        return masked_mean(ends, self.length > 0)
 
 
 def captions_of(info: DatasetInfo, count: int) -> list[list[str]]:

@@ -113,6 +113,7 @@ VALUES = {
 
 
 def looks_at_captions(config: Any) -> bool:
+    """Whether a part of the method needs captions, be they of people or the template; else there is no text tower."""
     return bool(config.cmr.depth or config.weights.caption_contrast)
 
 
@@ -157,7 +158,7 @@ class CGClip(ClipFamily):
         )
 
     @property
-    def keeps_text(self) -> bool:
+    def has_text_tower(self) -> bool:
         return looks_at_captions(self.config)
 
     def make_bank(self) -> Bank:
@@ -222,12 +223,9 @@ class CGClip(ClipFamily):
         weight = self.config.weights.caption_contrast
         if not weight or not isinstance(memory, CaptionMemory):
             return {}
-        there, y = memory.length > 0, jnp.maximum(batch.identity, 0)
-        place = jnp.maximum(memory.length - 1, 0) if self.config.captions.level == "token" else 0 * memory.length
-        ends = jnp.take_along_axis(memory.captions, place[..., None, None], axis=2)[:, :, 0].astype(jnp.float32)
-        count = jnp.maximum(there.sum(axis=1), 1)[:, None]
-        t = jax.lax.stop_gradient(jnp.where(there[..., None], ends, 0.0).sum(axis=1) / count)[y]
-        v, valid = found["projected"], batch.valid & there.any(axis=1)[y]
+        y = jnp.maximum(batch.identity, 0)
+        t = jax.lax.stop_gradient(memory.mean_end())[y]
+        v, valid = found["projected"], batch.valid & (memory.length[y] > 0).any(axis=1)
         both = supervised_contrastive(v, t, batch.identity, valid) + supervised_contrastive(t, v, batch.identity, valid)
         return {"caption_contrast": (weight, both)}
 

@@ -190,7 +190,7 @@ class ClipFamily(Method):
         return SideInformation(columns, len(self.info.cameras), self.config.sie.strength) if columns else None
 
     @property
-    def keeps_text(self) -> bool:
+    def has_text_tower(self) -> bool:
         """Whether the network has a text tower, at "text/tower"; the main stage trains nothing below "text"."""
         return self.network.text is not None
 
@@ -242,12 +242,12 @@ class ClipFamily(Method):
 
     def optimizer(self) -> Optimizer:
         """Of the main stage, in which sentences never change."""
-        return make_optimizer(self.config.optimizer, frozen=r"^text/" if self.keeps_text else None)
+        return make_optimizer(self.config.optimizer, frozen=r"^text/" if self.has_text_tower else None)
 
     def backbones(self) -> tuple[Backbone, ...]:
         weights = self.config.backbone.checkpoint
         image = Backbone(("image_tower",), weights, self.image)
-        return (image, Backbone(("text", "tower"), weights, self.text)) if self.keeps_text else (image,)
+        return (image, Backbone(("text", "tower"), weights, self.text)) if self.has_text_tower else (image,)
 
     def init(self, rng: jax.Array, batch: Batch) -> Variables:
         return self.network.init(rng, batch)

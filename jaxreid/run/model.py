@@ -130,7 +130,7 @@ def make_model(config: Any, workdir: Path, mesh: Mesh, info: DatasetInfo, *, dry
     )
 
 
-def _told(dataset: Dataset, config: Any) -> DatasetInfo:
+def _info_of(dataset: Dataset, config: Any) -> DatasetInfo:
     """What the method of a config is told of a data set."""
     method, size = find_method(config.method), (config.frames.height, config.frames.width)
     return dataset_info(dataset, method, size, captions=method.reads_captions(config))
@@ -145,7 +145,7 @@ def open_model(workdir: Path, data_dir: Path | None = None) -> Model:
       UserError: there is no run.
     """
     config: Any = ConfigDict(read_config(workdir))
-    info = read_info(workdir) or _told(open_dataset(config.dataset, data_dir), config)
+    info = read_info(workdir) or _info_of(open_dataset(config.dataset, data_dir), config)
     return make_model(config, workdir, parallel.make_mesh(), info)
 
 
@@ -176,7 +176,7 @@ def start_run(config: Any, workdir: Path, data_dir: Path | None, *, dry: bool = 
         mesh = parallel.make_mesh(config.mesh.fsdp, config.mesh.devices)
         with processes.together():
             kept = None if train or dry else read_info(Path(workdir))
-            info = kept or _told(dataset, config)
+            info = kept or _info_of(dataset, config)
             model = make_model(config, workdir, mesh, info, dry=dry)  # reads a vocabulary where the method needs one
     run = Run(**vars(model), dataset=dataset)
     batches = {"config.extraction_batch_size": config.extraction_batch_size}
