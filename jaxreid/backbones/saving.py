@@ -45,7 +45,8 @@ def to_tensors(params: Mapping[str, Any], config: Config, layout: Layout | None 
     layout, prefix = _usual_layout(config) if layout is None else (layout, layout.prefixes[0])
     shapes = shapes_of(config)
     trees = [params[name] for name in shapes] if isinstance(config, ResNetConfig) else [params]
-    arrays = {path: np.asarray(leaf, np.float32) for tree in trees for path, leaf in flatten_dict(tree, sep="/").items()}
+    leaves = {path: leaf for tree in trees for path, leaf in flatten_dict(tree, sep="/").items()}
+    arrays = {path: np.asarray(leaf, np.float32) for path, leaf in leaves.items()}
     expected = {path: shape for collection in shapes.values() for path, shape in collection.items()}
     entries = layout.entries(config, prefix)
     held = {path for entry in entries for path in entry.paths}
