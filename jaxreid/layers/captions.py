@@ -5,7 +5,7 @@ from __future__ import annotations
 import flax.linen as nn
 
 from jaxreid.backbones.text import TextConfig, TextTower
-from jaxreid.shapes import AnyArray, Array, Float, Int
+from jaxreid.shapes import Array, Float, Int
 
 
 class CaptionTower(nn.Module):
@@ -16,5 +16,5 @@ class CaptionTower(nn.Module):
     def setup(self):
         self.text_tower = TextTower(self.tower, name="tower")
 
-    def __call__(self, ids: Int[AnyArray, "rows tokens"]) -> Float[Array, "rows tokens dim"]:
+    def __call__(self, ids: Int[Array, "rows tokens"]) -> Float[Array, "rows tokens dim"]:
         return self.text_tower.project(self.text_tower(ids)["tokens"])

@@ -67,7 +67,7 @@ class ClipXFD(VslaClip):
         variables = super().init(rng, batch)
         optimizers = tuple(update.optimizer for stage in self.stages() for update in stage.updates)
 
-        def held(path: tuple[str, ...], leaf: jax.Array) -> jax.Array:
+        def held(path: tuple[Any, ...], leaf: jax.Array) -> jax.Array:
             name = "/".join(path)
             return leaf.astype(self.image.dtype) if re.search(CAST, name) and not is_trained(name, optimizers) else leaf
 
