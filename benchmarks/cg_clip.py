@@ -11,15 +11,13 @@ nearer to their own captions than to those of each team-mate.
 
 from __future__ import annotations
 
-import argparse
 import statistics
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from runs import over_seeds, train
+from runs import over_seeds, read_arguments, reopened, train_row
 
-from jaxreid.files import expand
 from jaxreid.run.workdirs import read_results
 
 # Clips, augmentation and the bank's weight of configs/cg_clip.py's preset `walkers`.
@@ -68,15 +66,10 @@ ONE_SEED: dict[str, tuple[str, dict[str, Any]]] = {
 def told_apart(workdir: Path, team: int) -> float:
     """Per cent of the training people whose image row is, of their team, nearest to their own captions: cosines, after
     the team's means are taken off, which say what all of them wear. Chance is one in a team."""
-    import ml_collections
-
     from jaxreid.arrays import unit_rows
-    from jaxreid.run.model import start_run
-    from jaxreid.run.workdirs import read_config
-    from jaxreid.training.restore import restore_judged
 
-    run = start_run(ml_collections.ConfigDict(read_config(workdir)), workdir, None, train=False)
-    memory, labels = restore_judged(run)[0].memory, run.method.info.labels
+    run, state, _ = reopened(workdir)
+    memory, labels = state.memory, run.method.info.labels
     assert labels is not None
     rows = np.asarray(memory.bank)
     texts = np.asarray(memory.mean_end())[: len(rows)]
@@ -91,20 +84,11 @@ def told_apart(workdir: Path, team: int) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=expand, required=True)
-    parser.add_argument("--world", default="teams")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
-    parser.add_argument("--rows", nargs="+", default=[*ROWS, *ONE_SEED], choices=[*ROWS, *ONE_SEED])
-    arguments, extra = parser.parse_known_args()
+    arguments, extra = read_arguments(__doc__, "teams", [*ROWS, *ONE_SEED])
     found: dict[str, list[dict[str, Any]]] = {}
     for name in arguments.rows:
-        config, changes = {**ROWS, **ONE_SEED}[name]
         seeds = arguments.seeds if name in ROWS else arguments.seeds[:1]
-        workdirs = [arguments.out / f"{name.replace(' ', '-').replace(',', '')}-{seed}" for seed in seeds]
-        for seed, workdir in zip(seeds, workdirs, strict=True):
-            values = [f"--config.{key}={value}" for key, value in changes.items()]
-            train(config, arguments.world, seed, workdir, [*values, *extra])
+        workdirs = train_row(name, {**ROWS, **ONE_SEED}[name], seeds, arguments, extra)
         found[name] = [read_results(workdir) for workdir in workdirs]
     print("| | mAP | rank-1 | mAP beside the whole method | seeds |\n|" + "---|" * 5)
     first = next(iter(found.values()))[0]

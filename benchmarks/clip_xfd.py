@@ -11,17 +11,15 @@ every run; built sets are looked for in $JAXREID_DATA_DIR.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from runs import over_seeds
+from runs import over_seeds, read_arguments, reopened, workdir_of
 from vreid_xfd import ROWS as ANCESTORS
 from vreid_xfd import by_rule, printed, trained
 
-from jaxreid.files import expand
 from jaxreid.tools import compare
 
 NO_JITTER = {f"augment.{name}": 0.0 for name in ("brightness", "saturation", "hue")}
@@ -62,16 +60,11 @@ def noisy_frames(workdir: Path, sigma: float) -> dict[str, float]:
     """What every other frame of the test clips counts when it has noise, over the mean of its clip; by pooling."""
     import jax
     import jax.numpy as jnp
-    import ml_collections
 
     from jaxreid.evaluation.extract import make_extractor
-    from jaxreid.run.model import start_run
-    from jaxreid.run.workdirs import read_config
-    from jaxreid.training.restore import restore_judged
     from jaxreid.training.steps import variables_of
 
-    run = start_run(ml_collections.ConfigDict(read_config(workdir)), workdir, None, train=False)
-    state, frozen, *_ = restore_judged(run)
+    run, state, frozen = reopened(workdir)
     network: Any = run.method.network  # pyright: ignore[reportAttributeAccessIssue]
 
     def weights(variables: Any, memory: Any, batch: Any) -> dict[str, jax.Array]:
@@ -111,19 +104,14 @@ def noise_table(workdirs: dict[str, list[Path]]) -> Iterator[list[str]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=expand, required=True)
-    parser.add_argument("--world", default="aerial")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     known = {**ROWS, **ONE_SEED}
-    parser.add_argument("--rows", nargs="+", default=[*known], choices=[*known])
-    arguments, extra = parser.parse_known_args()
+    arguments, extra = read_arguments(__doc__, "aerial", [*known])
     workdirs: dict[str, list[Path]] = {name: [] for name in arguments.rows}
     for number, seed in enumerate(arguments.seeds):  # all rows of a seed before the next
         for name in arguments.rows:
             if name in ONE_SEED and number:
                 continue
-            workdir = arguments.out / f"{name.replace(' ', '-').replace(',', '')}-{seed}"
+            workdir = workdir_of(arguments.out, name, seed)
             workdirs[name].append(trained(known[name], workdir, arguments.world, seed, extra))
     named = [f"{name}={folder}" for name, folders in workdirs.items() for folder in folders]
     compare.main([*named, "--controls", f"--out={arguments.out / 'compare'}"])

@@ -9,14 +9,12 @@ upper body is hidden in most frames apart from that of all others. `--config.…
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from runs import over_seeds, train
+from runs import over_seeds, read_arguments, reopened, train_row
 
-from jaxreid.files import expand
 from jaxreid.run.workdirs import read_results
 
 TOWER = {
@@ -48,17 +46,11 @@ UPPER = slice(0, 11)  # key points from the nose to the wrists
 
 def by_occlusion(workdir: Path) -> tuple[float, float]:
     """Rank-1 of queries with a hidden upper body, and of the others."""
-    import ml_collections
-
     from jaxreid.data.sidecars import Sidecar
     from jaxreid.evaluation.evaluator import Evaluator, of_output
-    from jaxreid.run.model import start_run
-    from jaxreid.run.workdirs import read_config
-    from jaxreid.training.restore import restore_judged
     from jaxreid.training.steps import variables_of
 
-    run = start_run(ml_collections.ConfigDict(read_config(workdir)), workdir, None, train=False)
-    state, frozen, *_ = restore_judged(run)
+    run, state, frozen = reopened(workdir)
     evaluator = Evaluator(run)
     features = of_output(evaluator.features(variables_of(state, frozen), state.memory), evaluator.options.headline)
     ((_, scores), *_) = evaluator._score(features, "")
@@ -73,20 +65,11 @@ def by_occlusion(workdir: Path) -> tuple[float, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=expand, required=True)
-    parser.add_argument("--world", default="visible")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
-    parser.add_argument("--rows", nargs="+", default=[*ROWS, *ONE_SEED], choices=[*ROWS, *ONE_SEED])
-    arguments, extra = parser.parse_known_args()
+    arguments, extra = read_arguments(__doc__, "visible", [*ROWS, *ONE_SEED])
     table: list[list[str]] = []
     for name in arguments.rows:
-        config, changes = {**ROWS, **ONE_SEED}[name]
         seeds = arguments.seeds if name in ROWS else arguments.seeds[:1]
-        workdirs = [arguments.out / f"{name.replace(' ', '-').replace(',', '')}-{seed}" for seed in seeds]
-        for seed, workdir in zip(seeds, workdirs, strict=True):
-            values = [f"--config.{key}={value}" for key, value in changes.items()]
-            train(config, arguments.world, seed, workdir, [*values, *extra])
+        workdirs = train_row(name, {**ROWS, **ONE_SEED}[name], seeds, arguments, extra)
         results = [read_results(workdir) for workdir in workdirs]
         records = [next(r for r in found["scores"] if r.get("output", "feature") == "feature") for found in results]
         groups = np.array([by_occlusion(workdir) for workdir in workdirs])

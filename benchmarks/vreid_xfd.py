@@ -10,15 +10,14 @@ has the curves. `--config.…` goes to every run; built sets are looked for in $
 
 from __future__ import annotations
 
-import argparse
 import statistics
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from runs import over_seeds, train
+from runs import flags, over_seeds, read_arguments, train, workdir_of
 
-from jaxreid.files import expand, read_json
+from jaxreid.files import read_json
 from jaxreid.run.workdirs import read_results
 from jaxreid.tools import compare, xfd
 
@@ -52,7 +51,7 @@ CLAIMS = (
 def trained(row: tuple[str, dict[str, Any]], workdir: Path, world: str, seed: int, extra: list[str]) -> Path:
     """The workdir of a run of (config, what differs from it) that is trained, and scored under every rule."""
     config, changes = row
-    train(config, world, seed, workdir, [*(f"--config.{key}={value}" for key, value in changes.items()), *extra])
+    train(config, world, seed, workdir, [*flags(changes), *extra])
     scores = workdir / "xfd" / "scores.json"
     if not scores.exists() or scores.stat().st_mtime < (workdir / "results.json").stat().st_mtime:
         xfd.evaluate(workdir, workdir / "xfd", None)
@@ -104,16 +103,11 @@ def printed(head: list[str], lines: Iterator[list[str]]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=expand, required=True)
-    parser.add_argument("--world", default="aerial")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
-    parser.add_argument("--rows", nargs="+", default=[*ROWS], choices=[*ROWS])
-    arguments, extra = parser.parse_known_args()
+    arguments, extra = read_arguments(__doc__, "aerial", [*ROWS])
     workdirs: dict[str, list[Path]] = {name: [] for name in arguments.rows}
     for seed in arguments.seeds:  # all rows of a seed before the next: what is there can be shown at any time
         for name in arguments.rows:
-            workdir = arguments.out / f"{name}-{seed}"
+            workdir = workdir_of(arguments.out, name, seed)
             workdirs[name].append(trained(ROWS[name], workdir, arguments.world, seed, extra))
     named = [f"{name}={folder}" for name, folders in workdirs.items() for folder in folders]
     compare.main([*named, "--controls", f"--out={arguments.out / 'compare'}"])

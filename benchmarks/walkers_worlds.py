@@ -17,7 +17,7 @@ import statistics
 
 import cv2
 import numpy as np
-from runs import over_seeds, train
+from runs import flags, over_seeds, train
 from walkers_difficulty import colour_histogram
 
 from data_builders.walkers.walkers_dataset_builder import CASES, WalkersConfig, camera_in_records, divide
@@ -97,8 +97,7 @@ def main() -> None:
             tower.append(map_of(untouched, protocol))
             baseline.append(map_of(results["scores"], protocol))
         for seed in arguments.seeds if arguments.bound_seeds is None else arguments.bound_seeds:
-            changes = [f"--config.{key}={value}" for key, value in BOUND.items()]
-            changes.append(f"--config.epochs={BOUND_EPOCHS.get(world, 8)}")
+            changes = flags({**BOUND, "epochs": BOUND_EPOCHS.get(world, 8)})
             workdir = arguments.out / f"{world}_many-{seed}"
             train("baseline", f"{world}_many", seed, workdir, changes)
             bound.append(map_of(read_results(workdir)["scores"], protocol))
