@@ -180,6 +180,16 @@ def compare(make, forms, turns):
     return found
 
 
+def printed(row, out):
+    """A line with the device and how busy the machine is, of four digits each; also added to the file `out`."""
+    row = {**row, "device": jax.devices()[0].device_kind, "load": os.getloadavg()[0]}
+    line = json.dumps({key: float(f"{value:.4g}") if isinstance(value, float) else value for key, value in row.items()})
+    print(line, flush=True)
+    if out:
+        with open(out, "a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+
 def cases(args):
     """(fields of a line, `make`, forms) of everything that is asked for."""
     rng, in_jax = np.random.default_rng(0), [form for form in args.forms if form != "torch"]
@@ -211,12 +221,7 @@ def main() -> None:
     args = parser.parse_args()
     for fields, make, forms in cases(args):
         for form, found in compare(make, forms, args.turns).items():
-            row = {**fields, "form": form, "device": jax.devices()[0].device_kind, **found, "load": os.getloadavg()[0]}
-            line = json.dumps({k: round(v, 5) if isinstance(v, float) else v for k, v in row.items()})
-            print(line, flush=True)
-            if args.out:
-                with open(args.out, "a", encoding="utf-8") as file:
-                    file.write(line + "\n")
+            printed({**fields, "form": form, **found}, args.out)
 
 
 if __name__ == "__main__":

@@ -12,14 +12,12 @@ largest difference of the output to its.
 
 import argparse
 import functools
-import json
-import os
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from attention import compare, of_jax
+from attention import compare, of_jax, printed
 
 from jaxreid.backbones.imagenet import imagenet_config
 from jaxreid.backbones.transformer import Block, LayerNorm, TransformerConfig
@@ -132,12 +130,7 @@ def main() -> None:
         own = functools.partial(make, tower=tower, clips=args.clips, precision=args.precision)
         for form, found in compare(own, args.forms, args.turns).items():
             found |= {kind: found[kind] / args.clips for kind in ("forward", "both") if kind in found}
-            row = {**fields, "form": form, "device": jax.devices()[0].device_kind, **found, "load": os.getloadavg()[0]}
-            line = json.dumps({k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in row.items()})
-            print(line, flush=True)
-            if args.out:
-                with open(args.out, "a", encoding="utf-8") as file:
-                    file.write(line + "\n")
+            printed({**fields, "form": form, **found}, args.out)
 
 
 if __name__ == "__main__":
