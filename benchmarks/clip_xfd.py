@@ -28,6 +28,7 @@ BARE: dict[str, Any] = {"pooling": "mean", "unfreeze_last": 0}
 # Row → config and what differs from it. All but the ancestors are tested with the mirrored clip.
 ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     **ANCESTORS,
+    "VSLA-CLIP, this learning rate": ("vreid_xfd", {"optimizer.lr": 1e-2}),
     "four tokens, adapters from zero, flip": ("clip_xfd", BARE | NO_JITTER),
     "+ jitter": ("clip_xfd", BARE),
     "+ attention pooling": ("clip_xfd", {"unfreeze_last": 0}),

@@ -78,13 +78,16 @@ LARGE: dict[str, Any] = {
     "schedule.warmup_epochs": 1.0,
 }
 
-# The small tower. What it shares with the baseline's preset is as there; a sixth of four blocks is one, 9/24 are two.
+# The small tower. What it shares with the baseline's preset is as there, but for the learning rate, chosen on
+# `aerial_dev`: with that of the baseline's, 3e-3, seed 1 had 21.2 mAP over all queries in place of 23.3 (VSLA-CLIP: 22.3
+# and 23.8). A sixth of four blocks is one, 9/24 are two.
 WALKERS: dict[str, Any] = {
     **VREID_XFD.WALKERS,
     **{key: value for key, value in TESTS.items() if key not in ("evaluation.clip_sampling", "evaluation.seq_len")},
     "stage1.augment": False,
     "unfreeze_last": 1,
     "platform_prompts.blocks": 2,
+    "optimizer.lr": 1e-2,
     "optimizer.groups": VALUES["optimizer.groups"],
 }
 
