@@ -79,7 +79,7 @@ LARGE: dict[str, Any] = {
 }
 
 # The small tower. What it shares with the baseline's preset is as there, but for the learning rate, chosen on
-# `aerial_dev`: with that of the baseline's, 3e-3, seed 1 had 21.2 mAP over all queries in place of 23.3 (VSLA-CLIP: 22.3
+# `aerial_dev`: with 3e-3, the baseline's, seed 1 had 21.2 mAP over all queries in place of 23.3 (VSLA-CLIP: 22.3
 # and 23.8). A sixth of four blocks is one, 9/24 are two.
 WALKERS: dict[str, Any] = {
     **VREID_XFD.WALKERS,
