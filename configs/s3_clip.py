@@ -30,7 +30,7 @@ VALUES: dict[str, Any] = {
     "sr.lr": 1e-4,  # with the rest of the cosine SR4IR's
     "sr.min_lr": 1e-6,
     "sr.warmup_epochs": 5.0,  # without what the tower sees; SR4IR a tenth of all
-    "sr.stale": False,  # True: the second update takes the pictures of the first
+    "sr.stale": False,  # True: losses of identity see pictures of the network of the step before
     "sr.joint": False,  # True: the losses of identity train super-resolution too; ours
     # Ours; SR4IR makes its small pictures bicubic alone.
     "degradation.blur": (0.2, 2.0),
@@ -71,15 +71,16 @@ WALKERS: dict[str, Any] = {
     "sr.width": 8,
     "sr.lr": 5e-4,
     "sr.warmup_epochs": 1.0,
-    "pretrain.steps": 300,
+    "pretrain.steps": 200,
     "pretrain.epochs": 2,
     "pretrain.clips": 16,
     "pretrain.seq_len": 4,
     "pretrain.crop": (16, 8),
     "pretrain.lr": 2e-3,
     "pretrain.min_lr": 1e-5,
+    "batch.num_instances": 4,
     "batch.seq_len": 2,
-    "epochs": 8,
+    "epochs": 5,
     "schedule.milestones": (),
 }
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -50,7 +52,22 @@ def resize(
 ) -> Float[Array, "clips frames rows columns channels"]:
     """Frames between a matrix of rows and one of columns, [h, H] and [w, W], or one for each clip."""
     rows, columns = (jnp.broadcast_to(x, (len(frames), *x.shape[-2:])) for x in (rows, columns))
-    return jnp.einsum("brh,bthwc,bsw->btrsc", rows, frames, columns, optimize="optimal")
+    return jnp.einsum("brh,bthwc,bsw->btrsc", rows, frames, columns, precision=jax.lax.Precision.HIGHEST)
+
+
+def cropped(
+    rng: Array, frames: Sequence[Array], scales: Sequence[int], size: tuple[int, int], crop: tuple[int, int]
+) -> tuple[Array, ...]:
+    """A random part of `crop` pixels of each frame of `size`, and the same part of its larger forms."""
+    clips, length = frames[0].shape[:2]
+    room = jnp.array([n - part + 1 for n, part in zip(size, crop, strict=True)])
+    start = jnp.floor(jax.random.uniform(rng, (clips, length, 2)) * room).astype(jnp.int32)
+
+    def cut(x: Array, at: Array, scale: int) -> Array:
+        wanted = *(scale * n for n in crop), x.shape[-1]
+        return jax.lax.dynamic_slice(x, (at[0] * scale, at[1] * scale, 0), wanted)
+
+    return tuple(jax.vmap(jax.vmap(partial(cut, scale=s)))(x, start) for x, s in zip(frames, scales, strict=True))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -44,7 +45,7 @@ def ssim(found: Float[Array, "*rest high wide 3"], wanted: Float[Array, "*rest h
     rows, columns = (_windows(n) for n in found.shape[-3:-1])
 
     def local(x: Array) -> Array:
-        return jnp.einsum("rh,...hwc,sw->...rsc", rows, x, columns)
+        return jnp.einsum("rh,...hwc,sw->...rsc", rows, x, columns, precision=jax.lax.Precision.HIGHEST)
 
     one, other = local(found), local(wanted)
     first, second = local(found * found) - one * one, local(wanted * wanted) - other * other

@@ -9,7 +9,7 @@ that fits them, and everything below that is a reconstruction.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -29,7 +29,8 @@ from jaxreid.dataset_info import DatasetInfo
 from jaxreid.errors import UserError
 from jaxreid.layers.band_attention import BandAttention
 from jaxreid.layers.degradation import VALUES as DEGRADATION_VALUES
-from jaxreid.layers.degradation import Degradation, resize, resizing
+from jaxreid.layers.degradation import Degradation, cropped, resize, resizing
+from jaxreid.layers.views import in_views, of_view
 from jaxreid.losses.pictures import absolute_difference, psnr, ssim, step_difference
 from jaxreid.methods.class_banks import BankMemory
 from jaxreid.methods.method import (
@@ -181,7 +182,6 @@ class S3Clip(VslaClip):
         """Super-resolution alone; words, on frames as they are; both networks in turn, in every step."""
         *before, main = super().stages()
         updates = Update(NAME, *self.restoring(self.config.sr)), main.updates[0]
-        # With the network of the step before, its pictures of the first update are those of the second, made once.
         main = dataclasses.replace(main, updates=updates[::-1] if self.config.sr.stale else updates)
         if self.config.pretrain.steps:
             return self.pretraining(), *before, main
@@ -260,7 +260,7 @@ class S3Clip(VslaClip):
         low, high, sharp = self.low(batch, keys[0]), self.unit(batch.frames), self.sharp(batch)
         crop = tuple(self.config.pretrain.crop)
         if crop != self.canvas:
-            low, high = _cropped(keys[1], (low, high), (1, self.scale), self.canvas, crop)
+            low, high = cropped(keys[1], (low, high), (1, self.scale), self.canvas, crop)
         found = self.restored(variables["params"][NAME], low, batch.frame_mask, keys[2])
         losses = {"pixel": (1.0, absolute_difference(found, high, sharp))}
         return LossOutput.weighted(losses, variables["batch_stats"], memory)
@@ -341,33 +341,34 @@ class S3Clip(VslaClip):
     ) -> tuple[dict[str, tuple[Any, jax.Array]], Any]:
         """({name: (weight, value)}, batch statistics) of the losses over the views {name: (weight, frames)} of each
         clip, which go through the network as one batch; a value is the weighted sum over views."""
-        together = _in_views(batch, [frames for _, frames in views.values()])
+        together = in_views(batch, [frames for _, frames in views.values()])
         found, batch_stats = self.forward(variables, memory, together, context)
         losses: dict[str, tuple[Any, jax.Array]] = {}
         for number, (share, _) in enumerate(views.values()):
-            of_view = jax.tree.map(lambda x: _of_view(x, number, len(views)), found)  # noqa: B023
-            for name, (weight, value) in self.losses_of(*of_view, memory, batch)[0].items():
+            of_one = jax.tree.map(lambda x: of_view(x, number, len(views)), found)  # noqa: B023
+            for name, (weight, value) in self.losses_of(*of_one, memory, batch)[0].items():
                 before = losses[name][1] if name in losses else 0.0
                 losses[name] = weight, before + share * value
         return losses, batch_stats
 
     # --- 5: tests ------------------------------------------------------------------------------------------------
 
+    def pictures(self, variables: Variables, batch: Batch) -> dict[str, jax.Array]:
+        """The frames [B, T, H, W, 3] that each of `OUTPUTS` is made of; one that is not restored is the batch's own."""
+        found = self.restored(variables["params"][NAME], self.unit(batch.extras[SECOND]), batch.frame_mask)
+        restored = self.normalized(jnp.clip(found, 0.0, 1.0)).astype(batch.frames.dtype)
+        chosen = jnp.where(_wide(self.chosen(batch)), restored, batch.frames)
+        return dict(zip(OUTPUTS, (chosen, batch.frames, restored), strict=True))
+
     def embed(self, variables: Variables, memory: BankMemory, batch: Batch) -> dict[str, jax.Array]:
         """ "feature": with frames from the air and small ones restored; "sr_off": with none, "sr_all": with all.
         "tower": the class token of frames as they are."""
-        found = self.restored(variables["params"][NAME], self.unit(batch.extras[SECOND]), batch.frame_mask)
-        restored = self.normalized(jnp.clip(found, 0.0, 1.0)).astype(batch.frames.dtype)
-        pictures = {
-            "feature": jnp.where(_wide(self.chosen(batch)), restored, batch.frames),
-            "sr_off": batch.frames,
-            "sr_all": restored,
-        }
-        names = [name for name in OUTPUTS if name in (*self.config.evaluation.outputs, "sr_off")]
-        together = super().embed(variables, memory, _in_views(batch, [pictures[name] for name in names]))
-        made = {name: _of_view(together["feature"], at, len(names)) for at, name in enumerate(names)}
-        tower = _of_view(together["tower"], names.index("sr_off"), len(names))
-        return {"tower": tower, **{name: made[name] for name in OUTPUTS if name in made}}
+        asked = (*self.config.evaluation.outputs, "sr_off")
+        pictures = {name: x for name, x in self.pictures(variables, batch).items() if name in asked}
+        together = super().embed(variables, memory, in_views(batch, list(pictures.values())))
+        names = list(pictures)
+        found = {name: of_view(together["feature"], at, len(names)) for at, name in enumerate(names)}
+        return {"tower": of_view(together["tower"], names.index("sr_off"), len(names)), **found}
 
     examines = True
 
@@ -384,13 +385,13 @@ class S3Clip(VslaClip):
             "restored": jnp.clip(self.restored(variables["params"][NAME], low, mask), 0.0, 1.0),
         }
         views = [batch.frames, *map(self.normalized, pictures.values())]
-        seen = self.task_features(variables, _in_views(batch, views), _in_views(batch, views).frames)
+        seen = self.task_features(variables, in_views(batch, views), in_views(batch, views).frames)
         figures: dict[str, jax.Array] = {}
         for at, (name, picture) in enumerate(pictures.items()):
-            of_view = [[_of_view(x, number, len(views)) for number in (0, at + 1)] for x in seen]
+            pairs = [[of_view(x, number, len(views)) for number in (0, at + 1)] for x in seen]
             figures[f"PSNR {name}"] = psnr(picture, high)
             figures[f"SSIM {name}"] = ssim(picture, high)
-            figures[f"cosine {name}"] = sum(map(_cosine, *zip(*of_view, strict=True))) / len(seen)  # pyright: ignore
+            figures[f"cosine {name}"] = sum(map(_cosine, *zip(*pairs, strict=True))) / len(seen)  # pyright: ignore
         gains = {f"{name} gained": figures[f"{name} restored"] - figures[f"{name} bicubic"] for name in MEASURES}
         figures = {name: masked_mean(x, sharp) for name, x in {**figures, **gains}.items()}
         first = jnp.argmax(sharp, axis=1)
@@ -406,35 +407,6 @@ MEASURES = ("PSNR", "SSIM", "cosine")
 def _wide(x: jax.Array) -> jax.Array:
     """[B, T] → [B, T, 1, 1, 1]"""
     return x[..., None, None, None]
-
-
-def _in_views(batch: Batch, views: Sequence[jax.Array]) -> Batch:
-    """A batch in which every clip stands once for each of several forms of its frames, one behind the other: where
-    clips are spread over devices, none moves."""
-    count = len(views)
-    frames = jnp.stack(list(views), axis=1).reshape(-1, *batch.frames.shape[1:])
-    rows = jax.tree.map(lambda x: jnp.repeat(x, count, axis=0), batch.replace(frames=batch.valid, extras={}))
-    return rows.replace(frames=frames)
-
-
-def _of_view(x: jax.Array, number: int, count: int) -> jax.Array:
-    """The rows of one view of a batch of `_in_views`."""
-    return x.reshape(-1, count, *x.shape[1:])[:, number]
-
-
-def _cropped(
-    rng: jax.Array, frames: Sequence[jax.Array], scales: Sequence[int], size: tuple[int, int], crop: tuple[int, int]
-) -> tuple[jax.Array, ...]:
-    """A random part of `crop` pixels of each frame of `size`, and the same part of its larger forms."""
-    clips, length = frames[0].shape[:2]
-    room = jnp.array([n - part + 1 for n, part in zip(size, crop, strict=True)])
-    start = jnp.floor(jax.random.uniform(rng, (clips, length, 2)) * room).astype(jnp.int32)
-
-    def cut(x: jax.Array, at: jax.Array, scale: int) -> jax.Array:
-        wanted = *(scale * n for n in crop), x.shape[-1]
-        return jax.lax.dynamic_slice(x, (at[0] * scale, at[1] * scale, 0), wanted)
-
-    return tuple(jax.vmap(jax.vmap(partial(cut, scale=s)))(x, start) for x, s in zip(frames, scales, strict=True))
 
 
 def _cosine(a: jax.Array, b: jax.Array) -> jax.Array:
