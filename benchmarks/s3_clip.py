@@ -4,9 +4,9 @@
 
 Trains every row once per seed; finished runs are not repeated, stopped ones go on, and a row without results is not in
 the tables. All rows have the same tower and the same normalization of frames. Prints Markdown: scores of every
-direction; what super-resolution changes within a run (scores with it minus without, of the same parameters); how
-near its pictures of held-out frames come to the sharp ones, beside bicubic ones, and in how many seeds the interval over
-persons lies above zero. Rows of `ONE_SEED` are run with one. `--config.…` goes to every run.
+direction; what super-resolution changes within a run (scores with it minus without, same parameters); and how near
+its pictures of held-out frames come to the sharp ones, beside bicubic ones: in how many seeds the interval over persons
+lies above zero. Rows of `ONE_SEED` are run with one. `--config.…` goes to every run.
 """
 
 from __future__ import annotations
