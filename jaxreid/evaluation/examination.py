@@ -48,7 +48,7 @@ def examination(run: Run, variables: Any, memory: Any) -> tuple[list[dict[str, A
             persons.append(pid)
             for row, person in zip(rows, pid.tolist(), strict=True):
                 if person not in strips and len(strips) < STRIPS:
-                    pictures = {name: _bytes(x[row]) for name, x in examined.pictures.items()}
+                    pictures = {c: _bytes(x[row]) for c, x in zip(examined.captions, examined.pictures, strict=True)}
                     strips[person] = Strip(split.labels.names[found.tracklet[row]], pictures)
     if not sum(map(len, persons)):
         return [], ()

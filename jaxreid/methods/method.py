@@ -80,12 +80,14 @@ class Features(flax.struct.PyTreeNode):
 
 
 class Examined(flax.struct.PyTreeNode):
-    """What `Method.examine` finds in B clips: figures f32[B] by name, and by name the pictures [B, h, w, 3] of values
-    in 0…1 that are shown beside each other, of one frame of a clip. `valid` bool[B]: of which clips there are any."""
+    """What `Method.examine` finds in B clips: figures f32[B] by name, and of one frame of each the pictures
+    [B, h, w, 3] of values in 0…1 that are shown beside each other, with their captions. `valid` bool[B]: of which clips
+    there are any."""
 
     figures: dict[str, Any]
-    pictures: dict[str, Any]
+    pictures: tuple[Any, ...]
     valid: jax.Array
+    captions: tuple[str, ...] = flax.struct.field(pytree_node=False)
 
 
 Loss = Callable[[Variables, Any, Batch, Context], LossOutput]  # variables, memory, …

@@ -315,17 +315,18 @@ class S3Clip(VslaClip):
 
     def task_loss(self, variables: Variables, memory: Any, batch: Batch, context: Context) -> LossOutput:
         """VSLA-CLIP's losses of restored frames, of frames as they are, and of both mixed (CQMix)."""
-        key, mix_key = jax.random.split(context.rng)[0], jax.random.fold_in(context.rng, 1)
-        low = self.low(batch, key)  # those of the first update
-        own = variables["params"][NAME]
-        found = jax.lax.stop_gradient(self.restored(own, low, batch.frame_mask))
-        restored = self.normalized(jnp.clip(found, 0.0, 1.0))
-        mixed = jnp.where(self.mix(mix_key, batch), restored, batch.frames)
-        pictures = {"restored": restored, "plain": batch.frames, "mixed": mixed}
-        weights = self.config.views
+        weights, pictures = self.config.views, self.views(variables, batch, context.rng)
         views = {name: (weights[name], pictures[name]) for name in VIEWS if weights[name]}
         losses, batch_stats = self.view_losses(variables, memory, batch, context, views)
         return LossOutput.weighted(losses, batch_stats, memory)
+
+    def views(self, variables: Variables, batch: Batch, rng: jax.Array) -> dict[str, jax.Array]:
+        """The frames of each of `VIEWS`, as constants; small ones are those of the first update."""
+        low = self.low(batch, jax.random.split(rng)[0])
+        found = jax.lax.stop_gradient(self.restored(variables["params"][NAME], low, batch.frame_mask))
+        restored = self.normalized(jnp.clip(found, 0.0, 1.0))
+        mixed = jnp.where(self.mix(jax.random.fold_in(rng, 1), batch), restored, batch.frames)
+        return dict(zip(VIEWS, (restored, batch.frames, mixed), strict=True))
 
     def mix(self, rng: jax.Array, batch: Batch) -> jax.Array:
         """bool[B, 1 or T, H, W, 1], where a mixed frame shows the restored one: cells, each with even chances."""
@@ -397,8 +398,8 @@ class S3Clip(VslaClip):
         first = jnp.argmax(sharp, axis=1)
         nearest = jnp.repeat(jnp.repeat(low, self.scale, axis=2), self.scale, axis=3)
         strip = {"low resolution": nearest, **pictures, "high resolution": high}
-        shown = {name: x[jnp.arange(len(first)), first] for name, x in strip.items()}
-        return Examined(figures, shown, sharp.any(axis=1))
+        shown = tuple(x[jnp.arange(len(first)), first] for x in strip.values())
+        return Examined(figures, shown, sharp.any(axis=1), tuple(strip))
 
 
 MEASURES = ("PSNR", "SSIM", "cosine")
