@@ -128,18 +128,7 @@ PAPERS: tuple[OfPreset | OfTowers, ...] = (
     ),
     OfPreset(
         "S3-CLIP",
-        "vsla_clip:mars",
-        {
-            "dataset.name": "detreidx",
-            "batch.seq_len": 8,
-            "batch.num_identities": 4,
-            "batch.num_instances": 4,
-            "epochs": 60,
-        },
-        times=4.0,  # task loss through the tower once, then restored, plain and mixed frames as one batch
-        kept_times=3.0,
-        extra=4 * 2 * 128 * 2.18e9,  # SwinIR-light: forward and backward pass, then a forward pass
-        parameters=929_628,
+        "s3_clip:detreidx",
         unknown=f"everything but the idea: networks, batch and epochs are a design; {ALL_XFD}",
     ),
     OfPreset(

@@ -50,6 +50,8 @@ SMALL = {
     "batch.batch_size": 8,
     "prototypes.pad_to_multiple_of": 8,
     "stage1.batch_size": 8,
+    "pretrain.clips": 8,
+    "sr.fewest_frames": 1,
 }
 # LSMRL's tower moves patches between all frames of a clip: its clips are full, which its config is checked for.
 ALWAYS_FULL = {"lsmrl", "keyre_id"}

@@ -470,6 +470,7 @@ def evaluator(tmp_path):
         stages=lambda: [types.SimpleNamespace(epochs=2)],
         assumptions=lambda: {"identity labels": "no"},
         notes=lambda: (),
+        examines=False,
     )
     found = Evaluator.__new__(Evaluator)
     found.scored, found.cases = True, ()

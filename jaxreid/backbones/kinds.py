@@ -11,10 +11,12 @@ from flax.traverse_util import flatten_dict
 
 from jaxreid.backbones.layouts import LAYOUTS, Layout
 from jaxreid.backbones.resnet import ResNet, ResNetConfig
+from jaxreid.backbones.swinir import SwinIR, SwinIRConfig
+from jaxreid.backbones.swinir_layout import SWINIR
 from jaxreid.backbones.text import TextConfig, TextTower
 from jaxreid.backbones.vit import ViT, ViTConfig
 
-Config = ViTConfig | TextConfig | ResNetConfig
+Config = ViTConfig | TextConfig | ResNetConfig | SwinIRConfig
 
 
 class Kind(NamedTuple):
@@ -43,10 +45,15 @@ def _abstract_resnet(c: ResNetConfig) -> Any:
     return ResNet(c).init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), modality=jnp.zeros(1, jnp.int32))
 
 
+def _abstract_swinir(c: SwinIRConfig) -> Any:
+    return SwinIR(c).init(jax.random.key(0), jnp.zeros((1, 1, *c.size, 3)))
+
+
 KINDS = {
     ViTConfig: Kind("image tower", LAYOUTS[ViTConfig], _abstract_vit),
     TextConfig: Kind("text tower", LAYOUTS[TextConfig], _abstract_text),
     ResNetConfig: Kind("ResNet", LAYOUTS[ResNetConfig], _abstract_resnet),
+    SwinIRConfig: Kind("super-resolution network", (SWINIR,), _abstract_swinir),
 }
 
 
@@ -60,6 +67,9 @@ def shapes_of(config: Config) -> dict[str, dict[str, tuple[int, ...]]]:
 def summary(config: Config) -> str:
     if isinstance(config, ResNetConfig):
         return f"a ResNet of {config.depths} bottlenecks, width {config.width}, {config.stems} stems"
+    if isinstance(config, SwinIRConfig):
+        layout = f"{config.groups} groups of {config.depth} blocks, width {config.width}, window {config.cell[0]}"
+        return f"a SwinIR of {layout}, head {config.head!r} ×{config.scale}"
     rest = (
         f"patch {config.patch}, grid {config.grid[0]}×{config.grid[1]}"
         if isinstance(config, ViTConfig)

@@ -24,6 +24,8 @@ from jaxreid.backbones.layouts import (
     Layout,
 )
 from jaxreid.backbones.resnet import ResNetConfig
+from jaxreid.backbones.swinir import SwinIRConfig
+from jaxreid.backbones.swinir_layout import SWINIR
 from jaxreid.backbones.tensors import CheckpointError, Tensors, listing
 from jaxreid.backbones.text import TextConfig
 from jaxreid.backbones.vit import ViTConfig
@@ -73,6 +75,8 @@ def to_tensors(params: Mapping[str, Any], config: Config, layout: Layout | None 
 def _usual_layout(config: Config) -> tuple[Layout, str]:
     if isinstance(config, ResNetConfig):
         return TORCHVISION_RESNET, ""
+    if isinstance(config, SwinIRConfig):
+        return SWINIR, "params."
     if isinstance(config, TextConfig):
         return HUGGING_FACE_TEXT, "text_model."
     return (HUGGING_FACE_IMAGE, "vision_model.") if config.pre_norm_embeddings else (HUGGING_FACE_DINOV2, "")

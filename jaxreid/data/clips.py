@@ -7,6 +7,7 @@ and a random generator, and the loader only decodes what stands in the table.
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 
@@ -38,9 +39,13 @@ class ClipPlan:
             np.pad(self.mask, (*fill, (0, 0))),
         )
 
+    def rows(self, which: Any) -> ClipPlan:
+        """Some of the rows: a slice or numbers."""
+        return ClipPlan(self.tracklet[which], self.part[which], self.frames[which], self.mask[which])
+
     def first(self, count: int) -> ClipPlan:
         """The first `count` rows."""
-        return ClipPlan(self.tracklet[:count], self.part[:count], self.frames[:count], self.mask[:count])
+        return self.rows(slice(count))
 
     def followed_by(self, other: ClipPlan) -> ClipPlan:
         """The rows of both, one after the other."""

@@ -15,6 +15,7 @@ from jaxreid.devices import parallel, processes
 from jaxreid.devices.compiled import Compiled
 from jaxreid.evaluation.breakdown import breakdown_tables
 from jaxreid.evaluation.cases import Case, cases
+from jaxreid.evaluation.examination import Strip, examination
 from jaxreid.evaluation.extract import embedding, make_extractor, tracklet_features
 from jaxreid.evaluation.open_set import check_open_set, open_set_tables
 from jaxreid.files import read_json, write_json
@@ -40,6 +41,7 @@ class Assessment:
       distance: of the headline output.
       features: split name → the headline output, one row per test tracklet.
       quality: its per-query scores of every case; empty where nothing was scored.
+      strips: pictures that the method shows of its work.
     """
 
     results: dict[str, Any]
@@ -47,6 +49,7 @@ class Assessment:
     distance: Distance
     features: dict[str, Any]
     quality: list[retrieval.Scores]
+    strips: tuple[Strip, ...] = ()
 
 
 class Evaluator:
@@ -255,6 +258,9 @@ class Evaluator:
                     results |= open_set_tables(self.cases, features, self.distance, self.mesh)
             else:
                 results["scores"], results["reason"] = [], self._why_not_scored()
+            strips: tuple[Strip, ...] = ()
+            if run.method.examines:
+                results["examined"], strips = examination(run, variables, memory)
         results["before_training"] = self._start() if (run.workdir / START).exists() else []
         results["epochs_done"], results["epochs"] = epochs_done, epochs
         results["assumptions"] = run.method.assumptions() | read_sidecars(run.workdir)
@@ -265,7 +271,7 @@ class Evaluator:
         with processes.together():  # a process that leaves earlier would count as lost
             if run.is_main:
                 write_json(run.workdir / RESULTS, results)
-        return Assessment(results, self.cases, self.distance, features, quality)
+        return Assessment(results, self.cases, self.distance, features, quality, strips)
 
     def _start(self) -> list[dict[str, Any]]:
         remedy = "delete it: the report then does without the scores from before training"

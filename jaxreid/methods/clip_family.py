@@ -258,19 +258,38 @@ class ClipFamily(Method):
     # --- the losses of the main stage ----------------------------------------------------------------------------
 
     def loss(self, variables: Variables, memory: BankMemory, batch: Batch, context: Context) -> LossOutput:
+        (found, logits, similar), batch_stats = self.forward(variables, memory, batch, context)
+        losses, moved = self.losses_of(found, logits, similar, memory, batch)
+        return LossOutput.weighted(losses, batch_stats, moved)
+
+    def forward(
+        self, variables: Variables, memory: BankMemory, batch: Batch, context: Context
+    ) -> tuple[tuple[dict[str, Any], dict[str, jax.Array], jax.Array], Any]:
+        """((clip features by name, logits by name, similarities to the rows), batch statistics) in training."""
+
         def forward(network: ClipNetwork) -> tuple[dict[str, Any], dict[str, jax.Array], jax.Array]:
             found = network.encode(batch, train=True)
             rows = self.rows(network, memory, context)
             return found, network.logits(found, batch, True), network.similar(found, rows, batch, True)
 
-        (found, logits, similar), changed = self.network.apply(
+        found, changed = self.network.apply(
             variables, method=forward, mutable=["batch_stats"], rngs={"dropout": context.rng}
         )
+        return found, changed["batch_stats"]
+
+    def losses_of(
+        self,
+        found: Mapping[str, Any],
+        logits: Mapping[str, jax.Array],
+        similar: jax.Array,
+        memory: BankMemory,
+        batch: Batch,
+    ) -> tuple[dict[str, tuple[Any, jax.Array]], Any]:
+        """({name: (weight, value)} of what `forward` found, memory after the batch)."""
         losses = family_losses(self.config, found, logits, self.network.classified, batch)
         of_bank, moved = self.bank.loss(found["projected"], similar, memory, batch)
         losses["bank"] = (self.config.weights.bank, of_bank)
-        losses |= self.more_losses(found, logits, memory, batch)
-        return LossOutput.weighted(losses, changed["batch_stats"], moved)
+        return losses | self.more_losses(found, logits, memory, batch), moved
 
     def rows(self, network: Any, memory: Any, context: Context) -> jax.Array:
         """The rows f32[C, E] that features are compared with, in training, by the bound network."""

@@ -79,6 +79,17 @@ class Features(flax.struct.PyTreeNode):
     valid: jax.Array  # bool[M]
 
 
+class Examined(flax.struct.PyTreeNode):
+    """What `Method.examine` finds in B clips: figures f32[B] by name, and of one frame of each the pictures
+    [B, h, w, 3] of values in 0…1 that are shown beside each other, with their captions. `valid` bool[B]: of which clips
+    there are any."""
+
+    figures: dict[str, Any]
+    pictures: tuple[Any, ...]
+    valid: jax.Array
+    captions: tuple[str, ...] = flax.struct.field(pytree_node=False)
+
+
 Loss = Callable[[Variables, Any, Batch, Context], LossOutput]  # variables, memory, …
 Extract = Callable[[Variables, Any, Batch], dict[str, Any]]  # variables, memory, clips → pytrees of [B, …] by name
 Refresh = Callable[[Variables, Any, Features, Context], Any]  # variables, memory, … → memory
@@ -286,6 +297,7 @@ class Method:
     assumes: ClassVar[Mapping[str, str]] = {}  # name of an assumption → the config key whose value is stated
     values: ClassVar[Table] = {}  # conditions of the keys that only this method reads
     released: ClassVar[Released | None] = None  # checkpoints of its authors
+    examines: ClassVar[bool] = False  # whether there is something to `examine`
 
     def __init__(self, config: Any, info: DatasetInfo) -> None:
         register_batch()
@@ -357,6 +369,10 @@ class Method:
         """Clips → features by name, before normalizing: [B, D]; [B, P, D] of body parts, or
         `jaxreid.retrieval.Parts`; or any pytree of arrays [B, …] that `distance` understands. `Evaluation.outputs` says
         which of them retrieval uses: "feature", unless a method says otherwise."""
+        raise NotImplementedError
+
+    def examine(self, variables: Variables, memory: Any, batch: Batch) -> Examined:
+        """What can be said of test clips beside their features, for the results and the report of a finished run."""
         raise NotImplementedError
 
     def calibrate(self, variables: Variables, features: Features) -> tuple[Any, Features]:

@@ -153,6 +153,8 @@ class ReportContents:
       cameras: direction → its scores by camera.
       camera_names: their names, by number.
       breakdown, open_set: tables of `results.json` (jaxreid.evaluation.breakdown, .open_set).
+      examined: figures of `results.json` that a method adds (jaxreid.evaluation.examination).
+      strips: pictures to be seen beside each other, of each what it is of, and (caption, JPEG or PNG) of its pictures.
       metrics: rows of metrics.jsonl, see `plots.learning_curves`.
       ranked: ranked lists to look at.
       data, lengths: what the data set holds, and histograms of it.
@@ -172,6 +174,8 @@ class ReportContents:
     camera_names: Mapping[int, str] = dataclasses.field(default_factory=dict)
     breakdown: Sequence[Record] = ()
     open_set: Sequence[Record] = ()
+    examined: Sequence[Record] = ()
+    strips: Sequence[tuple[str, Sequence[tuple[str, bytes]]]] = ()
     metrics: Sequence[Mapping[str, Any]] = ()
     ranked: Sequence[RankedList] = ()
     data: DataTable | None = None

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import cv2
 import numpy as np
 
 from jaxreid.data.pictures import PictureError, load, to_rgb
 from jaxreid.data.split import FrameReader, Split
 from jaxreid.errors import UserError
+from jaxreid.evaluation.examination import Strip
 
 SIDE, BYTES = 160, 6_000  # what a page shows, on a screen of fine dots; what a JPEG of that size takes
 THUMBNAIL = 128
@@ -96,6 +99,19 @@ def thumbnail(frame: np.ndarray, side: int = THUMBNAIL) -> bytes:
         size = tuple(max(1, round(n * side / longer)) for n in image.shape[1::-1])
         image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
     return cv2.imencode(".jpg", np.ascontiguousarray(image), [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1].tobytes()
+
+
+def shown(strips: Iterable[Strip]) -> list[tuple[str, list[tuple[str, bytes]]]]:
+    """What each strip is of, and its pictures as PNGs with their captions; small ones larger, pixels as they are."""
+    found = []
+    for strip in strips:
+        encoded = []
+        for caption, picture in strip.pictures.items():
+            times = max(1, SIDE // max(picture.shape[:2]))
+            large = picture.repeat(times, axis=0).repeat(times, axis=1)[..., ::-1]
+            encoded.append((caption, cv2.imencode(".png", np.ascontiguousarray(large))[1].tobytes()))
+        found.append((strip.name, encoded))
+    return found
 
 
 def with_keypoints(frame: np.ndarray, points: np.ndarray) -> bytes:

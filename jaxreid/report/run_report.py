@@ -14,6 +14,7 @@ from jaxreid.report.cameras import camera_table
 from jaxreid.report.data_figures import data_table, length_histograms
 from jaxreid.report.earlier import read_earlier
 from jaxreid.report.page import CameraTable, EarlierRun, ReportContents, write_report
+from jaxreid.report.pictures import shown
 from jaxreid.report.ranked import ranked_lists
 from jaxreid.retrieval.distances import Distance
 from jaxreid.run.workdirs import RESULTS
@@ -59,6 +60,8 @@ def write(run: Run, assessment: Assessment, compare: Path | None = None) -> Path
             camera_names=names,
             breakdown=results.get("breakdown", {}).get("tables", ()),
             open_set=results.get("open_set", ()),
+            examined=results.get("examined", ()),
+            strips=shown(assessment.strips),
             metrics=read_metrics(run.workdir),
             ranked=ranked_lists(run, cases, distance, features, quality, names),
             data=data_table(splits),

@@ -314,12 +314,13 @@ class EpochLoop:
 
 
 def _summary(metrics: dict[str, float], diagnosis: dict[str, float]) -> str:
-    """An epoch in a line: losses, and of every kind of association how much is right and how much is covered."""
+    """An epoch in a line: losses, of every kind of association how much is right and how much is covered, counts."""
     parts = [f"{name} {metrics[name]:.2f}" for name in sorted(metrics)]
     for name in (key.removesuffix("_coverage") for key in diagnosis if key.endswith("_coverage")):
         right = f"{diagnosis[f'{name}_precision']:.0f} % right, " if f"{name}_precision" in diagnosis else ""
         parts.append(f"{name.replace('_', '-')} ({right}{diagnosis[f'{name}_coverage']:.0f} % covered)")
-    return "  ".join(parts)
+    counts = {key.removesuffix("_count"): n for key, n in diagnosis.items() if key.endswith("_count")}
+    return "  ".join([*parts, *(f"{name.replace('_', ' ')} {n:,.0f}" for name, n in counts.items())])
 
 
 def _mean(rows: list[dict[str, Any]]) -> dict[str, float]:

@@ -1,0 +1,73 @@
+"""What a method finds in test clips beside their features (`Method.examine`): figures over a sample of tracklets, and
+pictures of a few."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from jaxreid.devices import parallel
+from jaxreid.evaluation.extract import make_extractor
+from jaxreid.methods.method import Examined
+from jaxreid.retrieval.breakdown import REPLICATES, SEED, interval
+from jaxreid.run.model import Run
+
+TRACKLETS, STRIPS = 256, 8  # at most: of a split that are looked at, and of all that are shown
+
+
+@dataclasses.dataclass(frozen=True)
+class Strip:
+    """Pictures u8[h, w, 3] by name, of one frame of a tracklet."""
+
+    name: str
+    pictures: dict[str, np.ndarray]
+
+
+def examination(run: Run, variables: Any, memory: Any) -> tuple[list[dict[str, Any]], tuple[Strip, ...]]:
+    """(a record for each figure: its mean over tracklets, with the interval over persons, and strips of pictures of
+    different persons), of the first clip of tracklets of the test splits that the method finds something in."""
+    options, extractor = run.method.evaluation(), None
+    figures: list[dict[str, np.ndarray]] = []
+    persons: list[np.ndarray] = []
+    strips: dict[int, Strip] = {}
+    for split in run.dataset.test_splits:
+        plan = options.plan(split.table.length)
+        first = np.flatnonzero(np.diff(plan.tracklet, prepend=-1))
+        chosen = np.unique(np.linspace(0, len(first) - 1, TRACKLETS).round().astype(int))
+        plan = plan.rows(first[chosen])
+        extractor = extractor or make_extractor(run, "examine_step", _examining(run))
+        arguments = run.loading.for_tests(), run.reader(split), run.extras(split, "test")
+        for clips in extractor.each(variables, memory, split, plan, *arguments):
+            found = parallel.to_host(clips)
+            examined: Examined = found.arrays["examined"]
+            rows = np.flatnonzero(found.valid & (examined.valid > 0))
+            pid = split.labels.pid[found.tracklet[rows]]
+            figures.append({name: x[rows] for name, x in examined.figures.items()})
+            persons.append(pid)
+            for row, person in zip(rows, pid.tolist(), strict=True):
+                if person not in strips and len(strips) < STRIPS:
+                    pictures = {c: _bytes(x[row]) for c, x in zip(examined.captions, examined.pictures, strict=True)}
+                    strips[person] = Strip(split.labels.names[found.tracklet[row]], pictures)
+    if not sum(map(len, persons)):
+        return [], ()
+    together = {name: np.concatenate([each[name] for each in figures]) for name in figures[0]}
+    return [_record(name, x, np.concatenate(persons)) for name, x in together.items()], tuple(strips.values())
+
+
+def _examining(run: Run) -> Any:
+    return lambda variables, memory, batch: {"examined": run.method.examine(variables, memory, batch)}
+
+
+def _bytes(picture: np.ndarray) -> np.ndarray:
+    return np.round(255.0 * np.clip(picture, 0.0, 1.0)).astype(np.uint8)
+
+
+def _record(name: str, x: np.ndarray, person: np.ndarray) -> dict[str, Any]:
+    """Mean of f32[n], and the interval of the bootstrap over persons, each drawn with all tracklets."""
+    _, code = np.unique(person, return_inverse=True)
+    total, count = np.bincount(code, x), np.bincount(code)
+    drawn = np.random.default_rng(SEED).integers(0, len(total), (REPLICATES, len(total)))
+    low, high = interval(total[drawn].sum(1) / count[drawn].sum(1))
+    return {"name": name, "mean": float(x.mean()), "interval": [float(low), float(high)], "tracklets": len(x)}
