@@ -11,10 +11,11 @@ from flax.traverse_util import flatten_dict
 
 from jaxreid.backbones.layouts import LAYOUTS, Layout
 from jaxreid.backbones.resnet import ResNet, ResNetConfig
+from jaxreid.backbones.skeleton_graph import SkeletonConfig, SkeletonGraph
 from jaxreid.backbones.text import TextConfig, TextTower
 from jaxreid.backbones.vit import ViT, ViTConfig
 
-Config = ViTConfig | TextConfig | ResNetConfig
+Config = ViTConfig | TextConfig | ResNetConfig | SkeletonConfig
 
 
 class Kind(NamedTuple):
@@ -43,10 +44,16 @@ def _abstract_resnet(c: ResNetConfig) -> Any:
     return ResNet(c).init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), modality=jnp.zeros(1, jnp.int32))
 
 
+def _abstract_skeleton(c: SkeletonConfig) -> Any:
+    made = SkeletonGraph(c).init(jax.random.key(0), jnp.zeros((1, c.joints, 3)))
+    return {"params": made["params"]}  # nothing in it depends on the tree, whose code no file holds
+
+
 KINDS = {
     ViTConfig: Kind("image tower", LAYOUTS[ViTConfig], _abstract_vit),
     TextConfig: Kind("text tower", LAYOUTS[TextConfig], _abstract_text),
     ResNetConfig: Kind("ResNet", LAYOUTS[ResNetConfig], _abstract_resnet),
+    SkeletonConfig: Kind("skeleton encoder", LAYOUTS[SkeletonConfig], _abstract_skeleton),
 }
 
 
@@ -60,6 +67,8 @@ def shapes_of(config: Config) -> dict[str, dict[str, tuple[int, ...]]]:
 def summary(config: Config) -> str:
     if isinstance(config, ResNetConfig):
         return f"a ResNet of {config.depths} bottlenecks, width {config.width}, {config.stems} stems"
+    if isinstance(config, SkeletonConfig):
+        return f"a skeleton encoder of {config.depth} blocks, width {config.width}, projection {config.projection}"
     rest = (
         f"patch {config.patch}, grid {config.grid[0]}×{config.grid[1]}"
         if isinstance(config, ViTConfig)

@@ -19,11 +19,13 @@ from jaxreid.backbones.layouts import (
     HUGGING_FACE_DINOV2,
     HUGGING_FACE_IMAGE,
     HUGGING_FACE_TEXT,
+    SKELETON,
     TIMM,
     TORCHVISION_RESNET,
     Layout,
 )
 from jaxreid.backbones.resnet import ResNetConfig
+from jaxreid.backbones.skeleton_graph import SkeletonConfig
 from jaxreid.backbones.tensors import CheckpointError, Tensors, listing
 from jaxreid.backbones.text import TextConfig
 from jaxreid.backbones.vit import ViTConfig
@@ -73,6 +75,8 @@ def to_tensors(params: Mapping[str, Any], config: Config, layout: Layout | None 
 def _usual_layout(config: Config) -> tuple[Layout, str]:
     if isinstance(config, ResNetConfig):
         return TORCHVISION_RESNET, ""
+    if isinstance(config, SkeletonConfig):
+        return SKELETON, SKELETON.prefixes[0]
     if isinstance(config, TextConfig):
         return HUGGING_FACE_TEXT, "text_model."
     return (HUGGING_FACE_IMAGE, "vision_model.") if config.pre_norm_embeddings else (HUGGING_FACE_DINOV2, "")

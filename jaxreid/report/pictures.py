@@ -5,6 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+from jaxreid.backbones.skeleton_graph import TREES
 from jaxreid.data.pictures import PictureError, load, to_rgb
 from jaxreid.data.split import FrameReader, Split
 from jaxreid.errors import UserError
@@ -14,14 +15,6 @@ THUMBNAIL = 128
 QUALITY = 80
 JOINTS_SIDE = 96  # pixels of the drawing of a skeleton
 DOT, BONE = (160, 90, 30), (205, 165, 125)  # colours, blue first
-
-# Joints that a bone connects, by the number of joints: Kinect's first and second skeleton, in the order of its files.
-_LIMBS = ((4, 5), (5, 6), (6, 7), (8, 9), (9, 10), (10, 11), (12, 13), (13, 14), (14, 15), (16, 17), (17, 18), (18, 19))
-BONES = {
-    20: ((0, 1), (1, 2), (2, 3), (2, 4), (2, 8), (0, 12), (0, 16), *_LIMBS),
-    25: ((0, 1), (1, 20), (20, 2), (2, 3), (20, 4), (20, 8), (0, 12), (0, 16), *_LIMBS,
-         (7, 21), (6, 22), (11, 23), (10, 24)),
-}  # fmt: skip
 
 DRAWN = 320  # pixels of the longer side of a picture with key points
 LEAST_SCORE = 0.1  # of a key point that is drawn
@@ -60,7 +53,7 @@ def skeleton(joints: np.ndarray, side: int = JOINTS_SIDE) -> bytes:
     scale = 0.8 * side / max(extent.max(), 1e-6)
     places = [tuple(map(round, place)) for place in ((flat - low - extent / 2) * scale + side / 2).tolist()]
     image = np.full((side, side, 3), 245, np.uint8)
-    for one, other in BONES.get(len(joints), ()):
+    for one, other in TREES.get(len(joints), ()):
         cv2.line(image, places[one], places[other], BONE, 2, cv2.LINE_AA)
     for place in places:
         cv2.circle(image, place, 2, DOT, -1, cv2.LINE_AA)
