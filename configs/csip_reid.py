@@ -89,9 +89,10 @@ SMALL: dict[str, Any] = {
     **HALF,
     **SMALL_SKELETON,
     "memory.seq_len": 6,
-    "stage1.epochs": 60,
+    "stage1.epochs": 40,
     "stage1.lr": 2e-3,
     "batch.seq_len": 4,
+    "epochs": 10,
     "pfu.depth": 1,
     "optimizer.groups": CLIP_REID.with_biases(
         ("^necks_", 30.0, None), ("^(temporal|pfu|frame_norm)", 3.0, None), (".*", 1.0, None)

@@ -65,7 +65,8 @@ def world():
         s.name: (centre[s.labels.pid] + rng.normal(size=(len(s), 8))).astype(np.float32) for s in (query, gallery)
     }
     readers = {s.name: Reader(s.table.length) for s in (query, gallery)}
-    run = types.SimpleNamespace(reader=lambda s: readers[s.name], readers=readers)
+    method = types.SimpleNamespace(sees_pictures=True)
+    run = types.SimpleNamespace(reader=lambda s: readers[s.name], readers=readers, method=method)
     found = cases(resolve("cross_modal_cam"), query, gallery)
     quality = [
         retrieval.score(
@@ -240,7 +241,7 @@ class Joints:
 def test_ranked_lists_of_skeletons_are_drawn(world):
     length = {side.split.name: side.split.table.length for side in (world.cases[0].query, world.cases[0].gallery)}
     readers = {name: Joints(lengths) for name, lengths in length.items()}
-    run = types.SimpleNamespace(reader=lambda s: readers[s.name])
+    run = types.SimpleNamespace(reader=lambda s: readers[s.name], method=types.SimpleNamespace(sees_pictures=True))
     found = [
         dataclasses.replace(
             case,

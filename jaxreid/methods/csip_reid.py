@@ -22,6 +22,7 @@ import numpy as np
 
 from jaxreid.arrays import masked_mean, unit_rows
 from jaxreid.augment import UNCHANGED
+from jaxreid.backbones.clip import VISION_TOWERS
 from jaxreid.backbones.skeleton_graph import SkeletonConfig, SkeletonGraph, clip_mean, tree_of
 from jaxreid.data.batch import Batch
 from jaxreid.data.extras import Extra
@@ -126,8 +127,7 @@ class CSIPNetwork(ClipNetwork):
         found = self.encode(batch, False, skeletons, all_tokens=True)
         self.logits(found, batch, False)
         if self.fusion:
-            rows = jnp.zeros((self.num_classes, found["projected"].shape[-1]))
-            self.similar(found, Prototypes.of(rows), batch, False)
+            self.similar(found, Prototypes.none(self.num_classes, found["projected"].shape[-1]), batch, False)
         return found
 
     # 1: skeletons, in CLIP's joint space
@@ -176,10 +176,10 @@ class Prototypes(flax.struct.PyTreeNode):
     seen: jax.Array  # i32[C], those of them with a skeleton
 
     @classmethod
-    def of(cls, rows: jax.Array) -> Prototypes:
-        """The same rows f32[C, E] for both, of no tracklet."""
-        none = jnp.zeros(len(rows), jnp.int32)
-        return cls(rows, rows, none, none)
+    def none(cls, classes: int, width: int) -> Prototypes:
+        """Zeros, of no tracklet."""
+        rows, counts = (classes, width), (classes,)
+        return cls(jnp.zeros(rows), jnp.zeros(rows), jnp.zeros(counts, jnp.int32), jnp.zeros(counts, jnp.int32))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -200,7 +200,7 @@ class PrototypeBank(Bank):
         return (*self.pretraining, dataclasses.replace(main, extraction=extraction))
 
     def init(self) -> Any:
-        return Prototypes.of(jnp.zeros((self.info.num_classes, self.width)))
+        return Prototypes.none(self.info.num_classes, self.width)
 
     def refresh(self, variables: Variables, memory: Prototypes, features: Features, context: Context) -> Prototypes:
         """Means of an identity's tracklets, each the mean of its clips."""
@@ -253,6 +253,13 @@ class CSIPReID(ClipFamily):
         for key, names in (("triplet.features", config.triplet.features), ("embedding", config.embedding)):
             if "temporal" in names and not config.sgtm.use:
                 yield f"config.{key} has 'temporal', the feature of the branch that config.sgtm.use=True adds"
+        tower = VISION_TOWERS[config.backbone.name]
+        for key, heads, width in (
+            ("pfu", config.pfu.heads, tower.projection),
+            ("sgtm", config.sgtm.heads, tower.width),
+        ):
+            if width and width % heads:
+                yield f"config.{key}.heads={heads} does not divide the {width} channels of {config.backbone.name}"
         if config.sgtm.time_embedding and config.evaluation.seq_len > config.batch.seq_len:
             yield (
                 f"config.sgtm.time_embedding=True learns {config.batch.seq_len} places (config.batch.seq_len), too few "

@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 
 from jaxreid.backbones.skeleton_graph import TREES
+from jaxreid.data.extras import ExtraReader
 from jaxreid.data.pictures import PictureError, load, to_rgb
 from jaxreid.data.split import FrameReader, Split
 from jaxreid.errors import UserError
@@ -26,14 +27,24 @@ LIMBS = (
 )  # fmt: skip
 
 
-def tracklet_pictures(split: Split, reader: FrameReader, row: int, count: int) -> tuple[bytes, ...]:
+def tracklet_pictures(
+    split: Split, reader: FrameReader, row: int, count: int, extras: ExtraReader | None = None
+) -> tuple[bytes, ...]:
     """Up to `count` frames of a tracklet, evenly spaced (one: the middle one); of a set of skeletons the joints, drawn,
-    of frames that have any."""
+    of frames that have any.
+
+    Args:
+      extras: where given, its joints are drawn in place of pictures.
+    """
     places = np.arange(split.table.length[row])
     if split.skeletons:
         joints, there = reader.joints(row)
         places = np.flatnonzero(there)
         return tuple(skeleton(joints[place]) for place in spaced(places, count))
+    if extras and "joints3d" in extras.wanted:  # y of a sidecar points down
+        found = extras.read(row, places.tolist())
+        places = np.flatnonzero(found["joints3d_mask"])
+        return tuple(skeleton(found["joints3d"][place] * [1, -1, 1]) for place in spaced(places, count))
     encoded = reader.encoded(row)
     return tuple(shrunk(encoded[place]) for place in spaced(places, count))
 

@@ -1,0 +1,603 @@
+"""CSIP-ReID: the tree of joints, PyTorch, what trains and what stays, prototypes, published sizes and numbers."""
+
+import dataclasses
+import functools
+import importlib
+
+import family
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from family import CLIPS, FRAMES, PEOPLE, make_batch, make_info
+from messages import refuses
+from references import csip_forward
+
+from jaxreid.backbones.skeleton_graph import TREES, SkeletonConfig, SkeletonGraph, laplacian, tree_code, tree_of
+from jaxreid.errors import UserError
+from jaxreid.layers.csip import PrototypeFusion, SkeletonGuidedTemporal, Skeletons, released_view
+from jaxreid.losses.identity import cross_entropy
+from jaxreid.losses.image_text import supervised_contrastive
+from jaxreid.losses.triplet import batch_hard_triplet
+from jaxreid.methods.csip_reid import Prototypes
+from jaxreid.methods.method import Features
+from jaxreid.optimizers import Progress, Schedule, find_group, learning_rate, split_trained
+from jaxreid.run.config_values import check_config
+
+JOINTS, WIDTH, JOINT = 17, 16, 8  # joints; widths of the small tower and of its joint space
+SMALL = {
+    **{"skeleton.width": 8, "skeleton.depth": 1, "skeleton.heads": 2, "skeleton.hidden": 8},
+    **{"pfu.heads": 2, "sgtm.heads": 4, "batch.seq_len": FRAMES},
+}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small_towers():
+    with pytest.MonkeyPatch.context() as patch:
+        family.small_towers(patch)
+        yield
+
+
+def config(preset="", **changes):
+    found = importlib.import_module("configs.csip_reid").get_config(preset)
+    found.update_from_flattened_dict(changes)
+    return found
+
+
+def make(**changes):
+    return family.make_method("csip_reid", **SMALL, **changes)
+
+
+def batch_of(seed=0):
+    """Clips with skeletons, and of every frame a feature."""
+    key = jax.random.key(seed + 10)
+    seen = jnp.ones((CLIPS, FRAMES), bool)
+    joints = 0.3 * jax.random.normal(key, (CLIPS, FRAMES, JOINTS, 3))
+    extras = {"joints3d": joints, "joints3d_mask": seen, "frame_place": jnp.zeros((CLIPS, FRAMES), jnp.int32)}
+    extras["projected"] = jax.random.normal(jax.random.fold_in(key, 1), (CLIPS, FRAMES, JOINT))
+    return make_batch(seed).replace(extras=extras)
+
+
+def with_joints(batch, joints=None, seen=None):
+    changed = {name: x for name, x in (("joints3d", joints), ("joints3d_mask", seen)) if x is not None}
+    return batch.replace(extras={**batch.extras, **changed})
+
+
+def memory_of(method):
+    rows = jax.random.normal(jax.random.key(3), (2, *method.init_memory().images.shape))
+    return Prototypes(rows[0], rows[1], jnp.full(PEOPLE, 2), jnp.full(PEOPLE, 2))
+
+
+@functools.cache
+def drawn():
+    """(method, random variables) of the method as it is."""
+    method = make()
+    return method, family.filled(method.init, batch_of())
+
+
+@functools.cache
+def trainer():
+    """(variables, batch) → features, logits and similarities of the main stage, without dropout."""
+    method, _ = drawn()
+
+    @jax.jit
+    def run(variables, batch):
+        def forward(network):
+            skeletons = network.skeletons(batch.extras["joints3d"], batch.extras["joints3d_mask"], False)
+            found = network.encode(batch, False, skeletons, all_tokens=True)
+            return found, network.logits(found, batch, False), network.similar(found, memory_of(method), batch, False)
+
+        return method.network.apply(variables, method=forward)
+
+    return run
+
+
+@functools.cache
+def embedder(**changes):
+    method = make(**changes)
+    return jax.jit(lambda variables, batch: method.embed(variables, None, batch)["feature"])
+
+
+def stage_gradient(method, stage):
+    """(variables, batch) → the gradient of a stage's loss in all parameters, and its figures."""
+    loss = family.loss_of(stage)
+    run = jax.jit(jax.grad(loss, has_aux=True))
+    return lambda variables, batch: run(variables["params"], variables["batch_stats"], memory_of(method), batch)
+
+
+# ------------------------------------------------------------------------------------------------------- the tree
+
+
+def test_laplacian_of_the_tree():
+    found = laplacian(TREES[17])
+    # Joint 0 has three bones, joints 1 and 7 two, joint 3 one, joint 8 four.
+    np.testing.assert_allclose(np.diag(found), 1)
+    assert found[0, 1] == pytest.approx(-1 / 6**0.5) and found[2, 3] == pytest.approx(-1 / 2**0.5)
+    assert found[7, 8] == pytest.approx(-1 / 8**0.5) and found[0, 8] == 0 and found[3, 4] == 0
+    wanted = [0, 0.048943, 0.133975, 0.133975, 0.216191, 0.412215, 0.631702, 1, 1, 1, 1.368298, 1.587785, 1.783809]
+    np.testing.assert_allclose(np.linalg.eigvalsh(found), [*wanted, 1.866025, 1.866025, 1.951057, 2], atol=1e-6)
+
+
+@pytest.mark.parametrize("joints", TREES)
+def test_the_code_of_a_tree_is_orthonormal_and_the_same_from_every_solver(joints, monkeypatch):
+    tree, count = tree_of(joints), 10
+    found = tree_code(tree, count)
+    np.testing.assert_allclose(found.T @ found, np.eye(count), atol=1e-6)
+    values = np.sort(np.linalg.eigvalsh(laplacian(tree)))[1 : count + 1]
+    np.testing.assert_allclose(laplacian(tree) @ found, found * values, atol=1e-6)
+    # Another solver: other signs, and within an eigenvalue another basis.
+    values, vectors = np.linalg.eigh(laplacian(tree))
+    for value in np.unique(values.round(4)):
+        space = np.flatnonzero(np.abs(values - value) < 1e-3)
+        turn = np.linalg.qr(np.random.default_rng(1).normal(size=(len(space),) * 2))[0]
+        vectors[:, space] = -vectors[:, space] @ turn
+    monkeypatch.setattr(np.linalg, "eigh", lambda _: (values, vectors))
+    np.testing.assert_allclose(tree_code(tree, count), found, atol=1e-6)
+
+
+def test_what_is_no_tree_is_refused():
+    assert tree_of(3, [[0, 1], [1, 2]]) == ((0, 1), (1, 2))
+    with refuses(UserError, "no tree of 3 joints is known"):
+        tree_of(3)
+    for edges in ([[0, 1]], [[0, 1], [0, 1]], [[0, 1], [1, 2], [2, 0]], [[0, 1], [1, 3]]):
+        with refuses(UserError, "are no tree of the joints 0 … 2"):
+            tree_of(3, edges)
+
+
+# ------------------------------------------------------------------------------------------------------- full size
+
+
+def test_parameters_at_full_size():
+    made, people, cameras = config("mars"), 625, 6
+    info = dataclasses.replace(make_info(), num_classes=people, frame_size=(256, 128), cameras=np.arange(cameras))
+    info = dataclasses.replace(info, labels=None)
+    method = family.find_method("csip_reid")(made, info)
+    batch = batch_of().replace(frames=jnp.zeros((CLIPS, FRAMES, 256, 128, 3)))
+    variables = jax.eval_shape(method.init, jax.random.key(0), batch)
+    sizes = {path: leaf.size for path, leaf in family.flatten_paths(variables["params"])}
+
+    def total(*starts):
+        return sum(size for path, size in sizes.items() if path.startswith(starts))
+
+    encoder, projection = total("skeleton/") - total("skeleton/projection"), total("skeleton/projection")
+    assert (total("skeleton/block_03/"), encoder, projection) == (2_102_784, 21_298_176, 262_144)
+    # The released updater also declares a factor and a norm that it never uses.
+    assert (total("pfu/updater") + 512 + 2 * 512, total("pfu/gate")) == (9_195_520, 525_313)
+    assert total("temporal/") == 15_169_537
+    of_training = ("joints", "guide_norm", "over_skeletons", "distil")
+    assert total("temporal/") - total(*(f"temporal/{name}" for name in of_training)) == 10_046_209
+    assert (total("image_tower/"), total("side_table")) == (86_140_416, 4_608)
+    # The released heads have two more classifiers and a neck of skeletons that nothing uses, and frozen shifts.
+    norms = 768 + 512 + 768 + 768
+    assert total("necks_", "frame_norm") == people * (768 + 512 + 768) + norms
+    assert total("necks_", "frame_norm") + people * (768 + 512) + norms + 2 * 512 == 2_086_656
+    assert variables["batch_stats"]["skeleton"]["tree_code"].shape == (17, 10)
+    embedded = jax.eval_shape(method.embed, variables, None, batch.replace(extras={}))
+    assert embedded["feature"].shape == (CLIPS, 2048)
+
+
+def at_epoch(schedule, epochs, lr, epoch):
+    progress = Progress(step=jnp.int32(0), epoch=jnp.float32(epoch - 1 + 0.5), fraction=jnp.float32(0))
+    return float(learning_rate(Schedule(**schedule), epochs, lr)(progress))
+
+
+def test_learning_rates():
+    c = config("mars")
+    for epoch, wanted in {1: 7.8e-5, 4: 2.82e-4, 5: 3.48507e-4, 60: 1.755e-4, 119: 1.0598e-6, 120: 1e-6}.items():
+        assert at_epoch(c.stage1.schedule, 120, c.stage1.lr, epoch) == pytest.approx(wanted, rel=1e-4)
+    for epoch, wanted in {1: 9.5e-7, 5: 2.75e-6, 10: 5e-6, 30: 5e-7, 50: 5e-8, 70: 5e-9}.items():
+        assert at_epoch(c.schedule, 80, c.optimizer.lr, epoch) == pytest.approx(wanted, rel=1e-4)
+    method = make(**{"optimizer.lr": 5e-6, "optimizer.groups": c.optimizer.groups})
+    groups = method.optimizer().groups
+    for path, wanted in {
+        "image_tower/block_01/mlp/up/kernel": 5e-6,
+        "image_tower/block_01/mlp/up/bias": 1e-5,
+        "pfu/gate_in/kernel": 5e-5,
+        "temporal/up/bias": 1e-4,
+        "necks_temporal/classifier/kernel": 5e-5,
+        "necks_last/classifier/kernel": 5e-6,
+        "skeleton/embed_in/kernel": 0,
+    }.items():
+        assert find_group(path, groups).lr == pytest.approx(wanted), path
+    # Ten times as fast on MARS alone.
+    assert not any("pfu" in row[0] for row in config("ls_vid").optimizer.groups)
+
+
+def test_the_released_recipe():
+    c = config("mars")
+    first, batch, w = c.stage1, c.batch, c.weights
+    assert (first.epochs, first.batch_size, first.lr, first.weight_decay) == (120, 64, 3.5e-4, 1e-4)
+    assert (first.temperature, first.normalize, c.label_smoothing, c.triplet.margin) == (1.0, False, 0.1, 0.3)
+    assert (w.identity, w.triplet, w.bank, w.frame_identity) == (0.25, 1.0, 1.0, 1.3)
+    assert (batch.num_identities, batch.num_instances, batch.seq_len, c.epochs) == (4, 4, 8, 80)
+    assert (c.augment.flip, c.augment.erase, c.augment.erase_area, c.augment.crop) == (0.5, 0.5, 0.2, 0)
+    assert c.schedule.milestones == (30, 50, 70) and c.frames.mean == (0.485, 0.456, 0.406)
+    assert (c.evaluation.clip_sampling, c.evaluation.seq_len, c.neck_feat) == ("chunk_first", 8, "before")
+    assert config("ls_vid").batch.piece_len == 48 and c.batch.piece_len == 0
+    other = config("ilids_vid")
+    assert (other.epochs, other.schedule.milestones) == (60, (30, 50))
+
+
+# ------------------------------------------------------------------------------------------------------- losses
+
+
+def test_losses():
+    v, s = jnp.array([[1.0, 0], [0, 1], [1, 1]]), jnp.array([[2.0, 0], [0, 2], [0, 1]])
+    y, valid = jnp.array([0, 1, 1]), jnp.ones(3, bool)
+    assert float(supervised_contrastive(v, s, y, valid)) == pytest.approx(0.836382, abs=1e-6)
+    assert float(supervised_contrastive(s, v, y, valid)) == pytest.approx(0.793081, abs=1e-6)
+    logits = jnp.array([[2.0, 1, 0], [0, 0, 3]])
+    assert float(cross_entropy(logits, jnp.array([0, 1]), jnp.ones(2, bool), 0.1)) == pytest.approx(1.751264, abs=1e-6)
+
+
+def test_the_main_loss_is_the_weighted_sum():
+    """0.25 ID + triplets + bank + 1.3/T frames, each again from features and logits."""
+    published = {"weights.identity": 0.25, "weights.triplet": 1.0, "weights.bank": 1.0}
+    method = make(**published, **{"triplet.metric": "euclidean", "pfu.dropout": 0.0, "sgtm.dropout": 0.0})
+    _, variables = drawn()
+    batch = batch_of()
+    loss = jax.jit(family.loss_of(method.stages()[-1]))
+    total, (figures, *_) = loss(variables["params"], variables["batch_stats"], memory_of(method), batch)
+    assert float(total) == pytest.approx(
+        0.25 * figures["loss_identity"]
+        + figures["loss_triplet"]
+        + figures["loss_bank"]
+        + 1.3 / FRAMES * figures["loss_frame_identity"],
+        rel=1e-5,
+    )
+    found, _, similar = trainer()(variables, batch)
+    y, valid = batch.identity, batch.valid
+    triplets = [float(batch_hard_triplet(found[name], y, valid, 0.3)) for name in ("last", "projected", "temporal")]
+    assert float(figures["loss_triplet"]) == pytest.approx(sum(triplets), rel=1e-4)
+    assert float(figures["loss_bank"]) == pytest.approx(float(cross_entropy(similar, y, valid, 0.1)), rel=1e-4)
+
+
+# ------------------------------------------------------------------------------------------------------- PyTorch
+
+
+@pytest.mark.parity
+def test_the_skeleton_encoder_is_pytorch_s():
+    c = SkeletonConfig(width=8, depth=2, heads=2, hidden=12, projection=6)
+    module, rng = SkeletonGraph(c), np.random.default_rng(0)
+    joints = jnp.asarray(rng.normal(size=(2, 3, 17, 3)), jnp.float32)
+    variables = family.filled(module.init, joints, scale=4.0)  # so that some logits are cut
+    found = module.apply(variables, joints)
+    code = variables["batch_stats"]["tree_code"]
+    for clip, frame in np.ndindex(2, 3):
+        wanted = csip_forward.skeleton_tokens(variables["params"], code, joints[clip, frame], c.heads)
+        np.testing.assert_allclose(found[clip, frame], wanted.numpy(), atol=1e-4)
+
+
+@functools.cache
+def temporal(layout="paper", time=0):
+    """(module, variables, inputs) of SGTM: two clips of two frames of five tokens, with three joints."""
+    module, rng = SkeletonGuidedTemporal(2, layout=layout, time_embedding=time), np.random.default_rng(1)
+    tokens, joints = (jnp.asarray(rng.normal(size=(2, 2, n, w)), jnp.float32) for n, w in ((5, 8), (3, 6)))
+    seen = jnp.ones((2, 2), bool)
+    variables = family.filled(module.init, tokens, seen, Skeletons(joints, seen), False, scale=1.0)
+    run = jax.jit(lambda tokens, mask, skeletons: module.apply(variables, tokens, mask, skeletons, False))
+    return variables["params"], run, (tokens, seen, joints)
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("with_skeletons", [True, False])
+def test_guided_modeling_is_pytorch_s(with_skeletons):
+    params, run, (tokens, seen, joints) = temporal()
+    clip, frames = run(tokens, seen, Skeletons(joints, seen) if with_skeletons else None)
+    for row in range(2):
+        wanted = csip_forward.guided(params, 2, tokens[row], joints[row] if with_skeletons else None).numpy()
+        np.testing.assert_allclose(frames[row], wanted, atol=1e-4)
+        np.testing.assert_allclose(clip[row], wanted.mean(0), atol=1e-4)
+
+
+@pytest.mark.parity
+def test_fusion_is_pytorch_s():
+    module, rng = PrototypeFusion(4), np.random.default_rng(2)
+    s, v = (jnp.asarray(rng.normal(size=(3, 4)), jnp.float32) for _ in range(2))
+    variables = family.filled(lambda key: module.init(key, s, v, jnp.ones(3, bool), method="fused"), scale=2.0)
+    found = module.apply(variables, s, v, jnp.array([True, True, False]), method="fused")
+    for row in range(2):
+        wanted = csip_forward.fused(variables["params"], s[row], v[row]).detach().numpy()
+        np.testing.assert_allclose(found[row], wanted, atol=1e-5)
+    np.testing.assert_array_equal(found[2], v[2])  # no skeleton was seen
+    gate = variables["params"]["gate_out"]
+    for bias, wanted in ((0.0, (s + v) / 2), (-jnp.inf, v), (jnp.inf, s)):
+        last = {"kernel": jnp.zeros_like(gate["kernel"]), "bias": jnp.full_like(gate["bias"], bias)}
+        changed = {"params": {**variables["params"], "gate_out": last}}
+        np.testing.assert_allclose(module.apply(changed, s, v, jnp.ones(3, bool), method="fused"), wanted, atol=1e-6)
+
+
+# ------------------------------------------------------------------------------------------------------- attention
+
+
+def test_the_released_view_of_joint_tokens():
+    """Two clips of two frames of three joints: what stands beside the first frame of the first clip."""
+    clip, frame, joint = np.meshgrid(*(np.arange(n) for n in (2, 2, 3)), indexing="ij")
+    names = jnp.asarray(np.stack([clip, frame, joint], -1))
+    assert released_view(names)[0, 0].tolist() == [[0, 0, 0], [0, 1, 1], [1, 0, 2]]
+    assert names[0, 0].tolist() == [[0, 0, 0], [0, 0, 1], [0, 0, 2]]
+
+
+@pytest.mark.parametrize("layout", ["paper", "released"])
+def test_skeletons_of_another_clip(layout):
+    _, run, (tokens, seen, joints) = temporal(layout)
+    before, after = (run(tokens, seen, Skeletons(x, seen))[0] for x in (joints, joints.at[1].add(1.0)))
+    assert np.abs(after[1] - before[1]).max() > 1e-2
+    assert (np.array_equal(before[0], after[0])) == (layout == "paper")
+
+
+def test_frames_without_skeletons_are_left_out():
+    _, run, (tokens, seen, joints) = temporal()
+    half = seen.at[0, 1].set(False).at[1].set(False)
+    found = run(tokens, seen, Skeletons(joints, half))
+    garbage = jnp.where(half[..., None, None], joints, 77.0)
+    for a, b in zip(found, run(tokens, seen, Skeletons(garbage, half)), strict=True):
+        np.testing.assert_array_equal(a, b)
+    # A clip without any is taken as at test time.
+    np.testing.assert_allclose(found[0][1], run(tokens, seen, None)[0][1], atol=1e-5)
+    # Frames that only fill a clip change nothing in the others.
+    short = seen.at[0, 1].set(False)
+    noise = tokens.at[0, 1].set(9.0)
+    np.testing.assert_array_equal(*(run(x, short, Skeletons(joints, seen))[0] for x in (tokens, noise)))
+
+
+def test_skeletons_are_seen_from_the_root_and_frame_by_frame():
+    method, variables = drawn()
+    encode = jax.jit(lambda joints: method.network.apply(variables, joints, None, False, method="skeletons").tokens)
+    joints = batch_of().extras["joints3d"]
+    found = encode(joints)
+    np.testing.assert_allclose(encode(joints + jnp.arange(3.0)), found, atol=1e-5)
+    order = jnp.array([2, 0, 1])
+    np.testing.assert_array_equal(encode(joints[:, order]), found[:, order])
+    changed = encode(joints.at[:, 0, 5].add(1.0))
+    np.testing.assert_array_equal(changed[:, 1:], found[:, 1:])
+    assert np.abs(changed[:, 0] - found[:, 0]).max() > 1e-3
+    with refuses(UserError, "takes 17"):
+        method.network.apply(variables, joints[:, :, :15], None, False, method="skeletons")
+
+
+def test_features_do_not_know_skeletons_nor_the_order_of_frames():
+    method, variables = drawn()
+    assert method.extras("test") == {} and method.extras("train").keys() == {"joints3d", "frame_place"}
+    batch = batch_of()
+    without, embed = batch.replace(extras={}), embedder()
+    found = embed(variables, without)
+    assert found.shape == (CLIPS, WIDTH + JOINT + WIDTH)
+    np.testing.assert_array_equal(embed(variables, batch), found)
+    order = np.array([2, 0, 1])
+    np.testing.assert_allclose(embed(variables, without.replace(frames=batch.frames[:, order])), found, atol=1e-5)
+    timed = make(**{"sgtm.time_embedding": True})
+    knowing, embed = family.filled(timed.init, batch), embedder(**{"sgtm.time_embedding": True})
+    one, other = (embed(knowing, without.replace(frames=x)) for x in (batch.frames, batch.frames[:, order]))
+    assert np.abs(one - other).max() > 1e-3
+
+
+# ------------------------------------------------------------------------------------------------------- gradients
+
+
+def test_gradients_of_the_main_stage():
+    """None of what SGTM's features are judged by reaches the tower; the bank's does. Skeletons are frozen."""
+    method, variables = drawn()
+    batch = batch_of()
+    y, valid = batch.identity, batch.valid
+
+    @jax.jit
+    def gradients(params):
+        def losses(params):
+            found, logits, similar = trainer()({**variables, "params": params}, batch)
+            frames = cross_entropy(logits["frames"], jnp.repeat(y, FRAMES), jnp.ones(CLIPS * FRAMES, bool), 0.1)
+            of_z = cross_entropy(logits["temporal"], y, valid, 0.1)
+            of_z += batch_hard_triplet(found["temporal"], y, valid, 0.3) + frames
+            return jnp.stack([of_z, cross_entropy(similar, y, valid, 0.1)])
+
+        return jax.jacrev(losses)(params)
+
+    found = gradients(variables["params"])
+    of_z, of_bank = (family.largest(jax.tree.map(lambda x, i=i: x[i], found)) for i in range(2))
+
+    def reached(grads, start):
+        return {path for path, value in grads.items() if path.startswith(start) and value > 0}
+
+    assert reached(of_z, ("image_tower", "side_table", "pfu", "skeleton")) == set()
+    assert reached(of_z, "temporal/over_tokens") and reached(of_z, "temporal/distil") and reached(of_z, "frame_norm")
+    for start in ("pfu/gate_in", "pfu/gate_out", "pfu/updater/self", "pfu/updater/cross", "image_tower", "side_table"):
+        assert reached(of_bank, start), start
+    assert reached(of_bank, "temporal") == set()
+    optimizer = method.stages()[-1].updates[0].optimizer
+    trained = family.paths(split_trained(variables["params"], optimizer)[0])
+    assert not any(path.startswith("skeleton") for path in trained) and len(trained) > 40
+
+
+def test_gradients_of_the_first_stage_and_of_a_trained_encoder():
+    method, variables = drawn()
+    first, batch = method.stages()[0], batch_of()
+    assert first.name == "skeletons" and not first.pictures and first.cached.parts == 0
+    no_pictures = batch.replace(frames=batch.frames[:, :, :0, :0])
+    gradient, (figures, *_) = stage_gradient(method, first)(variables, no_pictures)
+    moved = {path for path, value in family.largest(gradient).items() if value}
+    assert moved and all(path.startswith("skeleton/") for path in moved)
+    trained = family.paths(split_trained(variables["params"], first.updates[0].optimizer)[0])
+    assert set(trained) == {path for path in family.paths(variables["params"]) if path.startswith("skeleton/")}
+    assert figures.keys() == {"loss_image_to_skeleton", "loss_skeleton_to_image"}
+    # In the main stage the encoder gets no gradient at all, and with the switch it does and is trained.
+    tuned = make(**{"skeleton.finetune": True})
+    for each, reached in ((method, False), (tuned, True)):
+        gradient, _ = stage_gradient(each, each.stages()[-1])(variables, batch)
+        assert any(v for p, v in family.largest(gradient).items() if p.startswith("skeleton/block")) == reached
+    optimizer = tuned.stages()[-1].updates[0].optimizer
+    assert any(p.startswith("skeleton") for p in family.paths(split_trained(variables["params"], optimizer)[0]))
+
+
+def pretraining_loss(**changes):
+    """The first stage's loss by the number of its random key, at the same weights and clips, without dropout."""
+    method, (_, variables) = make(**{"skeleton.dropout": 0.0, **changes}), drawn()
+
+    @jax.jit
+    def loss(seed, batch):
+        context = family.context().replace(rng=jax.random.key(seed))
+        return method.stages()[0].loss(variables, method.init_memory(), batch, context).total
+
+    return lambda seed=0, batch=None: float(loss(seed, batch_of() if batch is None else batch))
+
+
+def test_switches_of_the_first_stage():
+    plain = pretraining_loss()
+    assert plain(0) == plain(1)
+    for switch in ("skeleton.random_signs", "skeleton.shuffle"):
+        changed = pretraining_loss(**{switch: True})
+        assert len({round(changed(seed), 5) for seed in range(3)}) > 1
+    unit, cold = pretraining_loss(**{"stage1.normalize": True}), pretraining_loss(**{"stage1.temperature": 2.0})
+    assert abs(unit() - plain()) > 1e-3 and abs(cold() - plain()) > 1e-3
+    # A clip without skeletons counts neither as an anchor nor among the others.
+    batch = batch_of()
+    seen = batch.extras["joints3d_mask"].at[2].set(False)
+    gone = batch.replace(valid=batch.valid.at[2].set(False))
+    assert plain(0, with_joints(batch, seen=seen)) == pytest.approx(plain(0, gone), abs=1e-6)
+
+
+# ------------------------------------------------------------------------------------------------------- prototypes
+
+
+def refreshed(method, skeleton=None):
+    """The bank that is made of two clips of every tracklet, whose features are known."""
+    tracklet = jnp.repeat(jnp.arange(2 * PEOPLE), 2)
+    rng = np.random.default_rng(4)
+    x, s = (jnp.asarray(rng.normal(size=(len(tracklet), JOINT)), jnp.float32) for _ in range(2))
+    seen = jnp.ones(len(tracklet)) if skeleton is None else skeleton
+    arrays = {"projected": x, "skeleton": s, "seen": seen}
+    features = Features(arrays, tracklet, jnp.zeros_like(tracklet), jnp.ones(len(tracklet), bool))
+    bank = method.bank.refresh(None, method.init_memory(), features, family.context())
+    return bank, np.asarray(x).reshape(PEOPLE, 4, JOINT), np.asarray(s).reshape(PEOPLE, 4, JOINT)
+
+
+def test_prototypes_are_means_of_every_identity():
+    method, _ = drawn()
+    assert [stage.name for stage in method.stages()] == ["skeletons", "main"]
+    assert method.stages()[1].extraction.every == 0
+    bank, x, s = refreshed(method)
+    np.testing.assert_allclose(bank.images, x.mean(1), atol=1e-6)
+    np.testing.assert_allclose(bank.skeletons, s.mean(1), atol=1e-6)
+    assert bank.count.tolist() == bank.seen.tolist() == [2] * PEOPLE
+    # The first tracklet of person 1 has no skeleton, nor has any of person 2.
+    missing = jnp.ones(4 * PEOPLE).at[4:6].set(0).at[8:12].set(0)
+    bank, x, s = refreshed(method, missing)
+    np.testing.assert_allclose(bank.skeletons[1], s[1, 2:].mean(0), atol=1e-6)
+    assert bank.seen.tolist() == [2, 1, 0, 2] and bank.count.tolist() == [2] * PEOPLE
+    assert method.diagnose(bank, make_info().labels) == {"skeletons_coverage": 75.0}
+
+
+def test_prototypes_are_found_without_dropout_signs_or_cameras():
+    method = make(**{"skeleton.random_signs": True, "skeleton.dropout": 0.5})
+    _, variables = drawn()
+    find, batch = jax.jit(lambda batch: method.find_prototypes(variables, None, batch)), batch_of()
+    found = find(batch)
+    tokens = method.network.apply(variables, batch.extras["joints3d"], None, False, method="skeletons").tokens
+    np.testing.assert_allclose(found["skeleton"], tokens.mean((1, 2)), atol=1e-6)
+    elsewhere = find(batch.replace(camera_index=batch.camera_index * 0 - 1))
+    np.testing.assert_array_equal(elsewhere["projected"], found["projected"])
+
+
+def test_an_identity_without_a_clip_is_named():
+    info = dataclasses.replace(make_info(), num_classes=PEOPLE + 1)
+    with refuses(UserError, "1 of 5 training identities have no clip", "label 4"):
+        family.find_method("csip_reid")(family.make_config("csip_reid", **SMALL), info)
+
+
+# ------------------------------------------------------------------------------------------------------- ablations
+
+
+WITHOUT = {"sgtm.use": False, "triplet.features": ("last", "projected"), "embedding": ("last", "projected")}
+
+
+def test_parts_can_be_left_out():
+    """Without PFU and SGTM there is TF-CLIP's memory of images, no first stage, and nobody asks for skeletons."""
+
+    def parts(**changes):
+        method = make(**changes)
+        shapes = jax.eval_shape(method.init, jax.random.key(0), batch_of())["params"]
+        return method, {name for name in shapes if name in ("pfu", "temporal", "skeleton", "frame_norm")}
+
+    assert parts()[1] == {"pfu", "temporal", "skeleton", "frame_norm"}
+    assert parts(**{"pfu.use": False})[1] == {"temporal", "skeleton", "frame_norm"}
+    assert parts(**WITHOUT)[1] == {"pfu", "skeleton"}
+    bare, left = parts(**WITHOUT, **{"pfu.use": False})
+    assert left == set() and [stage.name for stage in bare.stages()] == ["main"]
+    assert not any(bare.extras(phase) for phase in ("train", "extract", "test"))
+    bank, x, _ = refreshed(bare)
+    np.testing.assert_allclose(bank.images, x.mean(1), atol=1e-6)
+    variables = family.filled(bare.init, batch_of())
+    found = {"projected": jnp.ones((CLIPS, JOINT))}
+    similar = bare.network.apply(variables, found, bank, batch_of(), True, method="similar")
+    np.testing.assert_allclose(similar, np.ones((CLIPS, JOINT)) @ x.mean(1).T, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"sgtm.use": False}, "config.embedding has 'temporal'"),
+        ({"skeleton.eigenvectors": 17}, "17 joints have one fewer at most"),
+        ({"skeleton.heads": 7}, "does not divide over config.skeleton.heads=7"),
+        ({"skeleton.joints": 19}, "no tree of 19 joints is known"),
+        ({"skeleton.edges": ((0, 1),)}, "are no tree of the joints 0 … 16"),
+        ({"sgtm.time_embedding": True, "evaluation.seq_len": 99}, "too few for config.evaluation.seq_len=99"),
+        ({"sgtm.heads": 3}, "config.sgtm.heads=3 does not divide the 128 channels"),
+        ({"pfu.heads": 3}, "config.pfu.heads=3 does not divide the 64 channels"),
+    ],
+)
+def test_values_that_do_not_go_together(changes, words):
+    with refuses(UserError, words):
+        check_config(config(**changes))
+
+
+# ------------------------------------------------------------------------------------------------------- learning
+
+
+def test_skeletons_find_the_pictures_of_their_people():
+    """Eight people who differ in the length of their limbs alone, in skeletons; in images by a vector of their own."""
+    people, each = 8, 4
+    rng = np.random.default_rng(0)
+    length = np.exp(rng.normal(size=(people, 17)) * 0.3)
+    parent = np.array([0, 0, 1, 2, 0, 4, 5, 0, 7, 8, 9, 8, 11, 12, 8, 14, 15])
+
+    def walk(person):
+        joints = np.zeros((FRAMES, 17, 3))
+        for joint in range(1, 17):
+            direction = rng.normal(size=(FRAMES, 3))
+            direction /= np.linalg.norm(direction, axis=1, keepdims=True)
+            joints[:, joint] = joints[:, parent[joint]] + 0.3 * length[person, joint] * direction
+        return joints
+
+    y = np.repeat(np.arange(people), each)
+    batch = batch_of()
+    rows = jnp.asarray(np.stack([walk(person) for person in y]), jnp.float32)
+    colour = jnp.asarray(rng.normal(size=(people, JOINT)), jnp.float32)[y]
+    images = jnp.broadcast_to(colour[:, None], (len(y), FRAMES, JOINT))
+    whole = jnp.ones((len(y), FRAMES), bool)
+    batch = batch.replace(
+        identity=jnp.asarray(y), valid=jnp.ones(len(y), bool), frame_mask=whole,
+        extras={"joints3d": rows, "joints3d_mask": whole, "projected": images},
+    )  # fmt: skip
+    method = make(**{"skeleton.width": 32, "skeleton.hidden": 32, "skeleton.dropout": 0.0})
+    stage = method.stages()[0]
+    variables = jax.jit(method.init)(jax.random.key(0), batch_of())
+    loss, optimizer = family.loss_of(stage), optax.adam(5e-3)
+
+    @jax.jit
+    def learn(params):
+        def step(carry, _):
+            params, state = carry
+            slope = jax.grad(lambda own: loss({**params, "skeleton": own}, variables["batch_stats"], None, batch)[0])
+            changes, state = optimizer.update(slope(params["skeleton"]), state)
+            return ({**params, "skeleton": optax.apply_updates(params["skeleton"], changes)}, state), None
+
+        (params, _), _ = jax.lax.scan(step, (params, optimizer.init(params["skeleton"])), None, 150)
+        return params
+
+    def nearest(params):
+        found = method.network.apply({**variables, "params": params}, rows, whole, False, method="skeletons").tokens
+        s = np.asarray(found.mean((1, 2)))
+        return float(np.mean(y[(s @ np.asarray(colour).T).argmax(1)] == y))
+
+    assert nearest(variables["params"]) < 0.5
+    assert nearest(learn(variables["params"])) > 0.8  # chance is one in eight
