@@ -20,6 +20,7 @@ goes to every run; built sets are looked for in $JAXREID_DATA_DIR.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 import shutil
 from collections.abc import Sequence
@@ -58,11 +59,15 @@ ONE_SEED: dict[str, tuple[str, dict[str, Any]]] = {
 }
 ON_CLOTHES = (MEMORY, FULL, SHUFFLED)
 ALONE, STARTED = "skeletons alone", "skeletons alone, from the first stage"
-# TF-CLIP with the tower's frames, clips and budget of csip_reid's preset.
+# TF-CLIP with the clips, the budget and the augmentation of csip_reid's preset.
 SAME: dict[str, Any] = {
-    "dataset.config": "visible", "batch.seq_len": 4, "augment.channel_exchange": 0.0, "augment.infrared_mix": False,
-    "augment.contrast": 0.0, "augment.gamma": 0.0, "augment.negative": 0.0, "ssp.self_attention": True,
-}  # fmt: skip
+    "epochs": 8,
+    "batch.seq_len": 4,
+    "ssp.self_attention": True,
+    "augment.channel_exchange": 0.0,
+    "augment.infrared_mix": False,
+    **{f"augment.{name}": 0.0 for name in ("contrast", "gamma", "negative")},
+}
 DRAWS = 1000
 
 
@@ -107,16 +112,16 @@ def exported(workdir: Path, out: Path) -> Path:
 # --- the first stage --------------------------------------------------------------------------------------------------
 
 
-def of_tracklets(workdir: Path, data_dir: Path | None = None) -> dict[str, np.ndarray]:
-    """Of the test tracklets: "skeleton" f32[N, E] and "picture" f32[N, E] (of the starting tower), "bones" f32[N, 16],
-    "identity" and "camera" i32[N]."""
+Arrays = dict[str, np.ndarray]
+
+
+def of_tracklets(workdir: Path, data_dir: Path | None = None) -> tuple[Arrays, Arrays]:
+    """Of the test tracklets, and of those of training: "skeleton" f32[N, E] and "picture" f32[N, E] (of the starting
+    tower), "bones" f32[N, 16], "identity" and "camera" i32[N]."""
     import jax
-    import ml_collections
 
     from jaxreid.data.extras import ExtraReader
     from jaxreid.evaluation.extract import make_extractor, tracklet_features
-    from jaxreid.run.model import start_run
-    from jaxreid.run.workdirs import read_config
     from jaxreid.training.start import init_variables
     from jaxreid.training.steps import variables_of
 
@@ -124,9 +129,7 @@ def of_tracklets(workdir: Path, data_dir: Path | None = None) -> dict[str, np.nd
     method: Any = run.method
     variables = variables_of(state, frozen)
     # The tower has trained since: its place is taken by the one that training started from.
-    config = ml_collections.ConfigDict(read_config(workdir))
-    start = init_variables(start_run(config, workdir, data_dir, train=False))
-    variables["params"]["image_tower"] = start["params"]["image_tower"]
+    variables["params"]["image_tower"] = init_variables(run)["params"]["image_tower"]
 
     def find(variables: Any, memory: Any, batch: Any) -> dict[str, Any]:
         found = method.find_prototypes(variables, memory, batch)
@@ -137,17 +140,23 @@ def of_tracklets(workdir: Path, data_dir: Path | None = None) -> dict[str, np.nd
         bones = jax.numpy.where(seen[..., None], length, 0).sum(1) / count
         return {"skeleton": found["skeleton"], "picture": found["projected"], "bones": bones}
 
+    rule = dataclasses.replace(method.evaluation(), normalize=False, pool="before")
     extractor, parts = make_extractor(run, "pretrained_step", find), []
-    for split in run.dataset.test_splits:
-        reader = run.reader(split)
+    for split in (*run.dataset.test_splits, run.dataset.train):
+        reader, options = run.reader(split), run.loading.for_tests()
         extras = ExtraReader(split, reader, method.extras("extract"))
-        rule = ml_collections.FrozenConfigDict(run.config.evaluation.to_dict())
-        options = type(method.evaluation())(**{**rule, "normalize": False, "pool": "before", "outputs": ("skeleton",)})
-        arrays = tracklet_features(
-            extractor, variables, state.memory, split, options, run.loading.for_tests(), reader, extras=extras
-        )
+        arrays = tracklet_features(extractor, variables, state.memory, split, rule, options, reader, extras=extras)
         parts.append({**arrays, "identity": split.labels.pid, "camera": split.table.camera})
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    *tests, training = parts
+    return {name: np.concatenate([part[name] for part in tests]) for name in training}, training
+
+
+def pictures_of_bones(tests: Arrays, training: Arrays) -> np.ndarray:
+    """What ridge regression, learned on the training tracklets, makes of the lengths of bones: features of pictures."""
+    mean, spread = training["bones"].mean(0), training["bones"].std(0) + 1e-9
+    x, middle = (training["bones"] - mean) / spread, training["picture"].mean(0)
+    weights = np.linalg.solve(x.T @ x + 0.01 * len(x) * np.eye(x.shape[1]), x.T @ (training["picture"] - middle))
+    return (tests["bones"] - mean) / spread @ weights
 
 
 def unit(x: np.ndarray) -> np.ndarray:
@@ -186,7 +195,8 @@ def of_the_first_stage(workdirs: dict[str, list[Path]], data: dict[str, Path | N
     """Rows of the first table."""
     table, bones = [], []
     for name, folders in workdirs.items():
-        found = [of_tracklets(folder, data[name]) for folder in folders]
+        both = [of_tracklets(folder, data[name]) for folder in folders]
+        found = [tests for tests, _ in both]
         scores = [retrieved(unit(x["skeleton"]) @ unit(x["picture"]).T, x["identity"], x["camera"]) for x in found]
         first, precision, rows, chance = scores[0]
         low, high = interval(first - chance, found[0]["identity"][rows])
@@ -199,10 +209,13 @@ def of_the_first_stage(workdirs: dict[str, list[Path]], data: dict[str, Path | N
         ])  # fmt: skip
         if name != FULL:
             continue
-        x = found[0]
-        for what, values in (("skeleton → skeletons", x["skeleton"]), ("lengths of bones alone", x["bones"])):
-            distance = -np.linalg.norm(values[:, None] - values[None], axis=-1)
-            first, precision, rows, chance = retrieved(distance, x["identity"], x["camera"])
+        x, training = both[0]
+        centred = x["picture"] - training["picture"].mean(0)
+        similar = {"lengths of bones → pictures": unit(pictures_of_bones(x, training)) @ unit(centred).T}
+        for what, values in (("skeleton → skeletons", x["skeleton"]), ("lengths of bones → the same", x["bones"])):
+            similar[what] = -np.linalg.norm(values[:, None] - values[None], axis=-1)
+        for what, scores in similar.items():
+            first, precision, rows, chance = retrieved(scores, x["identity"], x["camera"])
             low, high = interval(first - chance, x["identity"][rows])
             row = [what, f"{100 * first.mean():.1f}", f"{100 * precision.mean():.1f}", f"{100 * chance.mean():.1f}"]
             bones.append([*row, f"{low:.1f} … {high:.1f}"])
@@ -212,7 +225,7 @@ def of_the_first_stage(workdirs: dict[str, list[Path]], data: dict[str, Path | N
 def over_control(real: Sequence[Path], control: Sequence[Path]) -> str:
     """How far rank-1 of skeleton → pictures lies above the shuffled control, with the interval over identities; of the
     first seed."""
-    found = [of_tracklets(folders[0]) for folders in (real, control)]
+    found = [of_tracklets(folders[0])[0] for folders in (real, control)]
     (one, _, rows, _), (other, *_) = (
         retrieved(unit(x["skeleton"]) @ unit(x["picture"]).T, x["identity"], x["camera"]) for x in found
     )

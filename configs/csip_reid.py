@@ -92,7 +92,7 @@ SMALL: dict[str, Any] = {
     "stage1.epochs": 40,
     "stage1.lr": 2e-3,
     "batch.seq_len": 4,
-    "epochs": 10,
+    "epochs": 8,
     "pfu.depth": 1,
     "optimizer.groups": CLIP_REID.with_biases(
         ("^necks_", 30.0, None), ("^(temporal|pfu|frame_norm)", 3.0, None), (".*", 1.0, None)
@@ -112,7 +112,7 @@ PRESETS = {
     "mars": Preset("clip_vit_b16", "mars", FASTER),
     "ls_vid": Preset("clip_vit_b16", "ls_vid", {"batch.piece_len": 48}),
     "ilids_vid": Preset("clip_vit_b16", "ilids_vid", {"epochs": 60, "schedule.milestones": (30.0, 50.0)}),
-    "folder": Preset("walkers_clip", "folder", SMALL),
+    "folder": Preset("walkers_clip", "folder", {**SMALL, "stage1.batch_size": 32}),
 }
 
 

@@ -57,7 +57,7 @@ PRESETS = {
     "biwi": Preset("no_tower", "biwi", KINECT),
     "ias_lab": Preset("no_tower", "ias_lab", KINECT),
     "ks20": Preset("no_tower", "ks20", {"skeleton.joints": 25, "prediction.joints": 15}),
-    "folder": Preset("no_tower", "folder", SMALL),
+    "folder": Preset("no_tower", "folder", {**SMALL, "batch.batch_size": 32}),
 }
 
 
