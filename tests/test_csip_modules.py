@@ -66,7 +66,7 @@ def test_the_skeleton_encoder_is_pytorch_s():
     code = variables["batch_stats"]["tree_code"]
     for clip, frame in np.ndindex(2, 3):
         wanted = csip_forward.skeleton_tokens(variables["params"], code, joints[clip, frame], c.heads)
-        np.testing.assert_allclose(found[clip, frame], wanted.numpy(), atol=1e-4)
+        np.testing.assert_allclose(found[clip, frame], wanted.numpy(), rtol=1e-4, atol=1e-3)
 
 
 @functools.cache

@@ -44,7 +44,7 @@ def config(preset="", **changes):
 
 
 def make(**changes):
-    return family.make_method("csip_reid", **SMALL, **changes)
+    return family.make_method("csip_reid", **(SMALL | changes))
 
 
 def batch_of(seed=0):
@@ -198,13 +198,9 @@ def test_the_main_loss_is_the_weighted_sum():
     batch = batch_of()
     loss = jax.jit(family.loss_of(method.stages()[-1]))
     total, (figures, *_) = loss(variables["params"], variables["batch_stats"], memory_of(method), batch)
-    assert float(total) == pytest.approx(
-        0.25 * figures["loss_identity"]
-        + figures["loss_triplet"]
-        + figures["loss_bank"]
-        + 1.3 / FRAMES * figures["loss_frame_identity"],
-        rel=1e-5,
-    )
+    shares = {"identity": 0.25, "triplet": 1.0, "bank": 1.0, "frame_identity": 1.3 / FRAMES}
+    by_hand = sum(share * float(figures[f"loss_{name}"]) for name, share in shares.items())
+    assert float(total) == pytest.approx(by_hand, rel=1e-5)
     found, _, similar = trainer()(variables, batch)
     y, valid = batch.identity, batch.valid
     triplets = [float(batch_hard_triplet(found[name], y, valid, 0.3)) for name in ("last", "projected", "temporal")]
@@ -282,6 +278,17 @@ def test_gradients_of_the_main_stage():
     assert not any(path.startswith("skeleton") for path in trained) and len(trained) > 40
 
 
+def slope_of_the_encoder(method):
+    """The largest gradients of the main loss in the parameters of the skeleton encoder."""
+    (_, variables), batch, loss = drawn(), batch_of(), family.loss_of(method.stages()[-1])
+
+    def of_encoder(own):
+        params = {**variables["params"], "skeleton": own}
+        return loss(params, variables["batch_stats"], memory_of(method), batch)[0]
+
+    return family.largest(jax.jit(jax.grad(of_encoder))(variables["params"]["skeleton"]))
+
+
 def test_gradients_of_the_first_stage_and_of_a_trained_encoder():
     method, variables = drawn()
     first, batch = method.stages()[0], batch_of()
@@ -295,9 +302,7 @@ def test_gradients_of_the_first_stage_and_of_a_trained_encoder():
     assert figures.keys() == {"loss_image_to_skeleton", "loss_skeleton_to_image"}
     # In the main stage the encoder gets no gradient at all, and with the switch it does and is trained.
     tuned = make(**{"skeleton.finetune": True})
-    for each, reached in ((method, False), (tuned, True)):
-        gradient, _ = stage_gradient(each, each.stages()[-1])(variables, batch)
-        assert any(v for p, v in family.largest(gradient).items() if p.startswith("skeleton/block")) == reached
+    assert not any(slope_of_the_encoder(method).values()) and any(slope_of_the_encoder(tuned).values())
     optimizer = tuned.stages()[-1].updates[0].optimizer
     assert any(p.startswith("skeleton") for p in family.paths(split_trained(variables["params"], optimizer)[0]))
 

@@ -3,6 +3,7 @@ skeletons."""
 
 import importlib
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import family
 import jax
@@ -25,8 +26,10 @@ from jaxreid.methods.method import Features
 from jaxreid.report.pictures import skeleton
 from jaxreid.report.ranked import ranked_lists
 from jaxreid.run.config_values import check_config
-from jaxreid.run.model import start_run
+from jaxreid.run.model import abstract_batch, start_run
 from jaxreid.training.dry_run import dry_run
+from jaxreid.training.loop import EpochLoop
+from jaxreid.training.start import enter_stage
 from jaxreid.training.steps import variables_of
 
 SMALL = {
@@ -85,7 +88,8 @@ def test_the_loss_is_the_weighted_sum_and_skeletons_that_are_not_there_change_no
     run = lambda batch: loss(variables["params"], variables["batch_stats"], memory, batch)  # noqa: E731
     total, (figures, *_) = run(batch)
     shares = {"clips": 0.42, "frames": 0.28, "structure": 0.06, "trajectory": 0.24}
-    assert float(total) == pytest.approx(sum(w * figures[f"loss_{name}"] for name, w in shares.items()), rel=1e-5)
+    by_hand = sum(share * float(figures[f"loss_{name}"]) for name, share in shares.items())
+    assert float(total) == pytest.approx(by_hand, rel=1e-5)
     seen = batch.extras["joints3d_mask"].at[0, 1].set(False).at[3].set(False)
     joints = [jnp.where(seen[..., None, None], batch.extras["joints3d"], noise) for noise in (0.0, 7.0)]
     one, other = (float(run(batch.replace(extras={"joints3d": x, "joints3d_mask": seen}))[0]) for x in joints)
@@ -154,8 +158,14 @@ def test_no_picture_of_a_set_with_pictures_is_read(tmp_path, data_dir, tiny, mon
 
     for name in ("decode_each", "encoded"):
         monkeypatch.setattr(FrameReader, name, refused)
-    run, found = finished(config(**{"dataset.config": "tiny"}), tmp_path / "run", data_dir)
-    assert found.results["scores"] and found.results["before_training"]
+    run = start_run(config(**{"dataset.config": "tiny"}), tmp_path / "run", data_dir)
+    state, frozen = enter_stage(run, run.method.stages()[0], None, None)
+    loop = EpochLoop(run, run.method.stages()[0], 0, state)
+    for batch in (next(iter(loop.loader(state, 0)[0])), abstract_batch(run, 16, 6, "extract")):
+        assert batch.frames.shape[2:] == (0, 0, 3) and batch.extras["joints3d"].shape[2:] == (17, 3)
+    assert len(loop.extract(state, frozen, 0, MagicMock()).arrays["feature"])
+    found = Evaluator(run).final(variables_of(state, frozen), state.memory, 0)
+    assert found.results["scores"]
     (lists, *_) = ranked_lists(run, found.cases, found.distance, found.features, found.quality)
     case = found.cases[0]
     split = case.query.split
