@@ -131,16 +131,11 @@ def test_values_that_do_not_go_together(changes, words):
 # ------------------------------------------------------------------------------------------------------- whole runs
 
 
-def finished(made, workdir, data_dir):
-    run, state, frozen = run_training(made, workdir, data_dir)
-    return run, Evaluator(run).final(variables_of(state, frozen), state.memory, 1)
-
-
 def test_a_set_of_skeletons(biwi, tmp_path):  # noqa: F811
     """From files of joints to ranked lists, in which skeletons are drawn."""
-    (tmp_path / "run").mkdir()
     changes = {"dataset.config": "f6_unchecked", "dataset.path": str(biwi), "skeleton.eigenvectors": 4}
-    run, found = finished(config("biwi", **changes), tmp_path / "run", tmp_path / "data")
+    run, state, frozen = run_training(config("biwi", **changes), tmp_path / "run", tmp_path / "data")
+    found = Evaluator(run).final(variables_of(state, frozen), state.memory, 1)
     (record,) = found.results["scores"]
     assert (record["protocol"], record["distance"]) == ("skeleton", "euclidean")
     assert {"mAP", "rank-1", "rank-5", "rank-10"} <= record.keys()
@@ -148,8 +143,9 @@ def test_a_set_of_skeletons(biwi, tmp_path):  # noqa: F811
     split = found.cases[0].query.split
     row = split.labels.names.index(lists[0].query.name)
     assert lists[0].query.pictures[0] == skeleton(run.reader(split).joints(row)[0][0])
-    with refuses(UserError, "needed are [25, 3]"):
-        run_training(config("ks20", **changes, **{"dataset.name": "biwi"}), tmp_path / "other", tmp_path / "data")
+    other = start_run(config("ks20", **changes, **{"dataset.name": "biwi"}), tmp_path / "other", tmp_path / "data")
+    with refuses(UserError, "joints [20, 3] per frame, needed are [25, 3]"):
+        other.extras(other.dataset.train, "train").read(0, [0])
 
 
 def test_no_picture_of_a_set_with_pictures_is_read(tmp_path, data_dir, tiny, monkeypatch):
