@@ -133,10 +133,7 @@ PAPERS: tuple[OfPreset | OfTowers, ...] = (
     ),
     OfPreset(
         "CSIP-ReID",
-        "clip_reid:mars",
-        {"batch.num_identities": 4, "batch.num_instances": 4, "batch.seq_len": 8, "epochs": 80},
-        extra=3 * 2 * (0.1e12 + 128 * 1.1e9) + 2 * 16 * 3e9,  # prototype fusion, temporal model; skeletons forward
-        parameters=9_195_520 + 525_313 + 15_169_537,
+        "csip_reid:mars",
         unknown="its second stage; the first learns from features that are computed once",
     ),
     OfPreset("KeyRe-ID", "keyre_id:mars"),

@@ -52,15 +52,15 @@ def train_row(name: str, row: Row, seeds: Sequence[int], arguments: argparse.Nam
     return workdirs
 
 
-def reopened(workdir: Path) -> tuple[Any, Any, Any]:
-    """(run, state that is scored, frozen parameters) of a finished run."""
+def reopened(workdir: Path, data_dir: Path | None = None) -> tuple[Any, Any, Any]:
+    """(run, state that is scored, frozen parameters) of a finished run, whose built set lies in `data_dir`."""
     import ml_collections
 
     from jaxreid.run.model import start_run
     from jaxreid.run.workdirs import read_config
     from jaxreid.training.restore import restore_judged
 
-    run = start_run(ml_collections.ConfigDict(read_config(workdir)), workdir, None, train=False)
+    run = start_run(ml_collections.ConfigDict(read_config(workdir)), workdir, data_dir, train=False)
     state, frozen, *_ = restore_judged(run)
     return run, state, frozen
 

@@ -33,6 +33,7 @@ TOWERS: dict[str, dict[str, Any]] = {
     "clip_vit_l14": _tower("ViT-L/14", "hf:openai/clip-vit-large-patch14", (224, 112)),
     "dinov2_vit_s14": _tower("dinov2:ViT-S/14", "dinov2/vits14", (252, 126)),
     "imagenet_vit_b16": _tower("imagenet:ViT-B/16", "timm/jx_vit_base_p16_224", (256, 128)),
+    "no_tower": _tower("", "", (64, 32), HALF, small=True),  # of methods that see no pictures
     "resnet50": _tower("resnet50", "torchvision/resnet50-v1", (256, 128)),
     "resnet50_two_stem": _tower("resnet50_two_stem", "torchvision/resnet50-v1", (288, 144)),
 }
@@ -79,6 +80,9 @@ DATASETS: dict[str, dict[str, Any]] = {
     "detreidx": _published("detreidx", "chunk_first", 8),
     "ag_vpreid": _published("ag_vpreid", "chunk_first", 8),
     "g2a_vreid": _published("g2a_vreid", "floor_first", 8),
+    "biwi": _published("biwi", "chunk_first", 6),
+    "ias_lab": _published("ias_lab", "chunk_first", 6),
+    "ks20": _published("ks20", "chunk_first", 6),
     "mevid": _published("mevid", "recombine", 16, stride=4),
     "ccvid": _published("ccvid", "recombine", 16, stride=4),
 }

@@ -22,7 +22,12 @@ from jaxreid.run.config_values import BASE, check_config
 from jaxreid.run.model import start_run
 
 CONFIGS = sorted(path.stem for path in (Path(__file__).parent.parent / "configs").glob("*.py"))
-FREE = {"dataset.config", "dataset.path", "backbone.checkpoint"}  # opening and loading say what there is
+FREE = {
+    "dataset.config",
+    "dataset.path",
+    "backbone.checkpoint",
+    "skeleton.checkpoint",
+}  # opening and loading say what there is
 
 
 def presets(name):

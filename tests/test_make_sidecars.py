@@ -13,7 +13,7 @@ from jaxreid.data.build import build, named_set
 from jaxreid.data.sidecars import Sidecar, sidecar_kinds
 from jaxreid.errors import UserError
 from jaxreid.footage import pose_sidecar, poses
-from jaxreid.footage.pose_sidecar import make_keypoints
+from jaxreid.footage.pose_sidecar import make_poses
 from jaxreid.report.pictures import LEFT, RIGHT, with_keypoints
 from jaxreid.tools import make_sidecars, show_dataset
 
@@ -285,14 +285,14 @@ def test_a_run_that_was_stopped_goes_on_behind_the_last_whole_tracklet(people):
     order = [0, 1, 2, 3, 4, 10, 11, 20, 21, 22]
     first = Counted(breaks=8)
     with pytest.raises(KeyboardInterrupt):
-        make_keypoints(directory, first, "again", batch=2, show_progress=False)
+        make_poses(directory, first, "again", batch=2, show_progress=False)
     assert first.seen == order[:8] and sidecar_kinds(directory) == []
     # A kill in the middle of a file leaves it under another name; another backend has a folder of its own.
     (partial,) = (directory / "sidecars").glob("keypoints.partial-*")
     assert len(list(partial.iterdir())) == 2
     (partial / f"{'0' * 24}.npy.part").write_bytes(b"\x93NUMPY")
     second = Counted()
-    report = make_keypoints(directory, second, "again", batch=2, show_progress=False)
+    report = make_poses(directory, second, "again", batch=2, show_progress=False)
     assert second.seen == order[7:]
     assert (report.tracklets, report.frames, report.undetected, report.taken_over) == (3, FRAMES, 1, 2)
     sidecar = Sidecar.open(directory, "keypoints")
@@ -307,10 +307,10 @@ def test_a_run_that_was_stopped_goes_on_behind_the_last_whole_tracklet(people):
 def test_another_backend_takes_nothing_over(people):
     directory = build("folder", source=people, data_dir=people.parent / "data")
     with pytest.raises(KeyboardInterrupt):
-        make_keypoints(directory, Counted(breaks=6), "", batch=2, show_progress=False)
+        make_poses(directory, Counted(breaks=6), "", batch=2, show_progress=False)
     other = Counted()
     other.meta = {"model": "other"}
-    assert make_keypoints(directory, other, "", batch=2, show_progress=False).taken_over == 0
+    assert make_poses(directory, other, "", batch=2, show_progress=False).taken_over == 0
     assert len(other.seen) == FRAMES
 
 
@@ -318,7 +318,7 @@ def test_two_processes_do_not_make_it_at_once(people):
     directory = build("folder", source=people, data_dir=people.parent / "data")
     (directory / "sidecars").mkdir()
     with pose_sidecar.held(directory / "sidecars" / ".keypoints.lock"), refuses(UserError, "process", "keypoints"):
-        make_keypoints(directory, Counted(), "", batch=2, show_progress=False)
+        make_poses(directory, Counted(), "", batch=2, show_progress=False)
 
 
 def test_a_data_sets_name_comes_before_a_folder(people, tmp_path, monkeypatch):

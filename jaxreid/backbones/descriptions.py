@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxreid.backbones.kinds import Config
+from jaxreid.backbones.skeleton_graph import SkeletonConfig
 from jaxreid.backbones.tensors import (
     FOLDER_CONFIGS,
     FOLDER_FILES,
@@ -23,7 +24,7 @@ from jaxreid.backbones.vit import ViTConfig
 SILENT_FIELDS = ("heads", "activation", "eps")
 
 
-METADATA_KEYS = {"text": "jaxreid_text", "image": "jaxreid_vit"}
+METADATA_KEYS = {"text": "jaxreid_text", "skeleton": "jaxreid_skeleton", "image": "jaxreid_vit"}
 
 
 # By their names in a config.json, and what they are where it doesn't name them.
@@ -60,7 +61,8 @@ def read_description(path: str | os.PathLike, config: Config) -> dict[str, Any]:
 
 
 def metadata_key(config: Config) -> str:
-    return METADATA_KEYS["text" if isinstance(config, TextConfig) else "image"]
+    kinds = {TextConfig: "text", SkeletonConfig: "skeleton"}
+    return METADATA_KEYS[kinds.get(type(config), "image")]
 
 
 def _hugging_face_description(stored: dict[str, Any], config: Config, path: Path) -> dict[str, Any]:

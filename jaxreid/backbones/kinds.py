@@ -11,12 +11,13 @@ from flax.traverse_util import flatten_dict
 
 from jaxreid.backbones.layouts import LAYOUTS, Layout
 from jaxreid.backbones.resnet import ResNet, ResNetConfig
+from jaxreid.backbones.skeleton_graph import SkeletonConfig, SkeletonGraph
 from jaxreid.backbones.swinir import SwinIR, SwinIRConfig
 from jaxreid.backbones.swinir_layout import SWINIR
 from jaxreid.backbones.text import TextConfig, TextTower
 from jaxreid.backbones.vit import ViT, ViTConfig
 
-Config = ViTConfig | TextConfig | ResNetConfig | SwinIRConfig
+Config = ViTConfig | TextConfig | ResNetConfig | SwinIRConfig | SkeletonConfig
 
 
 class Kind(NamedTuple):
@@ -49,11 +50,17 @@ def _abstract_swinir(c: SwinIRConfig) -> Any:
     return SwinIR(c).init(jax.random.key(0), jnp.zeros((1, 1, *c.size, 3)))
 
 
+def _abstract_skeleton(c: SkeletonConfig) -> Any:
+    made = SkeletonGraph(c).init(jax.random.key(0), jnp.zeros((1, c.joints, 3)))
+    return {"params": made["params"]}  # nothing in it depends on the tree, whose code no file holds
+
+
 KINDS = {
     ViTConfig: Kind("image tower", LAYOUTS[ViTConfig], _abstract_vit),
     TextConfig: Kind("text tower", LAYOUTS[TextConfig], _abstract_text),
     ResNetConfig: Kind("ResNet", LAYOUTS[ResNetConfig], _abstract_resnet),
     SwinIRConfig: Kind("super-resolution network", (SWINIR,), _abstract_swinir),
+    SkeletonConfig: Kind("skeleton encoder", LAYOUTS[SkeletonConfig], _abstract_skeleton),
 }
 
 
@@ -70,6 +77,8 @@ def summary(config: Config) -> str:
     if isinstance(config, SwinIRConfig):
         layout = f"{config.groups} groups of {config.depth} blocks, width {config.width}, window {config.cell[0]}"
         return f"a SwinIR of {layout}, head {config.head!r} ×{config.scale}"
+    if isinstance(config, SkeletonConfig):
+        return f"a skeleton encoder of {config.depth} blocks, width {config.width}, projection {config.projection}"
     rest = (
         f"patch {config.patch}, grid {config.grid[0]}×{config.grid[1]}"
         if isinstance(config, ViTConfig)

@@ -15,6 +15,7 @@ import numpy as np
 
 from jaxreid.backbones.positions import Interpolation, bicubic, bicubic_antialiased, bicubic_offset, bilinear
 from jaxreid.backbones.resnet import STEMS, ResNetConfig
+from jaxreid.backbones.skeleton_graph import SkeletonConfig
 from jaxreid.backbones.text import TextConfig
 from jaxreid.backbones.transformer import TransformerConfig
 from jaxreid.backbones.vit import ViTConfig
@@ -197,7 +198,7 @@ HUGGING_FACE_IMAGE = Layout(
     prefixes=("vision_model.", ""),
     markers=("embeddings.patch_embedding.weight", "pre_layrnorm.weight"),
     entries=_hugging_face_image,
-    ignored=(r"text_model\..*", r"text_projection\.weight", "logit_scale", POSITION_IDS),
+    ignored=(r"text_model\..*", r"text_projection\.weight", "logit_scale", POSITION_IDS, r"skeleton\..*"),
     interpolation=lambda c: bilinear,
 )
 HUGGING_FACE_TEXT = Layout(
@@ -412,8 +413,33 @@ HUGGING_FACE_RESNET = Layout(
     ignored=(r"classifier\..*", r".*\.num_batches_tracked"),
 )
 
+# ------------------------------------------------------------------------------------------ skeletons, a format of ours
+
+SKELETON_BLOCK: tuple[Row, ...] = (
+    *((name, name, LINEAR) for name in ("query", "key", "value", "out", "up", "down")),
+    *((name, name, NORM) for name in ("norm_1", "norm_2")),
+)
+
+
+def _skeleton(c: SkeletonConfig, prefix: str) -> list[Entry]:
+    return [
+        *(entry for name in ("embed_in", "embed_out", "embed_code") for entry in part(prefix + name, name, LINEAR)),
+        *blocks(c, f"{prefix}blocks", SKELETON_BLOCK),
+        *where(c.projection, part(f"{prefix}projection", "projection", PROJECTION)),
+    ]
+
+
+SKELETON = Layout(
+    name="skeleton encoder",
+    prefixes=("skeleton.",),
+    markers=("embed_in.weight", "embed_code.weight"),
+    entries=_skeleton,
+    ignored=(r"(?!skeleton\.).*",),
+)
+
 LAYOUTS: dict[type, tuple[Layout, ...]] = {
     ViTConfig: (HUGGING_FACE_IMAGE, OPENAI_IMAGE, DINOV2, TIMM, HUGGING_FACE_DINOV2),
     TextConfig: (HUGGING_FACE_TEXT, OPENAI_TEXT),
     ResNetConfig: (TORCHVISION_RESNET, HUGGING_FACE_RESNET),
+    SkeletonConfig: (SKELETON,),
 }

@@ -19,11 +19,13 @@ from jaxreid.backbones.layouts import (
     HUGGING_FACE_DINOV2,
     HUGGING_FACE_IMAGE,
     HUGGING_FACE_TEXT,
+    SKELETON,
     TIMM,
     TORCHVISION_RESNET,
     Layout,
 )
 from jaxreid.backbones.resnet import ResNetConfig
+from jaxreid.backbones.skeleton_graph import SkeletonConfig
 from jaxreid.backbones.swinir import SwinIRConfig
 from jaxreid.backbones.swinir_layout import SWINIR
 from jaxreid.backbones.tensors import CheckpointError, Tensors, listing
@@ -77,6 +79,8 @@ def _usual_layout(config: Config) -> tuple[Layout, str]:
         return TORCHVISION_RESNET, ""
     if isinstance(config, SwinIRConfig):
         return SWINIR, "params."
+    if isinstance(config, SkeletonConfig):
+        return SKELETON, SKELETON.prefixes[0]
     if isinstance(config, TextConfig):
         return HUGGING_FACE_TEXT, "text_model."
     return (HUGGING_FACE_IMAGE, "vision_model.") if config.pre_norm_embeddings else (HUGGING_FACE_DINOV2, "")

@@ -417,9 +417,8 @@ def making(kind: str, dataset: str | os.PathLike[str], data_dir: str | os.PathLi
     """The commands that make a sidecar of a kind, for messages; `dataset` as they take it."""
     place = shlex.quote(printable(dataset))
     where = f" --data_dir={shlex.quote(printable(data_dir))}" if data_dir is not None else ""
-    made = (
-        f"jaxreid make-sidecars {place} --kind=keypoints --backend=…{where}, or with: " if kind == "keypoints" else ""
-    )
+    makes = f"jaxreid make-sidecars {place} --kind={kind} --backend=…{where}, or with: "
+    made = makes if kind in ("keypoints", "joints3d") else ""
     return (
         f"{made}jaxreid import-sidecar {kind} --dataset={place} --source=FILES{where} "
         "(docs/sidecars.md says how to make others)"

@@ -32,7 +32,8 @@ LAG = 2  # batches on their way, so that fetching one's features keeps no device
 class Extractor:
     """Runs `function(variables, memory, batch)` in evaluation mode over clip plans, in batches of a fixed shape.
 
-    With an augmentation, what is drawn depends on `seed` and on what a batch begins with.
+    With an augmentation, what is drawn depends on `seed` and on what a batch begins with. Without `pictures`, none is
+    read.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class Extractor:
         flip: bool = False,
         augmentation: Augmentation = UNCHANGED,
         seed: int = 0,
+        pictures: bool = True,
     ) -> None:
         def extract_step(variables: Any, memory: Any, batch: Batch) -> Features:
             rng = jax.random.fold_in(jax.random.PRNGKey(seed), batch.tracklet[0])
@@ -56,7 +58,7 @@ class Extractor:
             # Whose features these are comes from the batch that they were made of, never from a place in the plan.
             return Features(arrays=arrays, tracklet=batch.tracklet, part=batch.part, valid=batch.valid)
 
-        self.mesh, self.batch_size = mesh, batch_size
+        self.mesh, self.batch_size, self.pictures = mesh, batch_size, pictures
         self.step = Compiled(extract_step, out_shardings=parallel.rows(mesh))
 
     def __call__(self, *arguments: Any) -> Features:
@@ -88,6 +90,7 @@ class Extractor:
                 uses_identity=False,
                 reader=reader,
                 extras=extras,
+                pictures=self.pictures,
                 process_index=jax.process_index(),
                 process_count=jax.process_count(),
             )
@@ -136,7 +139,8 @@ def make_extractor(
 ) -> Extractor:
     """An extractor of a run, whose compiled step the run lists under `name`."""
     size, seed = run.config.extraction_batch_size, run.config.seed
-    extractor = Extractor(function, run.pixels, run.mesh, size, flip, augmentation, seed)
+    pictures = run.method.sees_pictures
+    extractor = Extractor(function, run.pixels, run.mesh, size, flip, augmentation, seed, pictures)
     run.compiled[name] = extractor.step
     return extractor
 

@@ -1,6 +1,6 @@
-"""The keypoints sidecar of a built data set, made from its frames.
+"""The sidecar of key points, or of 3-D joints, of a built data set, made from its frames.
 
-What is found of a tracklet is kept at once, in a file of its own in `PREPARED/sidecars/keypoints.partial-…`, so that a
+What is found of a tracklet is kept at once, in a file of its own in `PREPARED/sidecars/KIND.partial-…`, so that a
 run that was stopped goes on behind the last finished tracklet. Another backend has another such folder.
 """
 
@@ -35,21 +35,23 @@ class Made:
     taken_over: int
 
 
-def make_keypoints(
+def make_poses(
     directory: Path,
     estimator: PoseEstimator,
     command: str,
     *,
+    kind: str = KIND,
     overwrite: bool = False,
     batch: int = 16,
     show_progress: bool = True,
 ) -> Made:
-    """Finds the key points of every frame of every tracklet and writes them beside a prepared set.
+    """Finds the points of every frame of every tracklet and writes them beside a prepared set.
 
     Args:
       directory: the prepared set.
       estimator: of `jaxreid.footage.poses`.
       command: that makes the sidecar anew; it is named to whoever misses an entry.
+      kind: of sidecar.
       overwrite: replace a sidecar of this kind.
       batch: crops that the estimator gets at once.
       show_progress: a progress bar on stderr.
@@ -58,13 +60,13 @@ def make_keypoints(
       UserError: there is a sidecar already and `overwrite` is false, a frame cannot be decoded, or another process is
         making the sidecar.
     """
-    final = free_place(directory, KIND, overwrite)
+    final = free_place(directory, kind, overwrite)
     key = hashlib.sha256(json.dumps(dict(estimator.meta), sort_keys=True).encode()).hexdigest()[:8]
-    partial = final.with_name(f"{KIND}.partial-{key}")
+    partial = final.with_name(f"{kind}.partial-{key}")
     partial.mkdir(parents=True, exist_ok=True)
     try:
-        with held(final.with_name(f".{KIND}.lock")):
-            return _make(directory, estimator, command, overwrite, batch, show_progress, partial)
+        with held(final.with_name(f".{kind}.lock")):
+            return _make(directory, estimator, command, kind, overwrite, batch, show_progress, partial)
     except Held as other:
         raise UserError(f"{other.holder} is making {final}") from None
 
@@ -73,12 +75,13 @@ def _make(
     directory: Path,
     estimator: PoseEstimator,
     command: str,
+    kind: str,
     overwrite: bool,
     batch: int,
     show_progress: bool,
     partial: Path,
 ) -> Made:
-    tracklets = _tracklets(directory)
+    tracklets = tracklets_of(directory)
     frames = sum(len(split.frame_index(row)) for split, _, row in tracklets.values())
     files = {name: partial / f"{hashlib.sha256(name.encode()).hexdigest()[:24]}.npy" for name in tracklets}
     there = {name for name, file in files.items() if file.exists()}
@@ -95,7 +98,7 @@ def _make(
             with written_aside(files[name], synced=True) as aside, aside.open("wb") as file:
                 np.save(file, points)
     undetected = 0
-    with SidecarWriter(directory, KIND, {**estimator.meta, "command": command}, overwrite) as writer:
+    with SidecarWriter(directory, kind, {**estimator.meta, "command": command}, overwrite) as writer:
         for name, (split, _, row) in tracklets.items():
             points = np.load(files[name], allow_pickle=False)
             mask = points.any(axis=(1, 2))
@@ -106,7 +109,7 @@ def _make(
     return Made(len(tracklets), frames, undetected, len(there))
 
 
-def _tracklets(directory: Path) -> dict[str, tuple[Split, FrameReader, int]]:
+def tracklets_of(directory: Path) -> dict[str, tuple[Split, FrameReader, int]]:
     """Where every tracklet is read, by name: some are in several splits."""
     found: dict[str, tuple[Split, FrameReader, int]] = {}
     for name, count in split_counts(directory).items():

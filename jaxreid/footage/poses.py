@@ -107,7 +107,7 @@ def blazepose(path: Path) -> PoseEstimator:
     Raises:
       UserError: the file is not there, or is another.
     """
-    net = cv2.dnn.readNetFromTFLite(np.frombuffer(_model_bytes(path), np.uint8))
+    net, facts = blazepose_net(path)
 
     def network(pixels: np.ndarray) -> tuple[np.ndarray, float]:
         net.setInput(pixels)
@@ -116,8 +116,14 @@ def blazepose(path: Path) -> PoseEstimator:
 
     return PoseEstimator(
         lambda crops: np.stack([blazepose_points(network, crop) for crop in crops]),
-        _meta("BlazePose GHUM full", "visibility", file=f"sha256 {SHA256}", tool=f"OpenCV {cv2.__version__}"),
+        _meta("BlazePose GHUM full", "visibility", **facts),
     )
+
+
+def blazepose_net(path: Path) -> tuple[Any, dict[str, str]]:
+    """(OpenCV's network of a file as for `blazepose`, what a sidecar notes of file and tool)."""
+    net = cv2.dnn.readNetFromTFLite(np.frombuffer(_model_bytes(path), np.uint8))
+    return net, {"file": f"sha256 {SHA256}", "tool": f"OpenCV {cv2.__version__}"}
 
 
 def _model_bytes(path: Path) -> bytes:
@@ -140,15 +146,19 @@ def blazepose_points(network: Network, crop: np.ndarray) -> np.ndarray:
     """Key points f32[17, 3] of a crop u8[H, W, 3], as `PoseEstimator.locate` gives them."""
     square, left, top = in_square(crop)
     side = len(square)
-    method = cv2.INTER_AREA if side > SIDE else cv2.INTER_LINEAR
-    pixels = cv2.resize(square, (SIDE, SIDE), interpolation=method)
-    landmarks, presence = network(cv2.dnn.blobFromImage(pixels, 1 / 255))
+    landmarks, presence = network(blazepose_pixels(square))
     if presence < PRESENT:
         return np.zeros((JOINTS, 3), np.float32)
     chosen = landmarks[list(COCO_OF_BLAZEPOSE)]
     places = chosen[:, :2] * (side / SIDE) - (left, top)
     visibility = 1 / (1 + np.exp(-chosen[:, 3:4]))
     return np.concatenate([places, visibility], axis=1).astype(np.float32)
+
+
+def blazepose_pixels(square: np.ndarray) -> np.ndarray:
+    """A square u8[S, S, 3] as the network takes it, f32[1, 3, SIDE, SIDE]."""
+    method = cv2.INTER_AREA if len(square) > SIDE else cv2.INTER_LINEAR
+    return cv2.dnn.blobFromImage(cv2.resize(square, (SIDE, SIDE), interpolation=method), 1 / 255)
 
 
 def in_square(crop: np.ndarray) -> tuple[np.ndarray, int, int]:

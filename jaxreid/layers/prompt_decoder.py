@@ -99,11 +99,13 @@ class PromptDecoder(nn.Module):
         if not self.simple:
             v = norm(linear(v, "tokens"), "tokens_out")
             x = linear(norm(x, "bank_in"), "bank")
-        x = jnp.broadcast_to(x, (tokens.shape[0], *x.shape[-2:]))
+        x = x if x.ndim == 3 else x[None]  # what all rows share is computed once
         for layer in range(self.depth):
             if self.self_attention:
                 n = norm(x, f"norm_self_{layer}")
-                x = x + drop(PromptAttention(self.heads, name=f"self_{layer}")(n, n))
+                change = PromptAttention(self.heads, name=f"self_{layer}")(n, n)
+                x = x + drop(jnp.broadcast_to(change, (tokens.shape[0], *x.shape[1:])))
+            x = jnp.broadcast_to(x, (tokens.shape[0], *x.shape[1:]))
             n = norm(x, f"norm_cross_{layer}")
             x = x + drop(PromptAttention(self.heads, name=f"cross_{layer}")(n, v, seen))
             n = nn.Dense(4 * width, kernel_init=_init, name=f"up_{layer}")(norm(x, f"norm_mlp_{layer}"))

@@ -50,7 +50,7 @@ class CGClipNetwork(TFClipNetwork):
       caption_tower: the text tower on captions, None = no captions.
     """
 
-    diffusion: bool = False
+    frames: bool = False
     sequence_prompt: Callable[[], nn.Module] | None = None
     caption_refinement: Callable[[], nn.Module] | None = None
     token_extraction: Callable[[], nn.Module] | None = None

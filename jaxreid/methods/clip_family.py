@@ -24,6 +24,7 @@ import jax.numpy as jnp
 
 from jaxreid.arrays import masked_mean
 from jaxreid.augment import Augmentation
+from jaxreid.backbones.batch_norm import MaskedBatchNorm
 from jaxreid.backbones.frame_encoder import clip_configs
 from jaxreid.backbones.text import TEXT_TOWERS, TextConfig
 from jaxreid.backbones.transformer import Adapters
@@ -71,6 +72,7 @@ class ClipNetwork(nn.Module):
       num_classes: C, training identities.
       pooling: of frames, one of `POOLINGS`; made once for the tower's own space and once for the joint one.
       classified: features that have a neck and a classifier.
+      frames: whether "temporal" also has features of frames, which share its classifier behind a norm of their own.
       neck_shift: whether the batch norms of the necks have a trained shift.
       text: text tower and template, None = no sentences.
     """
@@ -82,6 +84,7 @@ class ClipNetwork(nn.Module):
     prompts: PlatformPrompts | None = None
     pooling: Callable[[], nn.Module] = MeanPooling
     classified: tuple[str, ...] = ("last", "projected")
+    frames: bool = False
     neck_shift: bool = False
     text: tuple[TextConfig, PromptTemplate] | None = None
 
@@ -92,6 +95,8 @@ class ClipNetwork(nn.Module):
         self.heads = Necks(self.num_classes, self.classified, self.neck_shift)
         nn.share_scope(self, self.heads)
         self.pool, self.pool_joint = self.pooling(), self.pooling()
+        if self.frames:
+            self.frame_norm = MaskedBatchNorm(use_bias=False)
         if self.text:
             self.prompted_text = PromptedText(*self.text, self.num_classes, name="text")
 
@@ -116,8 +121,14 @@ class ClipNetwork(nn.Module):
         return masked_mean(self.tower(batch, False, plain=True).projected, batch.frame_mask)
 
     def logits(self, found: Mapping[str, Any], batch: Batch, train: bool) -> dict[str, jax.Array]:
-        """Clip features → identity logits f32[B, C] by name."""
-        return self.heads(found, batch.valid, train)
+        """Clip features → identity logits f32[B, C] by name; of "frames" f32[B·T, C]."""
+        logits = self.heads(found, batch.valid, train)
+        if self.frames:
+            seen = (batch.frame_mask & batch.valid[:, None]).reshape(-1)
+            frames = found["frames"].reshape(len(seen), -1)
+            frames = self.frame_norm(frames, seen, use_running_average=not train)
+            logits["frames"] = self.heads.neck("temporal").classifier(frames)
+        return logits
 
     def normed(self, found: Mapping[str, Any], batch: Batch) -> dict[str, jax.Array]:
         """Clip features by name as the batch norms of the necks leave them, with their running statistics."""
@@ -157,6 +168,17 @@ def family_losses(
         for name in triplet.features
     ]
     return {"identity": (w.identity, sum(of_identity)), "triplet": (w.triplet, sum(of_triplets))}  # pyright: ignore
+
+
+def frame_loss(config: Any, logits: Mapping[str, jax.Array], batch: Batch) -> dict[str, tuple[Any, jax.Array]]:
+    """The identity loss of the logits of frames, 1/T of its weight; nothing where there are none."""
+    if "frames" not in logits:
+        return {}
+    frames = batch.frame_mask.shape[1]
+    seen = (batch.frame_mask & batch.valid[:, None]).reshape(-1)
+    y = jnp.repeat(batch.identity, frames)
+    of_frames = cross_entropy(logits["frames"], y, seen, config.label_smoothing)
+    return {"frame_identity": (config.weights.frame_identity / frames, of_frames)}
 
 
 class ClipFamily(Method):
@@ -268,7 +290,7 @@ class ClipFamily(Method):
         """((clip features by name, logits by name, similarities to the rows), batch statistics) in training."""
 
         def forward(network: ClipNetwork) -> tuple[dict[str, Any], dict[str, jax.Array], jax.Array]:
-            found = network.encode(batch, train=True)
+            found = self.encode(network, batch, context)
             rows = self.rows(network, memory, context)
             return found, network.logits(found, batch, True), network.similar(found, rows, batch, True)
 
@@ -291,6 +313,11 @@ class ClipFamily(Method):
         losses["bank"] = (self.config.weights.bank, of_bank)
         return losses | self.more_losses(found, logits, memory, batch), moved
 
+    def encode(self, network: Any, batch: Batch, context: Context) -> dict[str, Any]:
+        """Clip features by name, in training, by the bound network."""
+        del context
+        return network.encode(batch, train=True)
+
     def rows(self, network: Any, memory: Any, context: Context) -> jax.Array:
         """The rows f32[C, E] that features are compared with, in training, by the bound network."""
         del network, context
@@ -299,9 +326,9 @@ class ClipFamily(Method):
     def more_losses(
         self, found: Mapping[str, Any], logits: Mapping[str, jax.Array], memory: Any, batch: Batch
     ) -> dict[str, tuple[Any, jax.Array]]:
-        """{name: (weight, value)} of what a member adds."""
-        del found, logits, memory, batch
-        return {}
+        """{name: (weight, value)} of what a member adds: where its features of frames are classified, their loss."""
+        del found, memory
+        return frame_loss(self.config, logits, batch)
 
     def embed(self, variables: Variables, memory: BankMemory, batch: Batch) -> dict[str, jax.Array]:
         """ "feature": the parts of `config.embedding` side by side, before or after their batch norms as

@@ -294,6 +294,7 @@ class Method:
 
     uses_identity = False
     uses_captions = False
+    sees_pictures = True  # False: no pass reads any, frames are 0 × 0, and the config names no tower
     assumes: ClassVar[Mapping[str, str]] = {}  # name of an assumption → the config key whose value is stated
     values: ClassVar[Table] = {}  # conditions of the keys that only this method reads
     released: ClassVar[Released | None] = None  # checkpoints of its authors

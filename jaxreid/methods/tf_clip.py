@@ -17,12 +17,10 @@ import jax
 import jax.numpy as jnp
 
 from jaxreid.arrays import masked_mean
-from jaxreid.backbones.batch_norm import MaskedBatchNorm
 from jaxreid.data.batch import Batch
 from jaxreid.layers.prompt_decoder import PromptDecoder
 from jaxreid.layers.tf_clip import TemporalMemoryDiffusion
-from jaxreid.losses.identity import cross_entropy
-from jaxreid.methods.class_banks import IMAGE_VALUES, PROMPT_VALUES, Bank, BankMemory, ImageBank
+from jaxreid.methods.class_banks import IMAGE_VALUES, PROMPT_VALUES, Bank, ImageBank
 from jaxreid.methods.clip_family import ClipFamily, ClipNetwork, family_values, prompt_faults, prompted
 from jaxreid.methods.released import tf_clip
 from jaxreid.values import flag, non_negative, one_of, under, whole
@@ -35,39 +33,28 @@ class TFClipNetwork(ClipNetwork):
     """The family's network with SSP and TMD.
 
     Attributes:
-      diffusion: whether there is TMD.
+      frames: whether there is TMD.
       sequence_prompt: SSP, None = none.
     """
 
-    diffusion: bool = True
+    frames: bool = True
     sequence_prompt: Callable[[], nn.Module] | None = PromptDecoder
 
     def setup(self):
         super().setup()
-        if self.diffusion:
+        if self.frames:
             self.temporal = TemporalMemoryDiffusion(self.image.heads)
-            self.frame_norm = MaskedBatchNorm(use_bias=False)
         if self.sequence_prompt:
             self.sequence = self.sequence_prompt()
 
     def encode(self, batch: Batch, train: bool) -> dict[str, Any]:
         """Clip features by name; also "tokens" [B, T, L, D] and, of TMD, "frames" f32[B, T, D]."""
-        frames = self.tower(batch, train, all_tokens=self.diffusion or self.sequence_prompt is not None)
+        frames = self.tower(batch, train, all_tokens=self.frames or self.sequence_prompt is not None)
         found = self.clips(frames, batch) | {"tokens": frames.tokens}
-        if self.diffusion:
+        if self.frames:
             assert frames.tokens is not None
             found["temporal"], found["frames"] = self.temporal(frames.tokens, batch.frame_mask)
         return found
-
-    def logits(self, found: Mapping[str, Any], batch: Batch, train: bool) -> dict[str, jax.Array]:
-        """Clip features → identity logits f32[B, C] by name; "frames" f32[B·T, C] share the clip's classifier."""
-        logits = super().logits(found, batch, train)
-        if self.diffusion:
-            seen = (batch.frame_mask & batch.valid[:, None]).reshape(-1)
-            frames = found["frames"].reshape(len(seen), -1)
-            frames = self.frame_norm(frames, seen, use_running_average=not train)
-            logits["frames"] = self.heads.neck("temporal").classifier(frames)
-        return logits
 
     def similar(self, found: Mapping[str, Any], bank: jax.Array, batch: Batch, train: bool) -> jax.Array:
         """v·(M + Δ)ᵀ: dot products with the rows of the bank as SSP changes them for each clip."""
@@ -116,7 +103,7 @@ class TFClip(ClipFamily):
             **self.shared(),
             classified=("last", "projected", *(("temporal",) if config.temporal.diffusion else ())),
             text=prompted(config, self.info, self.text) if config.bank == "prompt" else None,
-            diffusion=config.temporal.diffusion,
+            frames=config.temporal.diffusion,
             sequence_prompt=decoder if ssp.depth else None,
         )
 
@@ -124,18 +111,6 @@ class TFClip(ClipFamily):
         if self.config.bank == "prompt":
             return self.prompt_bank()
         return ImageBank(self.config, self.info, self.joint_width, self.plain_features)
-
-    def more_losses(
-        self, found: Mapping[str, Any], logits: Mapping[str, jax.Array], memory: BankMemory, batch: Batch
-    ) -> dict[str, tuple[Any, jax.Array]]:
-        """The identity loss of TMD's frames, 1/T of its weight."""
-        if "frames" not in logits:
-            return {}
-        frames = batch.frame_mask.shape[1]
-        seen = (batch.frame_mask & batch.valid[:, None]).reshape(-1)
-        y = jnp.repeat(batch.identity, frames)
-        of_frames = cross_entropy(logits["frames"], y, seen, self.config.label_smoothing)
-        return {"frame_identity": (self.config.weights.frame_identity / frames, of_frames)}
 
 
 METHOD = TFClip

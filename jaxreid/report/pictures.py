@@ -7,6 +7,8 @@ from collections.abc import Iterable
 import cv2
 import numpy as np
 
+from jaxreid.backbones.skeleton_graph import TREES
+from jaxreid.data.extras import ExtraReader
 from jaxreid.data.pictures import PictureError, load, to_rgb
 from jaxreid.data.split import FrameReader, Split
 from jaxreid.errors import UserError
@@ -18,14 +20,6 @@ QUALITY = 80
 JOINTS_SIDE = 96  # pixels of the drawing of a skeleton
 DOT, BONE = (160, 90, 30), (205, 165, 125)  # colours, blue first
 
-# Joints that a bone connects, by the number of joints: Kinect's first and second skeleton, in the order of its files.
-_LIMBS = ((4, 5), (5, 6), (6, 7), (8, 9), (9, 10), (10, 11), (12, 13), (13, 14), (14, 15), (16, 17), (17, 18), (18, 19))
-BONES = {
-    20: ((0, 1), (1, 2), (2, 3), (2, 4), (2, 8), (0, 12), (0, 16), *_LIMBS),
-    25: ((0, 1), (1, 20), (20, 2), (2, 3), (20, 4), (20, 8), (0, 12), (0, 16), *_LIMBS,
-         (7, 21), (6, 22), (11, 23), (10, 24)),
-}  # fmt: skip
-
 DRAWN = 320  # pixels of the longer side of a picture with key points
 LEAST_SCORE = 0.1  # of a key point that is drawn
 LEFT, RIGHT, MIDDLE = (255, 150, 30), (60, 140, 255), (90, 220, 90)  # RGB
@@ -36,14 +30,24 @@ LIMBS = (
 )  # fmt: skip
 
 
-def tracklet_pictures(split: Split, reader: FrameReader, row: int, count: int) -> tuple[bytes, ...]:
+def tracklet_pictures(
+    split: Split, reader: FrameReader, row: int, count: int, extras: ExtraReader | None = None
+) -> tuple[bytes, ...]:
     """Up to `count` frames of a tracklet, evenly spaced (one: the middle one); of a set of skeletons the joints, drawn,
-    of frames that have any."""
+    of frames that have any.
+
+    Args:
+      extras: where given, its joints are drawn in place of pictures.
+    """
     places = np.arange(split.table.length[row])
     if split.skeletons:
         joints, there = reader.joints(row)
         places = np.flatnonzero(there)
         return tuple(skeleton(joints[place]) for place in spaced(places, count))
+    if extras and "joints3d" in extras.wanted:  # y of a sidecar points down
+        found = extras.read(row, places.tolist())
+        places = np.flatnonzero(found["joints3d_mask"])
+        return tuple(skeleton(found["joints3d"][place] * [1, -1, 1]) for place in spaced(places, count))
     encoded = reader.encoded(row)
     return tuple(shrunk(encoded[place]) for place in spaced(places, count))
 
@@ -63,7 +67,7 @@ def skeleton(joints: np.ndarray, side: int = JOINTS_SIDE) -> bytes:
     scale = 0.8 * side / max(extent.max(), 1e-6)
     places = [tuple(map(round, place)) for place in ((flat - low - extent / 2) * scale + side / 2).tolist()]
     image = np.full((side, side, 3), 245, np.uint8)
-    for one, other in BONES.get(len(joints), ()):
+    for one, other in TREES.get(len(joints), ()):
         cv2.line(image, places[one], places[other], BONE, 2, cv2.LINE_AA)
     for place in places:
         cv2.circle(image, place, 2, DOT, -1, cv2.LINE_AA)

@@ -159,7 +159,8 @@ def _tracklet(
     """A tracklet with evenly spaced frames (one: the middle one)."""
     split, at = side.split, int(side.rows[row])
     table, name = split.table, split.labels.names[at]
-    pictures = tracklet_pictures(split, run.reader(split), at, frames)
+    extras = None if run.method.sees_pictures else run.extras(split, "test")
+    pictures = tracklet_pictures(split, run.reader(split), at, frames, extras)
     person = int(split.labels.pid[at])
     facts = [f"{f'person {person}' if person >= 0 else name}, {camera_word(table.camera[at], cameras)}"]
     if distance is None:

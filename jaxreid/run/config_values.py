@@ -94,12 +94,12 @@ def check_config(config: Any) -> None:
     found += [
         f"config.{key} has no condition: {method.__name__}.values needs one" for key in values if key not in table
     ]
-    found = found or [*_contradictions(config, values), *method.contradictions(config)]
+    found = found or [*_contradictions(config, values, method.sees_pictures), *method.contradictions(config)]
     if found:
         raise UserError("; ".join(found))
 
 
-def _contradictions(config: Any, values: dict[str, Any]) -> Iterator[str]:
+def _contradictions(config: Any, values: dict[str, Any], has_tower: bool) -> Iterator[str]:
     if config.keep_best and not config.evaluate_every:
         yield "config.keep_best=True needs scores: config.evaluate_every must be at least 1"
     rule = config.evaluation
@@ -115,6 +115,8 @@ def _contradictions(config: Any, values: dict[str, Any]) -> Iterator[str]:
     if len(set(rule.outputs)) != len(rule.outputs):
         yield f"config.evaluation.outputs={tuple(rule.outputs)} names one twice"
     backbone, size = config.backbone, (config.frames.height, config.frames.width)
+    if not has_tower:
+        return
     try:
         backbone_config(backbone, size, config.precision)
     except UserError as error:

@@ -216,6 +216,7 @@ def abstract_batch(run: Model, clips: int, frames: int, phase: Phase, pictures: 
 
     # Clips of no frames have none.
     extras = {name: x if of_clip(name) else of_frames(x) for name, x in batch.extras.items() if frames}
+    pictures = pictures and run.method.sees_pictures
     seen = batch.frames if pictures else jax.eval_shape(lambda x: x[:, :, :0, :0], batch.frames)
     seen = jax.ShapeDtypeStruct(seen.shape, seen.dtype, sharding=batch.frames.sharding)
     return batch.replace(frames=of_frames(seen, jnp.uint8), frame_mask=of_frames(batch.frame_mask), extras=extras)

@@ -71,7 +71,7 @@ def _stage(run: Run, number: int, stage: Stage) -> float:
         batch = abstract_batch(run, size, seq_len, "extract")
         each = _compiled(run, f"{what} step", step, variables_of(state, frozen), state.memory, batch)
         work += passes * -(-count // size) * each
-        frames += passes * count * seq_len / stage.epochs
+        frames += passes * count * seq_len / stage.epochs if run.method.sees_pictures else 0
 
     if cached := stage.cached:
         add_passes("caching", loop.cacher.step, 1, len(plan_of(cached, length)), cached.seq_len)

@@ -1,0 +1,314 @@
+"""CSIP-ReID on drawn people: what its first stage learns, its parts one by one, and what its skeletons are worth.
+
+    python benchmarks/csip_reid.py --out runs/csip_reid [--world visible] [--clothes clothes] [--seeds 1 2 3] \
+        [--rows …] [--config.key=value …]
+
+Trains every row once per seed; finished runs are not repeated, stopped ones go on, and a row without results is not in
+a table. Prints Markdown, in per cent, mean ± sample deviation over the seeds:
+
+1. How often the skeletons of a test tracklet find pictures of their person among the test tracklets (rank-1 and mAP of
+   the first stage's encoder against the starting tower), beside chance and the shuffled control, with an interval over
+   the identities of 1,000 bootstrap samples; and how well mean lengths of bones alone find the skeletons of a person.
+2. mAP and rank-1 of the rows on the world.
+3. Those of three of them on `clothes`, under its own protocols.
+4. Skeletons alone: the config csip_skeleton, and its start from the first stage.
+
+`lift0` makes a copy of the built set (`--out`/data), whose joints are its key points laid into a plane. `--config.…`
+goes to every run; built sets are looked for in $JAXREID_DATA_DIR.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from runs import flags, over_seeds, reopened, train, workdir_of
+
+from jaxreid.backbones.skeleton_graph import TREES
+from jaxreid.files import expand
+from jaxreid.run.workdirs import read_results
+
+NO_BRANCH: dict[str, Any] = {
+    "sgtm.use": False,
+    "triplet.features": ("last", "projected"),
+    "embedding": ("last", "projected"),
+}
+FULL, SHUFFLED, MEMORY, LIFTED = "CSIP-ReID", "shuffled skeletons", "memory", "lift0"
+# Row → config and what differs from it.
+ROWS: dict[str, tuple[str, dict[str, Any]]] = {
+    "TF-CLIP": ("tf_clip", {}),
+    MEMORY: ("csip_reid", {**NO_BRANCH, "pfu.use": False}),
+    "+ PFU": ("csip_reid", NO_BRANCH),
+    "+ SGTM": ("csip_reid", {"pfu.use": False}),
+    FULL: ("csip_reid", {}),
+    SHUFFLED: ("csip_reid", {"skeleton.shuffle": True}),
+    LIFTED: ("csip_reid", {}),
+}
+ONE_SEED: dict[str, tuple[str, dict[str, Any]]] = {
+    "released layout": ("csip_reid", {"sgtm.layout": "released"}),
+    "random signs": ("csip_reid", {"skeleton.random_signs": True}),
+    "encoder trains on": ("csip_reid", {"skeleton.finetune": True}),
+    "time embedding": ("csip_reid", {"sgtm.time_embedding": True, "evaluation.seq_len": 4}),
+    "unit features in stage 1": ("csip_reid", {"stage1.normalize": True, "stage1.temperature": 0.1}),
+}
+ON_CLOTHES = (MEMORY, FULL, SHUFFLED)
+ALONE, STARTED = "skeletons alone", "skeletons alone, from the first stage"
+# TF-CLIP with the clips, the budget and the augmentation of csip_reid's preset.
+SAME: dict[str, Any] = {
+    "epochs": 8,
+    "batch.seq_len": 4,
+    "ssp.self_attention": True,
+    "augment.channel_exchange": 0.0,
+    "augment.infrared_mix": False,
+    **{f"augment.{name}": 0.0 for name in ("contrast", "gamma", "negative")},
+}
+DRAWS = 1000
+
+
+# --- runs -------------------------------------------------------------------------------------------------------------
+
+
+def lifted(world: str, out: Path) -> Path:
+    """A folder of built sets in which the world's joints are its key points in a plane."""
+    from jaxreid.data.build import build
+    from jaxreid.tools import make_sidecars
+
+    original, folder = Path(build("walkers", world)), out / "data"
+    copy = folder.joinpath(*original.parts[-3:])
+    if not (copy / "whole").exists():
+        shutil.copytree(original, copy, dirs_exist_ok=True)
+        line = [str(copy), "--kind=joints3d", "--backend=lift0", "--overwrite"]
+        if make_sidecars.main(line):
+            raise SystemExit("lift0 was not made")
+        (copy / "whole").touch()
+    return folder
+
+
+def trained(name: str, world: str, seed: int, out: Path, extra: Sequence[str]) -> Path:
+    """The workdir of a row on a world with a seed."""
+    config, changes = {**ROWS, **ONE_SEED}[name]
+    workdir = workdir_of(out / world, name, seed)
+    line = [*flags({**(SAME if config == "tf_clip" else {}), **changes}), *extra]
+    line += [f"--data_dir={lifted(world, out)}"] if name == LIFTED else []
+    train(config, world, seed, workdir, line)
+    return workdir
+
+
+def exported(workdir: Path, out: Path) -> Path:
+    """The encoders of a run as a file."""
+    from jaxreid.tools.export import export
+
+    if not out.exists():
+        export(workdir, out)
+    return out
+
+
+# --- the first stage --------------------------------------------------------------------------------------------------
+
+
+Arrays = dict[str, np.ndarray]
+
+
+def of_tracklets(workdir: Path, data_dir: Path | None = None) -> tuple[Arrays, Arrays]:
+    """Of the test tracklets, and of those of training: "skeleton" f32[N, E] and "picture" f32[N, E] (of the starting
+    tower), "bones" f32[N, 16], "identity" and "camera" i32[N]."""
+    import jax
+
+    from jaxreid.data.extras import ExtraReader
+    from jaxreid.evaluation.extract import make_extractor, tracklet_features
+    from jaxreid.training.start import init_variables
+    from jaxreid.training.steps import variables_of
+
+    run, state, frozen = reopened(workdir, data_dir)
+    method: Any = run.method
+    variables = variables_of(state, frozen)
+    # The tower has trained since: its place is taken by the one that training started from.
+    variables["params"]["image_tower"] = init_variables(run)["params"]["image_tower"]
+
+    def find(variables: Any, memory: Any, batch: Any) -> dict[str, Any]:
+        found = method.find_prototypes(variables, memory, batch)
+        joints, seen = batch.extras["joints3d"], batch.extras["joints3d_mask"] & batch.frame_mask
+        ends = np.array(TREES[joints.shape[2]])
+        length = jax.numpy.linalg.norm(joints[:, :, ends[:, 0]] - joints[:, :, ends[:, 1]], axis=-1)
+        count = jax.numpy.maximum(seen.sum(1), 1)[:, None]
+        bones = jax.numpy.where(seen[..., None], length, 0).sum(1) / count
+        return {"skeleton": found["skeleton"], "picture": found["projected"], "bones": bones}
+
+    rule = dataclasses.replace(method.evaluation(), normalize=False, pool="before")
+    extractor, parts = make_extractor(run, "pretrained_step", find), []
+    for split in (*run.dataset.test_splits, run.dataset.train):
+        reader, options = run.reader(split), run.loading.for_tests()
+        extras = ExtraReader(split, reader, method.extras("extract"))
+        arrays = tracklet_features(extractor, variables, state.memory, split, rule, options, reader, extras=extras)
+        parts.append({**arrays, "identity": split.labels.pid, "camera": split.table.camera})
+    *tests, training = parts
+    return {name: np.concatenate([part[name] for part in tests]) for name in training}, training
+
+
+def pictures_of_bones(tests: Arrays, training: Arrays) -> np.ndarray:
+    """What ridge regression, learned on the training tracklets, makes of the lengths of bones: features of pictures."""
+    mean, spread = training["bones"].mean(0), training["bones"].std(0) + 1e-9
+    x, middle = (training["bones"] - mean) / spread, training["picture"].mean(0)
+    weights = np.linalg.solve(x.T @ x + 0.01 * len(x) * np.eye(x.shape[1]), x.T @ (training["picture"] - middle))
+    return (tests["bones"] - mean) / spread @ weights
+
+
+def unit(x: np.ndarray) -> np.ndarray:
+    return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
+
+
+def retrieved(similar: np.ndarray, identity: np.ndarray, camera: np.ndarray) -> tuple[np.ndarray, ...]:
+    """(rank-1 and average precision of every row that has a match in another camera, whose rows these are, chance of
+    rank-1): what is of the same camera is left out."""
+    first, precision, rows, chance = [], [], [], []
+    for row, scores in enumerate(similar):
+        kept = camera != camera[row]
+        match = identity[kept] == identity[row]
+        if not match.any():
+            continue
+        hits = match[np.argsort(-scores[kept], kind="stable")]
+        first.append(hits[0])
+        precision.append((np.cumsum(hits)[hits] / (np.flatnonzero(hits) + 1)).mean())
+        rows.append(row)
+        chance.append(match.mean())
+    return np.array(first, float), np.array(precision), np.array(rows), np.array(chance)
+
+
+def interval(values: np.ndarray, identity: np.ndarray) -> tuple[float, float]:
+    """95 % of the mean over bootstrap samples of identities."""
+    people = np.unique(identity)
+    total = np.array([values[identity == person].sum() for person in people])
+    count = np.array([(identity == person).sum() for person in people])
+    draws = np.random.default_rng(0).integers(len(people), size=(DRAWS, len(people)))
+    means = total[draws].sum(1) / count[draws].sum(1)
+    low, high = np.percentile(means, (2.5, 97.5))
+    return 100 * float(low), 100 * float(high)
+
+
+def of_the_first_stage(workdirs: dict[str, list[Path]], data: dict[str, Path | None]) -> list[list[str]]:
+    """Rows of the first table."""
+    table, bones = [], []
+    for name, folders in workdirs.items():
+        both = [of_tracklets(folder, data[name]) for folder in folders]
+        found = [tests for tests, _ in both]
+        scores = [retrieved(unit(x["skeleton"]) @ unit(x["picture"]).T, x["identity"], x["camera"]) for x in found]
+        first, precision, rows, chance = scores[0]
+        low, high = interval(first - chance, found[0]["identity"][rows])
+        table.append([
+            f"skeleton → pictures, {name}",
+            over_seeds([100 * float(each[0].mean()) for each in scores]),
+            over_seeds([100 * float(each[1].mean()) for each in scores]),
+            f"{100 * chance.mean():.1f}",
+            f"{low:.1f} … {high:.1f}",
+        ])  # fmt: skip
+        if name != FULL:
+            continue
+        x, training = both[0]
+        centred = x["picture"] - training["picture"].mean(0)
+        similar = {"lengths of bones → pictures": unit(pictures_of_bones(x, training)) @ unit(centred).T}
+        for what, values in (("skeleton → skeletons", x["skeleton"]), ("lengths of bones → the same", x["bones"])):
+            similar[what] = -np.linalg.norm(values[:, None] - values[None], axis=-1)
+        for what, scores in similar.items():
+            first, precision, rows, chance = retrieved(scores, x["identity"], x["camera"])
+            low, high = interval(first - chance, x["identity"][rows])
+            row = [what, f"{100 * first.mean():.1f}", f"{100 * precision.mean():.1f}", f"{100 * chance.mean():.1f}"]
+            bones.append([*row, f"{low:.1f} … {high:.1f}"])
+    return table + bones
+
+
+def over_control(real: Sequence[Path], control: Sequence[Path]) -> str:
+    """How far rank-1 of skeleton → pictures lies above the shuffled control, with the interval over identities; of the
+    first seed."""
+    found = [of_tracklets(folders[0])[0] for folders in (real, control)]
+    (one, _, rows, _), (other, *_) = (
+        retrieved(unit(x["skeleton"]) @ unit(x["picture"]).T, x["identity"], x["camera"]) for x in found
+    )
+    low, high = interval(one - other, found[0]["identity"][rows])
+    return f"{100 * (one - other).mean():.1f} ({low:.1f} … {high:.1f})"
+
+
+# --- tables -----------------------------------------------------------------------------------------------------------
+
+
+def figures(workdirs: Sequence[Path], protocol: str = "") -> list[str]:
+    """mAP and rank-1 over seeds, under a protocol (the headline's where not given)."""
+    records = [
+        next(
+            r
+            for r in read_results(folder)["scores"]
+            if r.get("output", "feature") == "feature" and protocol in ("", r["protocol"])
+        )
+        for folder in workdirs
+    ]
+    return [over_seeds([record[key] for record in records]) for key in ("mAP", "rank-1")]
+
+
+def printed(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    print(f"\n| {' | '.join(heads)} |\n|{'---|' * len(heads)}")
+    for row in rows:
+        print(f"| {' | '.join(row)} |")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=expand, required=True)
+    parser.add_argument("--world", default="visible")
+    parser.add_argument("--clothes", default="clothes")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    known = [*ROWS, *ONE_SEED, ALONE, STARTED]
+    parser.add_argument("--rows", nargs="+", default=known, choices=known)
+    arguments, extra = parser.parse_known_args()
+    out, rows, seeds = arguments.out, arguments.rows, arguments.seeds
+
+    def of(name: str, world: str) -> list[Path]:
+        wanted = seeds if name in ROWS else seeds[:1]
+        return [trained(name, world, seed, out, extra) for seed in wanted]
+
+    workdirs = {name: of(name, arguments.world) for name in rows if name in ROWS or name in ONE_SEED}
+    pretrained = {name: workdirs[name] for name in (FULL, SHUFFLED, LIFTED) if name in workdirs}
+    data = {name: out / "data" if name == LIFTED else None for name in pretrained}
+    if pretrained:
+        printed(["", "rank-1", "mAP", "chance", "above chance, 95 %"], of_the_first_stage(pretrained, data))
+    if {FULL, SHUFFLED} <= pretrained.keys():
+        print(f"\nrank-1 above the shuffled control: {over_control(workdirs[FULL], workdirs[SHUFFLED])}")
+    table = [[name, *figures(folders), str(len(folders))] for name, folders in workdirs.items()]
+    if table:
+        printed([arguments.world, "mAP", "rank-1", "seeds"], table)
+
+    found = []
+    for name in rows:
+        if name in ON_CLOTHES:
+            folders = of(name, arguments.clothes)
+            protocols = dict.fromkeys(record["protocol"] for record in read_results(folders[0])["scores"])
+            found.append([name, *(each for key in protocols for each in figures(folders, key))])
+            heads = [f"{measure}, {key}" for key in protocols for measure in ("mAP", "rank-1")]
+    if found:
+        printed([arguments.clothes, *heads], found)  # pyright: ignore[reportPossiblyUnbound]
+
+    alone = []
+    for name in (ALONE, STARTED):
+        if name not in rows:
+            continue
+        folders = []
+        for seed in seeds:
+            start = {}
+            if name == STARTED:
+                file = exported(trained(FULL, arguments.world, seed, out, extra), out / f"encoder-{seed}.safetensors")
+                start = {"skeleton.checkpoint": file}
+            workdir = workdir_of(out / arguments.world, name, seed)
+            train("csip_skeleton", arguments.world, seed, workdir, flags(start))
+            folders.append(workdir)
+        alone.append([name, *figures(folders), str(len(folders))])
+    if alone:
+        printed([arguments.world, "mAP", "rank-1", "seeds"], alone)
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    main()
