@@ -10,11 +10,12 @@ import jax.numpy as jnp
 from flax.traverse_util import flatten_dict
 
 from jaxreid.backbones.layouts import LAYOUTS, Layout
+from jaxreid.backbones.mask_branch import MaskBranch, MaskBranchConfig
 from jaxreid.backbones.resnet import ResNet, ResNetConfig
 from jaxreid.backbones.text import TextConfig, TextTower
 from jaxreid.backbones.vit import ViT, ViTConfig
 
-Config = ViTConfig | TextConfig | ResNetConfig
+Config = ViTConfig | TextConfig | ResNetConfig | MaskBranchConfig
 
 
 class Kind(NamedTuple):
@@ -43,10 +44,15 @@ def _abstract_resnet(c: ResNetConfig) -> Any:
     return ResNet(c).init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), modality=jnp.zeros(1, jnp.int32))
 
 
+def _abstract_mask_branch(c: MaskBranchConfig) -> Any:
+    return MaskBranch(c).init(jax.random.key(0), jnp.zeros((1, 1, 1, c.width)))
+
+
 KINDS = {
     ViTConfig: Kind("image tower", LAYOUTS[ViTConfig], _abstract_vit),
     TextConfig: Kind("text tower", LAYOUTS[TextConfig], _abstract_text),
     ResNetConfig: Kind("ResNet", LAYOUTS[ResNetConfig], _abstract_resnet),
+    MaskBranchConfig: Kind("mask branch", LAYOUTS[MaskBranchConfig], _abstract_mask_branch),
 }
 
 
@@ -60,6 +66,8 @@ def shapes_of(config: Config) -> dict[str, dict[str, tuple[int, ...]]]:
 def summary(config: Config) -> str:
     if isinstance(config, ResNetConfig):
         return f"a ResNet of {config.depths} bottlenecks, width {config.width}, {config.stems} stems"
+    if isinstance(config, MaskBranchConfig):
+        return f"a mask branch of width {config.width}"
     rest = (
         f"patch {config.patch}, grid {config.grid[0]}×{config.grid[1]}"
         if isinstance(config, ViTConfig)
