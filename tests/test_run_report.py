@@ -15,7 +15,7 @@ from jaxreid.data.schema import INFRARED, VISIBLE
 from jaxreid.data.split import Labels, Split, TrackletTable
 from jaxreid.evaluation.cases import cases
 from jaxreid.evaluation.evaluator import Evaluator
-from jaxreid.methods.method import Evaluation
+from jaxreid.methods.method import Evaluation, Method
 from jaxreid.report import cameras, data_figures, earlier, ranked, run_report
 from jaxreid.report.pictures import BONES, shrunk, skeleton
 from jaxreid.retrieval.protocols import PROTOCOLS, Protocol, resolve
@@ -466,11 +466,10 @@ def test_a_run_is_not_compared_with_itself(tmp_path, capsys):
 @pytest.fixture
 def evaluator(tmp_path):
     """One that scores something without a network."""
-    method = types.SimpleNamespace(
-        stages=lambda: [types.SimpleNamespace(epochs=2)],
-        assumptions=lambda: {"identity labels": "no"},
-        notes=lambda: (),
-    )
+    method = Method(None, None)
+    method.stages = lambda: [types.SimpleNamespace(epochs=2)]
+    method.assumptions = lambda: {"identity labels": "no"}
+    method.notes = lambda: ()
     found = Evaluator.__new__(Evaluator)
     found.scored, found.cases = True, ()
     found.options, found.distance = Evaluation("packed", 4), "cosine"

@@ -17,6 +17,7 @@ from jaxreid.evaluation.breakdown import breakdown_tables
 from jaxreid.evaluation.cases import Case, cases
 from jaxreid.evaluation.extract import embedding, make_extractor, tracklet_features
 from jaxreid.evaluation.open_set import check_open_set, open_set_tables
+from jaxreid.evaluation.strips import Strip, method_strips
 from jaxreid.files import read_json, write_json
 from jaxreid.methods.method import OWN
 from jaxreid.retrieval.distances import OF_ROWS, Distance, OwnDistance
@@ -40,6 +41,7 @@ class Assessment:
       distance: of the headline output.
       features: split name → the headline output, one row per test tracklet.
       quality: its per-query scores of every case; empty where nothing was scored.
+      strips: what the method makes of frames, to look at.
     """
 
     results: dict[str, Any]
@@ -47,6 +49,7 @@ class Assessment:
     distance: Distance
     features: dict[str, Any]
     quality: list[retrieval.Scores]
+    strips: tuple[Strip, ...] = ()
 
 
 class Evaluator:
@@ -255,6 +258,7 @@ class Evaluator:
                     results |= open_set_tables(self.cases, features, self.distance, self.mesh)
             else:
                 results["scores"], results["reason"] = [], self._why_not_scored()
+            strips = method_strips(run, variables, memory)
         results["before_training"] = self._start() if (run.workdir / START).exists() else []
         results["epochs_done"], results["epochs"] = epochs_done, epochs
         results["assumptions"] = run.method.assumptions() | read_sidecars(run.workdir)
@@ -265,7 +269,7 @@ class Evaluator:
         with processes.together():  # a process that leaves earlier would count as lost
             if run.is_main:
                 write_json(run.workdir / RESULTS, results)
-        return Assessment(results, self.cases, self.distance, features, quality)
+        return Assessment(results, self.cases, self.distance, features, quality, strips)
 
     def _start(self) -> list[dict[str, Any]]:
         remedy = "delete it: the report then does without the scores from before training"

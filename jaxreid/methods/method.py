@@ -373,6 +373,12 @@ class Method:
         del memory
         return None
 
+    def strip(self, variables: Variables, memory: Any, batch: Batch) -> dict[str, jax.Array]:
+        """What the method makes of frames, to look at in the report: by name pictures f32[B, T, h, w, 3] in 0…1 of any
+        size, shown in rows under the frames of a clip. None, unless a method has some."""
+        del variables, memory, batch
+        return {}
+
     # --- retrieval of a method's own ----------------------------------------------------------------------------
 
     def distance(self, queries: Any, gallery: Any) -> jax.Array:

@@ -64,6 +64,15 @@ class RankedList:
 
 
 @dataclasses.dataclass(frozen=True)
+class StripPictures:
+    """A clip, and what the method made of it: rows (name, JPEG or PNG pictures), the first one its frames."""
+
+    name: str
+    modality: str
+    rows: tuple[tuple[str, tuple[bytes, ...]], ...]
+
+
+@dataclasses.dataclass(frozen=True)
 class CameraTable:
     """Scores of the queries of A cameras against the gallery tracklets of each of B cameras.
 
@@ -155,6 +164,7 @@ class ReportContents:
       breakdown, open_set: tables of `results.json` (jaxreid.evaluation.breakdown, .open_set).
       metrics: rows of metrics.jsonl, see `plots.learning_curves`.
       ranked: ranked lists to look at.
+      strips: what the method makes of frames, to look at.
       data, lengths: what the data set holds, and histograms of it.
       environment: versions, devices.
       phases: name → seconds spent.
@@ -174,6 +184,7 @@ class ReportContents:
     open_set: Sequence[Record] = ()
     metrics: Sequence[Mapping[str, Any]] = ()
     ranked: Sequence[RankedList] = ()
+    strips: Sequence[StripPictures] = ()
     data: DataTable | None = None
     lengths: Sequence[Plot] = ()
     environment: Mapping[str, Any] = dataclasses.field(default_factory=dict)

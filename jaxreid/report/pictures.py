@@ -98,6 +98,13 @@ def thumbnail(frame: np.ndarray, side: int = THUMBNAIL) -> bytes:
     return cv2.imencode(".jpg", np.ascontiguousarray(image), [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1].tobytes()
 
 
+def drawn(values: np.ndarray) -> bytes:
+    """A PNG of values f32[h, w, 3] in 0…1, RGB; cells of a coarse grid keep their edges."""
+    scale = max(THUMBNAIL // max(values.shape[:2]), 1)
+    image = np.kron((values.clip(0, 1) * 255).round().astype(np.uint8), np.ones((scale, scale, 1), np.uint8))
+    return cv2.imencode(".png", np.ascontiguousarray(image[..., ::-1]))[1].tobytes()
+
+
 def with_keypoints(frame: np.ndarray, points: np.ndarray) -> bytes:
     """A JPEG of a frame, enlarged or shrunk, with its key points on it.
 

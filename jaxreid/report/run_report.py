@@ -13,7 +13,8 @@ from jaxreid.files import write_json
 from jaxreid.report.cameras import camera_table
 from jaxreid.report.data_figures import data_table, length_histograms
 from jaxreid.report.earlier import read_earlier
-from jaxreid.report.page import CameraTable, EarlierRun, ReportContents, write_report
+from jaxreid.report.page import CameraTable, EarlierRun, ReportContents, StripPictures, write_report
+from jaxreid.report.pictures import drawn, shrunk
 from jaxreid.report.ranked import ranked_lists
 from jaxreid.retrieval.distances import Distance
 from jaxreid.run.workdirs import RESULTS
@@ -61,11 +62,26 @@ def write(run: Run, assessment: Assessment, compare: Path | None = None) -> Path
             open_set=results.get("open_set", ()),
             metrics=read_metrics(run.workdir),
             ranked=ranked_lists(run, cases, distance, features, quality, names),
+            strips=_strips(assessment),
             data=data_table(splits),
             lengths=length_histograms(splits),
             environment=results["environment"] | _of_the_report(results),
             phases=results["seconds"],
         ),
+    )
+
+
+def _strips(assessment: Assessment) -> tuple[StripPictures, ...]:
+    return tuple(
+        StripPictures(
+            strip.name,
+            strip.modality,
+            (
+                ("frames", tuple(map(shrunk, strip.frames))),
+                *((name, tuple(map(drawn, pictures))) for name, pictures in strip.rows.items()),
+            ),
+        )
+        for strip in assessment.strips
     )
 
 
