@@ -149,17 +149,10 @@ PAPERS: tuple[OfPreset | OfTowers, ...] = (
         parameters=28_544_487,
         unknown="clips are per process in the release, which names two; the head's activations are not counted",
     ),
-    OfTowers(
+    OfPreset(
         "DinoGRL",
-        "hitsz_vcm",
-        (("dinov2:ViT-S/14", (448, 224), 1, False), ("resnet50", (256, 128), 2, True)),
-        clips=32,
-        frames=6,
-        epochs=120,
-        steps=200,
-        extra=0.0,
-        parameters=2 * (16_250_000 + 4_480_000) + 1_200_000,
-        unknown="epochs (120, 200 or 300 in the release); parts, gait head and their activations are not counted",
+        "dinogrl:hitsz_vcm",
+        unknown="epochs (120, 200 or 300 in the release)",
     ),
 )
 

@@ -29,6 +29,7 @@ def _tower(
 TOWERS: dict[str, dict[str, Any]] = {
     "walkers_clip": _tower("walkers_vit_tiny", "walkers_vit_tiny", (64, 32), HALF, small=True),
     "walkers_imagenet": _tower("imagenet:walkers_vit_tiny", "walkers_imagenet_tiny", (64, 32), HALF, small=True),
+    "walkers_dinov2": _tower("dinov2:walkers_vit_tiny", "walkers_dinov2_tiny", (64, 32), HALF, small=True),
     "clip_vit_b16": _tower("ViT-B/16", "hf:openai/clip-vit-base-patch16", (256, 128)),
     "clip_vit_l14": _tower("ViT-L/14", "hf:openai/clip-vit-large-patch14", (224, 112)),
     "dinov2_vit_s14": _tower("dinov2:ViT-S/14", "dinov2/vits14", (252, 126)),

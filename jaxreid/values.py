@@ -114,6 +114,7 @@ def _is_pattern(value: Any) -> bool:
 positive, non_negative, fraction = number(above=0), number(0), number(0, 1)
 flag = Condition(lambda value: isinstance(value, bool), lambda: "True or False")
 word = Condition(lambda value: isinstance(value, str) and bool(value.strip()), lambda: "a text that is not empty")
+text = Condition(lambda value: isinstance(value, str), lambda: "a text")  # a path or a name, which opening looks for
 pattern = Condition(_is_pattern, lambda: "a regular expression")
 free = Condition(lambda value: True, lambda: "anything")  # checked where it is used
 

@@ -225,3 +225,90 @@ def keyre_id(width=768, depth=12, patch=16, patches=128, frames=4, cameras=6):
     for k in range(1, 7):
         found |= batch_norm(f"bottleneck_{k}", wide) | {f"classifier_{k}.weight": (IDENTITIES, wide)}
     return found
+
+
+def plain_batch_norm(key, width):
+    """Running statistics alone."""
+    return {name: shape for name, shape in batch_norm(key, width).items() if ".running_" in name or "num_" in name}
+
+
+def resnet_trunk(key, width, depths):
+    """Bottlenecks in torchvision's names, counted from 0."""
+    found, inputs = {}, width
+    for i, depth in enumerate(depths):
+        inner = width * 2**i
+        for j in range(depth):
+            at = f"{key}.{i}.{j}"
+            for number, shape in enumerate(
+                [(inner, inputs, 1, 1), (inner, inner, 3, 3), (4 * inner, inner, 1, 1)], start=1
+            ):
+                found |= {f"{at}.conv{number}.weight": shape} | batch_norm(f"{at}.bn{number}", shape[0])
+            if not j:
+                found[f"{at}.downsample.0.weight"] = (4 * inner, inputs, 1, 1)
+                found |= batch_norm(f"{at}.downsample.1", 4 * inner)
+            inputs = 4 * inner
+    return found
+
+
+def dinogrl(
+    dino=384, depth=12, patch=14, table=1370, width=64, depths=(3, 4, 6, 3), channels=16, parts=31, more=4, part=256,
+    classes=500,
+):  # fmt: skip
+    """The tensors of three files: the appearance model, PBMGE, the gait model."""
+    last = 4 * width * 2 ** (len(depths) - 1)
+
+    def heads(key):
+        return {
+            f"{key}FCs.fc_bin": (parts, last, part),
+            f"{key}BNNecks.fc_bin": (parts + more, part, classes),
+            **batch_norm(f"{key}BNNecks.bn1d", (parts + more) * part),
+        }
+
+    appearance = {}
+    for number in (1, 2):
+        at = f"image_encoder{number}.resnet_conv"
+        appearance |= {f"{at}.0.weight": (width, 3, 7, 7)} | batch_norm(f"{at}.1", width)
+    appearance |= resnet_trunk("share_encoder.resnet_conv", width, depths) | heads("")
+    exchange = {}
+    for stream in ("app", "shape"):
+        at = f"enhance_{stream}_net_3"
+        for name in ("g.0", "theta", "phi"):
+            exchange |= {f"{at}.{name}.weight": (part, 1, 1), f"{at}.{name}.bias": (part,)}
+        for name in ("W1", "W2"):
+            exchange |= {f"{at}.{name}.0.weight": (1, part, 1), f"{at}.{name}.0.bias": (1,)}
+            exchange |= batch_norm(f"{at}.{name}.1", 1)
+    tower = {
+        "cls_token": (1, 1, dino),
+        "pos_embed": (1, table, dino),
+        "mask_token": (1, dino),
+        "patch_embed.proj.weight": (dino, 3, patch, patch),
+        "patch_embed.proj.bias": (dino,),
+        **norm("norm", dino),
+    }
+    for i in range(depth):
+        tower |= timm_block(f"blocks.{i}", dino)
+        tower |= {f"blocks.{i}.ls{k}.gamma": (dino,) for k in (1, 2)}
+    gait = {f"dinov2.dinov2.{name}": shape for name, shape in tower.items()}
+    four = 4 * dino
+    for name, source, target in (("Mask", dino, 2), ("Denoising", four, channels), ("Appearance", four, channels)):
+        at = f"dinov2.{name}_Branch"
+        gait |= plain_batch_norm(f"{at}.bn_s", source) | plain_batch_norm(f"{at}.bn_t", target)
+        if name == "Denoising":
+            gait |= linear(f"{at}.down_sampling.0", source, source // 2)
+            gait |= plain_batch_norm(f"{at}.down_sampling.1", source // 2)
+            gait |= linear(f"{at}.down_sampling.3", source // 2, target)
+        else:
+            gait |= linear(f"{at}.down_sampling", source, target)
+    gait |= linear("dinov2.Mask_Branch.up_sampling", 2, dino)
+    net = "dinov2.gait_net."
+    for name in ("pre_part", "pre_rgb"):
+        at = f"{net}{name}.forward_block"
+        gait |= {f"{at}.conv1.conv.weight": (width, channels, 3, 3)} | batch_norm(f"{at}.bn1", width)
+        for k in (1, 2):
+            gait |= {f"{at}.layer1.0.conv{k}.weight": (width, width, 3, 3)} | batch_norm(f"{at}.layer1.0.bn{k}", width)
+    at, squeezed = f"{net}fusion.conv.forward_block", max(width // 16, 4)
+    gait |= {f"{at}.0.weight": (squeezed, 2 * width, 1, 1)} | batch_norm(f"{at}.1", squeezed)
+    gait |= {f"{at}.3.weight": (squeezed, squeezed, 3, 3)} | batch_norm(f"{at}.4", squeezed)
+    gait[f"{at}.6.weight"] = (2 * width, squeezed, 1, 1)
+    gait |= resnet_trunk(f"{net}post_backbone.resnet_conv", width, depths) | heads(net)
+    return appearance, exchange, gait

@@ -36,7 +36,9 @@ class MaskedBatchNorm(nn.Module):
     bias_init: nn.initializers.Initializer = nn.initializers.zeros
 
     @nn.compact
-    def __call__(self, features: Array, mask: Array | None = None, *, use_running_average: bool) -> Array:
+    def __call__(
+        self, features: Array, mask: Array | None = None, *, use_running_average: bool, instead: Array | None = None
+    ) -> Array:
         """Normalizes features; in training also updates the collection "batch_stats", which must be mutable then.
 
         Args:
@@ -44,9 +46,11 @@ class MaskedBatchNorm(nn.Module):
           mask: bool[N], valid rows; None = all.
           use_running_average: True in evaluation; False in training. With a single valid value per channel the
             running variance takes the biased one (0); without any the running statistics do not change.
+          instead: [..., C], what is normalized in place of the features, all of it, with their statistics: what
+            linear maps make the features of, say, which is less.
 
         Returns:
-          f32[N, …, C], zero rows where not valid.
+          f32[N, …, C], zero rows where not valid; or that of `instead`.
         """
         dim = features.shape[-1]
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, (dim,), jnp.float32)
@@ -67,12 +71,13 @@ class MaskedBatchNorm(nn.Module):
                 unbiased = square / jnp.maximum(number - 1, 1)
                 running_mean.value = (1 - share) * running_mean.value + share * mean
                 running_var.value = (1 - share) * running_var.value + share * unbiased
+        features = features if instead is None else instead.astype(jnp.float32)
         normalized = (features - mean) * jax.lax.rsqrt(variance + self.epsilon)
         if self.use_scale:
             normalized = normalized * self.param("scale", self.scale_init, (dim,))
         if self.use_bias:
             normalized = normalized + self.param("bias", self.bias_init, (dim,))
-        return jnp.where(valid, normalized, 0.0)
+        return normalized if instead is not None else jnp.where(valid, normalized, 0.0)
 
 
 def calibrate_norm(params: dict[str, Array], features: Array, mask: Array) -> tuple[Array, dict[str, Array]]:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax.traverse_util import flatten_dict
 
 from jaxreid.backbones.layouts import LAYOUTS, Layout
+from jaxreid.backbones.mask_branch import MaskBranch, MaskBranchConfig
 from jaxreid.backbones.resnet import ResNet, ResNetConfig
 from jaxreid.backbones.skeleton_graph import SkeletonConfig, SkeletonGraph
 from jaxreid.backbones.swinir import SwinIR, SwinIRConfig
@@ -18,6 +19,7 @@ from jaxreid.backbones.text import TextConfig, TextTower
 from jaxreid.backbones.vit import ViT, ViTConfig
 
 Config = ViTConfig | TextConfig | ResNetConfig | SwinIRConfig | SkeletonConfig
+Config = ViTConfig | TextConfig | ResNetConfig | MaskBranchConfig
 
 
 class Kind(NamedTuple):
@@ -55,12 +57,17 @@ def _abstract_skeleton(c: SkeletonConfig) -> Any:
     return {"params": made["params"]}  # nothing in it depends on the tree, whose code no file holds
 
 
+def _abstract_mask_branch(c: MaskBranchConfig) -> Any:
+    return MaskBranch(c).init(jax.random.key(0), jnp.zeros((1, 1, 1, c.width)))
+
+
 KINDS = {
     ViTConfig: Kind("image tower", LAYOUTS[ViTConfig], _abstract_vit),
     TextConfig: Kind("text tower", LAYOUTS[TextConfig], _abstract_text),
     ResNetConfig: Kind("ResNet", LAYOUTS[ResNetConfig], _abstract_resnet),
     SwinIRConfig: Kind("super-resolution network", (SWINIR,), _abstract_swinir),
     SkeletonConfig: Kind("skeleton encoder", LAYOUTS[SkeletonConfig], _abstract_skeleton),
+    MaskBranchConfig: Kind("mask branch", LAYOUTS[MaskBranchConfig], _abstract_mask_branch),
 }
 
 
@@ -79,6 +86,8 @@ def summary(config: Config) -> str:
         return f"a SwinIR of {layout}, head {config.head!r} ×{config.scale}"
     if isinstance(config, SkeletonConfig):
         return f"a skeleton encoder of {config.depth} blocks, width {config.width}, projection {config.projection}"
+    if isinstance(config, MaskBranchConfig):
+        return f"a mask branch of width {config.width}"
     rest = (
         f"patch {config.patch}, grid {config.grid[0]}×{config.grid[1]}"
         if isinstance(config, ViTConfig)

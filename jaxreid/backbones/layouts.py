@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
+from jaxreid.backbones.mask_branch import MaskBranchConfig
 from jaxreid.backbones.positions import Interpolation, bicubic, bicubic_antialiased, bicubic_offset, bilinear
 from jaxreid.backbones.resnet import STEMS, ResNetConfig
 from jaxreid.backbones.skeleton_graph import SkeletonConfig
@@ -70,6 +71,7 @@ NORM: Kind = ((".weight", "/scale", SAME), (".bias", "/bias", SAME))
 CONVOLUTION: Kind = ((".weight", "/kernel", OIHW),)
 CONVOLUTION_BIAS: Kind = (*CONVOLUTION, (".bias", "/bias", SAME))
 BATCH_NORM: Kind = (*NORM, (".running_mean", "/mean", SAME), (".running_var", "/var", SAME))
+PLAIN_BATCH_NORM: Kind = ((".running_mean", "/mean", SAME), (".running_var", "/var", SAME))  # no scale, no shift
 BATCHED_TENSOR: Kind = (("", "", BATCHED),)
 BATCHED_TOKEN_TENSOR: Kind = (("", "", BATCHED_TOKEN),)
 STACKED_LINEAR: Kind = ((".weight", "/kernel", STACKED), (".bias", "/bias", STACKED))
@@ -437,9 +439,29 @@ SKELETON = Layout(
     ignored=(r"(?!skeleton\.).*",),
 )
 
+# --------------------------------------------------------------------------------------------------- mask branch
+
+
+def _mask_branch(c: MaskBranchConfig, prefix: str) -> list[Entry]:
+    return [
+        *part(f"{prefix}bn_s", "norm", PLAIN_BATCH_NORM),
+        *part(f"{prefix}down_sampling", "down", LINEAR),
+        *part(f"{prefix}up_sampling", "up", LINEAR),
+    ]
+
+
+BIG_GAIT = Layout(
+    name="BigGait",
+    prefixes=("", "Mask_Branch."),
+    markers=("down_sampling.weight", "up_sampling.weight", "bn_s.running_mean"),
+    entries=_mask_branch,
+    ignored=(r".*\.num_batches_tracked", r"(Mask_Branch\.)?bn_t\..*"),  # a norm that is never called
+)
+
 LAYOUTS: dict[type, tuple[Layout, ...]] = {
     ViTConfig: (HUGGING_FACE_IMAGE, OPENAI_IMAGE, DINOV2, TIMM, HUGGING_FACE_DINOV2),
     TextConfig: (HUGGING_FACE_TEXT, OPENAI_TEXT),
     ResNetConfig: (TORCHVISION_RESNET, HUGGING_FACE_RESNET),
     SkeletonConfig: (SKELETON,),
+    MaskBranchConfig: (BIG_GAIT,),
 }

@@ -4,6 +4,7 @@ pictures of a few."""
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from jaxreid.methods.method import Examined
 from jaxreid.retrieval.breakdown import REPLICATES, SEED, interval
 from jaxreid.run.model import Run
 
-TRACKLETS, STRIPS = 256, 8  # at most: of a split that are looked at, and of all that are shown
+TRACKLETS, STRIPS = 256, 4  # at most: of a split that are looked at; of a modality and platform that are shown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +33,7 @@ def examination(run: Run, variables: Any, memory: Any) -> tuple[list[dict[str, A
     figures: list[dict[str, np.ndarray]] = []
     persons: list[np.ndarray] = []
     strips: dict[int, Strip] = {}
+    kinds: Counter[tuple[int, int]] = Counter()  # strips of them
     for split in run.dataset.test_splits:
         plan = options.plan(split.table.length)
         first = np.flatnonzero(np.diff(plan.tracklet, prepend=-1))
@@ -43,11 +45,14 @@ def examination(run: Run, variables: Any, memory: Any) -> tuple[list[dict[str, A
             found = parallel.to_host(clips)
             examined: Examined = found.arrays["examined"]
             rows = np.flatnonzero(found.valid & (examined.valid > 0))
+            modality, platform = split.table.modality[found.tracklet], split.table.platform[found.tracklet]
             pid = split.labels.pid[found.tracklet[rows]]
             figures.append({name: x[rows] for name, x in examined.figures.items()})
             persons.append(pid)
             for row, person in zip(rows, pid.tolist(), strict=True):
-                if person not in strips and len(strips) < STRIPS:
+                kind = modality[row], platform[row]
+                if person not in strips and kinds[kind] < STRIPS:
+                    kinds[kind] += 1
                     pictures = {c: _bytes(x[row]) for c, x in zip(examined.captions, examined.pictures, strict=True)}
                     strips[person] = Strip(split.labels.names[found.tracklet[row]], pictures)
     if not sum(map(len, persons)):

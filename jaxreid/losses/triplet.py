@@ -1,5 +1,5 @@
-"""Triplet losses, driven by the label array, whatever the order of the rows: batch-hard (Hermans et al. 2017), and
-weighted over all pairs (the regularized form of AGW, Ye et al. 2021)."""
+"""Triplet losses, driven by the label array, whatever the order of the rows: batch-hard and batch-all (Hermans et al.
+2017), and weighted over all pairs (the regularized form of AGW, Ye et al. 2021)."""
 
 from __future__ import annotations
 
@@ -110,3 +110,32 @@ def weighted_triplet(
 
     loss = jax.nn.softplus(weighted(1.0, pair & same) - weighted(-1.0, pair & ~same))
     return masked_mean(loss, valid)
+
+
+def batch_all_triplet(
+    features: Float[Array, "clips parts dim"],
+    label: Int[Array, " clips"],
+    valid: Bool[Array, " clips"],
+    margin: float = 0.2,
+) -> Float[Array, ""]:
+    """Mean over parts of the mean of max(0, margin + d⁺ − d⁻) over all triplets that are above zero, 0 of a part where
+    none is.
+
+    As in OpenGait, the anchor itself counts among its positives. Distances are Euclidean; where one is 0 it has no
+    gradient.
+
+    Args:
+      features: not normalized here.
+    """
+    features = jnp.where(valid[:, None, None], features.astype(jnp.float32), 0.0).swapaxes(0, 1)
+    square = jnp.sum(features * features, axis=-1)
+    product = jnp.matmul(features, features.swapaxes(1, 2), precision=jax.lax.Precision.HIGHEST)
+    apart = square[:, :, None] + square[:, None] - 2.0 * product
+    distance = jnp.where(apart > 0, jnp.sqrt(jnp.where(apart > 0, apart, 1.0)), 0.0)  # [P, B, B]
+    pair = valid[:, None] & valid
+    same = label[:, None] == label
+    counted = (pair & same)[:, :, None] & (pair & ~same)[:, None]
+    hinge = jax.nn.relu(margin + distance[:, :, :, None] - distance[:, :, None])
+    hinge = jnp.where(counted, hinge, 0.0)  # [P, anchor, positive, negative]
+    above = jnp.sum(hinge > 0, axis=(1, 2, 3))
+    return jnp.mean(hinge.sum(axis=(1, 2, 3)) / jnp.maximum(above, 1))

@@ -298,7 +298,6 @@ class Method:
     assumes: ClassVar[Mapping[str, str]] = {}  # name of an assumption → the config key whose value is stated
     values: ClassVar[Table] = {}  # conditions of the keys that only this method reads
     released: ClassVar[Released | None] = None  # checkpoints of its authors
-    examines: ClassVar[bool] = False  # whether there is something to `examine`
 
     def __init__(self, config: Any, info: DatasetInfo) -> None:
         register_batch()
@@ -371,6 +370,11 @@ class Method:
         `jaxreid.retrieval.Parts`; or any pytree of arrays [B, …] that `distance` understands. `Evaluation.outputs` says
         which of them retrieval uses: "feature", unless a method says otherwise."""
         raise NotImplementedError
+
+    @property
+    def examines(self) -> bool:
+        """Whether there is something to `examine`."""
+        return False
 
     def examine(self, variables: Variables, memory: Any, batch: Batch) -> Examined:
         """What can be said of test clips beside their features, for the results and the report of a finished run."""

@@ -371,7 +371,9 @@ class S3Clip(VslaClip):
         found = {name: of_view(together["feature"], at, len(names)) for at, name in enumerate(names)}
         return {"tower": of_view(together["tower"], names.index("sr_off"), len(names)), **found}
 
-    examines = True
+    @property
+    def examines(self) -> bool:
+        return True
 
     def examine(self, variables: Variables, memory: Any, batch: Batch) -> Examined:
         """How near to a high-resolution frame its restored small form comes, beside the bicubic one: in pixels, and in
