@@ -277,7 +277,7 @@ class DinoGRL(Method):
         mean, std = jnp.array(self.config.frames.mean), jnp.array(self.config.frames.std)
         shown = jnp.where((silhouette > 0)[..., None], colours[parts.argmax(-1)], 0.0)
         pictures = frame.astype(jnp.float32) * std + mean, jnp.repeat(silhouette[..., None], 3, -1), shown
-        return Examined({}, ("frame", "silhouette", "parts"), pictures, batch.valid)
+        return Examined({}, pictures, batch.valid, ("frame", "silhouette", "parts"))
 
 
 def _colours(count: int) -> np.ndarray:
