@@ -66,7 +66,7 @@ SCORED: dict[str, Any] = {"evaluation.outputs": ("feature", "sr_off", "sr_all")}
 WALKERS: dict[str, Any] = {
     **VREID_XFD.WALKERS,
     **SCORED,
-    "evaluate_start": False,  # a third of the job's time for three features; VSLA-CLIP's run has the tower's scores
+    "evaluate_start": False,  # three features more to score; a run of `vreid_xfd` has the scores of the tower as it was
     "stage1.epochs": 10,
     "sr.name": "swinir_tiny",
     "sr.height": 16,
