@@ -20,7 +20,7 @@ from vreid_xfd import printed
 
 from jaxreid.run.workdirs import read_results
 
-BUDGET = {"batch.num_instances": 4, "epochs": 5}  # of S3-CLIP's main stage, for what it is compared with
+BUDGET = {"batch.num_instances": 4, "epochs": 4}  # of S3-CLIP's main stage, for what it is compared with
 PLAIN = {"degradation.blur": (0.01, 0.01), "degradation.rows": (1.0, 1.0), "degradation.noise": 0.0}
 
 # Row → config and what differs from it.

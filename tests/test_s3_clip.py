@@ -143,7 +143,7 @@ def test_optimizers_have_a_part_each():
     assert set(family.paths(split_trained(variables["params"], main.updates[1].optimizer)[0])) == wanted
     for stage in middle:
         assert not own & set(family.paths(split_trained(variables["params"], stage.updates[0].optimizer)[0]))
-    assert (first.steps, first.extraction.every) == (200, 0)
+    assert (first.steps, first.extraction.every) == (150, 0)
     bare = make(**{"pretrain.steps": 0}).stages()
     assert [stage.name for stage in bare] == ["prompts", "main"] and bare[-1].extraction is not None
 

@@ -4,14 +4,16 @@ import json
 import re
 
 import cv2
+import family
 import jax
 import numpy as np
 import pytest
 from html_page import Page
 from messages import refuses
-from test_contract import make_config, short_stages
+from test_contract import short_stages
 from test_training import run_training
 
+from jaxreid.backbones import swinir
 from jaxreid.backbones.kinds import shapes_of
 from jaxreid.backbones.saving import to_tensors
 from jaxreid.backbones.swinir_layout import SWINIR
@@ -24,13 +26,32 @@ from jaxreid.training.metric_writer import read_metrics
 from jaxreid.training.start import init_variables
 from jaxreid.training.steps import variables_of
 
+CHANGES = {
+    **{"dataset.config": "tiny", "mesh.devices": 1, "evaluate_start": False, "extraction_batch_size": 8},
+    **{"batch.num_identities": 4, "batch.num_instances": 2, "pretrain.clips": 8, "stage1.batch_size": 8},
+    **{"frames.height": 24, "frames.width": 24, "sr.height": 6, "sr.width": 6, "pretrain.crop": (6, 6)},
+    **{"adapters.width": 8, "platform_prompts.blocks": 1, "cqmix.cells": (4, 4), "sr.fewest_frames": 100},
+}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small_networks():
+    with pytest.MonkeyPatch.context() as patch:
+        family.small_towers(patch)
+        tiny = swinir.SwinIRConfig(width=8, groups=1, depth=1, heads=2, drop_path=0.0)
+        patch.setitem(swinir.VARIANTS, "swinir_tiny", tiny)
+        yield
+
+
+def make_config(**changes):
+    return family.make_config("s3_clip", **CHANGES | changes)
+
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, data_dir, tiny):
-    """(run, what its evaluation found) behind an epoch of each stage; what it was given is the contract's."""
+    """(run, what its evaluation found) behind an epoch of each stage."""
     with short_stages("s3_clip"):
-        config = make_config("s3_clip", **{"dataset.config": "tiny"})
-        run, state, frozen = run_training(config, tmp_path_factory.mktemp("s3_clip"), data_dir)
+        run, state, frozen = run_training(make_config(), tmp_path_factory.mktemp("s3_clip"), data_dir)
         found = Evaluator(run).final(variables_of(state, frozen), state.memory, len(run.method.stages()))
     return run, found
 
@@ -38,7 +59,7 @@ def finished(tmp_path_factory, data_dir, tiny):
 def test_a_run_tells_of_its_pictures(finished):
     run, found = finished
     counts = [row for row in read_metrics(run.workdir) if row["kind"] == "association"]
-    # Every frame of this world has 64 rows, and the threshold is 48.
+    # Every frame of this world has 64 rows, and the threshold is 18.
     assert [row["high_resolution_frames_count"] for row in counts] == [run.dataset.train.table.length.sum()]
     outputs = {(record["direction"], record["output"]) for record in found.results["scores"]}
     directions = {direction for direction, _ in outputs}
@@ -68,25 +89,26 @@ def test_the_report_shows_strips(finished):
     assert all(re.match("data:image/png;base64,", source) for source in pictures)
     first = found.strips[0]
     low = first.pictures["low resolution"]
-    assert low.shape == (64, 32, 3) and (low[::4, ::4] == low[3::4, 3::4]).all()
+    assert low.shape == (24, 24, 3) and (low[::4, ::4] == low[3::4, 3::4]).all()
     # The sharp picture is the tracklet's first frame as the record has it.
     split = next(s for s in run.dataset.test_splits if first.name in s.labels.names)
     encoded = run.reader(split).encoded(split.labels.names.index(first.name))[0]
     stored = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR_RGB)
-    np.testing.assert_allclose(first.pictures["high resolution"].astype(int), stored, atol=1)
+    seen = cv2.resize(stored, (24, 24), interpolation=cv2.INTER_LINEAR)
+    np.testing.assert_allclose(first.pictures["high resolution"].astype(int), seen, atol=1)
     assert json.loads((run.workdir / "results.json").read_text())["examined"]
 
 
 def test_too_few_sharp_pictures_end_a_run(tmp_path, data_dir, tiny):
-    config = make_config("s3_clip", **{"sr.fewest_frames": 10_000})
-    with short_stages("s3_clip"), refuses(UserError, "training frames have 48 rows or more", "sr.fewest_frames=10000"):
+    config = make_config(**{"sr.fewest_frames": 10_000})
+    with short_stages("s3_clip"), refuses(UserError, "training frames have 18 rows or more", "sr.fewest_frames=10000"):
         run_training(config, tmp_path, data_dir)
 
 
 def test_a_run_starts_from_published_weights(tmp_path, data_dir, tiny):
     """Those of the file; what no file holds is drawn, and starts as nothing."""
     safetensors = pytest.importorskip("safetensors.numpy")
-    run = start_run(make_config("s3_clip"), tmp_path / "run", data_dir)
+    run = start_run(make_config(), tmp_path / "run", data_dir)
     config = run.method.sr_config
     rng = np.random.default_rng(0)
     shapes = shapes_of(config)["params"]
@@ -99,7 +121,7 @@ def test_a_run_starts_from_published_weights(tmp_path, data_dir, tiny):
         tree[leaf] = rng.normal(size=shape).astype(np.float32)
     file = tmp_path / "swinir.safetensors"
     safetensors.save_file(to_tensors(params, config, SWINIR), file)
-    again = start_run(make_config("s3_clip", **{"sr.checkpoint": str(file)}), tmp_path / "again", data_dir)
+    again = start_run(make_config(**{"sr.checkpoint": str(file)}), tmp_path / "again", data_dir)
     found = jax.device_get(init_variables(again)["params"][NAME])
     over_frames = found.pop("over_frames")
     jax.tree.map(np.testing.assert_array_equal, found, params)
