@@ -114,7 +114,7 @@ def _contradictions(config: Any, values: dict[str, Any]) -> Iterator[str]:
         yield "config.evaluation.rerank_raw=True needs features as they are: config.evaluation.normalize must be False"
     if len(set(rule.outputs)) != len(rule.outputs):
         yield f"config.evaluation.outputs={tuple(rule.outputs)} names one twice"
-    backbone, size = config.backbone, (config.frames.height, config.frames.width)
+    backbone, size = config.backbone, find_method(config.method).tower_size(config)
     try:
         backbone_config(backbone, size, config.precision)
     except UserError as error:
