@@ -131,6 +131,7 @@ def batch_all_triplet(
     square = jnp.sum(features * features, axis=-1)
     product = jnp.matmul(features, features.swapaxes(1, 2), precision=jax.lax.Precision.HIGHEST)
     apart = square[:, :, None] + square[:, None] - 2.0 * product
+    apart = jnp.where(jnp.eye(len(label), dtype=bool), 0.0, apart)  # which rounding need not say
     distance = jnp.where(apart > 0, jnp.sqrt(jnp.where(apart > 0, apart, 1.0)), 0.0)  # [P, B, B]
     pair = valid[:, None] & valid
     same = label[:, None] == label

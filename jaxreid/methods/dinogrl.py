@@ -93,6 +93,11 @@ class DinoGRL(Method):
                 f"part: one of {', '.join(OF_PARTS)}"
             )
 
+    @classmethod
+    def tower_size(cls, config: Any) -> tuple[int, int]:
+        height, width = config.dino_size
+        return height, width
+
     def __init__(self, config: Any, info: DatasetInfo) -> None:
         super().__init__(config, info)
         if {VISIBLE, INFRARED} - set(np.unique(info.table.modality).tolist()):
@@ -100,7 +105,7 @@ class DinoGRL(Method):
         precision: Any = jnp.dtype(config.precision)
         remat = config.backbone.remat
         name = config.backbone.name.partition(":")[2]
-        dino = dinov2_config(name, tuple(config.dino_size), dtype=precision, remat=remat, scan=config.backbone.scan)
+        dino = dinov2_config(name, self.tower_size(config), dtype=precision, remat=remat, scan=config.backbone.scan)
         resnet: Any = encoder_config(config.resnet.name, info.frame_size, config.precision, remat)
         both = ("both",)
         self.network_config = DinoGRLConfig(

@@ -312,6 +312,12 @@ class Method:
         yield from ()
 
     @classmethod
+    def tower_size(cls, config: Any) -> tuple[int, int]:
+        """Height and width in pixels of what the tower of `config.backbone` is given: the frames, unless a method
+        brings them to another size for it."""
+        return config.frames.height, config.frames.width
+
+    @classmethod
     def reads_captions(cls, config: Any) -> bool:
         """Whether a run of this config is given the captions of its training split: of a class with `uses_captions`,
         unless some values do without them."""

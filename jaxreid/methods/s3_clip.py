@@ -347,7 +347,8 @@ class S3Clip(VslaClip):
         losses: dict[str, tuple[Any, jax.Array]] = {}
         for number, (share, _) in enumerate(views.values()):
             of_one = jax.tree.map(lambda x: of_view(x, number, len(views)), found)  # noqa: B023
-            for name, (weight, value) in self.losses_of(*of_one, memory, batch)[0].items():
+            clips, logits, similar = of_one
+            for name, (weight, value) in self.losses_of(clips, logits, similar, memory, batch)[0].items():
                 before = losses[name][1] if name in losses else 0.0
                 losses[name] = weight, before + share * value
         return losses, batch_stats

@@ -16,7 +16,7 @@ from jaxreid.data.clips import RULES, TRAINING_CLIPS
 from jaxreid.data.loader import INTERPOLATION, RESIZING
 from jaxreid.data.prepared import SIXTEEN_BIT
 from jaxreid.errors import UserError
-from jaxreid.methods.method import OWN, POOLS, find_method
+from jaxreid.methods.method import OWN, POOLS, Method, find_method
 from jaxreid.optimizers import OPTIMIZER_VALUES, SCHEDULE_VALUES
 from jaxreid.retrieval.distances import DISTANCES, OF_ROWS
 from jaxreid.retrieval.protocols import PROTOCOLS
@@ -94,12 +94,12 @@ def check_config(config: Any) -> None:
     found += [
         f"config.{key} has no condition: {method.__name__}.values needs one" for key in values if key not in table
     ]
-    found = found or [*_contradictions(config, values, method.sees_pictures), *method.contradictions(config)]
+    found = found or [*_contradictions(config, values, method), *method.contradictions(config)]
     if found:
         raise UserError("; ".join(found))
 
 
-def _contradictions(config: Any, values: dict[str, Any], has_tower: bool) -> Iterator[str]:
+def _contradictions(config: Any, values: dict[str, Any], method: type[Method]) -> Iterator[str]:
     if config.keep_best and not config.evaluate_every:
         yield "config.keep_best=True needs scores: config.evaluate_every must be at least 1"
     rule = config.evaluation
@@ -114,9 +114,9 @@ def _contradictions(config: Any, values: dict[str, Any], has_tower: bool) -> Ite
         yield "config.evaluation.rerank_raw=True needs features as they are: config.evaluation.normalize must be False"
     if len(set(rule.outputs)) != len(rule.outputs):
         yield f"config.evaluation.outputs={tuple(rule.outputs)} names one twice"
-    backbone, size = config.backbone, (config.frames.height, config.frames.width)
-    if not has_tower:
+    if not method.sees_pictures:
         return
+    backbone, size = config.backbone, method.tower_size(config)
     try:
         backbone_config(backbone, size, config.precision)
     except UserError as error:
