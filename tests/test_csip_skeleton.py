@@ -154,7 +154,7 @@ def test_no_picture_of_a_set_with_pictures_is_read(tmp_path, data_dir, tiny, mon
 
     for name in ("decode_each", "encoded"):
         monkeypatch.setattr(FrameReader, name, refused)
-    run = start_run(config(**{"dataset.config": "tiny"}), tmp_path / "run", data_dir)
+    run = start_run(config(**{"dataset.config": "tiny"}), tmp_path, data_dir)
     state, frozen = enter_stage(run, run.method.stages()[0], None, None)
     loop = EpochLoop(run, run.method.stages()[0], 0, state)
     for batch in (next(iter(loop.loader(state, 0)[0])), abstract_batch(run, 16, 6, "extract")):
