@@ -27,6 +27,7 @@ FREE = {
     "dataset.path",
     "backbone.checkpoint",
     "skeleton.checkpoint",
+    "sr.checkpoint",
 }  # opening and loading say what there is
 
 
