@@ -18,8 +18,7 @@ from jaxreid.backbones.swinir_layout import SWINIR
 from jaxreid.backbones.text import TextConfig, TextTower
 from jaxreid.backbones.vit import ViT, ViTConfig
 
-Config = ViTConfig | TextConfig | ResNetConfig | SwinIRConfig | SkeletonConfig
-Config = ViTConfig | TextConfig | ResNetConfig | MaskBranchConfig
+Config = ViTConfig | TextConfig | ResNetConfig | SwinIRConfig | SkeletonConfig | MaskBranchConfig
 
 
 class Kind(NamedTuple):

@@ -103,7 +103,7 @@ def unused(key: str, shape: tuple[int, ...]) -> Entry:
     return Entry(key, (), Arrangement(lambda x, count: (), lambda: np.zeros(shape, np.float32)))
 
 
-def blocks(config: TransformerConfig, key: str, rows: Iterable[Row]) -> list[Entry]:
+def blocks(config: TransformerConfig | SkeletonConfig, key: str, rows: Iterable[Row]) -> list[Entry]:
     """The rows of every block: `key`.0, `key`.1, … hold block_00, block_01, …"""
     return [
         entry

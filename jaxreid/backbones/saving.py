@@ -16,6 +16,7 @@ from flax.traverse_util import flatten_dict
 from jaxreid.backbones.descriptions import SILENT_FIELDS, metadata_key
 from jaxreid.backbones.kinds import Config, shapes_of, summary
 from jaxreid.backbones.layouts import (
+    BIG_GAIT,
     HUGGING_FACE_DINOV2,
     HUGGING_FACE_IMAGE,
     HUGGING_FACE_TEXT,
@@ -24,6 +25,7 @@ from jaxreid.backbones.layouts import (
     TORCHVISION_RESNET,
     Layout,
 )
+from jaxreid.backbones.mask_branch import MaskBranchConfig
 from jaxreid.backbones.resnet import ResNetConfig
 from jaxreid.backbones.skeleton_graph import SkeletonConfig
 from jaxreid.backbones.swinir import SwinIRConfig
@@ -81,6 +83,8 @@ def _usual_layout(config: Config) -> tuple[Layout, str]:
         return SWINIR, "params."
     if isinstance(config, SkeletonConfig):
         return SKELETON, SKELETON.prefixes[0]
+    if isinstance(config, MaskBranchConfig):
+        return BIG_GAIT, "Mask_Branch."
     if isinstance(config, TextConfig):
         return HUGGING_FACE_TEXT, "text_model."
     return (HUGGING_FACE_IMAGE, "vision_model.") if config.pre_norm_embeddings else (HUGGING_FACE_DINOV2, "")

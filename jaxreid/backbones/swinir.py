@@ -85,7 +85,7 @@ VARIANTS = {
 
 def position_index(window: int) -> np.ndarray:
     """i64[w², w²], for each pair of pixels of a window the row of the table that their offset has."""
-    place = np.stack(np.mgrid[:window, :window]).reshape(2, -1)
+    place = np.indices((window, window)).reshape(2, -1)
     down, right = place[:, :, None] - place[:, None] + window - 1
     return down * (2 * window - 1) + right
 

@@ -104,7 +104,7 @@ def lift(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     Half a metre is the middle distance from pelvis to thorax. A point that nobody found (all zeros) leaves its joint
     where the joint's parent is; a frame without pelvis or thorax has none.
     """
-    known = points.any(axis=-1)
+    known = np.asarray(points.any(axis=-1))
     found = np.stack([known[:, list(sources)].all(axis=1) for sources in H36M_OF_COCO], axis=1)
     joints = h36m_of_coco(points) * [1.0, 1.0, 0.0]
     for parent, joint in TREES[JOINTS]:  # in the order from the root

@@ -39,7 +39,7 @@ class BandAttention(nn.Module):
             nn.Dense(width, dtype=self.dtype, name=name)(x).reshape(*x.shape[:3], self.heads, -1)
             for name in ("query", "key", "value")
         )
-        seen = near & frame_mask[:, None, :]
+        seen = jnp.asarray(near & frame_mask[:, None, :])
 
         def attend(q: Array, k: Array, v: Array, seen: Array) -> Array:
             return jax.nn.dot_product_attention(q, k, v, bias=bias[None], mask=seen[None, None], implementation="xla")

@@ -34,7 +34,8 @@ class CellBranch(nn.Module):
     @nn.compact
     def __call__(self, tokens: Array, active: Array, train: bool) -> Array:
         """Tokens [N, a, b, D], which cells are active bool[N, h, w]."""
-        size, inside = active.shape[1:], active.reshape(-1)
+        (rows, columns), inside = active.shape[1:], active.reshape(-1)
+        size = rows, columns
 
         def norm(x: Array, name: str, **instead: Array) -> Array:
             made = MaskedBatchNorm(use_scale=False, use_bias=False, name=name)

@@ -59,7 +59,7 @@ class PartNecks(nn.Module):
         self, parts: Float[Array, "clips parts dim"], valid: Bool[AnyArray, " clips"], train: bool
     ) -> Float[Array, "clips parts {self.num_classes}"]:
         flat = parts.reshape(len(parts), -1)
-        normed = MaskedBatchNorm(name="norm")(flat, valid, use_running_average=not train)
+        normed = MaskedBatchNorm(name="norm")(flat, jnp.asarray(valid), use_running_average=not train)
         kernel = self.param("kernel", XAVIER, (*parts.shape[1:], self.num_classes))
         classes = jnp.swapaxes(unit_rows(jnp.swapaxes(kernel, 1, 2)), 1, 2)
         features = unit_rows(normed.reshape(parts.shape))

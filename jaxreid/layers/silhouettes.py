@@ -5,6 +5,7 @@ Sizes were published for a grid of 64 rows: bands and kernels are the same share
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import jax
@@ -28,7 +29,7 @@ def resized(
 ) -> Float[Array, "maps rows columns channels"]:
     """Bilinear, from the centres of cells, as PyTorch's `interpolate(align_corners=False)`."""
     if maps.shape[1:3] == size:
-        return maps
+        return jnp.asarray(maps)
     return jax.image.resize(maps, (maps.shape[0], *size, maps.shape[3]), "linear", antialias=False)
 
 
@@ -53,7 +54,7 @@ def cleaned(share: Float[Array, "frames rows columns"]) -> Float[Array, "frames 
     return jnp.where((dilated > 0.5) ^ (eroded > 0.5), share, 0.0) + (eroded > 0.5)
 
 
-def _extreme(x: jax.Array, radius: int, of: jax.typing.ArrayLike, outside: float) -> jax.Array:
+def _extreme(x: jax.Array, radius: int, of: Callable[..., jax.Array], outside: float) -> jax.Array:
     side = 2 * radius + 1
     return jax.lax.reduce_window(x, outside, of, (1, side, side), (1, 1, 1), "SAME")  # pyright: ignore
 

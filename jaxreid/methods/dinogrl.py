@@ -197,7 +197,7 @@ class DinoGRL(Method):
     # --- jitted -------------------------------------------------------------------------------------------------
 
     def init(self, rng: jax.Array, batch: Batch) -> Variables:
-        keys = dict(zip(("params", "dropout", "maps"), jax.random.split(rng, 3), strict=True))
+        keys: dict[str, jax.Array] = dict(zip(("params", "dropout", "maps"), jax.random.split(rng, 3), strict=True))
         return self.network.init(keys, batch, method="train_outputs")
 
     def last_tokens(self, variables: Variables, memory: Any, batch: Batch) -> dict[str, jax.Array]:
@@ -226,7 +226,7 @@ class DinoGRL(Method):
     def loss(self, variables: Variables, memory: Any, batch: Batch, context: Context) -> LossOutput:
         """L_id + L_tri of each stream, and 1 · L_mse + 0.02 · L_sob(mask) + 0.01 · L_sob(parts) + 5 · L_div."""
         config, label, valid, mask = self.config, batch.identity, batch.valid, frames_that_count(batch)
-        keys = dict(zip(("dropout", "maps"), jax.random.split(context.rng), strict=True))
+        keys: dict[str, jax.Array] = dict(zip(("dropout", "maps"), jax.random.split(context.rng), strict=True))
         (found, cosines), changed = self.network.apply(
             variables, batch, method="train_outputs", mutable=["batch_stats"], rngs=keys
         )
