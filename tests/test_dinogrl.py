@@ -182,7 +182,8 @@ def test_a_training_step_is_that_of_the_restated_code(released, step):
 
     branch = "dinov2.Denoising_Branch.down_sampling"
     close(gradient["part_branch"]["first"]["kernel"].T, leaves[f"{branch}.0.weight"].grad)
-    close(gradient["texture_branch"]["first"]["bias"], leaves["dinov2.Appearance_Branch.down_sampling.bias"].grad)
+    weight = leaves["dinov2.Appearance_Branch.down_sampling.weight"].grad
+    close(gradient["texture_branch"]["first"]["kernel"].T, weight)
     close(gradient["mask_branch"]["down"]["kernel"].T, leaves["dinov2.Mask_Branch.down_sampling.weight"].grad)
     close(gradient["appearance_parts"]["kernel"], leaves["FCs.fc_bin"].grad)
     close(gradient["gait_exchange"]["query_kernel"], leaves["enhance_shape_net_3.theta.weight"].grad)

@@ -17,7 +17,7 @@ from jaxreid.backbones.vit import ViT, ViTConfig
 from jaxreid.data.batch import Batch
 from jaxreid.layers.gait_maps import AttentionFusion, CellBranch, GaitStem
 from jaxreid.layers.pbmge import Exchange
-from jaxreid.layers.pyramid import PartNecks, SeparateFC, pyramid_pool
+from jaxreid.layers.pyramid import PartNecks, SeparateFC, largest, pyramid_pool
 from jaxreid.layers.silhouettes import cleaned, kept_maps, person, resized
 
 STREAMS = ("appearance", "gait")
@@ -175,7 +175,7 @@ class DinoGRLNetwork(nn.Module):
         first = maps["appearance" if "appearance" in maps else "gait"]
         found["tower"] = masked_mean(gem(first).reshape(clips, length, -1), batch.frame_mask)
         for name, x in maps.items():  # maps are not negative, and 0 where a frame does not count
-            over_time = x.reshape(clips, length, *x.shape[1:]).max(axis=1)
+            over_time = largest(x.reshape(clips, length, *x.shape[1:]), axis=1)
             found[name] = self.parts[name](pyramid_pool(over_time, self.config.bins))
         plain = {name: found[name] for name in self.config.streams}
         for name, exchange in self.exchanges.items():

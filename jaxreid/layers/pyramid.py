@@ -18,6 +18,16 @@ from jaxreid.shapes import AnyArray, Array, Bool, Float
 XAVIER = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform", in_axis=1, out_axis=0)
 
 
+def largest(x: jax.Array, axis: int) -> jax.Array:
+    """Maximum along an axis, whose slope belongs to the first of the largest values, as PyTorch's.
+
+    That of `jnp.max` goes to all that are equal to the maximum: where a compiler computes x once more for the backward
+    pass, and rounds otherwise, none may be.
+    """
+    place = jnp.argmax(jax.lax.stop_gradient(x), axis=axis, keepdims=True)
+    return jnp.take_along_axis(x, place, axis=axis).squeeze(axis)
+
+
 def pyramid_pool(
     maps: Float[Array, "clips rows columns channels"], bins: Sequence[int]
 ) -> Float[Array, "clips parts channels"]:
@@ -27,7 +37,7 @@ def pyramid_pool(
     found = []
     for count in bins:
         strips = maps.reshape(clips, count, rows // count * columns, channels)
-        found.append(strips.mean(2) + strips.max(2))
+        found.append(strips.mean(2) + largest(strips, axis=2))
     return jnp.concatenate(found, axis=1)
 
 
