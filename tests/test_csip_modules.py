@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from messages import refuses
-from references import csip_forward
 
 from jaxreid.backbones.skeleton_graph import TREES, SkeletonConfig, SkeletonGraph, laplacian, tree_code, tree_of
 from jaxreid.errors import UserError
@@ -58,6 +57,8 @@ def test_what_is_no_tree_is_refused():
 
 @pytest.mark.parity
 def test_the_skeleton_encoder_is_pytorch_s():
+    from references import csip_forward
+
     c = SkeletonConfig(width=8, depth=2, heads=2, hidden=12, projection=6)
     module, rng = SkeletonGraph(c), np.random.default_rng(0)
     joints = jnp.asarray(rng.normal(size=(2, 3, 17, 3)), jnp.float32)
@@ -85,6 +86,8 @@ def temporal(layout="paper", time=0):
 @pytest.mark.parity
 @pytest.mark.parametrize("with_skeletons", [True, False])
 def test_guided_modeling_is_pytorch_s(with_skeletons):
+    from references import csip_forward
+
     params, run, (tokens, seen, joints) = temporal()
     clip, frames = run(tokens, seen, Skeletons(joints, seen) if with_skeletons else None)
     for row in range(2):
@@ -95,6 +98,8 @@ def test_guided_modeling_is_pytorch_s(with_skeletons):
 
 @pytest.mark.parity
 def test_fusion_is_pytorch_s():
+    from references import csip_forward
+
     module, rng = PrototypeFusion(4), np.random.default_rng(2)
     s, v = (jnp.asarray(rng.normal(size=(3, 4)), jnp.float32) for _ in range(2))
     variables = family.filled(lambda key: module.init(key, s, v, jnp.ones(3, bool), method="fused"), scale=2.0)

@@ -12,9 +12,7 @@ import numpy as np
 import optax
 import pytest
 import released_files
-import torch
 from messages import refuses, says
-from references import dinogrl_forward as reference
 
 from jaxreid.backbones import dinov2, frame_encoder
 from jaxreid.backbones.resnet import ResNetConfig
@@ -26,6 +24,11 @@ from jaxreid.run.model import open_model
 from jaxreid.training.importing import import_released
 from jaxreid.training.restore import restore_judged
 from jaxreid.training.steps import variables_of
+
+torch = pytest.importorskip("torch")  # what the restatement is written in
+from references import dinogrl_forward as reference  # noqa: E402
+
+pytestmark = pytest.mark.parity
 
 HEADS, DINO_SIZE, BINS, GRANULARITIES = 2, (128, 64), (1, 2, 4), (2, 4)
 DINO = dataclasses.replace(dinov2.SMALL["walkers_vit_tiny"], width=8, heads=HEADS)
@@ -115,7 +118,6 @@ def as_ours(x):
 # The whole network ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parity
 def test_released_files_compute_what_the_released_code_computes(released):
     batch = make_batch()
     record = json.loads((released.folder / "imported.json").read_text())
@@ -145,7 +147,6 @@ def test_released_files_compute_what_the_released_code_computes(released):
     np.testing.assert_allclose(part_euclidean_distance(own[:3], own[3:]), apart, atol=1e-3 * apart.max())
 
 
-@pytest.mark.parity
 def test_a_training_step_is_that_of_the_restated_code(released, step):
     """Losses with their published weights, running statistics, and gradients down to the stems."""
     batch = make_batch(1)

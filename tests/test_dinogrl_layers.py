@@ -9,9 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import released_files
-import torch
 from messages import refuses
-from references import dinogrl_forward as reference
 
 from jaxreid.backbones.batch_norm import MaskedBatchNorm
 from jaxreid.backbones.mask_branch import MaskBranch, MaskBranchConfig
@@ -29,6 +27,11 @@ from jaxreid.layers.silhouettes import (
 )
 from jaxreid.losses.triplet import batch_all_triplet
 from jaxreid.retrieval.distances import part_euclidean_distance
+
+torch = pytest.importorskip("torch")  # what the restatement is written in
+from references import dinogrl_forward as reference  # noqa: E402
+
+pytestmark = pytest.mark.parity
 
 BINS, GRANULARITIES, PARTS, WIDTH = (1, 2, 4), (2, 4), 7, 6
 
@@ -95,7 +98,6 @@ def test_cleaning_is_dilation_and_erosion_by_hand():
         np.testing.assert_array_equal(cleaned(jnp.asarray(x)), expected)
 
 
-@pytest.mark.parity
 def test_how_rough_maps_are():
     rng = np.random.default_rng(0)
     maps = rng.random((3, 8, 6, 4)).astype(np.float32)
@@ -168,7 +170,6 @@ def test_a_map_of_cells_is_the_same_the_short_way():
 # PBMGE, losses, distances ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parity
 def test_an_exchange_is_that_of_lifted_numbers():
     """Four scalars in place of products of vectors; running statistics move strip by strip; new, it adds nothing."""
     rng = np.random.default_rng(0)
@@ -202,7 +203,6 @@ def test_an_exchange_is_that_of_lifted_numbers():
         np.testing.assert_allclose(changed["batch_stats"]["shared"][name], expected, rtol=1e-4)
 
 
-@pytest.mark.parity
 def test_triplets_of_all_clips():
     rng = np.random.default_rng(0)
     parts, label = rng.normal(size=(6, 3, 4)).astype(np.float32), np.repeat(np.arange(3), 2)
