@@ -55,6 +55,7 @@ SMALL = {
 }
 # LSMRL's tower moves patches between all frames of a clip: its clips are full, which its config is checked for.
 ALWAYS_FULL = {"lsmrl", "keyre_id"}
+SLOW = {"dinogrl"}
 each = pytest.mark.parametrize("name", NAMES)
 
 
@@ -155,7 +156,8 @@ def test_shapes_and_steps_that_compile_once(name, trained):
     assert made.found.results["scores"]
 
 
-@each
+# What compiles for a minute and more is left to --extended.
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.extended] * (n in SLOW)) for n in NAMES])
 def test_padding_never_changes_a_result(name, trained):
     """Bit for bit, by the compiled steps of the run: what stands in rows and frames that do not count."""
     made = trained(name)
