@@ -17,7 +17,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-from attention import compare, of_jax, printed
+from attention import compare, of_jax, printed, torch_calls
 
 from jaxreid.backbones.clip import vision_config
 from jaxreid.backbones.transformer import Adapters, Block
@@ -91,21 +91,7 @@ def of_torch(config, frozen, trained, clips, precision):
         beside = adapters["beside_mlp"]
         return x + y + linear(beside["up"], quick_gelu(linear(beside["down"], x)))
 
-    def waited(out):
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        return out
-
-    def forward():
-        with torch.no_grad():
-            return waited(run())
-
-    def both():
-        out = run()
-        return waited(torch.autograd.grad(out, leaves, out.detach()))
-
-    both()
-    return {"forward": forward, "both": both}, forward().float().cpu().numpy()
+    return torch_calls(run, leaves)
 
 
 def make(form, tower, clips, frames, length, precision):

@@ -137,21 +137,29 @@ def of_torch(arrays, precision):
     q, k, v = (torch.tensor(x, dtype=dtype, device=device).transpose(1, 2).requires_grad_() for x in arrays)
     scaled = torch.nn.functional.scaled_dot_product_attention
 
-    def forward():
-        with torch.no_grad():
-            out = scaled(q, k, v)
-        if cuda:
+    calls, _ = torch_calls(lambda: scaled(q, k, v), (q, k, v))
+    return calls, calls["forward"]().transpose(1, 2).float().cpu().numpy()
+
+
+def torch_calls(run, leaves):
+    """`forward` and `both` of run() → tensor, with gradients of the leaves; and what it gives."""
+    import torch
+
+    def waited(out):
+        if torch.cuda.is_available():
             torch.cuda.synchronize()
         return out
 
+    def forward():
+        with torch.no_grad():
+            return waited(run())
+
     def both():
-        out = scaled(q, k, v)
-        torch.autograd.grad(out, (q, k, v), out.detach())
-        if cuda:
-            torch.cuda.synchronize()
+        out = run()
+        return waited(torch.autograd.grad(out, leaves, out.detach(), allow_unused=True))
 
     both()
-    return {"forward": forward, "both": both}, forward().transpose(1, 2).float().cpu().numpy()
+    return {"forward": forward, "both": both}, forward().float().cpu().numpy()
 
 
 # ----------------------------------------------------------------------------------------------------- comparing

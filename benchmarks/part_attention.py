@@ -17,7 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from attention import compare, of_jax, printed
+from attention import compare, of_jax, printed, torch_calls
 
 from jaxreid.backbones.imagenet import imagenet_config
 from jaxreid.backbones.transformer import Block, LayerNorm, TransformerConfig
@@ -87,21 +87,7 @@ def of_torch(config, variables, tokens, weights, precision):
             parts.append(norm(p["norm"], x, 1e-5)[:, 0])
         return torch.stack(parts, 1)
 
-    def waited(out):
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        return out
-
-    def forward():
-        with torch.no_grad():
-            return waited(run())
-
-    def both():
-        out = run()
-        return waited(torch.autograd.grad(out, leaves, out.detach(), allow_unused=True))
-
-    both()
-    return {"forward": forward, "both": both}, forward().float().cpu().numpy()
+    return torch_calls(run, leaves)
 
 
 def make(form, tower, clips, precision):
