@@ -11,12 +11,11 @@ nearer to their own captions than to those of each team-mate.
 
 from __future__ import annotations
 
-import statistics
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from runs import over_seeds, read_arguments, reopened, train_row
+from runs import beside, over_seeds, read_arguments, reopened, train_row
 
 from jaxreid.run.workdirs import read_results
 
@@ -97,12 +96,9 @@ def main() -> None:
     whole = [results["scores"][0]["mAP"] for results in found.get(FULL, [])]
     for name, results in found.items():
         scores = [each["scores"][0] for each in results]
-        apart = [score["mAP"] - full for score, full in zip(scores, whole, strict=False)]
-        beside = "" if name == FULL or not apart else f"{statistics.mean(apart):+.1f}"
-        if beside and len(apart) > 1:
-            beside += f" ± {statistics.stdev(apart) / len(apart) ** 0.5:.1f}"
+        apart = "" if name == FULL else beside([score["mAP"] for score in scores], whole)
         columns = (over_seeds([score[key] for score in scores]) for key in ("mAP", "rank-1"))
-        print(f"| {' | '.join([name, *columns, beside, str(len(scores))])} |")
+        print(f"| {' | '.join([name, *columns, apart, str(len(scores))])} |")
     if FULL in found:
         from data_builders.walkers.world import CONFIGS
 

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from runs import over_seeds, read_arguments, reopened, workdir_of
+from runs import over_seeds, printed, read_arguments, reopened, workdir_of
 from vreid_xfd import ROWS as ANCESTORS
-from vreid_xfd import by_rule, printed, trained
+from vreid_xfd import by_rule, trained
 
 from jaxreid.tools import compare
 

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from runs import flags, over_seeds, reopened, train, workdir_of
+from runs import flags, over_seeds, printed, reopened, train, workdir_of
 
 from jaxreid.backbones.skeleton_graph import TREES
 from jaxreid.files import expand
@@ -247,12 +247,6 @@ def figures(workdirs: Sequence[Path], protocol: str = "") -> list[str]:
         for folder in workdirs
     ]
     return [over_seeds([record[key] for record in records]) for key in ("mAP", "rank-1")]
-
-
-def printed(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    print(f"\n| {' | '.join(heads)} |\n|{'---|' * len(heads)}")
-    for row in rows:
-        print(f"| {' | '.join(row)} |")
 
 
 def main() -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from runs import over_seeds, read_arguments, reopened, train_row
+from runs import beside, over_seeds, read_arguments, reopened, train_row
 
 from jaxreid.run.workdirs import read_results
 
@@ -166,11 +166,8 @@ def scores_table(found: dict[str, list[dict[str, Any]]]) -> None:
             for direction in DIRECTIONS
             for key in ("mAP", "rank-1")
         ]
-        apart = [mean(results) - full for results, full in zip(runs, whole, strict=False)]
-        beside = "" if name == FULL or not apart else f"{statistics.fmean(apart):+.1f}"
-        if beside and len(apart) > 1:
-            beside += f" ± {statistics.stdev(apart) / len(apart) ** 0.5:.1f}"
-        print(f"| {' | '.join([name, *cells, beside, str(len(runs))])} |")
+        apart = "" if name == FULL else beside([*map(mean, runs)], whole)
+        print(f"| {' | '.join([name, *cells, apart, str(len(runs))])} |")
 
 
 def overlap_table(workdirs: dict[str, list[Path]]) -> None:

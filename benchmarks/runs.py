@@ -6,7 +6,7 @@ import argparse
 import statistics
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,3 +68,17 @@ def reopened(workdir: Path, data_dir: Path | None = None) -> tuple[Any, Any, Any
 def over_seeds(values: Sequence[float]) -> str:
     """Mean ± sample deviation."""
     return f"{statistics.mean(values):.1f}" + (f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else "")
+
+
+def printed(heads: Sequence[str], lines: Iterable[Sequence[str]]) -> None:
+    """A table of Markdown."""
+    print(f"\n| {' | '.join(heads)} |\n|" + "---|" * len(heads))
+    for line in lines:
+        print(f"| {' | '.join(line)} |")
+
+
+def beside(values: Sequence[float], whole: Sequence[float]) -> str:
+    """Mean difference to the whole method, seed by seed, ± its standard error; "" without one."""
+    apart = [value - full for value, full in zip(values, whole, strict=False)]
+    error = f" ± {statistics.stdev(apart) / len(apart) ** 0.5:.1f}" if len(apart) > 1 else ""
+    return f"{statistics.mean(apart):+.1f}{error}" if apart else ""

@@ -14,9 +14,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from runs import over_seeds, read_arguments, train_row
+from runs import over_seeds, printed, read_arguments, train_row
 from vreid_xfd import ROWS as ANCESTORS
-from vreid_xfd import printed
 
 from jaxreid.run.workdirs import read_results
 

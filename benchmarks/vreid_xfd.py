@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from runs import flags, over_seeds, read_arguments, train, workdir_of
+from runs import flags, over_seeds, printed, read_arguments, train, workdir_of
 
 from jaxreid.files import read_json
 from jaxreid.run.workdirs import read_results
@@ -94,12 +94,6 @@ def claims(seeds: list[list[dict[str, Any]]]) -> Iterator[list[str]]:
             borne_out = "yes" if min(ends) > 0 else "the opposite" if max(ends) < 0 else "open"
             cells.append(f"{statistics.mean(t[figure] for t in known):.2f}: {borne_out}")
         yield [f"{direction}, by {side}", *cells]
-
-
-def printed(head: list[str], lines: Iterator[list[str]]) -> None:
-    print(f"\n| {' | '.join(head)} |\n|" + "---|" * len(head))
-    for line in lines:
-        print(f"| {' | '.join(line)} |")
 
 
 def main() -> None:

@@ -9,7 +9,9 @@ from typing import Any
 
 import ml_collections
 
-from jaxreid.config import Preset, compose
+from jaxreid.config import Preset, compose, sibling
+
+LSMRL = sibling(__file__, "lsmrl")
 
 VALUES: dict[str, Any] = {
     "frames.height": 256,
@@ -104,17 +106,10 @@ SMALL: dict[str, Any] = {
     "evaluation.clip_sampling": "chunk_first",
     "evaluation.seq_len": 4,
 }
-BUPT_CAMPUS: dict[str, Any] = {
-    "dataset.protocols": ("bupt_full", "bupt_reduced64"),
-    "batch.num_identities": 8,
-    "batch.num_pairs": 2,
-    "batch.clip_sampling": "random",
-}
-
 PRESETS = {
     "walkers": Preset("walkers_dinov2", "walkers", SMALL),
     "hitsz_vcm": Preset("dinov2_vit_s14", "hitsz_vcm"),
-    "bupt_campus": Preset("dinov2_vit_s14", "bupt_campus", BUPT_CAMPUS),
+    "bupt_campus": Preset("dinov2_vit_s14", "bupt_campus", LSMRL.BUPT_CAMPUS),
 }
 
 

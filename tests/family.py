@@ -27,6 +27,14 @@ def small_towers(patch):
     patch.setitem(importlib.import_module("jaxreid.backbones.text").TEXT_TOWERS, "small", TEXT)
 
 
+def small_super_resolution(patch):
+    """The towers, and a network of super-resolution of a few thousand parameters in place of "swinir_tiny"."""
+    small_towers(patch)
+    swinir = importlib.import_module("jaxreid.backbones.swinir")
+    tiny = swinir.SwinIRConfig(width=8, groups=1, depth=1, heads=2, drop_path=0.0)
+    patch.setitem(swinir.VARIANTS, "swinir_tiny", tiny)
+
+
 def make_config(name, **changes):
     config = importlib.import_module(f"configs.{name}").get_config()
     config.backbone.name, config.backbone.checkpoint = "small", ""

@@ -12,7 +12,6 @@ import pytest
 from family import CLIPS, FRAMES, make_batch, make_method, random_variables
 from messages import refuses
 
-from jaxreid.backbones import swinir
 from jaxreid.data.extras import ExtraReader
 from jaxreid.data.schema import PLATFORMS
 from jaxreid.errors import UserError
@@ -38,9 +37,7 @@ GROUND, UAV = PLATFORMS.index("ground"), PLATFORMS.index("uav")
 @pytest.fixture(autouse=True, scope="module")
 def small_networks():
     with pytest.MonkeyPatch.context() as patch:
-        family.small_towers(patch)
-        tiny = swinir.SwinIRConfig(width=8, groups=1, depth=1, heads=2, drop_path=0.0)
-        patch.setitem(swinir.VARIANTS, "swinir_tiny", tiny)
+        family.small_super_resolution(patch)
         yield
 
 

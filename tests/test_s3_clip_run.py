@@ -13,7 +13,6 @@ from messages import refuses
 from test_contract import short_stages
 from test_training import run_training
 
-from jaxreid.backbones import swinir
 from jaxreid.backbones.kinds import shapes_of
 from jaxreid.backbones.saving import to_tensors
 from jaxreid.backbones.swinir_layout import SWINIR
@@ -37,9 +36,7 @@ CHANGES = {
 @pytest.fixture(autouse=True, scope="module")
 def small_networks():
     with pytest.MonkeyPatch.context() as patch:
-        family.small_towers(patch)
-        tiny = swinir.SwinIRConfig(width=8, groups=1, depth=1, heads=2, drop_path=0.0)
-        patch.setitem(swinir.VARIANTS, "swinir_tiny", tiny)
+        family.small_super_resolution(patch)
         yield
 
 
