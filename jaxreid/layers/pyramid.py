@@ -21,8 +21,8 @@ XAVIER = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform", in_axis=1, 
 def largest(x: jax.Array, axis: int) -> jax.Array:
     """Maximum along an axis, whose slope belongs to the first of the largest values, as PyTorch's.
 
-    That of `jnp.max` goes to all that are equal to the maximum: where a compiler computes x once more for the backward
-    pass, and rounds otherwise, none may be.
+    That of `jnp.max` goes to all that are equal to the maximum, which a compiler that computes x once more for the
+    backward pass may round otherwise: with some flags of XLA, half of the gradient below was lost.
     """
     place = jnp.argmax(jax.lax.stop_gradient(x), axis=axis, keepdims=True)
     return jnp.take_along_axis(x, place, axis=axis).squeeze(axis)
