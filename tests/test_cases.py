@@ -157,7 +157,7 @@ def test_a_data_set_of_several_cases_is_opened_and_scored(data_dir):
     assert [test.name for test in dataset.tests] == ["aerial_to_ground", "ground_to_aerial", "aerial_to_aerial"]
     assert {s.name for s in dataset.splits} == set(XFD) == set(dataset.fingerprint()["tracklets"])
     assert set(dataset.query.table.platform.tolist()) == {schema.PLATFORMS.index("uav")}
-    method = types.SimpleNamespace(evaluation=lambda: Evaluation("recombine", 4, stride=2), embed=None)
+    method = scored_by(Evaluation("recombine", 4, stride=2))
     evaluator = evaluator_of(dataset, method)
     rng = np.random.default_rng(0)
     features = {s.name: rng.normal(size=(len(s), 5)).astype(np.float32) for s in dataset.test_splits}
@@ -192,7 +192,7 @@ def test_a_data_set_of_several_cases_is_opened_and_scored(data_dir):
 def test_features_of_a_whole_test_set_are_those_of_its_splits():
     query, gallery = split("query", [1, 2], camera=0), split("gallery", [1, 2, 3], camera=1)
     dataset = Dataset("d", None, query, (QueryGallery("", query, gallery),), ("mars_full",), np.arange(2))
-    method = types.SimpleNamespace(evaluation=lambda: Evaluation("packed", 4), embed=None)
+    method = scored_by(Evaluation("packed", 4))
     evaluator = evaluator_of(dataset, method)
     found = {"query": np.eye(5)[:2], "gallery": np.eye(5)[[0, 1, 4]]}
     [(record, scores)] = evaluator._score(found, "last")
@@ -200,8 +200,12 @@ def test_features_of_a_whole_test_set_are_those_of_its_splits():
     assert retrieval.PROTOCOLS[scores.protocol].queries_in_gallery
 
 
+def scored_by(evaluation):
+    """A method of pictures whose network is never called."""
+    return types.SimpleNamespace(evaluation=lambda: evaluation, embed=None, sees_pictures=True)
+
+
 def evaluator_of(dataset, method):
-    """One whose network is never called."""
     config = types.SimpleNamespace(extraction_batch_size=1, seed=0)
     return Evaluator(
         types.SimpleNamespace(

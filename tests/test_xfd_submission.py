@@ -9,7 +9,7 @@ import zlib
 import numpy as np
 import pytest
 from messages import refuses
-from test_cases import evaluator_of
+from test_cases import evaluator_of, scored_by
 from test_metrics import T1
 
 from jaxreid import retrieval
@@ -296,7 +296,7 @@ def run(request, data_dir, monkeypatch):
         protocols=request.param,
     )  # fmt: skip
     dataset = open_dataset(options, data_dir)
-    method = types.SimpleNamespace(evaluation=lambda: Evaluation("packed", 4, rerank_k1=3, rerank_k2=2), embed=None)
+    method = scored_by(Evaluation("packed", 4, rerank_k1=3, rerank_k2=2))
     evaluator = evaluator_of(dataset, method)
     rng = np.random.default_rng(0)
     features = {split.name: rng.normal(size=(len(split), 5)).astype(np.float32) for split in dataset.test_splits}
