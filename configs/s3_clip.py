@@ -18,6 +18,7 @@ VALUES: dict[str, Any] = {
     "sr.name": "swinir_light",  # or swinir_m, swinir_real: six times as deep and wide
     "sr.checkpoint": "",  # a published file of SwinIR; "" = random numbers
     "sr.temporal": "band",  # attention over the nearest five frames, ours; "none" = every frame by itself
+    "sr.residual": False,  # True: what it makes is added to the bicubic picture; ours, for networks trained shortly
     # Ours: the network starts from 64 × 32, about the size of a crop from 10 to 40 m, and enlarges four times.
     "sr.height": 64,
     "sr.width": 32,
@@ -69,6 +70,7 @@ WALKERS: dict[str, Any] = {
     "evaluate_start": False,  # three features more to score; a run of `vreid_xfd` has the scores of the tower as it was
     "stage1.epochs": 10,
     "sr.name": "swinir_tiny",
+    "sr.residual": True,
     "sr.height": 16,
     "sr.width": 8,
     "sr.lr": 5e-4,

@@ -373,6 +373,7 @@ def test_presets(preset):
         ({"sr.below_height": 0.8}, ("config.sr.below_height",)),
         ({"evaluation.outputs": ("feature", "sr_some")}, ("sr_some", "sr_all")),
         ({"sr.min_lr": 1.0}, ("config.sr.min_lr=1.0",)),
+        ({"sr.checkpoint": "swinir.pth"}, ("config.sr.residual must be False",)),
         ({"sr.name": "swinir_huge"}, ("config.sr.name", "swinir_light")),
     ],
 )

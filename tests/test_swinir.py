@@ -27,6 +27,7 @@ from jaxreid.backbones.swinir import (
 from jaxreid.backbones.tensors import CheckpointError
 from jaxreid.errors import UserError
 from jaxreid.layers.band_attention import BandAttention
+from jaxreid.layers.degradation import resize, resizing
 
 SMALL = SwinIRConfig(width=8, groups=1, depth=2, heads=2, window=4, scale=4, size=(12, 8))
 
@@ -138,6 +139,19 @@ def test_without_a_last_convolution_the_mean_is_left():
     variables["params"]["last"] = jax.tree.map(jnp.zeros_like, variables["params"]["last"])
     found = jax.jit(SwinIR(SMALL).apply)(variables, jnp.ones((1, 1, 12, 8, 3)))
     np.testing.assert_allclose(found, np.broadcast_to(MEAN, found.shape), atol=1e-6)
+
+
+def test_what_is_added_to_the_bicubic_picture_is_nothing_at_the_start():
+    """Bicubic by the matrices that bring a picture back to its size."""
+    network = SwinIR(dataclasses.replace(SMALL, residual=True))
+    frames = jax.random.uniform(jax.random.key(0), (1, 2, 12, 8, 3))
+    variables = network.init(jax.random.key(1), frames)
+    assert parameters(network.config) == parameters(SMALL)
+    bicubic = resize(frames, resizing(12, 48), resizing(8, 32))
+    np.testing.assert_allclose(jax.jit(network.apply)(variables, frames), bicubic, atol=1e-6)
+    variables = filled(network.init, frames)
+    made = jax.jit(SwinIR(SMALL).apply)(variables, frames) - jnp.array(MEAN)
+    np.testing.assert_allclose(jax.jit(network.apply)(variables, frames), bicubic + made, atol=1e-5)
 
 
 def test_windows_that_are_not_shifted_move_with_the_picture():

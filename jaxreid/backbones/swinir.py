@@ -40,7 +40,8 @@ class SwinIRConfig:
 
     `size` are the rows and columns of the pictures that windows are laid out for: a side that is no longer than a
     window makes the windows as small as it is, and none is shifted. `head` enlarges by `scale`: "light" in one
-    convolution, "classical" in steps of 2 with shuffled pixels, "real" in steps of 2 with repeated ones.
+    convolution, "classical" in steps of 2 with shuffled pixels, "real" in steps of 2 with repeated ones. With
+    `residual` the network says what the bicubic picture lacks, at the start nothing; the published ones do without.
     """
 
     width: int = 60
@@ -51,6 +52,7 @@ class SwinIRConfig:
     head: str = "light"
     scale: int = 4
     size: tuple[int, int] = (64, 32)
+    residual: bool = False
     drop_path: float = 0.1  # of the last block; from 0 for the first, evenly
     dtype: Any = jnp.float32
     remat: bool = False  # recompute each group in the backward pass
@@ -197,6 +199,8 @@ class Group(nn.Module):
 
 def _convolution(c: SwinIRConfig, outputs: int, name: str) -> nn.Conv:
     init: Any = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+    if name == "last" and c.residual:
+        init = nn.initializers.zeros
     return nn.Conv(outputs, (3, 3), padding=1, dtype=c.dtype, kernel_init=init, name=name)
 
 
@@ -243,8 +247,11 @@ class SwinIR(nn.Module):
             x = (maps + self.over_frames(name="over_frames")(maps, mask)).reshape(x.shape)
         x = _convolution(c, c.width, "after_body")(norm(name="norm")(x)) + shallow
 
-        x = self._enlarged(x)[:, : rows * c.scale, : columns * c.scale].astype(jnp.float32) + mean
-        return x.reshape(clips, length, *x.shape[1:])
+        x = self._enlarged(x)[:, : rows * c.scale, : columns * c.scale].astype(jnp.float32)
+        x = x.reshape(clips, length, *x.shape[1:])
+        if c.residual:
+            return x + jax.image.resize(frames.astype(jnp.float32), x.shape, "cubic")
+        return x + mean
 
     def _enlarged(self, x: Array) -> Array:
         c = self.config

@@ -60,6 +60,7 @@ LONGEST = 16  # frames of the clips in which the training split is looked throug
 VALUES = {
     **VSLA_VALUES,
     **under("sr", {"name": one_of(VARIANTS), "checkpoint": free, "temporal": one_of(("none", "band"))}),
+    **under("sr", {"residual": flag}),
     **under("sr", {"height": whole(1), "width": whole(1), "remat": flag}),
     **under("sr", {"bypass_height": fraction, "below_height": fraction, "fewest_frames": whole(1)}),
     **under("sr", {"lr": positive, "min_lr": non_negative, "warmup_epochs": non_negative}),
@@ -106,6 +107,8 @@ class S3Clip(VslaClip):
             yield f"config.cqmix.cells={tuple(config.cqmix.cells)} do not divide frames of {full}"
         if not any(config.views.values()):
             yield "config.views: one of the weights must be above 0"
+        if sr.residual and sr.checkpoint:
+            yield "config.sr.checkpoint holds a network that makes whole pictures: config.sr.residual must be False"
         if sr.below_height > sr.bypass_height:
             yield "config.sr.below_height must not be above config.sr.bypass_height"
         if unknown := [name for name in config.evaluation.outputs if name not in (*OUTPUTS, "tower")]:
@@ -126,8 +129,9 @@ class S3Clip(VslaClip):
 
     def swinir(self) -> SwinIRConfig:
         variant = VARIANTS[self.config.sr.name]
+        sr, dtype = self.config.sr, self.image.dtype
         return dataclasses.replace(
-            variant, size=self.canvas, scale=self.scale, dtype=self.image.dtype, remat=self.config.sr.remat
+            variant, size=self.canvas, scale=self.scale, residual=sr.residual, dtype=dtype, remat=sr.remat
         )
 
     # --- 1: what comes in ----------------------------------------------------------------------------------------
