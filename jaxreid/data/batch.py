@@ -32,6 +32,11 @@ class Batch:
     clothes: Array  # i32[B]
     extras: dict[str, Array] = dataclasses.field(default_factory=dict)
 
+    @property
+    def seen(self) -> Array:
+        """bool[B, T], the frames that count: those that are there, in rows that do more than fill the batch."""
+        return self.frame_mask & self.valid[:, None]
+
     def replace(self, **changes: Any) -> Batch:
         return dataclasses.replace(self, **changes)
 

@@ -143,7 +143,7 @@ class DinoGRLNetwork(nn.Module):
 
     def gait(self, batch: Batch, train: bool) -> tuple[jax.Array, dict[str, jax.Array]]:
         """(map [N, h, w, C] of every frame; "mse", and what the losses of maps are made of)."""
-        mask = frames_that_count(batch)
+        mask = batch.seen.reshape(-1)
         last, four = self.tokens(flat(batch.frames), self.config.gait_input == "maps")
         shares, found = self.shares(last, mask, train)
         silhouette, parts, texture = self.gait_maps(four, shares, mask, train)
@@ -169,7 +169,7 @@ class DinoGRLNetwork(nn.Module):
             maps["gait"], found = self.gait(batch, train)
         if "appearance" in self.config.streams:
             modality = jnp.repeat(batch.modality, length)
-            maps["appearance"] = self.appearance_trunk(flat(batch.frames), frames_that_count(batch), modality, train)[
+            maps["appearance"] = self.appearance_trunk(flat(batch.frames), flat(batch.seen), modality, train)[
                 "map"
             ]
         first = maps["appearance" if "appearance" in maps else "gait"]
@@ -193,8 +193,3 @@ class DinoGRLNetwork(nn.Module):
 def flat(frames: jax.Array) -> jax.Array:
     """[B, T, …] → [B·T, …]"""
     return frames.reshape(-1, *frames.shape[2:])
-
-
-def frames_that_count(batch: Batch) -> jax.Array:
-    """bool[B·T]"""
-    return (batch.frame_mask & batch.valid[:, None]).reshape(-1)

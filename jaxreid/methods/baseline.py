@@ -35,8 +35,7 @@ class ClipClassifier(nn.Module):
     @nn.compact
     def __call__(self, batch: Batch, train: bool) -> dict[str, jax.Array]:
         """frames [B, T, H, W, 3] → "tower" f32[B, D], "feature" f32[B, D], "logits" f32[B, C]."""
-        seen = batch.frame_mask & batch.valid[:, None]
-        f = encode_frames(self.tower, batch.frames, seen, batch.modality, train, name="encoder")
+        f = encode_frames(self.tower, batch.frames, batch.seen, batch.modality, train, name="encoder")
         v = masked_mean(f, batch.frame_mask)
         neck = MaskedBatchNorm(use_bias=False, name="neck")
         z = neck(v, batch.valid, use_running_average=not train)

@@ -124,7 +124,7 @@ class ClipNetwork(nn.Module):
         """Clip features → identity logits f32[B, C] by name; of "frames" f32[B·T, C]."""
         logits = self.heads(found, batch.valid, train)
         if self.frames:
-            seen = (batch.frame_mask & batch.valid[:, None]).reshape(-1)
+            seen = batch.seen.reshape(-1)
             frames = found["frames"].reshape(len(seen), -1)
             frames = self.frame_norm(frames, seen, use_running_average=not train)
             logits["frames"] = self.heads.neck("temporal").classifier(frames)
@@ -175,7 +175,7 @@ def frame_loss(config: Any, logits: Mapping[str, jax.Array], batch: Batch) -> di
     if "frames" not in logits:
         return {}
     frames = batch.frame_mask.shape[1]
-    seen = (batch.frame_mask & batch.valid[:, None]).reshape(-1)
+    seen = batch.seen.reshape(-1)
     y = jnp.repeat(batch.identity, frames)
     of_frames = cross_entropy(logits["frames"], y, seen, config.label_smoothing)
     return {"frame_identity": (config.weights.frame_identity / frames, of_frames)}

@@ -26,7 +26,7 @@ from jaxreid.data.samplers import PairSampler
 from jaxreid.data.schema import INFRARED, VISIBLE
 from jaxreid.dataset_info import DatasetInfo
 from jaxreid.errors import UserError
-from jaxreid.layers.dinogrl import STREAMS, DinoGRLConfig, DinoGRLNetwork, flat, frames_that_count
+from jaxreid.layers.dinogrl import STREAMS, DinoGRLConfig, DinoGRLNetwork, flat
 from jaxreid.layers.silhouettes import SobelLayout, diversity_loss, mask_sobel_loss, sobel_loss
 from jaxreid.losses.identity import cross_entropy
 from jaxreid.losses.triplet import batch_all_triplet
@@ -212,7 +212,7 @@ class DinoGRL(Method):
         else:
             tokens: Any = self.network.apply(variables, flat(batch.frames), False, method="tokens")
             last = tokens[0]
-        mask = frames_that_count(batch)
+        mask = flat(batch.seen)
         (shares, found), changed = self.network.apply(
             variables, last, mask, True, method="shares", mutable=["batch_stats"], rngs={"dropout": context.rng}
         )
@@ -225,7 +225,7 @@ class DinoGRL(Method):
 
     def loss(self, variables: Variables, memory: Any, batch: Batch, context: Context) -> LossOutput:
         """L_id + L_tri of each stream, and 1 · L_mse + 0.02 · L_sob(mask) + 0.01 · L_sob(parts) + 5 · L_div."""
-        config, label, valid, mask = self.config, batch.identity, batch.valid, frames_that_count(batch)
+        config, label, valid, mask = self.config, batch.identity, batch.valid, flat(batch.seen)
         keys: dict[str, jax.Array] = dict(zip(("dropout", "maps"), jax.random.split(context.rng), strict=True))
         (found, cosines), changed = self.network.apply(
             variables, batch, method="train_outputs", mutable=["batch_stats"], rngs=keys
@@ -257,7 +257,7 @@ class DinoGRL(Method):
         """What the mask branch finds of every frame: "silhouette" f32[B, T, h, w]; and "parts" f32[B, T, h, w, ·]."""
 
         def look(network: DinoGRLNetwork) -> tuple[jax.Array, jax.Array]:
-            mask = frames_that_count(batch)
+            mask = flat(batch.seen)
             last, four = network.tokens(flat(batch.frames), network.config.gait_input == "maps")
             shares, _ = network.shares(last, mask, False)
             silhouette, parts, _ = network.gait_maps(four, shares, mask, False)

@@ -72,8 +72,7 @@ class TemporalAwareFeatureEncoder(nn.Module):
         """frames [B, T, H, W, 3] → "tower" f32[B, D], the aggregated frames, and "feature" f32[B, D], normalized by
         the neck."""
         mask = batch.frame_mask
-        seen = mask & batch.valid[:, None]
-        f = encode_frames(self.tower, batch.frames, seen, batch.modality, train, name="encoder")
+        f = encode_frames(self.tower, batch.frames, batch.seen, batch.modality, train, name="encoder")
         v = TemporalAggregation(name="temporal")(f, mask) if self.temporal == "attention" else masked_mean(f, mask)
         neck = MaskedBatchNorm(use_bias=False, name="neck")
         return {"tower": v, "feature": neck(v, batch.valid, use_running_average=not train)}

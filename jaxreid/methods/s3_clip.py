@@ -160,7 +160,7 @@ class S3Clip(VslaClip):
 
     def sharp(self, batch: Batch) -> jax.Array:
         """bool[B, T], frames of as many rows as a high-resolution picture needs; they are never restored in tests."""
-        counted = batch.frame_mask & batch.valid[:, None] & batch.extras["native_height_mask"]
+        counted = batch.seen & batch.extras["native_height_mask"]
         return counted & (batch.extras["native_height"] >= self.config.sr.bypass_height * self.full[0])
 
     def chosen(self, batch: Batch) -> jax.Array:
