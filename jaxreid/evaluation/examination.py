@@ -15,7 +15,7 @@ from jaxreid.methods.method import Examined
 from jaxreid.retrieval.breakdown import REPLICATES, SEED, interval
 from jaxreid.run.model import Run
 
-TRACKLETS, STRIPS = 256, 4  # at most: of a split that are looked at; of a modality and platform that are shown
+TRACKLETS, STRIPS = 128, 4  # at most: of a split that are looked at; of a modality and platform that are shown
 
 
 @dataclasses.dataclass(frozen=True)
