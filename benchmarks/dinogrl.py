@@ -6,9 +6,10 @@ Trains every row once per seed; finished runs are not repeated, stopped ones go 
 either direction, mean ± sample deviation over the seeds, and the mean difference in mAP of both directions to the whole
 method, seed by seed, ± its standard error. Then, of the rows with a gait stream, the mean intersection over union of
 silhouettes and true ones on the cells of test frames, by modality, beside two silhouettes that are the same for
-everybody: the mean one of the training frames of that modality, and a box in the middle; the threshold of the one and
-the sides of the other are those that are best on training frames. True silhouettes are read for this alone.
-`--config.…` goes to every run.
+everybody: the mean one of the training frames of that modality, and a box in the middle; and beside what the tower's
+tokens hold: a threshold on their strongest direction, and a linear probe. Thresholds, the sides of the box and the
+probe are those that are best on training frames. True silhouettes are read for this alone. `--config.…` goes to every
+run.
 """
 
 from __future__ import annotations
@@ -103,9 +104,32 @@ def same_for_everybody(true: np.ndarray) -> dict[str, np.ndarray]:
     return {name: max(each, key=lambda mask: overlap(mask, true).mean()) for name, each in masks.items()}
 
 
+def from_tokens(known: np.ndarray, true: np.ndarray, seen: np.ndarray) -> dict[str, np.ndarray]:
+    """Silhouettes bool[M, h, w] of tokens `seen` f32[M, a, b, D], read as is best for `known` ones f32[N, a, b, D] with
+    their true silhouettes bool[N, h, w]: by the side they are on along their strongest direction, and by least squares.
+    """
+
+    def cells(score: np.ndarray) -> np.ndarray:
+        return score.repeat(true.shape[1] // score.shape[1], 1).repeat(true.shape[2] // score.shape[2], 2)
+
+    mean = known.mean((0, 1, 2))
+    flat = (known - mean).reshape(-1, known.shape[-1])
+    direction = np.linalg.eigh(flat.T @ flat)[1][:, -1]
+    found, wanted = cells((known - mean) @ direction), cells((seen - mean) @ direction)
+    sides = [(sign, x) for sign in (1, -1) for x in sign * np.quantile(sign * found, np.linspace(0.1, 0.9, 17))]
+    sign, limit = max(sides, key=lambda side: overlap(side[0] * found > side[0] * side[1], true).mean())
+    covered = on_cells(255 * true.astype(np.uint8), known.shape[1:3]).reshape(-1)
+    probe = np.linalg.lstsq(flat, covered - covered.mean(), rcond=None)[0]
+    return {
+        "strongest direction": sign * wanted > sign * limit,
+        "linear probe": cells((seen - mean) @ probe) + covered.mean() > 0.5,
+    }
+
+
 @functools.cache
 def silhouette_overlap(workdir: Path) -> dict[str, dict[str, float]]:
-    """Modality → mean intersection over union of the run's silhouettes and of the two that are everybody's."""
+    """Modality → mean intersection over union of the run's silhouettes, of the two that are everybody's, and of the two
+    that tokens are read for."""
     from jaxreid.data.clips import plan_all_parts
     from jaxreid.data.split import modality_name
     from jaxreid.evaluation.extract import make_extractor
@@ -114,22 +138,38 @@ def silhouette_overlap(workdir: Path) -> dict[str, dict[str, float]]:
     run, state, frozen = reopened(workdir)
     method: Any = run.method
     size, options = method.network_config.grid, run.method.evaluation()
-    extractor = make_extractor(run, "silhouette_step", method.silhouettes)
+
+    def look(*arguments: Any) -> dict[str, Any]:
+        return {"silhouette": method.silhouettes(*arguments)["silhouette"], **method.last_tokens(*arguments)}
+
+    extractor = make_extractor(run, "silhouette_step", look)
+
+    def looked(split: Any, plan: Any) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """(what is found of its clips by name, true silhouettes)"""
+        features = extractor(
+            variables_of(state, frozen), state.memory, split, plan, run.loading.for_tests(), run.reader(split)
+        )
+        arrays = {name: np.asarray(x)[np.asarray(features.valid)] for name, x in features.arrays.items()}
+        return arrays, true_cells(split, plan.tracklet, plan.frames, size)
+
     train = run.dataset.train
     plan = plan_all_parts(train.table.length, parts=1, seq_len=options.seq_len)
-    known = true_cells(train, plan.tracklet, plan.frames, size)
+    given, known = looked(train, plan)
     found: dict[str, dict[str, list[float]]] = {}
     for split in run.dataset.test_splits:
         plan = options.plan(split.table.length)
-        loading, reader = run.loading.for_tests(), run.reader(split)
-        features = extractor(variables_of(state, frozen), state.memory, split, plan, loading, reader)
-        valid = np.asarray(features.valid)
-        silhouette = np.asarray(features.arrays["silhouette"])[valid] > 0.5
-        true = true_cells(split, plan.tracklet, plan.frames, size)
+        arrays, true = looked(split, plan)
         for code in np.unique(split.table.modality):
-            rows = (split.table.modality == code)[plan.tracklet]
-            same = same_for_everybody(known[train.table.modality == code].reshape(-1, *size))
-            masks = {"silhouettes": silhouette[rows].reshape(-1, *size), **same}
+            rows, own = (split.table.modality == code)[plan.tracklet], train.table.modality == code
+            of_training = known[own].reshape(-1, *size)
+            tokens = [
+                x.astype(np.float32).reshape(-1, *x.shape[2:]) for x in (given["tokens"][own], arrays["tokens"][rows])
+            ]
+            masks = {
+                "silhouettes": arrays["silhouette"][rows].reshape(-1, *size) > 0.5,
+                **same_for_everybody(of_training),
+                **from_tokens(tokens[0], of_training, tokens[1]),
+            }
             seen = true[rows].reshape(-1, *size)
             counted = seen.any((1, 2))
             scores = found.setdefault(modality_name(int(code)), {})
@@ -171,16 +211,16 @@ def scores_table(found: dict[str, list[dict[str, Any]]]) -> None:
 
 
 def overlap_table(workdirs: dict[str, list[Path]]) -> None:
-    print("\n| | modality | silhouettes | mean of training | centred box | above both by 0.1 |\n|" + "---|" * 6)
+    everybody, tokens = ("mean of training", "centred box"), ("strongest direction", "linear probe")
+    heads = ("modality", "silhouettes", *everybody, "above both by 0.1", *tokens)
+    print(f"\n| | {' | '.join(heads)} |\n|" + "---|" * 8)
     for name, folders in workdirs.items():
         found = [silhouette_overlap(folder) for folder in folders]
         for modality in found[0]:
-            columns = [
-                [one[modality][key] for one in found] for key in ("silhouettes", "mean of training", "centred box")
-            ]
-            means = [statistics.fmean(column) for column in columns]
-            verdict = "yes" if means[0] >= max(means[1:]) + 0.1 else "failed"
-            print(f"| {name} | {modality} | {' | '.join(f'{value:.2f}' for value in means)} | {verdict} |")
+            mean = {key: statistics.fmean(one[modality][key] for one in found) for key in found[0][modality]}
+            verdict = "yes" if mean["silhouettes"] >= max(mean[key] for key in everybody) + 0.1 else "failed"
+            own, read = ([f"{mean[key]:.2f}" for key in keys] for keys in (("silhouettes", *everybody), tokens))
+            print(f"| {' | '.join([name, modality, *own, verdict, *read])} |")
 
 
 def main() -> None:
