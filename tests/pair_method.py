@@ -2,6 +2,7 @@
 scores the test tracklets of `walkers/tiny` and dies where it is told to (see killed_run.py):
 
     python tests/pair_method.py MOMENT WORKDIR DATA_DIR
+    python tests/pair_method.py never WORKDIR DATA_DIR INDEX PORT       as one of two processes
 """
 
 import dataclasses
@@ -75,7 +76,13 @@ if __name__ == "__main__":
     import jax
     import killed_run
 
-    moment, workdir, data_dir = sys.argv[1], *map(Path, sys.argv[2:])
-    jax.config.update("jax_num_cpu_devices", 8)  # as the tests
-    killed_run.at_call(*moment.split()[1:])
-    final(make_evaluator(workdir, data_dir))
+    from jaxreid.devices import processes
+
+    moment, workdir, data_dir, *one_of_two = sys.argv[1], *map(Path, sys.argv[2:4]), *sys.argv[4:]
+    jax.config.update("jax_num_cpu_devices", 4 if one_of_two else 8)  # as the tests
+    if one_of_two:
+        processes.start(f"localhost:{one_of_two[1]}", 2, int(one_of_two[0]), 60)
+    else:
+        killed_run.at_call(*moment.split()[1:])
+    found = final(make_evaluator(workdir, data_dir, **{"mesh.devices": 8 if one_of_two else 1}))
+    np.savez(workdir / f"scores.{jax.process_index()}.npz", *found.strips[1])

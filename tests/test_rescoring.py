@@ -14,8 +14,10 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
-from messages import refuses
+from messages import refuses, says
 from pair_method import WEIGHTS, Pairs, final, make_evaluator
+from result_files import V2I, make_run, score
+from test_processes import free_port
 
 from jaxreid import retrieval
 from jaxreid.devices.parallel import make_mesh
@@ -23,9 +25,13 @@ from jaxreid.errors import UserError
 from jaxreid.evaluation import pairs as pairs_lib
 from jaxreid.evaluation.pairs import PairScorer, pair_plan
 from jaxreid.methods.method import Evaluation
-from jaxreid.report.comparison.columns import fact_text, scores_by_setup
+from jaxreid.report.comparison.columns import fact_text, scores_by_setup, setup_names
+from jaxreid.report.comparison.settings import NOT_SET
+from jaxreid.report.comparison.tables import compare
 from jaxreid.report.words import ranked_direction
+from jaxreid.retrieval import blocks as blocks_lib
 from jaxreid.retrieval.blocks import DONE, HEADER, BlockStore, remove
+from jaxreid.training.dry_run import _rescoring as rescoring_work
 
 ROOT = Path(__file__).parent.parent
 
@@ -60,6 +66,15 @@ def rows_of(start, stop):
     half = np.arange(2 * start, 2 * stop).reshape(-1, 2).astype(ml_dtypes.bfloat16)
     single = np.random.default_rng(start).normal(size=(stop - start, 1, 3)).astype(np.float32)
     return {"half": half, "seen": np.arange(start, stop) % 2 == 0, "single": single}
+
+
+def test_a_block_is_marked_after_all_its_rows_are_on_the_disk(tmp_path, monkeypatch):
+    store, written, synced, sync = made(tmp_path / "s"), [], [], os.fsync
+    write = blocks_lib._write
+    monkeypatch.setattr(blocks_lib, "_write", lambda path, *rows: written.append(path.name) or write(path, *rows))
+    monkeypatch.setattr(os, "fsync", lambda file: synced.append(len(written)) or sync(file))
+    store.put(0, 0, rows_of(0, 2))
+    assert written == [*(f"rows-{name}.npy" for name in rows_of(0, 2)), DONE] and synced == [1, 2, 3, 4]
 
 
 def test_a_store_keeps_blocks_in_any_type(tmp_path):
@@ -211,6 +226,7 @@ def test_the_nearest_are_ordered_by_pairs(world):
     folder = evaluator.run.workdir / "pairs"
     assert not (folder / "features").exists() and np.load(folder / "scores" / DONE).all()
     assert "re-scoring" in found.results["seconds"]
+    assert sum("4 nearest, mix 0.5" in note for note in found.results["notes"]) == 1
 
 
 def test_single_results_are_those_without_re_scoring(world, data_dir, tmp_path):
@@ -237,6 +253,20 @@ def test_eight_devices_score_as_one(world, data_dir, tmp_path):
         np.testing.assert_allclose(many, one, rtol=1e-6, atol=1e-6)
     for one, many in zip(*(each.strips[0] for each in (world.found, found)), strict=True):
         np.testing.assert_array_equal(np.argsort(many, kind="stable"), np.argsort(one, kind="stable"))
+
+
+@pytest.mark.extended
+def test_two_processes_score_as_one(world, data_dir, tmp_path):
+    """To a millionth; both know all scores, and one of them has written the store."""
+    line = [sys.executable, Path(__file__).with_name("pair_method.py"), "never", tmp_path, data_dir]
+    environment, port = {**os.environ, "PYTHONPATH": str(ROOT)}, str(free_port())
+    pair = [subprocess.Popen([*line, str(index), port], cwd=ROOT, env=environment) for index in range(2)]
+    assert [process.wait(timeout=300) for process in pair] == [0, 0]
+    for index in range(2):
+        with np.load(tmp_path / f"scores.{index}.npz") as found:
+            for name, expected in zip(found.files, world.found.strips[1], strict=True):
+                np.testing.assert_allclose(found[name], expected, rtol=1e-6, atol=1e-6)
+    assert np.load(tmp_path / "pairs" / "scores" / DONE).all()
 
 
 def test_scores_are_found_again_and_never_those_of_something_else(world, data_dir):
@@ -342,3 +372,26 @@ def test_records_are_told_apart(world):
     assert len(setups) == 8
     assert fact_text("rescoring", setups[0]["rescoring"]) == "no re-scoring"
     assert fact_text("rescoring", setups[4]["rescoring"]) == "re-scored with the 4 nearest, mix 0.5"
+
+
+def test_tables_of_several_runs_have_a_column_for_each(tmp_path):
+    """Of a run from before there was re-scoring as well."""
+    tag = {"rescoring": "50 nearest, mix 0.5"}
+    make_run(tmp_path / "runs/a", 30.0, scores=[score(V2I, 30.0), score(V2I, 34.0, **tag)])
+    make_run(tmp_path / "runs/b", 31.0, 2)
+    (table,) = compare([tmp_path / "runs"]).tables
+    names = setup_names(table.setups)
+    by_tag = {setup["rescoring"]: setup for setup in names if setup["direction"] == V2I}
+    plain, again = by_tag[NOT_SET], by_tag[tag["rescoring"]]
+    assert "no re-scoring" in names[plain] and "re-scored with the 50 nearest, mix 0.5" in names[again]
+    (row,) = table.rows
+    assert row.cell(plain, "mAP") == {1: 30.0, 2: 31.0} and row.cell(again, "mAP") == {1: 34.0}
+
+
+def test_a_dry_run_says_what_re_scoring_takes(world, capsys):
+    """Of all queries with the four nearest of the whole gallery."""
+    run = world.evaluator.run
+    work = rescoring_work(run, WEIGHTS, {})
+    query, gallery = run.dataset.query, run.dataset.gallery
+    says(capsys.readouterr().out, "re-scoring", f"{4 * len(query)} pairs", f"{len(query) + len(gallery)} tracklets")
+    assert work > 0

@@ -252,6 +252,7 @@ class Evaluator:
         if run.config.keep_best:
             checkpoint += ", chosen by test score"
         config = run.config
+        notes: list[str] = []
         results: dict[str, Any] = {"config": config.name, "method": config.method, "seed": config.seed}
         results["dataset"] = run.dataset.name
         with run.phase("evaluation"):
@@ -280,10 +281,11 @@ class Evaluator:
                 scored = self._score(features, checkpoint, rescored=rescored)
                 results["scores"] += [{**record, "cmc": scores.cmc(CMC_LENGTH)} for record, scores in scored]
                 results["rescoring"] = rescored.facts
+                notes.append(rescored.note)
         results["before_training"] = self._start() if (run.workdir / START).exists() else []
         results["epochs_done"], results["epochs"] = epochs_done, epochs
         results["assumptions"] = run.method.assumptions() | read_sidecars(run.workdir)
-        results["notes"] = [*run.method.notes(), *import_notes(run.workdir)]
+        results["notes"] = [*run.method.notes(), *import_notes(run.workdir), *notes]
         results["compilations"] = {name: step.count for name, step in run.compiled.items() if step.count}
         results |= {"environment": environment(), "starting_weights": None} | read_training(run.workdir)
         results["seconds"] = self._seconds(epochs_done)

@@ -22,7 +22,7 @@ from jaxreid.errors import UserError
 from jaxreid.evaluation.extract import Extractor
 from jaxreid.methods.method import Evaluation, Features, Method
 
-ROOM = 1 << 33  # bytes of tracklets that are kept on an accelerator; on the CPU an eighth, for all devices together
+ROOM = 1 << 32  # bytes of tracklets that are kept on an accelerator; on the CPU an eighth, for all devices together
 TOGETHER = 1 << 25  # bytes of tracklets that go to the devices in one call
 
 

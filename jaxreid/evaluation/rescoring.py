@@ -54,6 +54,14 @@ class Rescored:
     told: str
     facts: dict[str, int]
 
+    @property
+    def note(self) -> str:
+        """What a reader of the results must know."""
+        return (
+            f"Re-scored ({self.told}): so many of each query, the nearest by the single embedding, those that a "
+            "protocol leaves out among them, are in the order of mix · score of the pair + (1 − mix) · cosine."
+        )
+
 
 @dataclasses.dataclass(frozen=True)
 class _Pairs:
