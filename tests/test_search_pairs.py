@@ -108,6 +108,9 @@ def test_what_does_not_fit_is_said(scoring, workdir, data_dir, tiny, tmp_path, c
     name = open_split(tiny, "gallery").labels.names[0]
     assert run_search(tmp_path / "plain", name, tmp_path / "p.html", "--rescore") == 2
     says(capsys.readouterr().err, tmp_path / "plain", "pairs", "--rescore")
+    cv2.imwrite(str(tmp_path / "somebody.png"), np.random.default_rng(0).integers(0, 256, (64, 32, 3)))
+    assert run_search(tmp_path / "plain", tmp_path / "somebody.png", tmp_path / "p.html") == 0
+    says(capsys.readouterr().out, "not re-scored", "run")
     # A gallery stays what it is: more of it comes as it came before.
     assert run_embed(workdir, data_dir, tmp_path / "plain", split="query") == 0
     assert run_embed(workdir, data_dir, tmp_path / "plain", "--rescore", split="train") == 2
