@@ -20,6 +20,7 @@ EXECUTION = (
     *("mesh", "loading.threads", "loading.workers", "loading.prefetch", "loading.cache", "keep_checkpoints"),
     *("backbone.remat", "backbone.scan", "dataset.path", "dataset.sixteen_bit"),
     "evaluation.open_set",  # more rates of the same run
+    *("evaluation.rescore_size", "evaluation.rescore_mix", "evaluation.rescore_block"),  # and scores, which say so
 )
 
 
@@ -114,6 +115,11 @@ BASE: dict[str, Any] = {
     "evaluation.rerank_k2": 6,
     "evaluation.rerank_lambda": 0.3,
     "evaluation.rerank_raw": False,
+    # Of methods that score pairs: K nearest gallery tracklets of each query that are re-scored, 0 = none; the weight of
+    # the pair's score beside the cosine; pairs at a time over all devices.
+    "evaluation.rescore_size": 0,
+    "evaluation.rescore_mix": 0.5,
+    "evaluation.rescore_block": 64,
     "evaluation.open_set": False,  # True: also rates where a tenth of the persons is not in the gallery
     "mesh.devices": 0,
     "mesh.fsdp": 1,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,9 @@ from jaxreid.data.loose import ArrayReader, loose_split
 from jaxreid.data.split import UNKNOWN, FrameReader, Split
 from jaxreid.errors import UserError
 from jaxreid.evaluation.extract import Extractor, embedding, tracklet_features
+from jaxreid.evaluation.pairs import PairScorer, Rows, pair_rows
 from jaxreid.files import expand
-from jaxreid.run.model import open_model
+from jaxreid.run.model import abstract_batch, open_model
 from jaxreid.training.restore import restore_judged
 from jaxreid.training.steps import variables_of
 
@@ -57,6 +58,7 @@ class Embedder:
         self._wanted = model.method.extras("test")
         self._opened: ExtraReader | None = None
         self._extractor = Extractor(embedding(model.method), model.pixels, model.mesh, size, self._rule.flip)
+        self._model = model
 
     @property
     def batch_size(self) -> int:
@@ -121,13 +123,61 @@ class Embedder:
         What the run's method takes beside frames comes from `extras` or, of a built data set, from its sidecars. A
         frame that cannot be decoded raises a UserError that names it, and so does a sidecar that is not there.
         """
-        if self._wanted and extras is None:
-            if self._opened is None or self._opened.split is not split:  # callers come with a few rows at a time
-                reader = reader or split.reader(cache=False)
-                self._opened = ExtraReader(split, reader, self._wanted, self.info.tokenize)
-            extras = self._opened
+        extras = extras or self._extras(split, reader)
         found = tracklet_features(self._extractor, *self._state, split, self._rule, self._loading, reader, rows, extras)
         return found[self._rule.headline]
+
+    def _extras(self, split: Split, reader: FrameReader | None) -> ExtraReader | None:
+        if not self._wanted:
+            return None
+        if self._opened is None or self._opened.split is not split:  # callers come with a few rows at a time
+            reader = reader or split.reader(cache=False)
+            self._opened = ExtraReader(split, reader, self._wanted, self.info.tokenize)
+        return self._opened
+
+    # --- pairs --------------------------------------------------------------------------------------------------
+
+    @property
+    def scores_pairs(self) -> bool:
+        """Whether the run's method has a score of pairs."""
+        return self._model.method.scores_pairs()
+
+    @property
+    def rescoring(self) -> tuple[int, float]:
+        """How many of the nearest the run's evaluation re-scores, 0 where none; the weight of the pair's score."""
+        return self._rule.rescore_size, self._rule.rescore_mix
+
+    @functools.cached_property
+    def _pair_extractor(self) -> Extractor:
+        model = self._model
+        return Extractor(model.method.pair_features, model.pixels, model.mesh, self.batch_size, dtype=None)
+
+    def pair_bytes(self) -> int:
+        """Bytes of what a tracklet has for a score of pairs."""
+        batch = abstract_batch(self._model, self.batch_size, self._rule.seq_len, "test")
+        found = self._pair_extractor.step.result_shapes(*self._state, batch).arrays
+        return sum(x.size // len(x) * x.dtype.itemsize for x in found.values())
+
+    def embed_pairs(self, split: Split, reader: FrameReader | None, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """What the tracklets `rows` of a split have for a score of pairs, [N, …] by name; raises as `embed_split`."""
+        reading = self._loading, reader, rows, self._extras(split, reader)
+        return pair_rows(self._pair_extractor, *self._state, split, self._rule, *reading)
+
+    def score_pairs(self, rows: Rows) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+        """(numbers i64[N] of some of these rows, of others) → their scores f32[N]."""
+        mesh = self._model.mesh
+        block = -(-self._rule.rescore_block // mesh.size) * mesh.size
+        scorer = PairScorer(self._model.method, mesh, block, rows, room=0)  # queries are few
+
+        def score(query: np.ndarray, gallery: np.ndarray) -> np.ndarray:
+            found = []
+            for start in range(0, len(query), block):
+                some = slice(start, start + block)
+                scores = scorer(*self._state, query[some], gallery[some])
+                found.append(np.asarray(scores)[: len(query[some])])
+            return np.concatenate(found)
+
+        return score
 
     @functools.cached_property
     def identity(self) -> dict[str, Any]:

@@ -47,6 +47,16 @@ def test_scores_are_those_of_the_ranking_by_hand(world, size, devices):
     assert size == 1 or found.mAP != plain.mAP  # the pair score is looked at
 
 
+def test_the_pair_score_may_be_mixed_with_the_cosine(world):
+    query, gallery, pair, _ = world
+    unit = [f.astype(np.float64) / np.linalg.norm(f, axis=1, keepdims=True) for f in (query, gallery)]
+    mixed = 0.25 * pair + 0.75 * (unit[0] @ unit[1].T)
+    paired = Shortlist(query, gallery, lambda q, g: pair[q[:, None], g], SIZE, mix=0.25)
+    np.testing.assert_array_equal(paired.index, np.argsort(-unit[0] @ unit[1].T, axis=1, kind="stable")[:, :SIZE])
+    found = np.argsort(paired(np.arange(QUERIES), np.arange(GALLERY)), axis=1, kind="stable")
+    np.testing.assert_array_equal(found, by_hand(query, gallery, mixed, SIZE))
+
+
 def test_equal_scores_are_at_equal_distance_and_close_ones_are_not(world):
     query, gallery, *_ = world
     score = np.float32(1e6) + np.array([[0, 0.0625, 0.0625, 0.125]], np.float32)  # neighbours in float32

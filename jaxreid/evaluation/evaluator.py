@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,6 +19,7 @@ from jaxreid.evaluation.cases import Case, cases
 from jaxreid.evaluation.examination import Strip, examination
 from jaxreid.evaluation.extract import embedding, make_extractor, tracklet_features
 from jaxreid.evaluation.open_set import check_open_set, open_set_tables
+from jaxreid.evaluation.rescoring import Rescored, Rescorer
 from jaxreid.files import read_json, write_json
 from jaxreid.methods.method import OWN
 from jaxreid.retrieval.distances import OF_ROWS, Distance, OwnDistance
@@ -87,6 +89,11 @@ class Evaluator:
         mesh = parallel.local_mesh(self.run.mesh)
         return mesh if mesh.size > 1 else None
 
+    @functools.cached_property
+    def rescorer(self) -> Rescorer:
+        """Made when it is first asked for: training never does."""
+        return Rescorer(self.run)
+
     def jobs(self, variables: Any, memory: Any) -> list[tuple[Compiled, tuple[Any, ...]]]:
         """The embedding step with its arguments, for `compile_together`."""
         batch = abstract_batch(self.run, self.run.config.extraction_batch_size, self.options.seq_len, "test")
@@ -115,6 +122,7 @@ class Evaluator:
         reranking: bool = False,
         output: str = "",
         distance: Distance | None = None,
+        rescored: Rescored | None = None,
     ) -> list[tuple[dict[str, Any], Any]]:
         """(result record, per-query scores) of every case, for one feature per split; then those of all cases of a
         protocol together, where the data set is tested in several.
@@ -122,6 +130,7 @@ class Evaluator:
         Args:
           output: its name; the headline's where not given.
           distance: the run's where not given.
+          rescored: shortlists of the cases, by which they are ranked.
         """
         found, options = [], self.options
         compared = distance or self.distance
@@ -136,10 +145,11 @@ class Evaluator:
                 checkpoint,
                 reranking,
                 output or options.headline,
+                rescored.told if rescored else "",
             )
             return {"direction": direction, **record}, scores
 
-        for case in self.cases:
+        for number, case in enumerate(self.cases):
             query, gallery = case.query, case.gallery
             rows: list[Any] = [side.of(features) for side in (query, gallery)]
             using: Any = compared
@@ -147,6 +157,9 @@ class Evaluator:
                 reranker = RERANKING[options.reranking]
                 assert reranker is not None
                 using = reranker(*rows, **options.rerank_options)
+            elif rescored:
+                using = rescored.distances[number]
+            if using is not compared:  # it knows rows by their numbers
                 rows = [np.arange(len(side)) for side in rows]
             scores = retrieval.score(
                 rows[0],
@@ -156,7 +169,7 @@ class Evaluator:
                 case.protocol,
                 distance=using,
                 mesh=self.mesh,
-                keep_matches=not reranking,
+                keep_matches=using is compared,
             )
             found.append(entry(case.direction, scores))
         if len(self.run.dataset.tests) > 1:
@@ -239,6 +252,7 @@ class Evaluator:
         if run.config.keep_best:
             checkpoint += ", chosen by test score"
         config = run.config
+        notes: list[str] = []
         results: dict[str, Any] = {"config": config.name, "method": config.method, "seed": config.seed}
         results["dataset"] = run.dataset.name
         with run.phase("evaluation"):
@@ -261,10 +275,17 @@ class Evaluator:
             strips: tuple[Strip, ...] = ()
             if run.method.examines:
                 results["examined"], strips = examination(run, variables, memory)
+        if self.scored and self.options.rescore_size:
+            with run.phase("re-scoring"):
+                rescored = self.rescorer(self.cases, features, variables, memory)
+                scored = self._score(features, checkpoint, rescored=rescored)
+                results["scores"] += [{**record, "cmc": scores.cmc(CMC_LENGTH)} for record, scores in scored]
+                results["rescoring"] = rescored.facts
+                notes.append(rescored.note)
         results["before_training"] = self._start() if (run.workdir / START).exists() else []
         results["epochs_done"], results["epochs"] = epochs_done, epochs
         results["assumptions"] = run.method.assumptions() | read_sidecars(run.workdir)
-        results["notes"] = [*run.method.notes(), *import_notes(run.workdir)]
+        results["notes"] = [*run.method.notes(), *import_notes(run.workdir), *notes]
         results["compilations"] = {name: step.count for name, step in run.compiled.items() if step.count}
         results |= {"environment": environment(), "starting_weights": None} | read_training(run.workdir)
         results["seconds"] = self._seconds(epochs_done)

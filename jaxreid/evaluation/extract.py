@@ -33,7 +33,7 @@ class Extractor:
     """Runs `function(variables, memory, batch)` in evaluation mode over clip plans, in batches of a fixed shape.
 
     With an augmentation, what is drawn depends on `seed` and on what a batch begins with. Without `pictures`, none is
-    read.
+    read. What is found has the type `dtype`, or with None those that the function gives.
     """
 
     def __init__(
@@ -46,6 +46,7 @@ class Extractor:
         augmentation: Augmentation = UNCHANGED,
         seed: int = 0,
         pictures: bool = True,
+        dtype: Any = jnp.float32,
     ) -> None:
         def extract_step(variables: Any, memory: Any, batch: Batch) -> Features:
             rng = jax.random.fold_in(jax.random.PRNGKey(seed), batch.tracklet[0])
@@ -54,7 +55,7 @@ class Extractor:
             if flip:
                 mirrored = function(variables, memory, mirror(batch))
                 found = jax.tree.map(lambda a, b: 0.5 * (a + b), found, mirrored)
-            arrays = jax.tree.map(lambda x: x.astype(jnp.float32), found)
+            arrays = jax.tree.map(lambda x: x.astype(dtype or x.dtype), found)
             # Whose features these are comes from the batch that they were made of, never from a place in the plan.
             return Features(arrays=arrays, tracklet=batch.tracklet, part=batch.part, valid=batch.valid)
 
@@ -135,12 +136,17 @@ def embedding(method: Method) -> Callable[..., dict[str, Any]]:
 
 
 def make_extractor(
-    run: Run, name: str, function: Any, flip: bool = False, augmentation: Augmentation = UNCHANGED
+    run: Run,
+    name: str,
+    function: Any,
+    flip: bool = False,
+    augmentation: Augmentation = UNCHANGED,
+    dtype: Any = jnp.float32,
 ) -> Extractor:
     """An extractor of a run, whose compiled step the run lists under `name`."""
     size, seed = run.config.extraction_batch_size, run.config.seed
     pictures = run.method.sees_pictures
-    extractor = Extractor(function, run.pixels, run.mesh, size, flip, augmentation, seed, pictures)
+    extractor = Extractor(function, run.pixels, run.mesh, size, flip, augmentation, seed, pictures, dtype)
     run.compiled[name] = extractor.step
     return extractor
 

@@ -221,7 +221,11 @@ class Evaluation:
     results have second ones beside them, of distances re-ranked with `rerank_k1`, `rerank_k2` and `rerank_lambda`
     (see jaxreid.retrieval.rerank); `rerank_raw`: from Euclidean distances of features as they are, for which they must
     not be normalized. `open_set` adds the rates of a search for persons who may not be in the gallery
-    (jaxreid.retrieval.open_set)."""
+    (jaxreid.retrieval.open_set).
+
+    With a `rescore_size` K above 0 the headline's results have second ones beside them as well, for which the K nearest
+    gallery tracklets of each query are put in the order of `rescore_mix` · `Method.pair_score` + (1 − `rescore_mix`) ·
+    cosine, `rescore_block` pairs at a time over all devices (see jaxreid.evaluation.rescoring)."""
 
     clip_sampling: str
     seq_len: int
@@ -236,6 +240,9 @@ class Evaluation:
     rerank_k2: int = 6
     rerank_lambda: float = 0.3
     rerank_raw: bool = False
+    rescore_size: int = 0
+    rescore_mix: float = 0.5
+    rescore_block: int = 64
     open_set: bool = False
 
     def __post_init__(self) -> None:
@@ -407,13 +414,19 @@ class Method:
         nearer; in place of the distances that `Evaluation.distance` names."""
         raise NotImplementedError
 
-    def pair_features(self, variables: Variables, batch: Batch) -> dict[str, jax.Array]:
-        """What `pair_score` needs of each clip, [B, …] by name."""
+    @classmethod
+    def scores_pairs(cls) -> bool:
+        """Whether it has a score of pairs, so that `Evaluation.rescore_size` may ask for it."""
+        return cls.pair_score is not Method.pair_score
+
+    def pair_features(self, variables: Variables, memory: Any, batch: Batch) -> dict[str, jax.Array]:
+        """What `pair_score` needs of each clip, [B, …] by name; kept for every tracklet in the types that it has here
+        (bfloat16 takes half the room)."""
         raise NotImplementedError
 
-    def pair_score(self, variables: Variables, queries: Any, gallery: Any) -> jax.Array:
-        """Pair features of Q queries and of G short-listed gallery tracklets of each → f32[Q, G], larger is nearer: a
-        network that looks at both sides decides their order."""
+    def pair_score(self, variables: Variables, memory: Any, queries: Any, gallery: Any) -> jax.Array:
+        """Pair features of N queries and of N gallery tracklets, row i against row i → f32[N], larger is nearer: a
+        network that looks at both sides. It need not be symmetric."""
         raise NotImplementedError
 
     # --- for the log only ---------------------------------------------------------------------------------------

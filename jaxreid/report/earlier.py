@@ -20,6 +20,7 @@ SAME = {  # what must be equal before two scores can be subtracted
     "seq_len": "frames per clip",
     "distance": "distance",
     "reranking": "re-ranking",
+    "rescoring": "re-scoring",
     "queries": "queries",
     "unmatched": "queries without a match",
     "gallery": "gallery tracklets",

@@ -43,9 +43,14 @@ def _tracklet(gallery: Gallery, hit: Hit) -> TrackletPictures:
 
 
 def render(
-    gallery: Gallery, title: str, queries: Sequence[Query], found: Sequence[Sequence[Hit]], exclude: Sequence[str]
+    gallery: Gallery,
+    title: str,
+    queries: Sequence[Query],
+    found: Sequence[Sequence[Hit]],
+    exclude: Sequence[str],
+    remark: str = "",
 ) -> str:
-    """The page: every query with what was found for it."""
+    """The page: every query with what was found for it; `remark` is a sentence on how it was ranked."""
     lists = []
     for query, hits in zip(queries, found, strict=True):
         shown = [_tracklet(gallery, hit) for hit in hits]
@@ -56,6 +61,7 @@ def render(
         gallery=str(gallery.directory),
         count=len(gallery),
         left_out=[f"camera {name}" if name != OWN else "the query's own camera" for name in exclude],
+        remark=remark,
         lists=lists,
         columns=COLUMNS,
         tables=[[cells(hit, rank) for rank, hit in enumerate(hits, start=1)] for hits in found],

@@ -18,8 +18,10 @@ def camera_word(number: int, names: Mapping[int, str]) -> str:
 
 
 def ranked_direction(record: Mapping[str, Any]) -> str:
-    """What a result record ranked: its direction, told apart from the same of another output or with re-ranked
-    distances."""
+    """What a result record ranked: its direction, told apart from the same of another output, with re-ranked distances
+    or with a re-scored shortlist."""
     output = record.get("output", "feature")
     named = "" if output == "feature" else f", {output}"
-    return record["direction"] + named + (", re-ranked" if record.get("reranking") else "")
+    named += ", re-ranked" if record.get("reranking") else ""
+    named += f", re-scored with the {record['rescoring']}" if record.get("rescoring") else ""
+    return record["direction"] + named

@@ -2,10 +2,12 @@
 
     gallery/
       gallery.json      {"format": 1, "width": D, "parts": [{"name": "000000", "rows": n}, …], "model": {…}}, with
-                        "distance" where that is not cosine, and "shape" of a row that has several axes
+                        "distance" where that is not cosine, "shape" of a row that has several axes, and "pairs",
+                        {NAME: {"shape": […], "dtype": "bfloat16"}}, where rows have features for a score of pairs
       000000.npy        f32[n, D], unit rows (of cosine), memory-mapped
       000000.jsonl      a line for each row: source video, time, camera, and whatever else the caller knows
       000000.pictures   one picture after the other, where the caller gave some; the lines say where each lies
+      000000.NAME.npy   [n, …], features for pairs, memory-mapped; see retrieval.blocks for types
 
 A part never changes once it is there, and only parts that gallery.json names exist: both are written aside and
 renamed, so that a reader sees the gallery before or after an addition, never half of one.
@@ -21,10 +23,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxreid.errors import MissingFileError, UserError
 from jaxreid.files import held, read_json, written_aside
+from jaxreid.retrieval.blocks import stored
 from jaxreid.retrieval.distances import OF_PARTS, OF_UNIT
 from jaxreid.shapes import AnyArray, Float, Int
 
@@ -74,6 +79,7 @@ class Gallery:
       distance: by which they are compared, a key of `DISTANCES`.
       shape: of a row, (D,) or, of body parts, (P, D / P).
       model: what made the rows, None where that was not said; its `digest` tells one from another.
+      pairs: name → shape and type of what rows have for a score of pairs; empty where they have nothing.
 
     Raises:
       MissingFileError: there is no gallery.
@@ -95,6 +101,10 @@ class Gallery:
         self.distance: str = manifest.get("distance", "cosine")
         self.shape: tuple[int, ...] = tuple(manifest.get("shape", (self.width,)))
         self.model: dict[str, Any] | None = manifest.get("model")
+        self.pairs = {
+            name: jax.ShapeDtypeStruct(known["shape"], jnp.dtype(known["dtype"]))
+            for name, known in manifest.get("pairs", {}).items()
+        }
         self.parts = [self._open(part["name"], part["rows"]) for part in manifest["parts"]]
         self.names = [part["name"] for part in manifest["parts"]]
         self.starts = np.cumsum([0] + [len(part) for part in self.parts])
@@ -130,6 +140,28 @@ class Gallery:
             chosen = place == number
             found[chosen] = self.parts[number][rows[chosen] - self.starts[number]]
         return found
+
+    @functools.cached_property
+    def _pair_files(self) -> dict[str, list[np.ndarray]]:
+        found: dict[str, list[np.ndarray]] = {name: [] for name in self.pairs}
+        for name, known in self.pairs.items():
+            for part, rows in zip(self.names, self.parts, strict=True):
+                path = self.directory / f"{part}.{name}.npy"
+                with _damage(path):
+                    found[name].append(np.load(path, mmap_mode="r"))
+                    if found[name][-1].shape != (len(rows), *known.shape):
+                        raise ValueError(f"it is {found[name][-1].shape}, not {(len(rows), *known.shape)}")
+        return found
+
+    def take_pairs(self, rows: Int[np.ndarray, " rows"]) -> dict[str, np.ndarray]:
+        """What the rows of these numbers have for a score of pairs, [rows, …] by name."""
+        place = np.searchsorted(self.starts, rows, side="right") - 1
+        taken = {}
+        for name, known in self.pairs.items():
+            files = self._pair_files[name]
+            each = [files[part][row - self.starts[part]] for part, row in zip(place, rows, strict=True)]
+            taken[name] = np.stack(each).view(known.dtype)
+        return taken
 
     @functools.cached_property
     def _lines(self) -> list[list[bytes]]:
@@ -213,6 +245,7 @@ def add_to_gallery(
     pictures: Sequence[bytes] | None = None,
     model: Mapping[str, Any] | None = None,
     distance: str = "cosine",
+    pairs: Mapping[str, np.ndarray] | None = None,
 ) -> Gallery:
     """Adds embeddings to a gallery, which is made where there is none; safe beside readers and other writers.
 
@@ -222,13 +255,14 @@ def add_to_gallery(
       pictures: for each row an encoded picture to show.
       model: what made the features, a JSON-ready dict; a gallery takes rows of equal `digest` only.
       distance: by which they are compared, a key of `DISTANCES`.
+      pairs: what rows have for a score of pairs, [n, …] by name; all rows of a gallery have the same.
 
     Returns:
       The gallery with the new rows at its end.
 
     Raises:
-      UserError: a row is zero or not finite, has another width, distance or model than the gallery's, or metadata or
-        pictures do not fit.
+      UserError: a row is zero or not finite, has another width, distance, model or features for pairs than the
+        gallery's, or metadata or pictures do not fit.
     """
     features = checked_rows(features, "features", distance)
     shape, features = features.shape[1:], features.reshape(len(features), -1)
@@ -254,6 +288,9 @@ def add_to_gallery(
         manifest |= {} if distance == "cosine" else {"distance": distance}
         manifest |= {} if len(shape) == 1 else {"shape": list(shape)}
         manifest |= {} if model is None else {"model": dict(model)}
+        pairs = pairs or {}
+        facts = {name: {"shape": list(x.shape[1:]), "dtype": str(x.dtype)} for name, x in pairs.items()}
+        manifest |= {"pairs": facts} if pairs else {}
         if path.exists():
             existing = Gallery(directory)  # nothing is added to what cannot be read
             if model is not None:
@@ -264,9 +301,18 @@ def add_to_gallery(
                     f"features are {wide(shape)}, compared by {distance}, the gallery {directory} is "
                     f"{wide(existing.shape)}, compared by {existing.distance}"
                 )
+            if manifest.get("pairs", {}) != facts:
+                known = ", ".join(manifest.get("pairs", {})) or "none"
+                raise UserError(
+                    f"the gallery {directory} has these features for pairs: {known}; the new rows: "
+                    f"{', '.join(facts) or 'none'}. Fill a new gallery"
+                )
         name = f"{len(manifest['parts']):06d}"
         with written_aside(directory / f"{name}.npy", synced=True) as aside, aside.open("wb") as file:
             np.save(file, features)
+        for feature, rows in pairs.items():
+            with written_aside(directory / f"{name}.{feature}.npy", synced=True) as aside, aside.open("wb") as file:
+                np.save(file, np.ascontiguousarray(rows).view(stored(rows.dtype)))
         with written_aside(directory / f"{name}.jsonl", synced=True) as aside, aside.open("wb") as file:
             file.write(lines.encode())
         if pictures is not None:

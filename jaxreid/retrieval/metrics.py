@@ -463,6 +463,7 @@ def result_record(
     checkpoint: str,
     reranking: bool = False,
     output: str = "feature",
+    rescoring: str = "",
 ) -> dict[str, Any]:
     """One result with all that a reader needs to compare it.
 
@@ -474,9 +475,10 @@ def result_record(
       checkpoint: which one was evaluated, such as 'epoch 120 (last)'.
       reranking: whether distances were re-ranked.
       output: name of the features.
+      rescoring: which tracklets were re-scored pair by pair, such as '50 nearest, mix 0.5'; empty where none was.
 
     Returns:
-      A JSON-ready dict; mAP, mINP and rank-k in percent.
+      A JSON-ready dict; mAP, mINP and rank-k in percent; `rescoring` where there is any.
     """
     key = protocol if isinstance(protocol, str) else protocol.key
     if key != scores.protocol:
@@ -495,4 +497,4 @@ def result_record(
         "distance": distance,
         "reranking": reranking,
         "checkpoint": checkpoint,
-    }
+    } | ({"rescoring": rescoring} if rescoring else {})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,13 +19,14 @@ OWN = "own"  # of cameras to leave out: the camera of the query itself
 @dataclasses.dataclass(frozen=True)
 class Query:
     """Somebody to look for: a feature f32[D] (of body parts f32[P, D]), pictures, and the gallery row that it is, where
-    it is one."""
+    it is one; `pairs`, what it has for a score of pairs, [1, …] by name, where that is asked for."""
 
     name: str
     feature: np.ndarray
     pictures: tuple[bytes, ...]
     camera: str = ""
     row: int | None = None
+    pairs: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,16 +60,41 @@ def named_queries(gallery: Gallery, name: str) -> list[Query]:
         raise UserError(f"{len(found)} tracklets of the gallery are called {name}; say which: {places}")
     (row,) = found
     picture, camera = gallery.picture(row), gallery.columns["camera"][row]
-    return [Query(name, gallery[row : row + 1][0], (picture,) if picture else (), str(camera), row)]
+    pairs = gallery.take_pairs(np.array([row]))
+    return [Query(name, gallery[row : row + 1][0], (picture,) if picture else (), str(camera), row, pairs)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Rescoring:
+    """The `size` nearest of a query are put in the order of mix · (score of the pair) + (1 − mix) · cosine, ahead of
+    the others, which keep their order. `score`: (number of the query, gallery rows i64[n]) → f32[n]."""
+
+    score: Callable[[int, np.ndarray], np.ndarray]
+    size: int
+    mix: float
+
+    def reordered(self, number: int, rows: np.ndarray, cosine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Rows with their scores, best first, of rows that are sorted by cosine."""
+        near, rest = rows[: self.size], rows[self.size :]
+        score = self.mix * self.score(number, near) + (1.0 - self.mix) * cosine[: self.size]
+        order = np.lexsort((near, -score))  # equal ones in the order of the gallery
+        return np.concatenate([near[order], rest]), np.concatenate([score[order], cosine[self.size :]])
 
 
 def search(
-    gallery: Gallery, queries: Sequence[Query], exclude: Sequence[str] = (), **options: Any
+    gallery: Gallery,
+    queries: Sequence[Query],
+    exclude: Sequence[str] = (),
+    rescoring: Rescoring | None = None,
+    k: int = 10,
+    **options: Any,
 ) -> Iterator[list[Hit]]:
     """What is found for each query, nearest first; a query never finds itself.
 
     Args:
       exclude: cameras whose tracklets are left out; "own" is that of the query.
+      rescoring: of the nearest by a score of pairs.
+      k: tracklets that are found for a query.
       options: `function` (`search_gallery` or `search_index`) and its own.
 
     Raises:
@@ -76,7 +102,7 @@ def search(
     """
     function = options.pop("function", search_gallery)
     cameras = np.array([nfc(str(name)) for name in gallery.columns["camera"]], str)
-    for query in queries:
+    for number, query in enumerate(queries):
         if OWN in exclude and not query.camera:
             raise UserError(
                 f"--exclude_camera {OWN}: it is not known which camera {query.name} is of; name those to leave out "
@@ -91,9 +117,12 @@ def search(
         allowed = ~np.isin(cameras, names)
         if query.row is not None:
             allowed[query.row] = False
-        found = function(query.feature[None], gallery, allowed=allowed, **options)
+        wanted = max(k, rescoring.size) if rescoring and k > 0 else k
+        found = function(query.feature[None], gallery, k=wanted, allowed=allowed, **options)
+        rows, scores = (values[0][found.index[0] >= 0] for values in found)
+        if rescoring and len(rows):
+            rows, scores = rescoring.reordered(number, rows, scores)
         yield [
             Hit(int(row), float(score), gallery.metadata(int(row)))
-            for row, score in zip(found.index[0], found.similarity[0], strict=True)
-            if row >= 0
+            for row, score in zip(rows[:k], scores[:k], strict=True)
         ]

@@ -62,6 +62,7 @@ BASE = {
     **under("evaluation", dict.fromkeys(("seq_len", "stride", "rerank_k1", "rerank_k2"), whole(1))),
     **under("evaluation", {"reranking": one_of(RERANKING), "rerank_lambda": fraction}),
     **under("evaluation", {"rerank_raw": flag, "open_set": flag}),
+    **under("evaluation", {"rescore_size": whole(0), "rescore_mix": fraction, "rescore_block": whole(1)}),
     **under("mesh", {"devices": whole(0), "fsdp": whole(1)}),
     **under("backbone", {"name": one_of(known_encoders), "checkpoint": free}),  # checked when weights are loaded
     **under("backbone", {"remat": flag, "scan": flag, "stride": whole(0)}),
@@ -112,6 +113,14 @@ def _contradictions(config: Any, values: dict[str, Any], method: type[Method]) -
         yield 'config.evaluation.normalize=False pools features as they are: config.evaluation.pool must be "before"'
     if rule.rerank_raw and rule.normalize:
         yield "config.evaluation.rerank_raw=True needs features as they are: config.evaluation.normalize must be False"
+    if size := rule.get("rescore_size"):
+        if not method.scores_pairs():
+            yield f"config.evaluation.rescore_size={size}: {method.__name__} has no score of pairs, it must be 0"
+        if rule.distance != "cosine":
+            yield (
+                f"config.evaluation.rescore_size={size} takes the nearest by cosine: config.evaluation.distance must "
+                f"be 'cosine', not {rule.distance!r}"
+            )
     if len(set(rule.outputs)) != len(rule.outputs):
         yield f"config.evaluation.outputs={tuple(rule.outputs)} names one twice"
     if not method.sees_pictures:

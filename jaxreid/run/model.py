@@ -180,10 +180,12 @@ def start_run(config: Any, workdir: Path, data_dir: Path | None, *, dry: bool = 
             model = make_model(config, workdir, mesh, info, dry=dry)  # reads a vocabulary where the method needs one
     run = Run(**vars(model), dataset=dataset)
     batches = {"config.extraction_batch_size": config.extraction_batch_size}
+    if config.evaluation.get("rescore_size"):
+        batches["config.evaluation.rescore_block"] = config.evaluation.rescore_block
     batches |= {f"stage {s.name!r} (config.batch)": s.sampler.batch_size(info.columns) for s in run.method.stages()}
     for name, size in batches.items():
         if size % mesh.size:
-            raise UserError(f"{name}: a batch of {size} clips does not divide over {mesh.size} devices")
+            raise UserError(f"{name}: a batch of {size} does not divide over {mesh.size} devices")
     run.phases["data set"] = opened
     return run
 

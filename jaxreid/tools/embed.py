@@ -35,19 +35,26 @@ from jaxreid.retrieval.gallery import MANIFEST
 
 CROPS = "crops"  # folder in a gallery: tracklets of videos
 TRACKLETS_AT_ONCE = 512  # between two additions to the gallery
+PAIR_BYTES = 1 << 30  # of what they have for a score of pairs, at most
 
 
-def fill(directory: Path, source: Source, embedder: Embedder, show_progress: bool = True) -> tuple[int, int]:
+def fill(
+    directory: Path, source: Source, embedder: Embedder, show_progress: bool = True, pairs: bool | None = None
+) -> tuple[int, int]:
     """Adds the tracklets of a source that are not in the gallery yet: (how many were added, how many were there).
 
     What was added before an interruption stays, whole.
+
+    Args:
+      pairs: whether to keep what a score of pairs needs of each; None = as the gallery does, a new one where the
+        evaluation of the run re-scores.
 
     Raises:
       UserError: the gallery is another model's, a frame cannot be decoded, a tracklet is in the gallery with another
         number of frames, or another process adds tracklets of this source at the moment.
     """
     with _alone(directory, source):
-        return _fill(directory, source, embedder, show_progress)
+        return _fill(directory, source, embedder, show_progress, pairs)
 
 
 @contextlib.contextmanager
@@ -63,7 +70,9 @@ def _alone(directory: Path, source: Source) -> Iterator[None]:
         yield
 
 
-def _fill(directory: Path, source: Source, embedder: Embedder, show_progress: bool) -> tuple[int, int]:
+def _fill(
+    directory: Path, source: Source, embedder: Embedder, show_progress: bool, pairs: bool | None
+) -> tuple[int, int]:
     if embedder.distance not in DISTANCES:
         raise UserError(
             f"{embedder.workdir} compares tracklets by a distance of its method's own, and a gallery can be searched "
@@ -78,9 +87,14 @@ def _fill(directory: Path, source: Source, embedder: Embedder, show_progress: bo
             f"them {changed[0]}: fill a new gallery, or give the changed tracklets other names"
         )
     todo = np.array([row for row, name in enumerate(names) if name not in known], np.int64)
+    pairs, at_once = _keeps_pairs(directory, embedder, pairs), TRACKLETS_AT_ONCE
+    if pairs:
+        size = embedder.pair_bytes()
+        at_once = max(min(at_once, PAIR_BYTES // size), 1)
+        print(f"for pairs: {size * len(todo) / 2**20:,.1f} MiB of {len(todo):,} tracklets in {directory}", flush=True)
     with tqdm(total=len(todo), unit=" tracklets", disable=not show_progress or not len(todo)) as bar:
-        for start in range(0, len(todo), TRACKLETS_AT_ONCE):
-            rows, features, pictures = todo[start : start + TRACKLETS_AT_ONCE], [], []
+        for start in range(0, len(todo), at_once):
+            rows, features, pictures = todo[start : start + at_once], [], []
             for few in np.split(rows, range(embedder.batch_size, len(rows), embedder.batch_size)):
                 features.append(embedder.embed_split(source.split, source.reader, few))
                 if not isinstance(features[-1], np.ndarray):
@@ -89,8 +103,24 @@ def _fill(directory: Path, source: Source, embedder: Embedder, show_progress: bo
                 bar.update(len(few))
             metadata = [source.metadata(row) for row in rows]
             found = np.concatenate(features)
-            add_to_gallery(directory, found, metadata, pictures, embedder.identity, embedder.distance)
+            kept = embedder.embed_pairs(source.split, source.reader, rows) if pairs else None
+            add_to_gallery(directory, found, metadata, pictures, embedder.identity, embedder.distance, kept)
     return len(todo), len(names) - len(todo)
+
+
+def _keeps_pairs(directory: Path, embedder: Embedder, asked: bool | None) -> bool:
+    """What `pairs` of `fill` means for a gallery."""
+    there = bool(Gallery(directory).pairs) if (directory / MANIFEST).exists() else None
+    if None not in (there, asked) and there != asked:
+        raise UserError(
+            f"{directory} was filled {'with' if there else 'without'} features for pairs: fill a new gallery, or leave "
+            f"--{'rescore' if asked else 'no-rescore'} out"
+        )
+    known = asked if there is None else there
+    pairs = embedder.rescoring[0] > 0 if known is None else known
+    if pairs and not (embedder.scores_pairs and embedder.distance == "cosine"):
+        raise UserError(f"{embedder.workdir} has no score of pairs beside a cosine: leave --rescore out")
+    return pairs
 
 
 def _known(directory: Path, source: Source, embedder: Embedder) -> dict[str, int]:
@@ -118,6 +148,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--sixteen_bit", choices=SIXTEEN_BIT, default=SCALE,
         help="16-bit pictures: to 8 bits by the range of their tracklet, or none (default %(default)s)")  # fmt: skip
     add("--data_dir", type=expand, help="where built data sets live")
+    add(
+        "--rescore",
+        action=argparse.BooleanOptionalAction,
+        help="also keep what a score of pairs needs of each tracklet; by itself where the run's evaluation re-scores",
+    )
     add("--batch", type=int, help="clips in a step; the run's own where not given")
     options = parser.parse_args(arguments)
     cache_compilations()
@@ -132,7 +167,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     for text in options.sources:
         source = open_source(text, options.gallery / CROPS, how)
-        added, there = fill(options.gallery, source, embedder)
+        added, there = fill(options.gallery, source, embedder, pairs=options.rescore)
         print(f"{source.name}: {added} tracklets added" + (f", {there} were there already" if there else ""))
     print(f"{len(Gallery(options.gallery))} tracklets in {options.gallery}")
     return 0

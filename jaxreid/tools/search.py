@@ -14,21 +14,24 @@ import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jaxreid.data.names import printable
 from jaxreid.data.prepared import SCALE, SIXTEEN_BIT
 from jaxreid.data.schema import MODALITIES
 from jaxreid.devices.compiled import cache_compilations
-from jaxreid.errors import command
+from jaxreid.errors import UserError, command
 from jaxreid.files import expand
-from jaxreid.footage.queries import file_queries
+from jaxreid.footage.queries import file_queries, open_run, pair_rescoring
 from jaxreid.footage.sources import SourceOptions
 from jaxreid.report.page import write_page
 from jaxreid.report.search_page import render, table
 from jaxreid.retrieval import Gallery, build_index, search_index
-from jaxreid.retrieval.queries import named_queries, search
+from jaxreid.retrieval.queries import Rescoring, named_queries, search
 from jaxreid.retrieval.search import INDEX
+
+if TYPE_CHECKING:
+    from jaxreid.embedder import Embedder
 
 CODES = 64  # bytes of a row in an index, at most
 
@@ -52,6 +55,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--modality", default="rgb", choices=MODALITIES[:2], help="of the query's pictures (default %(default)s)")
     add("--sixteen_bit", choices=SIXTEEN_BIT, default=SCALE,
         help="16-bit pictures: to 8 bits by the range of their tracklet, or none (default %(default)s)")  # fmt: skip
+    add(
+        "--rescore",
+        action=argparse.BooleanOptionalAction,
+        help="put the nearest in the order of the run's score of pairs; where the gallery was filled for it, by itself",
+    )
     add("--approximate", action="store_true", help="faster on a TPU, recall 0.95 or more; exact elsewhere")
     add("--index", action="store_true", help="through a FAISS index, for galleries larger than memory; made if missing")
     add("--probes", type=int, default=16, help="of the index: cells that are looked at (default %(default)s)")
@@ -60,11 +68,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     cache_compilations()
     gallery, path = Gallery(options.gallery), expand(options.query)
-    if path.exists():
+    rescores, run = bool(gallery.pairs) if options.rescore is None else options.rescore, None
+    if rescores and not gallery.pairs:
+        raise UserError(
+            f"{gallery.directory} has nothing for a score of pairs: fill it anew with jaxreid embed --rescore"
+        )
+    if path.exists() or rescores:
+        run = open_run(gallery, options.checkpoint, options.data_dir)
+    if run and path.exists():
         reading = SourceOptions(modality=options.modality, sixteen_bit=options.sixteen_bit, data_dir=options.data_dir)
-        queries = file_queries(gallery, path, options.checkpoint, reading)
+        queries = file_queries(path, run, reading, rescores)
     else:
         queries = named_queries(gallery, options.query)
+    rescoring = pair_rescoring(gallery, queries, run) if run and rescores else None
+    remark = _remark(rescoring, run)
+    if remark:
+        print(remark)
     how: dict[str, Any] = {"k": options.top, "approximate": options.approximate}
     if options.index:
         if not (gallery.directory / INDEX).exists():
@@ -76,11 +95,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "function": search_index,
         }
     found = []
-    for query, hits in zip(queries, search(gallery, queries, options.exclude_camera, **how), strict=True):
+    for query, hits in zip(queries, search(gallery, queries, options.exclude_camera, rescoring, **how), strict=True):
         print(f"{query.name}\n{table(hits)}\n")
         found.append(hits)
     name = printable(path.resolve().name) if path.exists() else options.query
     out = options.out or Path("runs/search") / (re.sub(r"[^\w.-]+", "-", name).strip("-.") + ".html")
     out.parent.mkdir(parents=True, exist_ok=True)
-    print(write_page(out, render(gallery, name, queries, found, options.exclude_camera)))
+    print(write_page(out, render(gallery, name, queries, found, options.exclude_camera, remark)))
     return 0
+
+
+def _remark(rescoring: Rescoring | None, run: Embedder | None) -> str:
+    """What is said of re-scoring: how it is done, or that it is not where the run's evaluation does."""
+    if rescoring:
+        return (
+            f"Re-scored: the {rescoring.size} nearest of each query come first, by {rescoring.mix:g} of the pair's "
+            f"score and {1 - rescoring.mix:g} of the cosine."
+        )
+    return "Not re-scored, though the evaluation of the run is." if run and run.rescoring[0] else ""

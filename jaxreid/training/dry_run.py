@@ -12,6 +12,7 @@ from jaxreid.data.batch import Batch
 from jaxreid.devices import parallel
 from jaxreid.devices.compiled import Compiled
 from jaxreid.evaluation.extract import embedding, make_extractor
+from jaxreid.evaluation.pairs import pair_step
 from jaxreid.methods.method import Stage, Update
 from jaxreid.optimizers import split_trained
 from jaxreid.run.model import Run, abstract_batch, example_batch
@@ -123,6 +124,29 @@ def _evaluation(run: Run) -> float:
     work = count * _compiled(
         run, "embedding step", extractor.step, variables, memory, abstract_batch(run, size, options.seq_len, "test")
     )
+    print(f"  {_work(work)}")
+    return work + (_rescoring(run, variables, memory) if options.rescore_size else 0.0)
+
+
+def _rescoring(run: Run, variables: Any, memory: Any) -> float:
+    """Prints what re-scoring takes where every query of a split has a shortlist; returns its work."""
+    options, size, dataset = run.method.evaluation(), run.config.extraction_batch_size, run.dataset
+    extractor = make_extractor(run, "pair_features_step", run.method.pair_features, dtype=None)
+    batch = abstract_batch(run, size, options.seq_len, "test")
+    found = extractor.step.result_shapes(variables, memory, batch).arrays
+    tracklets, block = sum(map(len, dataset.test_splits)), options.rescore_block
+    pairs = sum(len(test.query) * min(options.rescore_size, len(test.gallery)) for test in dataset.tests)
+    store = tracklets * sum(x.size // len(x) * x.dtype.itemsize for x in found.values())
+    print(f"re-scoring: {pairs:,} pairs, features of {tracklets:,} tracklets, {store / 2**30:.2f} GiB on the disk")
+    work = -(-tracklets // size) * _compiled(run, "step of pair features", extractor.step, variables, memory, batch)
+
+    def placed(x: Any, rows: int, sharding: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype, sharding=sharding)
+
+    kept = {name: placed(x, 2 * block, parallel.replicated(run.mesh)) for name, x in found.items()}
+    places = placed(np.zeros(1, np.int32), block, parallel.rows(run.mesh))
+    step = pair_step(run.method, run.mesh, block)
+    work += -(-pairs // block) * _compiled(run, "step of pairs", step, variables, memory, kept, places, places)
     print(f"  {_work(work)}")
     return work
 

@@ -18,6 +18,7 @@ from jaxreid.data.loader import batches
 from jaxreid.data.samplers import NothingToDraw
 from jaxreid.devices import parallel, processes
 from jaxreid.devices.compiled import Compiled, compile_together
+from jaxreid.devices.digests import digest
 from jaxreid.errors import UserError
 from jaxreid.evaluation.evaluator import Evaluator, headline
 from jaxreid.evaluation.extract import make_extractor
@@ -25,7 +26,7 @@ from jaxreid.methods.method import Context, Features, Stage
 from jaxreid.run.environment import note_training
 from jaxreid.run.model import Run, abstract_batch
 from jaxreid.training.cached import Cache, fill, plan_of, rows_of
-from jaxreid.training.checkpoints import Checkpoints, digest, newest_whole
+from jaxreid.training.checkpoints import Checkpoints, newest_whole
 from jaxreid.training.finite import Watch
 from jaxreid.training.forecast import Forecast
 from jaxreid.training.metric_writer import MetricWriter

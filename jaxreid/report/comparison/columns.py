@@ -102,6 +102,8 @@ def fact_text(key: str, value: Any) -> str:
     """A fact of a setup in words."""
     if key == "reranking":
         return "no re-ranking" if value is False else "re-ranked" if value is True else f"re-ranking {value}"
+    if key == "rescoring":
+        return "no re-scoring" if value == NOT_SET else f"re-scored with the {value}"
     kind, _, split = key.partition(".")
     if kind in ("tracklets", "frames") and split:
         return f"{value} {kind} in {split}"

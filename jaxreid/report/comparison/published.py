@@ -9,6 +9,7 @@ from pathlib import Path
 
 from jaxreid.report.comparison.rows import Row
 from jaxreid.report.comparison.runs import CompareError
+from jaxreid.report.comparison.settings import NOT_SET
 from jaxreid.report.comparison.tables import Comparison
 
 FILE = Path(__file__).with_name("published.csv")
@@ -74,7 +75,7 @@ def _own(row: Row) -> list[Line]:
                 "backbone": str(backbone),
                 "protocol": protocol,
                 "average precision": PROTOCOLS[protocol].precision if protocol in PROTOCOLS else "",
-                "re-ranking": "yes" if setup["reranking"] else "no",
+                "re-ranking": "yes" if setup["reranking"] else "no" if setup["rescoring"] == NOT_SET else "re-scored",
                 "standing": OWN,
                 "source": f"{len(row.seeds)} seeds" if len(row.seeds) > 1 else f"seed {row.seeds[0]}",
                 **{metric: f"{statistics.fmean(values):.2f}" for metric, values in cells.items() if values},
