@@ -27,8 +27,10 @@ VALUES: dict[str, Any] = {
     "experts.used": ("canonical", "appearance", "gait"),
     "experts.shared": False,  # True: one stream of tokens for all three
     "experts.dropout": 0.5,  # inside of the gait expert
+    "experts.gait_heads": 12,
     "gates.first": "learned",  # "uniform": each low-level expert has the same share
     "gates.second": "learned",  # "uniform": each expert has the same weight
+    "gates.heads": 8,
     "scale": 16.0,  # of cosines to class vectors
     "weights.intra_canonical": 1.0,  # frames of a clip agree about the canonical feature,
     "weights.inter": 1.0,  # and clips of a person
@@ -69,6 +71,8 @@ SMALL: dict[str, Any] = {
     "frames.std": (0.5, 0.5, 0.5),
     "loading.interpolation": "bilinear",
     "evaluate_every": 0,
+    "experts.gait_heads": 3,  # of 32 channels, as the tower's
+    "gates.heads": 2,
     "batch.num_identities": 8,
     "batch.seq_len": 4,
     "batch.piece_len": 0,

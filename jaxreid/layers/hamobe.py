@@ -14,17 +14,16 @@ import jax.numpy as jnp
 from jaxreid.arrays import masked_mean
 from jaxreid.backbones.batch_norm import MaskedBatchNorm
 from jaxreid.backbones.skeleton_graph import torch_dense
-from jaxreid.backbones.transformer import LayerNorm, Tap
+from jaxreid.backbones.transformer import Tap
 from jaxreid.backbones.vit import ViT, ViTConfig
 from jaxreid.data.batch import Batch
-from jaxreid.layers.cross_attention import ContextBlock
+from jaxreid.layers.biometric_experts import FrameExpert, GaitExpert, LowExperts, TokenPool, mixed
 from jaxreid.layers.cross_frame import TemporalDecoder
 from jaxreid.layers.neck import CosineClassifier
 from jaxreid.layers.pair_gate import PairGate, Prepared, alone, together
-from jaxreid.shapes import Array, Bool, Float
+from jaxreid.shapes import Array, Bool
 
 EXPERTS = ("canonical", "appearance", "gait")
-GATE_HEADS, GAIT_HEADS = 8, 12
 LEAK = 0.01
 
 
@@ -44,6 +43,7 @@ class HAMoBEConfig:
       scale: of the cosines that identity is told by.
       outfits: classes of clothes that the appearance expert is to tell apart, 0 = none.
       dropout: inside of the gait expert.
+      gate_heads, gait_heads: of the attention in the gates, and in the gait expert, which is half as wide again.
     """
 
     tower: ViTConfig
@@ -61,6 +61,8 @@ class HAMoBEConfig:
     scale: float = 16.0
     outfits: int = 0
     dropout: float = 0.5
+    gate_heads: int = 8
+    gait_heads: int = 12
 
     @property
     def width(self) -> int:
@@ -81,94 +83,6 @@ class HAMoBEConfig:
         return self.gate2 and len(self.experts) > 1
 
 
-# --- Experts ----------------------------------------------------------------------------------------------------------
-
-
-class LowExperts(nn.Module):
-    """E_k(x) = W'_k relu(W_k x): token by token, K of them side by side."""
-
-    count: int
-    width: int
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        """[..., C] → [..., K, d]"""
-        k, d = self.count, self.width
-        hidden = nn.relu(torch_dense(x.shape[-1], k * d, "first", self.dtype)(x)).reshape(*x.shape[:-1], k, d)
-
-        def uniform(key: Array, shape: Any) -> Array:
-            return jax.random.uniform(key, shape, minval=-(d**-0.5), maxval=d**-0.5)
-
-        kernel, bias = self.param("kernel", uniform, (k, d, d)), self.param("bias", uniform, (k, d))
-        return jnp.einsum("...kd,kde->...ke", hidden, kernel.astype(self.dtype)) + bias.astype(self.dtype)
-
-
-def mixed(experts: Array, shares: Array) -> Array:
-    """S_j = Σ_k g_kj E_k of [N, T, L, K, d] and shares [N, T, L, K, J] → [N, T, L, J, d]."""
-    return jnp.einsum("...kd,...kj->...jd", experts, shares.astype(experts.dtype))
-
-
-class TokenPool(nn.Module):
-    """An MLP over the positions of tokens, [..., L, D] → float32 [..., D]: from L through `hidden` to one."""
-
-    hidden: int
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        x = x.swapaxes(-1, -2)
-        x = nn.relu(torch_dense(x.shape[-1], self.hidden, "first", self.dtype)(x))
-        return torch_dense(self.hidden, 1, "second", self.dtype)(x)[..., 0].astype(jnp.float32)
-
-
-class TokenMlp(nn.Module):
-    """Two layers with ReLU between, [..., D] → [..., D]."""
-
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        width = x.shape[-1]
-        return torch_dense(width, width, "second", self.dtype)(
-            nn.relu(torch_dense(width, width, "first", self.dtype)(x))
-        )
-
-
-class FrameExpert(nn.Module):
-    """The canonical and the appearance expert: tokens of a frame → one feature of it."""
-
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, stream: Float[Array, "clips frames tokens dim"]) -> Float[Array, "clips frames dim"]:
-        return TokenPool(stream.shape[-1] // 4, self.dtype, name="pool")(TokenMlp(self.dtype, name="mlp")(stream))
-
-
-class GaitExpert(nn.Module):
-    """Tokens of all frames → a feature of the clip: a learned query, 0 at the start, attends to them once."""
-
-    dropout: float
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, stream: Float[Array, "clips frames tokens dim"], train: bool) -> Float[Array, "clips dim"]:
-        n, width = stream.shape[0], stream.shape[-1]
-        tokens = TokenMlp(self.dtype, name="mlp")(stream).reshape(n, -1, width)
-        query = self.param("query", nn.initializers.zeros, (width,))
-        query = jnp.broadcast_to(query, (n, 1, width))
-        xavier = nn.initializers.xavier_uniform()
-        channels = 3 * width // 2 // GAIT_HEADS
-        block = ContextBlock(
-            GAIT_HEADS, channels, inner_init=xavier, last_init=xavier, dropout=self.dropout, name="decoder"
-        )
-        normed = (LayerNorm(1e-5, name=name)(x) for name, x in (("norm_query", query), ("norm_tokens", tokens)))
-        return block(query, *normed, train=train)[:, 0]
-
-
-# --- The network ------------------------------------------------------------------------------------------------------
-
-
 class HAMoBENetwork(nn.Module):
     """Everything up to the embedding of a clip, and the classifiers behind it."""
 
@@ -181,11 +95,11 @@ class HAMoBENetwork(nn.Module):
         self.decoder = TemporalDecoder(c.tower.grid, c.frames, c.conv, c.position, c.bias, dtype)
         self.low_experts = LowExperts(c.count, d, dtype)
         if c.gate1:
-            self.gate1 = PairGate(c.tower.width, d, c.count * c.streams, tokens, GATE_HEADS, dtype=dtype)
+            self.gate1 = PairGate(c.tower.width, d, c.count * c.streams, tokens, c.gate_heads, dtype=dtype)
         for name in c.experts:
-            setattr(self, name, GaitExpert(c.dropout, dtype) if name == "gait" else FrameExpert(dtype))
+            setattr(self, name, GaitExpert(c.gait_heads, c.dropout, dtype) if name == "gait" else FrameExpert(dtype))
         if c.weighs:
-            self.gate2 = PairGate(c.streams * d, d, len(c.experts), tokens, GATE_HEADS, LEAK, dtype)
+            self.gate2 = PairGate(c.streams * d, d, len(c.experts), tokens, c.gate_heads, LEAK, dtype)
             self.gate2_tokens = TokenPool(d // 4)
             self.gate2_frames = [torch_dense(c.frames, 4), torch_dense(4, 1)]
         self.fc = torch_dense(d, c.embedding)
@@ -316,7 +230,7 @@ def pair_cost(config: HAMoBEConfig, both_gates: bool) -> int:
     frames, tokens = 2 * c.frames, 2 * c.frames * c.tower.tokens  # of both clips
 
     def attention(outputs: int) -> int:
-        return tokens * c.tower.tokens * (d + GATE_HEADS * outputs)
+        return tokens * c.tower.tokens * (d + c.gate_heads * outputs)
 
     pool = c.tower.tokens * d // 4 + d // 4
     embedding = 2 * (len(c.experts) * d + d * c.embedding)
@@ -329,7 +243,7 @@ def pair_cost(config: HAMoBEConfig, both_gates: bool) -> int:
     total += tokens * c.count * c.streams * d  # streams
     total += sum(tokens * 2 * d * d + (0 if name == "gait" else frames * d * pool) for name in c.experts)
     if "gait" in c.experts:
-        inner = GAIT_HEADS * (3 * d // 2 // GAIT_HEADS)
+        inner = 3 * d // 2
         total += tokens * 2 * inner * (d + 1) + 2 * (2 * d * inner + 8 * d * d)
     if c.weighs:  # gate 2 before the two meet
         outputs = len(c.experts)

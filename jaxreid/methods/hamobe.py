@@ -44,8 +44,8 @@ FROZEN = "^image_tower/"
 VALUES = {
     **under("decoder", {"blocks": whole(1), "conv": flag, "position": flag, "bias": flag}),
     **under("experts", {"count": whole(1), "used": some_of(EXPERTS, least=1), "shared": flag}),
-    **under("experts", {"dropout": number(0, below=1)}),
-    **under("gates", {"first": one_of(GATES), "second": one_of(GATES)}),
+    **under("experts", {"dropout": number(0, below=1), "gait_heads": whole(1)}),
+    **under("gates", {"first": one_of(GATES), "second": one_of(GATES), "heads": whole(1)}),
     "scale": positive,
     **under("weights", dict.fromkeys(("intra_canonical", "inter", "intra_appearance", "gait"), non_negative)),
     **under("weights", dict.fromkeys(("clothes", "triplet"), non_negative)),
@@ -75,11 +75,18 @@ class HAMoBE(Method):
         super().__init__(config, info)
         name, decoder, experts = config.backbone.name, config.decoder, config.experts
         tower = backbone_config(config.backbone, info.frame_size, config.precision)
-        if not isinstance(tower, ViTConfig) or tower.register_tokens or tower.width % 16:
+        if not isinstance(tower, ViTConfig) or tower.register_tokens:
             raise UserError(
-                f"config.backbone.name={name!r}: experts look at a class token and patches of a ViT whose width is a "
-                "multiple of 16, such as a CLIP's"
+                f"config.backbone.name={name!r}: experts look at the class token and the patches of a ViT without "
+                "registers, such as a CLIP's"
             )
+        d = tower.width // 2
+        for key, heads, width in (
+            ("gates.heads", config.gates.heads, d),
+            ("experts.gait_heads", experts.gait_heads, 3 * d // 2),
+        ):
+            if width % heads:
+                raise UserError(f"config.{key}={heads} does not divide {width} channels, which {name!r} leads to")
         if decoder.blocks > tower.depth:
             raise UserError(f"config.decoder.blocks={decoder.blocks}, but {name!r} has {tower.depth} blocks")
         self.network_config = HAMoBEConfig(
@@ -98,6 +105,8 @@ class HAMoBE(Method):
             scale=config.scale,
             outfits=self._outfits(),
             dropout=experts.dropout,
+            gate_heads=config.gates.heads,
+            gait_heads=experts.gait_heads,
         )
         self.network = HAMoBENetwork(self.network_config)
 
