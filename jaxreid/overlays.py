@@ -68,6 +68,7 @@ DATASETS: dict[str, dict[str, Any]] = {
     "walkers_visible": _drawn("visible"),
     "walkers_captioned": _drawn("captioned"),
     "walkers_teams": _drawn("teams"),
+    "walkers_clothes": _drawn("clothes"),
     "folder": _drawn("") | {"dataset.name": "folder"},
     "mars": _published("mars", "chunk_first", 8),
     "ls_vid": _published("ls_vid", "chunk_first", 8),

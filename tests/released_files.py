@@ -312,3 +312,57 @@ def dinogrl(
     gait[f"{at}.6.weight"] = (2 * width, squeezed, 1, 1)
     gait |= resnet_trunk(f"{net}post_backbone.resnet_conv", width, depths) | heads(net)
     return appearance, exchange, gait
+
+
+def hamobe(width=1024, tokens=257, frames=4, count=8, blocks=4):
+    """The trained head; the tower is apart."""
+    d, grid = width // 2, round((tokens - 1) ** 0.5)
+
+    def two(key, *sizes):
+        return linear(f"{key}.0", *sizes[:2]) | linear(f"{key}.2", *sizes[1:])
+
+    def gate(key, before, after, inputs, outputs):
+        projections = {f"{key}.attn.to_{name}.weight": (d, d) for name in ("q", "k", "v", "out")}
+        found = linear(f"{key}.{before}.0", inputs, d) | linear(f"{key}.{after}", d, outputs)
+        return found | {f"{key}.pos_embed.emb.weight": (tokens, d)} | projections
+
+    found = linear("decoder.decoder_layers", blocks * width, width)
+    for i in range(blocks):
+        found |= {f"decoder.temporal_conv.{i}.weight": (width, 1, 3), f"decoder.temporal_conv.{i}.bias": (width,)}
+        found |= {f"decoder.temporal_pos_embed.{i}": (frames, width)}
+        found |= {f"decoder.cross_attention.{i}.{name}": ((2 * grid - 1) ** 2, width) for name in ("w1", "w2")}
+    for k in range(count):
+        found |= two(f"moe_first.experts.{k}", width, d, d)
+    found |= gate("moe_first.gating", "fc_pre", "fc_post", width, 3 * count)
+    for name in ("canonical", "appearance"):
+        found |= two(f"moe_{name}.layer", d, d, d) | two(f"moe_{name}.patch_agg", tokens, d // 4, 1)
+    at, inner = "moe_pose.pose_agg", 3 * d // 2
+    found |= {"moe_pose.cls_token": (d,)} | two("moe_pose.layer", d, d, d)
+    found |= {name: shape for each in "qkv" for name, shape in linear(f"{at}.attn.{each}_proj", d, inner).items()}
+    found |= linear(f"{at}.attn.out_proj", inner, d) | linear(f"{at}.mlp.fc1", d, 4 * d)
+    found |= linear(f"{at}.mlp.fc2", 4 * d, d)
+    for i in (1, 2, 3):
+        found |= norm(f"{at}.norm{i}", d)
+    found |= gate("gating_second", "fc1_pre", "fc1_post", 3 * d, 3)
+    found |= two("gating_second.patch_agg", tokens, d // 4, 1) | two("gating_second.fc2", frames, 4, 1)
+    statistics = {name: shape for name, shape in batch_norm("bn", 4 * d).items() if "num_batches" not in name}
+    return found | linear("fc", d, 4 * d) | statistics
+
+
+def openai_clip(width, depth, patch, patches, joint=8):
+    """OpenAI's file of a CLIP: its image tower, and a little of what else is in it."""
+    return {
+        "visual.class_embedding": (width,),
+        "visual.positional_embedding": (1 + patches, width),
+        "visual.proj": (width, joint),
+        "visual.conv1.weight": (width, 3, patch, patch),
+        **norm("visual.ln_pre", width),
+        **transformer("visual.transformer", width, depth),
+        **norm("visual.ln_post", width),
+        **transformer("transformer", joint, 1),
+        **norm("ln_final", joint),
+        "token_embedding.weight": (9, joint),
+        "positional_embedding": (7, joint),
+        "text_projection": (joint, joint),
+        "logit_scale": (),
+    }

@@ -51,7 +51,7 @@ def examination(run: Run, variables: Any, memory: Any) -> tuple[list[dict[str, A
             persons.append(pid)
             for row, person in zip(rows, pid.tolist(), strict=True):
                 kind = modality[row], platform[row]
-                if person not in strips and kinds[kind] < STRIPS:
+                if examined.captions and person not in strips and kinds[kind] < STRIPS:
                     kinds[kind] += 1
                     pictures = {c: _bytes(x[row]) for c, x in zip(examined.captions, examined.pictures, strict=True)}
                     strips[person] = Strip(split.labels.names[found.tracklet[row]], pictures)

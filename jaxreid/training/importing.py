@@ -150,7 +150,7 @@ def _info(config: Any, sizes: Sizes, data_dir: Path | None) -> tuple[DatasetInfo
     method = find_method(config.method)
     info = dataset_info(dataset, method, (config.frames.height, config.frames.width), captions=False)
     notes, cameras = [], info.cameras
-    if method.uses_identity and sizes.identities != info.num_classes:
+    if method.uses_identity and sizes.identities not in (None, info.num_classes):
         notes.append(
             f"The weights were trained on {sizes.identities} identities; {info.name} trains on {info.num_classes}."
         )
@@ -161,7 +161,7 @@ def _info(config: Any, sizes: Sizes, data_dir: Path | None) -> tuple[DatasetInfo
         )
         more = np.arange(sizes.cameras, dtype=cameras.dtype) + cameras.max(initial=-1) + 1
         cameras = np.concatenate([cameras, more])[: sizes.cameras]
-    return dataclasses.replace(info, num_classes=sizes.identities, cameras=cameras), notes
+    return dataclasses.replace(info, num_classes=sizes.identities or info.num_classes, cameras=cameras), notes
 
 
 def fit(released: Released, tensors: Mapping[str, np.ndarray], run: Model, source: str) -> Fitted:
@@ -261,8 +261,9 @@ def _save(run: Model, variables: Variables, workdir: Path) -> None:
 def _record(released: Released, files: Sequence[Path], sizes: Sizes, found: Fitted, notes: list[str]) -> dict[str, Any]:
     """What `imported.json` says."""
     named = ", ".join(file.name for file in files)
-    trained = f"{sizes.identities} identities" + (f" and {sizes.cameras} cameras" if sizes.cameras else "")
-    origin = f"The weights are those of {named} ({released.name}), trained on {trained}: nothing was trained here."
+    counts = [f"{count} {of}" for of, count in (("identities", sizes.identities), ("cameras", sizes.cameras)) if count]
+    trained = f", trained on {' and '.join(counts)}" if counts else ""
+    origin = f"The weights are those of {named} ({released.name}){trained}: nothing was trained here."
     drawn = [f"Not in the file, and as drawn at random: {reason}." for reason in dict.fromkeys(found.drawn.values())]
     return {
         "files": {str(file): _sha256(file) for file in files},

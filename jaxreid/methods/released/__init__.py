@@ -45,9 +45,9 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-    """What a file was trained on. `cameras`: None where it does not know them apart."""
+    """What a file was trained on; None where it does not tell."""
 
-    identities: int
+    identities: int | None = None
     cameras: int | None = None
 
 

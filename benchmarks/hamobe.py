@@ -1,0 +1,155 @@
+"""HAMoBE on the drawn world `clothes`, beside what it starts from, its experts alone, and its gates without learning.
+
+    python benchmarks/hamobe.py --out runs/hamobe [--world clothes] [--seeds 1 2 3] [--rows …] [--config.key=value …]
+
+Trains every row once per seed; finished runs are not repeated, stopped ones go on. Prints mAP and rank-1 in per cent
+over all matches and over those in other clothes, mean ± sample deviation over the seeds, and the mean difference in mAP
+in other clothes to the whole method, seed by seed, ± its standard error. Rows whose shortlists are scored pair by pair
+have a second line for that. Then, of the whole method with the first seed, how much its second gate trusts each expert
+where a person is seen in the same and in other clothes, and the share of each low-level expert. `--config.…` goes to
+every run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from runs import beside, over_seeds, printed, read_arguments, reopened, train_row, workdir_of
+
+from jaxreid.run.workdirs import read_results
+
+FULL = "HAMoBE"
+PROTOCOLS = ("market", "clothes_cc")
+# Frames, clips and epochs of configs/hamobe.py's preset `walkers`.
+SAME: dict[str, Any] = {
+    "frames.width": 64,
+    "loading.resize": "pad",
+    "batch.num_identities": 8,
+    "batch.num_instances": 4,
+    "batch.seq_len": 4,
+    "evaluation.clip_sampling": "linspace",
+    "evaluation.seq_len": 4,
+}
+SHORTLIST: dict[str, Any] = {"evaluation.rescore_size": 50}
+Row = tuple[str, dict[str, Any]]
+# Row → config and what differs from it; those of ONE_SEED are shown with the first seed.
+ROWS: dict[str, Row] = {
+    "baseline, same tower, clips and epochs": ("baseline", SAME),
+    "baseline, its tower frozen as here": ("baseline", SAME | {"optimizer.groups": "(('^encoder/',0.0,None),)"}),
+    FULL: ("hamobe", SHORTLIST),
+    "canonical expert alone": ("hamobe", {"experts.used": "('canonical',)"}),
+    "appearance expert alone": ("hamobe", {"experts.used": "('appearance',)"}),
+    "gait expert alone": ("hamobe", {"experts.used": "('gait',)"}),
+    "equal weights of experts": ("hamobe", {"gates.second": "uniform"}),
+    "gates see one video": ("hamobe", {"pair.probability": 0.0}),
+}
+ONE_SEED: dict[str, Row] = {
+    "both gates see the pair": ("hamobe", {**SHORTLIST, "pair.mode": "pair_full"}),
+    "no loss of pairs": ("hamobe", {**SHORTLIST, "pair.weight": 0.0}),
+    "equal shares of low-level experts": ("hamobe", {"gates.first": "uniform"}),
+    "one stream for all experts": ("hamobe", {"experts.shared": True}),
+    "last block alone": ("hamobe", {"decoder.blocks": 1}),
+    "no temporal modules": ("hamobe", dict.fromkeys(("decoder.conv", "decoder.position", "decoder.bias"), False)),
+    "no convolution over time": ("hamobe", {"decoder.conv": False}),
+    "no places of frames": ("hamobe", {"decoder.position": False}),
+    "no bias from neighbouring frames": ("hamobe", {"decoder.bias": False}),
+    "without the canonical expert": ("hamobe", {"experts.used": "('appearance','gait')"}),
+    "without the appearance expert": ("hamobe", {"experts.used": "('canonical','gait')"}),
+    "without the gait expert": ("hamobe", {"experts.used": "('canonical','appearance')"}),
+    **{
+        f"no consistency loss: {name}": ("hamobe", {f"weights.{name}": 0.0})
+        for name in ("intra_canonical", "inter", "intra_appearance", "gait")
+    },
+    "clothes told apart by appearance": ("hamobe", {"weights.clothes": 1.0}),
+}
+
+
+def of_protocol(
+    records: Sequence[Mapping[str, Any]], protocol: str, rescored: bool = False
+) -> Mapping[str, Any] | None:
+    """The headline's record of a protocol, of the single embedding or of its shortlists; None where there is none."""
+    return next(
+        (
+            record
+            for record in records
+            if record["protocol"] == protocol
+            and record.get("output", "feature") == "feature"
+            and bool(record.get("rescoring")) == rescored
+        ),
+        None,
+    )
+
+
+def scores_table(found: Mapping[str, list[dict[str, Any]]]) -> None:
+    whole = [of_protocol(results["scores"], PROTOCOLS[1])["mAP"] for results in found.get(FULL, [])]  # pyright: ignore
+    lines: list[list[str]] = []
+    first = next(iter(found.values()))[0]
+    start = [record for record in first["before_training"] if record["features"] == "untouched tower"]
+    cells = [over_seeds([of_protocol(start, p)[key]]) for p in PROTOCOLS for key in ("mAP", "rank-1")]  # pyright: ignore
+    lines.append(["untouched tower", *cells, "", ""])
+    for name, runs in found.items():
+        for rescored in (False, True):
+            records = [[of_protocol(results["scores"], p, rescored) for p in PROTOCOLS] for results in runs]
+            if None in records[0]:
+                continue
+            columns: Any = list(zip(*records, strict=True))
+            cells = [over_seeds([r[key] for r in column]) for column in columns for key in ("mAP", "rank-1")]
+            plain = name == FULL and not rescored
+            apart = "" if plain else beside([record["mAP"] for record in columns[1]], whole)
+            lines.append([name + (", shortlists by pairs" if rescored else ""), *cells, apart, str(len(runs))])
+    heads = ["", "mAP", "rank-1", "mAP, other clothes", "rank-1, other clothes", "mAP beside the whole method", "seeds"]
+    printed(heads, lines)
+
+
+def trust(workdir: Path, block: int = 64) -> dict[str, np.ndarray]:
+    """Mean weights of the experts in a query and a gallery clip of the same person that see each other, where their
+    clothes are the same and where they are not."""
+    from jaxreid.evaluation.evaluator import Evaluator
+    from jaxreid.evaluation.extract import make_extractor
+    from jaxreid.training.steps import variables_of
+
+    run, state, frozen = reopened(workdir)
+    method: Any = run.method
+    variables, case = variables_of(state, frozen), Evaluator(run).cases[0]
+    extractor, features = make_extractor(run, "pair_features_step", method.pair_features), {}
+    for split in run.dataset.test_splits:
+        plan = method.evaluation().plan(split.table.length)
+        assert len(plan) == len(split), "one clip of each tracklet"
+        found = extractor(variables, state.memory, split, plan, run.loading.for_tests(), run.reader(split)).arrays
+        features[split.name] = {name: np.asarray(x)[: len(split)] for name, x in found.items()}
+    sides = case.query, case.gallery
+    one, other = (side.of(features) for side in sides)
+    asked, listed = (side.columns() for side in sides)
+    query, match = np.nonzero((asked.identity[:, None] == listed.identity) & (asked.camera[:, None] != listed.camera))
+    weigh, weights = jax.jit(method.pair_weights), []
+    for start in range(0, len(query), block):
+        rows = slice(start, start + block)
+        padded = [np.resize(x[rows], block) for x in (query, match)]
+        pairs = (jax.tree.map(lambda x, r=r: x[r], side) for side, r in zip((one, other), padded, strict=True))
+        weights.append(sum(map(np.asarray, weigh(variables, *pairs)))[: len(query[rows])] / 2)
+    seen, same = np.concatenate(weights), asked.clothes[query] == listed.clothes[match]
+    return {"same clothes": seen[same].mean(0), "other clothes": seen[~same].mean(0)}
+
+
+def main() -> None:
+    known = {**ROWS, **ONE_SEED}
+    arguments, extra = read_arguments(__doc__, "clothes", [*known])
+    found: dict[str, list[dict[str, Any]]] = {}
+    for name in arguments.rows:
+        seeds = arguments.seeds if name in ROWS else arguments.seeds[:1]
+        found[name] = [read_results(workdir) for workdir in train_row(name, known[name], seeds, arguments, extra)]
+    scores_table(found)
+    if FULL in found:
+        weights = trust(workdir_of(arguments.out, FULL, arguments.seeds[0]))
+        lines = [[name, *(f"{value:.3f}" for value in row)] for name, row in weights.items()]
+        printed(["a person in", "canonical", "appearance", "gait"], lines)
+        figures = {record["name"]: record["mean"] for record in found[FULL][0]["examined"]}
+        printed(["", "mean over test clips"], [[name, f"{value:.3f}"] for name, value in figures.items()])
+
+
+if __name__ == "__main__":
+    main()
