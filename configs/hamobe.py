@@ -60,6 +60,7 @@ VALUES: dict[str, Any] = {
     "evaluation.seq_len": 8,
     "evaluation.stride": 4,
     "evaluation.pool": "before",
+    "evaluation.rescore_size": 50,  # ours: so many of the nearest are scored in pairs, from a clip of each tracklet
 }
 
 MEVID: dict[str, Any] = {"batch.seq_len": 16, "evaluation.seq_len": 16, "evaluation.stride": 2}
