@@ -169,9 +169,7 @@ class DinoGRLNetwork(nn.Module):
             maps["gait"], found = self.gait(batch, train)
         if "appearance" in self.config.streams:
             modality = jnp.repeat(batch.modality, length)
-            maps["appearance"] = self.appearance_trunk(flat(batch.frames), flat(batch.seen), modality, train)[
-                "map"
-            ]
+            maps["appearance"] = self.appearance_trunk(flat(batch.frames), flat(batch.seen), modality, train)["map"]
         first = maps["appearance" if "appearance" in maps else "gait"]
         found["tower"] = masked_mean(gem(first).reshape(clips, length, -1), batch.frame_mask)
         for name, x in maps.items():  # maps are not negative, and 0 where a frame does not count
