@@ -93,7 +93,7 @@ def test_a_training_step_is_that_of_the_restated_code(released, computed):
     )  # fmt: skip
     for name, x in net.t.items():
         x.requires_grad_("running" not in name)
-    partner = computed.met
+    partner = np.array(computed.met)
     assert (partner != np.arange(len(partner))).all()
     found, other = net(taps_of(computed), taps_of(computed, partner))
     np.testing.assert_allclose(other["feature"].detach(), found["feature"].detach()[partner], atol=1e-4)
