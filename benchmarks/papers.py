@@ -20,6 +20,9 @@ import numpy as np
 from jax.sharding import AbstractMesh
 
 from jaxreid.backbones.flops import count
+from jaxreid.backbones.frame_encoder import encoder_config
+from jaxreid.backbones.resnet import ResNet, ResNetConfig
+from jaxreid.backbones.vit import ViT
 from jaxreid.config import find_config
 from jaxreid.data.dataset import Dataset, plan_dataset
 from jaxreid.data.planned import planned_split
@@ -88,7 +91,23 @@ class OfPreset:
     unknown: str = ""
 
 
-PAPERS: tuple[OfPreset, ...] = (
+@dataclasses.dataclass(frozen=True)
+class OfTowers:
+    """A paper that no preset resembles: its towers (name, size, copies, trained), and its other layers as numbers."""
+
+    paper: str
+    data: str
+    towers: tuple[tuple[str, tuple[int, int], int, bool], ...]
+    clips: int
+    frames: int
+    epochs: int
+    steps: int
+    extra: float  # forward-and-backward FLOP of a step
+    parameters: int  # trained, outside of the towers
+    unknown: str = ""
+
+
+PAPERS: tuple[OfPreset | OfTowers, ...] = (
     OfPreset("HiTPro", "hitpro:hitsz_vcm"),
     OfPreset(
         "LSMRL",
@@ -118,10 +137,17 @@ PAPERS: tuple[OfPreset, ...] = (
         unknown="its second stage; the first learns from features that are computed once",
     ),
     OfPreset("KeyRe-ID", "keyre_id:mars"),
-    OfPreset(
+    OfTowers(
         "HAMoBE",
-        "hamobe:mevid",
-        unknown="how the gates learn from pairs; clips are per process in the release, which names two, 48 are of both",
+        "mevid",
+        (("ViT-L/14", (224, 224), 1, False),),
+        clips=24,
+        frames=16,
+        epochs=200,
+        steps=6_338 * (590 // 64) // 24,  # pieces of 64 frames of tracklets of 590
+        extra=3 * 24 * 0.17e12,
+        parameters=28_544_487,
+        unknown="clips are per process in the release, which names two; the head's activations are not counted",
     ),
     OfPreset(
         "DinoGRL",
@@ -241,6 +267,80 @@ def _flat(parameters: int) -> tuple[jax.ShapeDtypeStruct, ...]:
     return (jax.ShapeDtypeStruct((rounded,), jnp.float32),) if parameters else ()
 
 
+def workload_of_towers(paper: OfTowers) -> Workload:
+    count_frames = paper.clips * paper.frames
+    work, repeated, kept, kept_remat = paper.extra, 0.0, 0.0, 0.0
+    trained: list[Any] = [_flat(paper.parameters)]
+    held: list[Any] = []
+    for name, size, copies, trains in paper.towers:
+        forward, params = _tower(name, size)
+        work += copies * count_frames * forward * (3 if trains else 1)
+        (trained if trains else held).extend([params] * copies)
+        if trains:
+            repeated += copies * count_frames * forward
+            kept += copies * _tower_activations(name, size, count_frames, remat=False)
+            kept_remat += copies * _tower_activations(name, size, count_frames, remat=True)
+    name, size, *_ = paper.towers[0]
+    return Workload(
+        paper=paper.paper,
+        origin="by towers: " + ", ".join(f"{copies} × {n}" for n, _, copies, _ in paper.towers),
+        data=paper.data,
+        tower=name,
+        size=size,
+        clips=paper.clips,
+        frames=paper.frames,
+        epochs=paper.epochs,
+        steps=paper.steps,
+        trained=trained,
+        moments=(trained, trained),
+        held=held,
+        work=work,
+        work_remat=work + repeated,
+        other_work=0.0,
+        kept=kept,
+        kept_remat=kept_remat,
+        decoded=float(paper.steps * count_frames),
+        unknown=paper.unknown,
+    )
+
+
+def _module(name: str, size: tuple[int, int], frames: int, remat: bool = False) -> tuple[Any, tuple[Any, ...]]:
+    """A tower and shapes of the arguments of a pass over some frames."""
+    config = encoder_config(name, size, "bfloat16", remat)
+    pixels = jax.ShapeDtypeStruct((frames, *size, 3), jnp.bfloat16)
+    if isinstance(config, ResNetConfig):
+        number = jax.ShapeDtypeStruct((frames,), jnp.int32)
+        return ResNet(config), (pixels, None, number)
+    return ViT(config), (pixels,)
+
+
+def _tower(name: str, size: tuple[int, int]) -> tuple[int, Any]:
+    """(FLOP per frame of a forward pass, shapes of the parameters)."""
+    module, arguments = _module(name, size, 1)
+    variables = jax.eval_shape(module.init, jax.random.key(0), *arguments)
+    return count(lambda v, a: module.apply(v, *a), variables, arguments), variables["params"]
+
+
+def _tower_activations(name: str, size: tuple[int, int], frames: int, remat: bool) -> float:
+    """Bytes that differentiation keeps, as `jaxreid.training.dry_run.kept_for_backward` counts them."""
+    module, arguments = _module(name, size, frames, remat)
+    variables = jax.eval_shape(module.init, jax.random.key(0), *arguments)
+
+    def pullback(variables: Any, arguments: Any) -> Any:
+        def forward(params: Any) -> Any:
+            found = module.apply({**variables, "params": params}, *arguments, train=True, mutable=["batch_stats"])[0]
+            return found
+
+        return jax.vjp(forward, variables["params"])[1]
+
+    leaves = jax.tree.leaves(jax.eval_shape(pullback, variables, arguments))
+    return float(
+        sum(leaf.size * leaf.dtype.itemsize for leaf in leaves if leaf.shape[:1] and leaf.shape[0] % frames == 0)
+    )
+
+
 @functools.cache
 def workloads() -> tuple[Workload, ...]:
-    return tuple(map(workload_of_preset, PAPERS))
+    return tuple(
+        workload_of_preset(paper) if isinstance(paper, OfPreset) else workload_of_towers(paper) for paper in PAPERS
+    )
