@@ -39,6 +39,8 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "one sentence for all": ("cg_clip", {"captions.source": "template"}),
 }
 HEAVY: dict[str, Any] = {"weights.bank": 0.1}
+# Nothing but the bank says who is who: the case in which captions have the most to say.
+ALONE: dict[str, Any] = {"weights.bank": 1.0, "weights.identity": 0.0, "weights.triplet": 0.0}
 ONE_SEED: dict[str, tuple[str, dict[str, Any]]] = {
     "no bank": ("cg_clip", {"weights.bank": 0.0}),
     "bank at weight 0.1": ("cg_clip", HEAVY),
@@ -46,6 +48,9 @@ ONE_SEED: dict[str, tuple[str, dict[str, Any]]] = {
     "bank at weight 0.1, captions of other people": ("cg_clip", {**HEAVY, "captions.source": "shuffled"}),
     "bank at weight 1": ("cg_clip", {"weights.bank": 1.0}),
     "bank at weight 1, no CMR": ("cg_clip", {"weights.bank": 1.0, **NO_CMR}),
+    "bank alone": ("cg_clip", ALONE),
+    "bank alone, no CMR": ("cg_clip", {**ALONE, **NO_CMR}),
+    "bank alone, captions of other people": ("cg_clip", {**ALONE, "captions.source": "shuffled"}),
     "end tokens of all captions": ("cg_clip", {"captions.level": "sentence"}),
     "one caption per person": ("cg_clip", {"captions.per_identity": 1}),
     "CMR of one layer": ("cg_clip", {"cmr.depth": 1}),
