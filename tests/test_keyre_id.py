@@ -20,6 +20,7 @@ from jaxreid.backbones import imagenet
 from jaxreid.backbones.imagenet import imagenet_config
 from jaxreid.backbones.transformer import Block, TransformerConfig
 from jaxreid.backbones.vit import ViTConfig
+from jaxreid.devices.parallel import register_batch
 from jaxreid.geometry import mirror
 from jaxreid.layers.keypoint_parts import PARTS, clip_tokens, heat_maps, outside, patch_weights, shuffled
 from jaxreid.layers.part_attention import PartAttention
@@ -258,6 +259,7 @@ def test_parameters_at_full_size():
     tower = imagenet_config("ViT-B/16", (256, 128))
     network = KeyReIDNetwork(tower, 4, 625, 6, 3.0, "both", 6, "paper", "pre_norm", True, True)
     wide = {"frames": jnp.zeros((CLIPS, 4, 256, 128, 3)), "frame_mask": jnp.ones((CLIPS, 4), bool)}
+    register_batch()
     batch = jax.eval_shape(lambda: make_batch().replace(**wide))
     weights = jax.ShapeDtypeStruct((CLIPS, 6, 128), jnp.float32)
     shapes = jax.eval_shape(lambda b, w: network.init(jax.random.key(0), b, w, method="train_outputs"), batch, weights)

@@ -105,7 +105,7 @@ def test_too_few_sharp_pictures_end_a_run(tmp_path, data_dir, tiny):
 def test_a_run_starts_from_published_weights(tmp_path, data_dir, tiny):
     """Those of the file; what no file holds is drawn, and starts as nothing."""
     safetensors = pytest.importorskip("safetensors.numpy")
-    run = start_run(make_config(), tmp_path / "run", data_dir)
+    run = start_run(make_config(**{"sr.residual": False}), tmp_path / "run", data_dir)
     config = run.method.sr_config
     rng = np.random.default_rng(0)
     shapes = shapes_of(config)["params"]
@@ -118,7 +118,7 @@ def test_a_run_starts_from_published_weights(tmp_path, data_dir, tiny):
         tree[leaf] = rng.normal(size=shape).astype(np.float32)
     file = tmp_path / "swinir.safetensors"
     safetensors.save_file(to_tensors(params, config, SWINIR), file)
-    again = start_run(make_config(**{"sr.checkpoint": str(file)}), tmp_path / "again", data_dir)
+    again = start_run(make_config(**{"sr.checkpoint": str(file), "sr.residual": False}), tmp_path / "again", data_dir)
     found = jax.device_get(init_variables(again)["params"][NAME])
     over_frames = found.pop("over_frames")
     jax.tree.map(np.testing.assert_array_equal, found, params)

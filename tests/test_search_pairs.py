@@ -82,7 +82,7 @@ def test_a_search_is_re_scored(scoring, workdir, data_dir, tiny, tmp_path, capsy
     order, score = by_hand(cosine[query, others], pair_score(clips[query], [clips[row] for row in others]))
     plain = np.argsort(-cosine[query, others], kind="stable")
     assert list(plain[:NEAREST]) != order[:NEAREST]
-    for top, more, expected in ((7, (), order), (6, ("--no-rescore",), plain)):
+    for top, more, expected in ((7, (), order), (6, ("--rescore=never",), plain)):
         assert run_search(found.directory, names[query], tmp_path / "p.html", "--top", str(top), *more) == 0
         printed = capsys.readouterr().out
         (table,) = rows_of(printed)
@@ -103,21 +103,21 @@ def test_a_search_is_re_scored(scoring, workdir, data_dir, tiny, tmp_path, capsy
 
 
 def test_what_does_not_fit_is_said(scoring, workdir, data_dir, tiny, tmp_path, capsys, monkeypatch):
-    assert run_embed(workdir, data_dir, tmp_path / "plain", "--no-rescore") == 0
+    assert run_embed(workdir, data_dir, tmp_path / "plain", "--rescore=never") == 0
     assert not Gallery(tmp_path / "plain").pairs
     name = open_split(tiny, "gallery").labels.names[0]
-    assert run_search(tmp_path / "plain", name, tmp_path / "p.html", "--rescore") == 2
-    says(capsys.readouterr().err, tmp_path / "plain", "pairs", "--rescore")
+    assert run_search(tmp_path / "plain", name, tmp_path / "p.html", "--rescore=always") == 2
+    says(capsys.readouterr().err, tmp_path / "plain", "pairs", "--rescore=always")
     cv2.imwrite(str(tmp_path / "somebody.png"), np.random.default_rng(0).integers(0, 256, (64, 32, 3)))
     assert run_search(tmp_path / "plain", tmp_path / "somebody.png", tmp_path / "p.html") == 0
     says(capsys.readouterr().out, "not re-scored", "run")
     # A gallery stays what it is: more of it comes as it came before.
     assert run_embed(workdir, data_dir, tmp_path / "plain", split="query") == 0
-    assert run_embed(workdir, data_dir, tmp_path / "plain", "--rescore", split="train") == 2
+    assert run_embed(workdir, data_dir, tmp_path / "plain", "--rescore=always", split="train") == 2
     says(capsys.readouterr().err, tmp_path / "plain", "without", "pairs", "new gallery")
     monkeypatch.setattr(Baseline, "pair_score", Method.pair_score)
-    assert run_embed(workdir, data_dir, tmp_path / "other", "--rescore") == 2
-    says(capsys.readouterr().err, workdir, "pairs", "--rescore")
+    assert run_embed(workdir, data_dir, tmp_path / "other", "--rescore=always") == 2
+    says(capsys.readouterr().err, workdir, "pairs", "--rescore=always")
 
 
 def test_files_of_pairs_that_do_not_fit_are_named(tmp_path):

@@ -71,6 +71,9 @@ class Source:
         return tuple(map(thumbnail, self.reader.decode_each(row, np.unique(chosen).tolist())))
 
 
+RESCORE = {"auto": None, "always": True, "never": False}  # what a command line says of scores of pairs → asked for
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SourceOptions:
     """How sources are read, and for which run.

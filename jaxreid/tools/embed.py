@@ -29,7 +29,7 @@ from jaxreid.devices.compiled import cache_compilations
 from jaxreid.embedder import Embedder
 from jaxreid.errors import UserError, command
 from jaxreid.files import Held, expand, held
-from jaxreid.footage.sources import Source, SourceOptions, open_source
+from jaxreid.footage.sources import RESCORE, Source, SourceOptions, open_source
 from jaxreid.retrieval import DISTANCES, Gallery, add_to_gallery
 from jaxreid.retrieval.gallery import MANIFEST
 
@@ -114,12 +114,12 @@ def _keeps_pairs(directory: Path, embedder: Embedder, asked: bool | None) -> boo
     if None not in (there, asked) and there != asked:
         raise UserError(
             f"{directory} was filled {'with' if there else 'without'} features for pairs: fill a new gallery, or leave "
-            f"--{'rescore' if asked else 'no-rescore'} out"
+            f"--rescore={'always' if asked else 'never'} out"
         )
     known = asked if there is None else there
     pairs = embedder.rescoring[0] > 0 if known is None else known
     if pairs and not (embedder.scores_pairs and embedder.distance == "cosine"):
-        raise UserError(f"{embedder.workdir} has no score of pairs beside a cosine: leave --rescore out")
+        raise UserError(f"{embedder.workdir} has no score of pairs beside a cosine: leave --rescore=always out")
     return pairs
 
 
@@ -150,8 +150,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--data_dir", type=expand, help="where built data sets live")
     add(
         "--rescore",
-        action=argparse.BooleanOptionalAction,
-        help="also keep what a score of pairs needs of each tracklet; by itself where the run's evaluation re-scores",
+        choices=[*RESCORE],
+        default="auto",
+        help="whether to keep what a score of pairs needs of each tracklet, too; auto: where the run's evaluation "
+        "re-scores",
     )
     add("--batch", type=int, help="clips in a step; the run's own where not given")
     options = parser.parse_args(arguments)
@@ -167,7 +169,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     for text in options.sources:
         source = open_source(text, options.gallery / CROPS, how)
-        added, there = fill(options.gallery, source, embedder, pairs=options.rescore)
+        added, there = fill(options.gallery, source, embedder, pairs=RESCORE[options.rescore])
         print(f"{source.name}: {added} tracklets added" + (f", {there} were there already" if there else ""))
     print(f"{len(Gallery(options.gallery))} tracklets in {options.gallery}")
     return 0

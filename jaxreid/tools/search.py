@@ -23,7 +23,7 @@ from jaxreid.devices.compiled import cache_compilations
 from jaxreid.errors import UserError, command
 from jaxreid.files import expand
 from jaxreid.footage.queries import file_queries, open_run, pair_rescoring
-from jaxreid.footage.sources import SourceOptions
+from jaxreid.footage.sources import RESCORE, SourceOptions
 from jaxreid.report.page import write_page
 from jaxreid.report.search_page import render, table
 from jaxreid.retrieval import Gallery, build_index, search_index
@@ -57,8 +57,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="16-bit pictures: to 8 bits by the range of their tracklet, or none (default %(default)s)")  # fmt: skip
     add(
         "--rescore",
-        action=argparse.BooleanOptionalAction,
-        help="put the nearest in the order of the run's score of pairs; where the gallery was filled for it, by itself",
+        choices=[*RESCORE],
+        default="auto",
+        help="whether to put the nearest in the order of the run's score of pairs; auto: where the gallery was filled "
+        "for it",
     )
     add("--approximate", action="store_true", help="faster on a TPU, recall 0.95 or more; exact elsewhere")
     add("--index", action="store_true", help="through a FAISS index, for galleries larger than memory; made if missing")
@@ -68,10 +70,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     cache_compilations()
     gallery, path = Gallery(options.gallery), expand(options.query)
-    rescores, run = bool(gallery.pairs) if options.rescore is None else options.rescore, None
+    asked, run = RESCORE[options.rescore], None
+    rescores = bool(gallery.pairs) if asked is None else asked
     if rescores and not gallery.pairs:
         raise UserError(
-            f"{gallery.directory} has nothing for a score of pairs: fill it anew with jaxreid embed --rescore"
+            f"{gallery.directory} has nothing for a score of pairs: fill it anew with jaxreid embed --rescore=always"
         )
     if path.exists() or rescores:
         run = open_run(gallery, options.checkpoint, options.data_dir)
