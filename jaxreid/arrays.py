@@ -1,4 +1,4 @@
-"""Two functions of arrays that several rooms need."""
+"""Functions of arrays that several rooms need."""
 
 from __future__ import annotations
 
@@ -15,6 +15,11 @@ def unit_rows(x: Shaped[AnyArray, "*rest dim"]) -> Float[Array, "*rest dim"]:
     # The square root has no derivative at zero, so zero rows must not reach it.
     nonzero = square > 0
     return jnp.where(nonzero, x * jax.lax.rsqrt(jnp.where(nonzero, square, 1.0)), 0.0)
+
+
+def row_cosines(one: Shaped[AnyArray, "*rest dim"], other: Shaped[AnyArray, "*rest dim"]) -> Float[Array, "*rest"]:
+    """The cosine of every row with the other's at its place, f32[...]; 0 where either is zero."""
+    return jnp.sum(unit_rows(one) * unit_rows(other), axis=-1)
 
 
 def masked_mean(

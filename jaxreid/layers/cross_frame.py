@@ -7,7 +7,7 @@ Su et al. (2025), HAMoBE, arXiv 2508.05038, which joins the blocks by a linear l
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -58,6 +58,12 @@ class TemporalLayer(nn.Module):
     The convolution has a kernel of three frames for each channel, zero padding, and starts as PyTorch's; e and the two
     tables of R start at 0. R: what the block's own queries find among the keys of the frame before and of the one
     after; the class token has none.
+
+    Attributes:
+      grid: patches down and across.
+      frames: T of every clip.
+      conv, position, bias: what is added.
+      dtype: of the products.
     """
 
     grid: Grid
@@ -105,25 +111,15 @@ class TemporalDecoder(nn.Module):
     """F: the layers of several blocks, shallow to deep, side by side through one linear layer back to the width of one.
 
     Attributes:
-      grid: patches down and across.
-      frames: T of every clip.
-      conv, position, bias: what each layer adds.
+      layer: makes the `TemporalLayer` of a block, by its name.
       dtype: of the products.
     """
 
-    grid: Grid
-    frames: int
-    conv: bool = True
-    position: bool = True
-    bias: bool = True
+    layer: Callable[..., nn.Module]
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, taps: Sequence[Tap]) -> Array:
         """Taps of arrays [N, T, L, …], the first token that of the class → [N, T, L, D]."""
-        layers = [
-            TemporalLayer(self.grid, self.frames, self.conv, self.position, self.bias, self.dtype, name=f"layer_{i}")
-            for i in range(len(taps))
-        ]
-        h = jnp.concatenate([layer(tap) for layer, tap in zip(layers, taps, strict=True)], axis=-1)
+        h = jnp.concatenate([self.layer(name=f"layer_{i}")(tap) for i, tap in enumerate(taps)], axis=-1)
         return torch_dense(h.shape[-1], h.shape[-1] // len(taps), "join", self.dtype)(h)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,7 +19,7 @@ from jaxreid.backbones.transformer import Tap
 from jaxreid.backbones.vit import ViT, ViTConfig
 from jaxreid.data.batch import Batch
 from jaxreid.layers.biometric_experts import FrameExpert, GaitExpert, LowExperts, TokenPool, mixed
-from jaxreid.layers.cross_frame import TemporalDecoder
+from jaxreid.layers.cross_frame import TemporalDecoder, TemporalLayer
 from jaxreid.layers.neck import CosineClassifier
 from jaxreid.layers.pair_gate import PairGate, Prepared, alone, together
 from jaxreid.shapes import Array, Bool
@@ -92,7 +93,8 @@ class HAMoBENetwork(nn.Module):
         c, dtype = self.config, self.config.tower.dtype
         d, tokens = c.width, c.tower.tokens
         self.image_tower = ViT(c.tower)
-        self.decoder = TemporalDecoder(c.tower.grid, c.frames, c.conv, c.position, c.bias, dtype)
+        layer = functools.partial(TemporalLayer, c.tower.grid, c.frames, c.conv, c.position, c.bias, dtype)
+        self.decoder = TemporalDecoder(layer, dtype)
         self.low_experts = LowExperts(c.count, d, dtype)
         if c.gate1:
             self.gate1 = PairGate(c.tower.width, d, c.count * c.streams, tokens, c.gate_heads, dtype=dtype)

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from flax.traverse_util import path_aware_map
 
-from jaxreid.arrays import unit_rows
+from jaxreid.arrays import row_cosines
 from jaxreid.augment import Augmentation
 from jaxreid.backbones.frame_encoder import backbone_config
 from jaxreid.backbones.vit import ViTConfig
@@ -193,7 +193,7 @@ class HAMoBE(Method):
             outfit = jnp.maximum(batch.clothes, 0)
             losses["clothes"] = w.clothes, cross_entropy(logits["clothes"], outfit, known)
         if partner is not None:
-            cosine = cosines(feature, feature[partner])
+            cosine = row_cosines(feature, feature[partner])
             met = valid & (partner != jnp.arange(len(partner)))
             losses["pair"] = config.pair.weight, pair_loss(cosine, label == label[partner], met, found["threshold"])
         out = LossOutput.weighted(losses, changed["batch_stats"], memory)
@@ -228,7 +228,7 @@ class HAMoBE(Method):
         """Pair features of N clips and of N others → f32[N]: the cosine of the embeddings of row i of the one and of
         row i of the other, each seen with the other."""
         embeddings, _ = self._of_pairs(variables, queries, gallery)
-        return cosines(*jnp.split(embeddings, 2))
+        return row_cosines(*jnp.split(embeddings, 2))
 
     def pair_weights(self, variables: Variables, queries: Any, gallery: Any) -> tuple[jax.Array, jax.Array]:
         """The weights of the experts f32[N, E] in the queries and in the gallery's clips, as `pair_score` has them."""
@@ -256,11 +256,6 @@ class HAMoBE(Method):
         figures = {f"weight of the {name} expert": found["weights"][:, i] for i, name in enumerate(names)}
         figures |= {f"share of low-level expert {k + 1}": load[:, k] for k in range(load.shape[1])}
         return Examined(figures, (), batch.valid, ())
-
-
-def cosines(one: jax.Array, other: jax.Array) -> jax.Array:
-    """Of row i with row i, f32[N]."""
-    return jnp.sum(unit_rows(one) * unit_rows(other), axis=-1)
 
 
 METHOD = HAMoBE

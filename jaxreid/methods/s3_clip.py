@@ -17,7 +17,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from jaxreid.arrays import masked_mean
+from jaxreid.arrays import masked_mean, row_cosines
 from jaxreid.augment import Augmentation
 from jaxreid.backbones.swinir import VARIANTS, SwinIR, SwinIRConfig
 from jaxreid.data.batch import Batch
@@ -399,7 +399,7 @@ class S3Clip(VslaClip):
             pairs = [[of_view(x, number, len(views)) for number in (0, at + 1)] for x in seen]
             figures[f"PSNR {name}"] = psnr(picture, high)
             figures[f"SSIM {name}"] = ssim(picture, high)
-            figures[f"cosine {name}"] = sum(map(_cosine, *zip(*pairs, strict=True))) / len(seen)  # pyright: ignore
+            figures[f"cosine {name}"] = sum(map(row_cosines, *zip(*pairs, strict=True))) / len(seen)  # pyright: ignore
         gains = {f"{name} gained": figures[f"{name} restored"] - figures[f"{name} bicubic"] for name in MEASURES}
         figures = {name: masked_mean(x, sharp) for name, x in {**figures, **gains}.items()}
         first = jnp.argmax(sharp, axis=1)
@@ -415,12 +415,6 @@ MEASURES = ("PSNR", "SSIM", "cosine")
 def _wide(x: jax.Array) -> jax.Array:
     """[B, T] → [B, T, 1, 1, 1]"""
     return x[..., None, None, None]
-
-
-def _cosine(a: jax.Array, b: jax.Array) -> jax.Array:
-    """Cosine of feature pairs f32[B, T, D] → f32[B, T]."""
-    lengths = jnp.linalg.norm(a, axis=-1) * jnp.linalg.norm(b, axis=-1)
-    return (a * b).sum(-1) / jnp.maximum(lengths, 1e-9)
 
 
 METHOD = S3Clip
