@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +26,7 @@ from jaxreid.geometry import mirror
 from jaxreid.methods.method import Evaluation, Features, Method
 from jaxreid.run.model import Run
 
+Item = TypeVar("Item")
 LAG = 2  # batches on their way, so that fetching one's features keeps no device waiting
 
 
@@ -135,6 +136,17 @@ def embedding(method: Method) -> Callable[..., dict[str, Any]]:
     return embed
 
 
+def behind(items: Iterable[Item], lag: int = LAG) -> Iterator[Item]:
+    """What is given, each when the one that comes `lag` later is on its way."""
+    waiting = collections.deque[Item]()
+    for item in items:
+        waiting.append(item)
+        if len(waiting) > lag:
+            yield waiting.popleft()
+    while waiting:
+        yield waiting.popleft()
+
+
 def make_extractor(
     run: Run,
     name: str,
@@ -172,12 +184,8 @@ def tracklet_features(
     plan = rule.plan(split.table.length[wanted])
     of_split = dataclasses.replace(plan, tracklet=wanted[plan.tracklet].astype(np.int32))
     names = [split.labels.names[row] for row in wanted]
-    pool, waiting = TrackletPool(wanted, names, rule.pool, rule.normalize), collections.deque[Features]()
-    for clips in extractor.each(variables, memory, split, of_split, options, reader, extras):
-        waiting.append(clips)
-        if len(waiting) > LAG:
-            pool.add(waiting.popleft())
-    for clips in waiting:
+    pool = TrackletPool(wanted, names, rule.pool, rule.normalize)
+    for clips in behind(extractor.each(variables, memory, split, of_split, options, reader, extras)):
         pool.add(clips)
     pooled = pool.finish()
     return pooled if np.array_equal(place, np.arange(len(wanted))) else jax.tree.map(lambda x: x[place], pooled)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 from collections.abc import Iterator
 from typing import Any, Protocol
@@ -19,7 +18,7 @@ from jaxreid.data.split import FrameReader, Split
 from jaxreid.devices import parallel
 from jaxreid.devices.compiled import Compiled
 from jaxreid.errors import UserError
-from jaxreid.evaluation.extract import Extractor
+from jaxreid.evaluation.extract import Extractor, behind
 from jaxreid.methods.method import Evaluation, Features, Method
 
 ROOM = 1 << 32  # bytes of tracklets that are kept on an accelerator; on the CPU an eighth, for all devices together
@@ -42,12 +41,7 @@ def pair_plan(rule: Evaluation, length: np.ndarray) -> ClipPlan:
 
 def extracted(extractor: Extractor, *arguments: Any) -> Iterator[dict[str, np.ndarray]]:
     """The features of the clips of a plan, a batch at a time, on the host; arguments as of `Extractor.each`."""
-    waiting = collections.deque[Features]()
-    for clips in extractor.each(*arguments):
-        waiting.append(clips)
-        if len(waiting) > 1:  # they may be large
-            yield _valid(waiting.popleft())
-    yield from map(_valid, waiting)
+    yield from map(_valid, behind(extractor.each(*arguments), lag=1))  # they may be large
 
 
 def _valid(clips: Features) -> dict[str, np.ndarray]:

@@ -18,7 +18,6 @@ pairs are scored, the scores of pairs for good.
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import hashlib
 import json
@@ -36,7 +35,7 @@ from jaxreid.devices import parallel, processes
 from jaxreid.devices.digests import digest
 from jaxreid.errors import UserError, some
 from jaxreid.evaluation.cases import Case
-from jaxreid.evaluation.extract import LAG, make_extractor
+from jaxreid.evaluation.extract import behind, make_extractor
 from jaxreid.evaluation.pairs import PairScorer, extracted, pair_plan
 from jaxreid.retrieval.blocks import BlockStore, remove
 from jaxreid.retrieval.shortlist import Shortlist
@@ -177,25 +176,21 @@ class Rescorer:
         memory: Any,
     ) -> Iterator[tuple[int, np.ndarray]]:
         """(block, its scores) of the blocks that are to be done."""
-        run, waiting = self.run, collections.deque[tuple[int, jax.Array]]()
+        run = self.run
         scorer = PairScorer(run.method, run.mesh, self.options.rescore_block, tracklets)
         run.compiled |= {"pair_score_step": scorer.step, "pair_rows_step": scorer.store}
 
-        def fetched(block: int, scores: jax.Array) -> tuple[int, np.ndarray]:
-            values = parallel.to_host(scores)[: len(slots[block])]
-            self._check(values, pairs, slots[block])
-            bar.update(len(values))
-            return block, values
+        def scored(block: int) -> tuple[int, jax.Array]:
+            sides = [np.searchsorted(wanted, side[slots[block]]) for side in (pairs.query, pairs.gallery)]
+            return block, scorer(variables, memory, *sides)
 
         done = len(pairs) - sum(len(slots[block]) for block in todo)
         with self._bar(len(pairs), done, "pairs") as bar:
-            for block in todo:
-                sides = [np.searchsorted(wanted, side[slots[block]]) for side in (pairs.query, pairs.gallery)]
-                waiting.append((block, scorer(variables, memory, *sides)))
-                if len(waiting) > LAG:
-                    yield fetched(*waiting.popleft())
-            for one in waiting:
-                yield fetched(*one)
+            for block, scores in behind(map(scored, todo)):
+                values = parallel.to_host(scores)[: len(slots[block])]
+                self._check(values, pairs, slots[block])
+                bar.update(len(values))
+                yield block, values
 
     def _check(self, values: np.ndarray, pairs: _Pairs, slots: np.ndarray) -> None:
         broken = slots[~np.isfinite(values)]
