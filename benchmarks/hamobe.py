@@ -5,20 +5,18 @@
 Trains every row once per seed; finished runs are not repeated, stopped ones go on. Prints mAP and rank-1 in per cent
 over all matches and over those in other clothes, mean ± sample deviation over the seeds, and the mean difference in mAP
 in other clothes to the whole method, seed by seed, ± its standard error. Rows whose shortlists are scored pair by pair
-have a second line for that. Then, of the whole method with the first seed, how much its second gate trusts each expert
-where a person is seen in the same and in other clothes, and the share of each low-level expert. `--config.…` goes to
+have a second line for that. Then, of the whole method, how much its second gate trusts each expert where a person is
+seen in the same and in other clothes, and the share of each low-level expert, over the seeds. `--config.…` goes to
 every run.
 """
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-import jax
-import numpy as np
-from runs import beside, over_seeds, printed, read_arguments, reopened, train_row, workdir_of
+from runs import beside, over_seeds, printed, read_arguments, train_row
 
 from jaxreid.run.workdirs import read_results
 
@@ -105,34 +103,24 @@ def scores_table(found: Mapping[str, list[dict[str, Any]]]) -> None:
     printed(heads, lines)
 
 
-def trust(workdir: Path, block: int = 64) -> dict[str, np.ndarray]:
-    """Mean weights of the experts in a query and a gallery clip of the same person that see each other, where their
-    clothes are the same and where they are not."""
-    from jaxreid.evaluation.evaluator import Evaluator
-    from jaxreid.evaluation.extract import make_extractor
-    from jaxreid.training.steps import variables_of
+def trust(runs: Sequence[Mapping[str, Any]]) -> None:
+    """How much the second gate trusts each expert in pairs, by what the two have in common; and alone."""
+    pairs = [
+        {(record["pairs"], record["name"]): record["mean"] for record in results["examined_pairs"]} for results in runs
+    ]
+    alone = [{record["name"]: record["mean"] for record in results["examined"]} for results in runs]
+    names = list(dict.fromkeys(name for _, name in pairs[0]))
+    kinds = list(dict.fromkeys(kind for kind, _ in pairs[0]))
+    lines = [[kind, *(share([one[kind, name] for one in pairs]) for name in names)] for kind in kinds]
+    lines.append(["a clip that meets nobody", *(share([one[name] for one in alone]) for name in names)])
+    printed(["", *names], lines)
+    loads = [name for name in alone[0] if name not in names]
+    printed(["", "mean over test clips"], [[name, share([one[name] for one in alone])] for name in loads])
 
-    run, state, frozen = reopened(workdir)
-    method: Any = run.method
-    variables, case = variables_of(state, frozen), Evaluator(run).cases[0]
-    extractor, features = make_extractor(run, "pair_features_step", method.pair_features), {}
-    for split in run.dataset.test_splits:
-        plan = method.evaluation().plan(split.table.length)
-        assert len(plan) == len(split), "one clip of each tracklet"
-        found = extractor(variables, state.memory, split, plan, run.loading.for_tests(), run.reader(split)).arrays
-        features[split.name] = {name: np.asarray(x)[: len(split)] for name, x in found.items()}
-    sides = case.query, case.gallery
-    one, other = (side.of(features) for side in sides)
-    asked, listed = (side.columns() for side in sides)
-    query, match = np.nonzero((asked.identity[:, None] == listed.identity) & (asked.camera[:, None] != listed.camera))
-    weigh, weights = jax.jit(method.pair_weights), []
-    for start in range(0, len(query), block):
-        rows = slice(start, start + block)
-        padded = [np.resize(x[rows], block) for x in (query, match)]
-        pairs = (jax.tree.map(lambda x, r=r: x[r], side) for side, r in zip((one, other), padded, strict=True))
-        weights.append(sum(map(np.asarray, weigh(variables, *pairs)))[: len(query[rows])] / 2)
-    seen, same = np.concatenate(weights), asked.clothes[query] == listed.clothes[match]
-    return {"same clothes": seen[same].mean(0), "other clothes": seen[~same].mean(0)}
+
+def share(values: Sequence[float]) -> str:
+    """Mean ± sample deviation over seeds, of numbers below one."""
+    return f"{statistics.mean(values):.3f}" + (f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else "")
 
 
 def main() -> None:
@@ -144,11 +132,7 @@ def main() -> None:
         found[name] = [read_results(workdir) for workdir in train_row(name, known[name], seeds, arguments, extra)]
     scores_table(found)
     if FULL in found:
-        weights = trust(workdir_of(arguments.out, FULL, arguments.seeds[0]))
-        lines = [[name, *(f"{value:.3f}" for value in row)] for name, row in weights.items()]
-        printed(["a person in", "canonical", "appearance", "gait"], lines)
-        figures = {record["name"]: record["mean"] for record in found[FULL][0]["examined"]}
-        printed(["", "mean over test clips"], [[name, f"{value:.3f}"] for name, value in figures.items()])
+        trust(found[FULL])
 
 
 if __name__ == "__main__":

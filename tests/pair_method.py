@@ -46,6 +46,13 @@ class Pairs(Baseline):
         tone = queries["tone"].astype(jnp.float32) * gallery["tone"].astype(jnp.float32)
         return -jnp.abs(moved).mean(axis=(1, 2)) + 0.1 * tone.sum(axis=1) + 0.01 * gallery["long"]
 
+    def examine_pairs(self, variables, memory, queries, gallery):
+        del variables, memory
+        return {
+            "frames": 100 * queries["long"] + gallery["long"],
+            "tone": queries["tone"][:, 0] - gallery["tone"][:, 0],
+        }
+
 
 METHOD = Pairs
 
@@ -62,7 +69,12 @@ def make_evaluator(workdir, data_dir, **changes):
 def final(evaluator, variables=None):
     """What the evaluation finds, with all distances of the shortlists."""
     kept, rescore = [], evaluator.rescorer
-    evaluator.rescorer = lambda *arguments: kept.append(rescore(*arguments)) or kept[0]
+
+    def keeping(*arguments):
+        kept.append(rescore(*arguments))
+        return kept[0]
+
+    keeping.extractor, evaluator.rescorer = rescore.extractor, keeping
     found = evaluator.final(variables or WEIGHTS, {}, 1)
     evaluator.rescorer = rescore
     every = [np.asarray(d(*(np.arange(len(x)) for x in (d.query, d.gallery)))) for d in kept[0].distances]

@@ -23,6 +23,7 @@ from jaxreid import retrieval
 from jaxreid.devices.parallel import make_mesh
 from jaxreid.errors import UserError
 from jaxreid.evaluation import pairs as pairs_lib
+from jaxreid.evaluation.pair_examination import ANOTHER, OTHER_CLOTHES, SAME, SAME_CLOTHES, groups
 from jaxreid.evaluation.pairs import PairScorer, pair_plan
 from jaxreid.methods.method import Evaluation
 from jaxreid.report.comparison.columns import fact_text, scores_by_setup, setup_names
@@ -222,11 +223,46 @@ def test_the_nearest_are_ordered_by_pairs(world):
     assert facts["pairs"] == facts["scored"] == 4 * sum(sizes) and facts["found"] == 0
     assert facts["blocks"] == -(-facts["pairs"] // 8) and facts["bytes"] % facts["tracklets"] == 0
     counts = {name: step.count for name, step in evaluator.run.compiled.items()}
-    assert counts == dict.fromkeys(("embed_step", "pair_features_step", "pair_score_step", "pair_rows_step"), 1)
+    steps = "embed_step", "pair_features_step", "pair_score_step", "pair_rows_step", "examine_pairs_step"
+    assert counts == dict.fromkeys(steps, 1)
     folder = evaluator.run.workdir / "pairs"
     assert not (folder / "features").exists() and np.load(folder / "scores" / DONE).all()
     assert "re-scoring" in found.results["seconds"]
     assert sum("4 nearest, mix 0.5" in note for note in found.results["notes"]) == 1
+
+
+def test_what_is_examined_in_pairs(world):
+    """Frames of both sides, and who they are, by hand; `walkers/tiny` does not know clothes."""
+    case, clip = world.evaluator.cases[0], world.evaluator.options.seq_len
+    drawn, records = groups(case), world.found.results["examined_pairs"]
+    assert [(record["name"], record["pairs"]) for record in records] == [
+        (name, group) for name in ("frames", "tone") for group in (SAME, ANOTHER)
+    ]
+    long = [np.minimum(side.split.table.length[side.rows], clip) for side in (case.query, case.gallery)]
+    pid = [side.split.labels.pid[side.rows] for side in (case.query, case.gallery)]
+    matches = sum(int((pid[1] == one).sum()) for one in pid[0])  # of two modalities, so of two cameras
+    for record in records[:2]:
+        query, gallery = drawn[record["pairs"]].T
+        assert ((pid[0][query] == pid[1][gallery]) == (record["pairs"] == SAME)).all()
+        assert record["count"] == len(set(zip(query, gallery, strict=True)))
+        np.testing.assert_allclose(record["mean"], (100 * long[0][query] + long[1][gallery]).mean(), rtol=1e-6)
+        assert record["interval"][0] <= record["mean"] <= record["interval"][1]
+    others = len(pid[0]) * len(pid[1]) - matches
+    assert [record["count"] for record in records[:2]] == [min(matches, 128), min(others, 128)]
+
+
+def test_pairs_by_clothes_are_of_two_cameras():
+    def side(pid, camera, clothes):
+        rows = {name: np.array(x) for name, x in (("identity", pid), ("camera", camera), ("clothes", clothes))}
+        return SimpleNamespace(columns=lambda: SimpleNamespace(**rows))
+
+    gallery = side([0, 0, 0, 0, 1, -1], [0, 1, 1, 1, 1, 1], [5, 5, 6, -1, 7, -1])
+    found = groups(SimpleNamespace(query=side([0, 1], [0, 0], [5, 8]), gallery=gallery))
+    assert {name: pairs.tolist() for name, pairs in found.items()} == {
+        SAME_CLOTHES: [[0, 1]],
+        OTHER_CLOTHES: [[0, 2], [1, 4]],
+        ANOTHER: [[0, 4], [0, 5], [1, 1], [1, 2], [1, 3], [1, 5]],
+    }
 
 
 def test_single_results_are_those_without_re_scoring(world, data_dir, tmp_path):

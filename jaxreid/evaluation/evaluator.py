@@ -19,6 +19,7 @@ from jaxreid.evaluation.cases import Case, cases
 from jaxreid.evaluation.examination import Strip, examination
 from jaxreid.evaluation.extract import embedding, make_extractor, tracklet_features
 from jaxreid.evaluation.open_set import check_open_set, open_set_tables
+from jaxreid.evaluation.pair_examination import pair_examination
 from jaxreid.evaluation.rescoring import Rescored, Rescorer
 from jaxreid.files import read_json, write_json
 from jaxreid.methods.method import OWN
@@ -275,6 +276,9 @@ class Evaluator:
             strips: tuple[Strip, ...] = ()
             if run.method.examines:
                 results["examined"], strips = examination(run, variables, memory)
+            if run.method.examines_pairs() and self.scored:
+                pairs = pair_examination(run, self.rescorer.extractor, self.cases[0], variables, memory)
+                results["examined_pairs"] = pairs
         if self.scored and self.options.rescore_size:
             with run.phase("re-scoring"):
                 rescored = self.rescorer(self.cases, features, variables, memory)

@@ -58,7 +58,9 @@ def examination(run: Run, variables: Any, memory: Any) -> tuple[list[dict[str, A
     if not sum(map(len, persons)):
         return [], ()
     together = {name: np.concatenate([each[name] for each in figures]) for name in figures[0]}
-    return [_record(name, x, np.concatenate(persons)) for name, x in together.items()], tuple(strips.values())
+    person = np.concatenate(persons)
+    records = [{"name": name, **mean_over(x, person), "tracklets": len(x)} for name, x in together.items()]
+    return records, tuple(strips.values())
 
 
 def _examining(run: Run) -> Any:
@@ -69,10 +71,10 @@ def _bytes(picture: np.ndarray) -> np.ndarray:
     return np.round(255.0 * np.clip(picture, 0.0, 1.0)).astype(np.uint8)
 
 
-def _record(name: str, x: np.ndarray, person: np.ndarray) -> dict[str, Any]:
-    """Mean of f32[n], and the interval of the bootstrap over persons, each drawn with all tracklets."""
+def mean_over(x: np.ndarray, person: np.ndarray) -> dict[str, Any]:
+    """Mean of f32[n], and the interval of the bootstrap over persons, each drawn with all that is of them."""
     _, code = np.unique(person, return_inverse=True)
     total, count = np.bincount(code, x), np.bincount(code)
     drawn = np.random.default_rng(SEED).integers(0, len(total), (REPLICATES, len(total)))
     low, high = interval(total[drawn].sum(1) / count[drawn].sum(1))
-    return {"name": name, "mean": float(x.mean()), "interval": [float(low), float(high)], "tracklets": len(x)}
+    return {"mean": float(x.mean()), "interval": [float(low), float(high)]}

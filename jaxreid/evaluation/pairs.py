@@ -74,14 +74,16 @@ class Rows(Protocol):
     def take(self, rows: np.ndarray) -> dict[str, np.ndarray]: ...
 
 
-def pair_step(method: Method, mesh: Mesh, block: int) -> Compiled:
-    """(variables, memory, features of tracklets, places of queries in them i32[block], of the others) → f32[block]."""
+def pair_step(method: Method, mesh: Mesh, block: int, of_pairs: str = "pair_score") -> Compiled:
+    """(variables, memory, features of tracklets, places of queries in them i32[block], of the others) → f32[block], or
+    what else the method's function `of_pairs` finds in every pair."""
 
-    def pair_score_step(variables: Any, memory: Any, kept: Any, query: jax.Array, gallery: jax.Array) -> jax.Array:
-        score = method.pair_score(variables, memory, _rows(kept, query), _rows(kept, gallery))
-        if score.shape != (block,):
-            raise UserError(f"{type(method).__name__}.pair_score gives {score.shape} for {block} pairs")
-        return score.astype(jnp.float32)
+    def pair_score_step(variables: Any, memory: Any, kept: Any, query: jax.Array, gallery: jax.Array) -> Any:
+        found = getattr(method, of_pairs)(variables, memory, _rows(kept, query), _rows(kept, gallery))
+        for x in jax.tree.leaves(found):
+            if x.shape != (block,):
+                raise UserError(f"{type(method).__name__}.{of_pairs} gives {x.shape} for {block} pairs")
+        return jax.tree.map(lambda x: x.astype(jnp.float32), found)
 
     return Compiled(pair_score_step, out_shardings=parallel.rows(mesh))
 
@@ -97,18 +99,27 @@ class PairScorer:
       block: pairs at a time, a multiple of the devices.
       rows: the features.
       room: bytes of them that a device keeps, at least those of a block.
+      of_pairs: the method's function of pairs, if another than its score.
 
     Attributes:
       step, store: what is compiled; once each.
     """
 
-    def __init__(self, method: Method, mesh: Mesh, block: int, rows: Rows, room: int | None = None) -> None:
+    def __init__(
+        self,
+        method: Method,
+        mesh: Mesh,
+        block: int,
+        rows: Rows,
+        room: int | None = None,
+        of_pairs: str = "pair_score",
+    ) -> None:
         def pair_rows_step(kept: Any, new: Any, places: jax.Array) -> Any:
             return jax.tree.map(lambda x, rows: x.at[places].set(rows), kept, new)
 
         self.mesh, self.block, self.rows = mesh, block, rows
         whole = parallel.replicated(mesh)
-        self.step = pair_step(method, mesh, block)
+        self.step = pair_step(method, mesh, block, of_pairs)
         self.store = Compiled(pair_rows_step, donate_argnums=0, out_shardings=whole)
         one = rows.take(np.zeros(1, np.int64))
         size = sum(x.nbytes for x in one.values())
@@ -121,7 +132,7 @@ class PairScorer:
         zeros = jax.jit(lambda: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes), out_shardings=whole)
         self.kept = zeros()
 
-    def __call__(self, variables: Any, memory: Any, query: np.ndarray, gallery: np.ndarray) -> jax.Array:
+    def __call__(self, variables: Any, memory: Any, query: np.ndarray, gallery: np.ndarray) -> Any:
         """Numbers i64[n] of the tracklets of both sides, n ≤ block → f32[block], of which the first n count."""
         self._bring(np.unique(np.concatenate([query, gallery])).tolist())
         sides = [np.array([self.place[row] for row in side.tolist()], np.int32) for side in (query, gallery)]

@@ -230,15 +230,19 @@ class HAMoBE(Method):
         embeddings, _ = self._of_pairs(variables, queries, gallery)
         return row_cosines(*jnp.split(embeddings, 2))
 
-    def pair_weights(self, variables: Variables, queries: Any, gallery: Any) -> tuple[jax.Array, jax.Array]:
-        """The weights of the experts f32[N, E] in the queries and in the gallery's clips, as `pair_score` has them."""
+    def examine_pairs(self, variables: Variables, memory: Any, queries: Any, gallery: Any) -> dict[str, jax.Array]:
+        """How much each expert counts in clips that see each other, in the mean of both."""
         _, weights = self._of_pairs(variables, queries, gallery)
         one, other = jnp.split(weights, 2)
-        return one, other
+        return {f"weight of the {name} expert": (one + other)[:, i] / 2 for i, name in enumerate(self.experts)}
 
     def _of_pairs(self, variables: Variables, queries: Any, gallery: Any) -> tuple[jax.Array, jax.Array]:
         found: Any = self.network.apply(variables, queries, gallery, method="pair_embeddings")
         return found
+
+    @property
+    def experts(self) -> tuple[str, ...]:
+        return self.network_config.experts
 
     @property
     def pair_cost(self) -> int:
@@ -252,8 +256,8 @@ class HAMoBE(Method):
     def examine(self, variables: Variables, memory: Any, batch: Batch) -> Examined:
         """How much each expert counts in a clip that meets nobody, and each low-level expert in its streams."""
         found: Any = self.network.apply(variables, batch, False)
-        names, load = self.network_config.experts, found["shares"].mean(axis=(1, 2, 4))
-        figures = {f"weight of the {name} expert": found["weights"][:, i] for i, name in enumerate(names)}
+        load = found["shares"].mean(axis=(1, 2, 4))
+        figures = {f"weight of the {name} expert": found["weights"][:, i] for i, name in enumerate(self.experts)}
         figures |= {f"share of low-level expert {k + 1}": load[:, k] for k in range(load.shape[1])}
         return Examined(figures, (), batch.valid, ())
 

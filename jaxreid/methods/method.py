@@ -429,6 +429,16 @@ class Method:
         network that looks at both sides. It need not be symmetric."""
         raise NotImplementedError
 
+    @classmethod
+    def examines_pairs(cls) -> bool:
+        """Whether there is something to `examine_pairs`."""
+        return cls.examine_pairs is not Method.examine_pairs
+
+    def examine_pairs(self, variables: Variables, memory: Any, queries: Any, gallery: Any) -> dict[str, jax.Array]:
+        """What can be said of pairs beside their score, f32[N] by name, for the results and the report of a finished
+        run; arguments as of `pair_score`."""
+        raise NotImplementedError
+
     # --- for the log only ---------------------------------------------------------------------------------------
 
     def diagnose(self, memory: Any, labels: Labels) -> dict[str, float]:

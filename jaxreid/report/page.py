@@ -154,6 +154,7 @@ class ReportContents:
       camera_names: their names, by number.
       breakdown, open_set: tables of `results.json` (jaxreid.evaluation.breakdown, .open_set).
       examined: figures of `results.json` that a method adds (jaxreid.evaluation.examination).
+      pairs: figures of `results.json` that a method adds of pairs (jaxreid.evaluation.pair_examination).
       strips: pictures to be seen beside each other, of each what it is of, and (caption, JPEG or PNG) of its pictures.
       metrics: rows of metrics.jsonl, see `plots.learning_curves`.
       ranked: ranked lists to look at.
@@ -175,6 +176,7 @@ class ReportContents:
     breakdown: Sequence[Record] = ()
     open_set: Sequence[Record] = ()
     examined: Sequence[Record] = ()
+    pairs: Sequence[Record] = ()
     strips: Sequence[tuple[str, Sequence[tuple[str, bytes]]]] = ()
     metrics: Sequence[Mapping[str, Any]] = ()
     ranked: Sequence[RankedList] = ()
@@ -276,6 +278,7 @@ def render(contents: ReportContents) -> str:
         cmc_legend=list(dict.fromkeys(key for plot in cmc for key in plot.legend)),
         plots=plots.learning_curves(contents.metrics, earlier),
         last_values=_last_values(contents.metrics),
+        pairs_plot=_pairs_plot(contents.pairs),
         conditions=conditions(contents.breakdown),
         condition_plots=by_condition,
         condition_legend=list(dict.fromkeys(key for plot in by_condition for key in plot.legend)),
@@ -284,6 +287,16 @@ def render(contents: ReportContents) -> str:
         total_seconds=sum(contents.phases.values()),
         slowest=max(contents.phases.values(), default=0.0) or 1.0,
     )
+
+
+def _pairs_plot(records: Sequence[Record]) -> Plot | None:
+    """What a method finds in pairs, by what the two have in common."""
+    from jaxreid.report import plots
+
+    groups: dict[str, dict[str, tuple[float, float, float]]] = {}
+    for record in records:
+        groups.setdefault(record["pairs"], {})[record["name"]] = (record["mean"], *record["interval"])
+    return plots.means_of_groups("In pairs", "Means with their intervals.", groups) if groups else None
 
 
 def _result_groups(contents: ReportContents) -> list[ResultGroup]:

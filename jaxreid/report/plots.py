@@ -12,6 +12,7 @@ import io
 import itertools
 import math
 import re
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -179,6 +180,31 @@ def with_intervals(
         axes.set_xlabel(x_label)
         axes.set_title("mAP, percent", loc="left", fontsize=8.5)
         axes.set_ylim(bottom=0)
+
+    svg = _figure(title, caption, draw)
+    return Plot(title, caption, svg, tuple(keys))
+
+
+def means_of_groups(title: str, caption: str, groups: Mapping[str, Mapping[str, tuple[float, float, float]]]) -> Plot:
+    """Points with their intervals, side by side.
+
+    Args:
+      groups: name of a group → what is shown → (mean, lower and upper end of its interval).
+    """
+    keys, shown = [], list(dict.fromkeys(name for values in groups.values() for name in values))
+
+    def draw(axes: Any) -> None:
+        for order, (group, values) in enumerate(groups.items()):
+            y, low, high = np.array([values.get(name, (np.nan,) * 3) for name in shown], float).T
+            x = np.arange(len(shown)) + 0.18 * (order - (len(groups) - 1) / 2)
+            colour, marker = SERIES[order % len(SERIES)], MARKERS[order % len(MARKERS)]
+            axes.plot(x, y, color=colour, marker=marker, markersize=4.5, linestyle="", zorder=2.5)
+            axes.vlines(x, low, high, color=colour, linewidth=1.2)
+            keys.append(Key(group, CSS_COLOURS[colour], marker=marker))
+        axes.set_xticks(range(len(shown)), [textwrap.fill(name, 16) for name in shown], fontsize=7.5)
+        axes.grid(False, axis="x")
+        axes.set_ylim(bottom=0)
+        axes.set_title("mean", loc="left", fontsize=8.5)
 
     svg = _figure(title, caption, draw)
     return Plot(title, caption, svg, tuple(keys))

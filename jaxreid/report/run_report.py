@@ -61,6 +61,7 @@ def write(run: Run, assessment: Assessment, compare: Path | None = None) -> Path
             breakdown=results.get("breakdown", {}).get("tables", ()),
             open_set=results.get("open_set", ()),
             examined=results.get("examined", ()),
+            pairs=results.get("examined_pairs", ()),
             strips=shown(assessment.strips),
             metrics=read_metrics(run.workdir),
             ranked=ranked_lists(run, cases, distance, features, quality, names),
