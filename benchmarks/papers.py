@@ -15,14 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AbstractMesh
 
 from jaxreid.backbones.flops import count
-from jaxreid.backbones.frame_encoder import encoder_config
-from jaxreid.backbones.resnet import ResNet, ResNetConfig
-from jaxreid.backbones.vit import ViT
 from jaxreid.config import find_config
 from jaxreid.data.dataset import Dataset, plan_dataset
 from jaxreid.data.planned import planned_split
@@ -75,39 +71,15 @@ ALL_XFD = "the data set's training half is not published: an epoch over both hal
 
 @dataclasses.dataclass(frozen=True)
 class OfPreset:
-    """A paper that a preset describes, but for the values in `changes` and what the library does not have (yet).
-
-    `times` is how many such steps one of the paper's needs, `kept_times` how many of their activations it holds at
-    once, `extra` forward-and-backward FLOP of the missing parts, `parameters` what these train.
-    """
+    """A paper that a preset describes, but for the values in `changes`; `unknown` is what it leaves open."""
 
     paper: str
     preset: str
     changes: dict[str, Any] = dataclasses.field(default_factory=dict)
-    times: float = 1.0
-    kept_times: float = 1.0
-    extra: float = 0.0
-    parameters: int = 0
     unknown: str = ""
 
 
-@dataclasses.dataclass(frozen=True)
-class OfTowers:
-    """A paper that no preset resembles: its towers (name, size, copies, trained), and its other layers as numbers."""
-
-    paper: str
-    data: str
-    towers: tuple[tuple[str, tuple[int, int], int, bool], ...]
-    clips: int
-    frames: int
-    epochs: int
-    steps: int
-    extra: float  # forward-and-backward FLOP of a step
-    parameters: int  # trained, outside of the towers
-    unknown: str = ""
-
-
-PAPERS: tuple[OfPreset | OfTowers, ...] = (
+PAPERS: tuple[OfPreset, ...] = (
     OfPreset("HiTPro", "hitpro:hitsz_vcm"),
     OfPreset(
         "LSMRL",
@@ -137,17 +109,10 @@ PAPERS: tuple[OfPreset | OfTowers, ...] = (
         unknown="its second stage; the first learns from features that are computed once",
     ),
     OfPreset("KeyRe-ID", "keyre_id:mars"),
-    OfTowers(
+    OfPreset(
         "HAMoBE",
-        "mevid",
-        (("ViT-L/14", (224, 224), 1, False),),
-        clips=24,
-        frames=16,
-        epochs=200,
-        steps=6_338 * (590 // 64) // 24,  # pieces of 64 frames of tracklets of 590
-        extra=3 * 24 * 0.17e12,
-        parameters=28_544_487,
-        unknown="clips are per process in the release, which names two; the head's activations are not counted",
+        "hamobe:mevid",
+        unknown="clips are per process in the release, which names two; tracklets are counted with the mean length",
     ),
     OfPreset(
         "DinoGRL",
@@ -177,9 +142,8 @@ def workload_of_preset(paper: OfPreset) -> Workload:
     for remat in (False, True):
         again, same = preset_run(paper.preset, paper.changes | {"backbone.remat": remat})
         batch = abstract_batch(again, clips, stage.seq_len, "train")
-        work.append(paper.times * step_work(again, same, state, frozen, batch) + paper.extra)
-        kept.append(paper.kept_times * kept_for_backward(again, same, state, frozen, batch))
-    extra = _flat(paper.parameters)
+        work.append(step_work(again, same, state, frozen, batch))
+        kept.append(kept_for_backward(again, same, state, frozen, batch))
     told = {key: value for key, value in paper.changes.items() if key != "precision" and not key.startswith("dataset.")}
     changed = ", ".join(f"`{key}={value}`" for key, value in told.items()).replace("|", "\\|")
     return Workload(
@@ -192,8 +156,8 @@ def workload_of_preset(paper: OfPreset) -> Workload:
         frames=stage.seq_len,
         epochs=stage.epochs,
         steps=steps,
-        trained=(state.params, extra),
-        moments=(state.opt_state, extra, extra),
+        trained=state.params,
+        moments=state.opt_state,
         held=(frozen, state.batch_stats, state.memory),
         work=work[0],
         work_remat=work[1],
@@ -261,86 +225,6 @@ def _shapes(tree: Any) -> Any:
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
 
 
-def _flat(parameters: int) -> tuple[jax.ShapeDtypeStruct, ...]:
-    """Parameters whose shapes do not matter: as one array that every mesh here divides."""
-    rounded = -(-parameters // 96) * 96
-    return (jax.ShapeDtypeStruct((rounded,), jnp.float32),) if parameters else ()
-
-
-def workload_of_towers(paper: OfTowers) -> Workload:
-    count_frames = paper.clips * paper.frames
-    work, repeated, kept, kept_remat = paper.extra, 0.0, 0.0, 0.0
-    trained: list[Any] = [_flat(paper.parameters)]
-    held: list[Any] = []
-    for name, size, copies, trains in paper.towers:
-        forward, params = _tower(name, size)
-        work += copies * count_frames * forward * (3 if trains else 1)
-        (trained if trains else held).extend([params] * copies)
-        if trains:
-            repeated += copies * count_frames * forward
-            kept += copies * _tower_activations(name, size, count_frames, remat=False)
-            kept_remat += copies * _tower_activations(name, size, count_frames, remat=True)
-    name, size, *_ = paper.towers[0]
-    return Workload(
-        paper=paper.paper,
-        origin="by towers: " + ", ".join(f"{copies} × {n}" for n, _, copies, _ in paper.towers),
-        data=paper.data,
-        tower=name,
-        size=size,
-        clips=paper.clips,
-        frames=paper.frames,
-        epochs=paper.epochs,
-        steps=paper.steps,
-        trained=trained,
-        moments=(trained, trained),
-        held=held,
-        work=work,
-        work_remat=work + repeated,
-        other_work=0.0,
-        kept=kept,
-        kept_remat=kept_remat,
-        decoded=float(paper.steps * count_frames),
-        unknown=paper.unknown,
-    )
-
-
-def _module(name: str, size: tuple[int, int], frames: int, remat: bool = False) -> tuple[Any, tuple[Any, ...]]:
-    """A tower and shapes of the arguments of a pass over some frames."""
-    config = encoder_config(name, size, "bfloat16", remat)
-    pixels = jax.ShapeDtypeStruct((frames, *size, 3), jnp.bfloat16)
-    if isinstance(config, ResNetConfig):
-        number = jax.ShapeDtypeStruct((frames,), jnp.int32)
-        return ResNet(config), (pixels, None, number)
-    return ViT(config), (pixels,)
-
-
-def _tower(name: str, size: tuple[int, int]) -> tuple[int, Any]:
-    """(FLOP per frame of a forward pass, shapes of the parameters)."""
-    module, arguments = _module(name, size, 1)
-    variables = jax.eval_shape(module.init, jax.random.key(0), *arguments)
-    return count(lambda v, a: module.apply(v, *a), variables, arguments), variables["params"]
-
-
-def _tower_activations(name: str, size: tuple[int, int], frames: int, remat: bool) -> float:
-    """Bytes that differentiation keeps, as `jaxreid.training.dry_run.kept_for_backward` counts them."""
-    module, arguments = _module(name, size, frames, remat)
-    variables = jax.eval_shape(module.init, jax.random.key(0), *arguments)
-
-    def pullback(variables: Any, arguments: Any) -> Any:
-        def forward(params: Any) -> Any:
-            found = module.apply({**variables, "params": params}, *arguments, train=True, mutable=["batch_stats"])[0]
-            return found
-
-        return jax.vjp(forward, variables["params"])[1]
-
-    leaves = jax.tree.leaves(jax.eval_shape(pullback, variables, arguments))
-    return float(
-        sum(leaf.size * leaf.dtype.itemsize for leaf in leaves if leaf.shape[:1] and leaf.shape[0] % frames == 0)
-    )
-
-
 @functools.cache
 def workloads() -> tuple[Workload, ...]:
-    return tuple(
-        workload_of_preset(paper) if isinstance(paper, OfPreset) else workload_of_towers(paper) for paper in PAPERS
-    )
+    return tuple(workload_of_preset(paper) for paper in PAPERS)

@@ -159,7 +159,7 @@ def test_what_is_noted_of_the_set(tree, tmp_path, monkeypatch, capsys, caplog):
         "gallery": {"tracklets": 5, "identities": 3, "outfits": 5},
         "test": {"outfits": 5},
     }
-    monkeypatch.setattr(listing, "PUBLISHED", figures)
+    monkeypatch.setattr(listing, "COUNTS", figures)
     monkeypatch.setattr(listing, "QUERY_CAMERAS", (330, 436, 999))
     monkeypatch.setattr(listing, "GALLERY_CAMERAS", (301, 329, 436, 507))
     path = build("mevid", source=tree, data_dir=tmp_path / "data")
@@ -183,7 +183,7 @@ def test_what_is_noted_of_the_set(tree, tmp_path, monkeypatch, capsys, caplog):
 
 
 def test_empty_training_rows_may_be_among_those_that_are_published(tree, monkeypatch):
-    monkeypatch.setattr(listing, "PUBLISHED", {"train": {"tracklets": 7}})
+    monkeypatch.setattr(listing, "COUNTS", {"train": {"tracklets": 7}})
     says(listing.list_dataset(tree).differences, "train", "expected", 7, "tracklets", 6)
     edit(tree / "track_train_info.txt", "0.0", "5 1 7 1 424\n0.0")
     assert not [line for line in listing.list_dataset(tree).differences if line.startswith("train: ")]
@@ -235,13 +235,14 @@ def test_counts_that_are_not_the_published_ones(tree, tmp_path, caplog):
 
 def test_published_figures_are_consistent():
     """The authors' totals: 158 people in 598 outfits, 8,092 tracklets. 9 and 11 cameras: counted in their distances."""
-    figures = published.PUBLISHED
+    figures = published.COUNTS
     assert figures["train"]["identities"] + figures["gallery"]["identities"] == 158
     assert figures["train"]["outfits"] + figures["test"]["outfits"] == 598
     assert sum(figures[split]["tracklets"] for split in ("train", "query", "gallery")) == 8092
     assert len(published.QUERY_CAMERAS) == 9 and len(published.GALLERY_CAMERAS) == 11
     assert set(listing.LOCATIONS) == set(published.GALLERY_CAMERAS)
-    assert planned("mevid") is None  # no numbers of frames to plan with
+    plan = planned("mevid")
+    assert plan is not None and plan["train"]["frames"]["rgb"] == 6338 * 590  # the authors' mean length
 
 
 def test_damaged_missing_and_shared_are_named(tree, tmp_path, caplog):

@@ -14,7 +14,7 @@ from jaxreid.data.building.listed import Listing, Tracklet
 from jaxreid.data.building.outfits import number_outfits, outfit_differences
 from jaxreid.data.pictures import image_size
 
-from .published import GALLERY_CAMERAS, PUBLISHED, QUERY_CAMERAS
+from .published import COUNTS, GALLERY_CAMERAS, QUERY_CAMERAS
 
 ANNOTATIONS = "mevid-v1-annotation-data"
 EXPECTED = f"""expected:
@@ -158,10 +158,10 @@ def _read_queries(path: Path, rows: int, errors: list[str]) -> list[int]:
 
 
 def _differences(splits: Mapping[str, Sequence[Tracklet]], train_rows: int) -> list[str]:
-    figures = {split: dict(of) for split, of in PUBLISHED.items() if split != "test"}
+    figures = {split: dict(of) for split, of in COUNTS.items() if split != "test"}
     if train_rows == figures["train"]["tracklets"]:  # published before or after empty rows were left out
         figures["train"]["tracklets"] = len(splits["train"])
-    lines = listed.differences(figures, splits) + outfit_differences(PUBLISHED, splits)
+    lines = listed.differences(figures, splits) + outfit_differences(COUNTS, splits)
     for split, cameras in (("query", QUERY_CAMERAS), ("gallery", GALLERY_CAMERAS)):
         found = sorted({tracklet.camera for tracklet in splits[split]})
         if found != list(cameras):

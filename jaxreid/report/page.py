@@ -296,7 +296,7 @@ def _pairs_plot(records: Sequence[Record]) -> Plot | None:
     groups: dict[str, dict[str, tuple[float, float, float]]] = {}
     for record in records:
         groups.setdefault(record["pairs"], {})[record["name"]] = (record["mean"], *record["interval"])
-    return plots.means_of_groups("In pairs", "Means with their intervals.", groups) if groups else None
+    return plots.means_of_groups("By who the two are", "Means with their intervals.", groups) if groups else None
 
 
 def _result_groups(contents: ReportContents) -> list[ResultGroup]:

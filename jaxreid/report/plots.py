@@ -201,7 +201,7 @@ def means_of_groups(title: str, caption: str, groups: Mapping[str, Mapping[str, 
             axes.plot(x, y, color=colour, marker=marker, markersize=4.5, linestyle="", zorder=2.5)
             axes.vlines(x, low, high, color=colour, linewidth=1.2)
             keys.append(Key(group, CSS_COLOURS[colour], marker=marker))
-        axes.set_xticks(range(len(shown)), [textwrap.fill(name, 16) for name in shown], fontsize=7.5)
+        axes.set_xticks(range(len(shown)), [textwrap.fill(name, 18) for name in shown], fontsize=7)
         axes.grid(False, axis="x")
         axes.set_ylim(bottom=0)
         axes.set_title("mean", loc="left", fontsize=8.5)
