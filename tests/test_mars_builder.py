@@ -171,7 +171,12 @@ def test_published_figures_are_consistent():
     assert of["query"]["tracklets"]["rgb"] + of["gallery"]["tracklets"]["rgb"] == parts["test"]["tracklets"] == 12180
     assert of["query"]["frames"]["rgb"] + of["gallery"]["frames"]["rgb"] == parts["test"]["frames"] == 681089
     assert of["gallery"]["tracklets"]["rgb"] - parts["junk"]["tracklets"] == 9330 == 12180 - 870 - 1980
-    assert planned("mars") == of and planned("ilids_vid") is planned("ls_vid") is planned("g2a_vreid") is None
+    assert planned("mars") == of and planned("prid2011") is None
+    ls_vid, ilids, g2a = (planned(name) for name in ("ls_vid", "ilids_vid", "g2a_vreid"))
+    assert ls_vid and ilids and g2a  # in the order of the authors' totals: frames and tracklets, a mean length, people
+    assert ls_vid["train"]["frames"]["rgb"] == 565_079  # 2,982,685 · 2,831 / 14,943
+    assert ilids["train"]["frames"]["rgb"] == 21_900
+    assert [sum(g2a[split][what]["rgb"] for split in g2a) for what in ("tracklets", "frames")] == [5_576, 185_905]
     assert [sum(cameras[part]) for part in ("train", "test", "query")] == [8298, 12180, 1980]
 
 

@@ -24,7 +24,7 @@ from jaxreid.data.names import known
 from jaxreid.data.schema import ATTRIBUTE_NOT_PROVIDED, ATTRIBUTE_UNKNOWN, NUM_ATTRIBUTES
 
 from . import CASES
-from .published import PUBLISHED
+from .published import COUNTS
 
 EXPECTED = """expected:
   DIR/train/<identity>/<tracklet>/P0001T230811A1C2E1K1F001.jpg …
@@ -160,9 +160,9 @@ def _mark_distractors(query: list[Tracklet], gallery: list[Tracklet]) -> list[Tr
 
 
 def _differences(tree: Tree, reader: _Reader, splits: Splits, named: Mapping[int, tuple[str, str]]) -> list[str]:
-    figures = {"train": PUBLISHED["train"]}
+    figures = {"train": COUNTS["train"]}
     for number, (query, gallery) in named.items():
-        figures |= {query: PUBLISHED[f"query_case{number}"], gallery: PUBLISHED[f"gallery_case{number}"]}
+        figures |= {query: COUNTS[f"query_case{number}"], gallery: COUNTS[f"gallery_case{number}"]}
     lines = tree.missing + listed.differences(figures, splits)
     if reader.mixed:
         count, first = len(reader.mixed), reader.mixed[0]

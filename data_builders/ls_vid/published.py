@@ -15,3 +15,15 @@ RECALLED: dict[str, dict[str, Any]] = {
     "val": {"identities": 200},
 }
 FRAMES = 2982685
+
+# What a dry run plans with: tracklets of equal length, of all that there are.
+ORIGIN = "the published size, with frames in equal shares"
+PUBLISHED: dict[str, dict[str, Any]] = {
+    split: {
+        "tracklets": {"rgb": COUNTS[split]["tracklets"]},
+        "frames": {"rgb": COUNTS[split]["tracklets"] * FRAMES // RECALLED["all splits"]["tracklets"]},
+        "identities": COUNTS[of]["identities"],
+        "cameras": COUNTS["train"]["cameras"],
+    }
+    for split, of in (("train", "train"), ("query", "test"), ("gallery", "test"))
+}
