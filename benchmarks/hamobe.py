@@ -33,15 +33,23 @@ SAME: dict[str, Any] = {
     "evaluation.seq_len": 4,
 }
 SHORTLIST: dict[str, Any] = {"evaluation.rescore_size": 50}
+
+
+def with_experts(*names: str) -> dict[str, Any]:
+    """Some of the experts, by their single embedding."""
+    used = "(" + "".join(f"'{name}'," for name in names) + ")"
+    return {"experts.used": used, "evaluation.outputs": "('feature',)", "evaluation.rescore_size": 0}
+
+
 Row = tuple[str, dict[str, Any]]
 # Row → config and what differs from it; those of ONE_SEED are shown with the first seed.
 ROWS: dict[str, Row] = {
     "baseline, same tower, clips and epochs": ("baseline", SAME),
     "baseline, its tower frozen as here": ("baseline", SAME | {"optimizer.groups": "(('^encoder/',0.0,None),)"}),
     FULL: ("hamobe", SHORTLIST),
-    "canonical expert alone": ("hamobe", {"experts.used": "('canonical',)"}),
-    "appearance expert alone": ("hamobe", {"experts.used": "('appearance',)"}),
-    "gait expert alone": ("hamobe", {"experts.used": "('gait',)"}),
+    "canonical expert alone": ("hamobe", with_experts("canonical")),
+    "appearance expert alone": ("hamobe", with_experts("appearance")),
+    "gait expert alone": ("hamobe", with_experts("gait")),
     "equal weights of experts": ("hamobe", {"gates.second": "uniform"}),
     "gates see one video": ("hamobe", {"pair.probability": 0.0}),
 }
@@ -55,9 +63,9 @@ ONE_SEED: dict[str, Row] = {
     "no convolution over time": ("hamobe", {"decoder.conv": False}),
     "no places of frames": ("hamobe", {"decoder.position": False}),
     "no bias from neighbouring frames": ("hamobe", {"decoder.bias": False}),
-    "without the canonical expert": ("hamobe", {"experts.used": "('appearance','gait')"}),
-    "without the appearance expert": ("hamobe", {"experts.used": "('canonical','gait')"}),
-    "without the gait expert": ("hamobe", {"experts.used": "('canonical','appearance')"}),
+    "without the canonical expert": ("hamobe", with_experts("appearance", "gait")),
+    "without the appearance expert": ("hamobe", with_experts("canonical", "gait")),
+    "without the gait expert": ("hamobe", with_experts("canonical", "appearance")),
     **{
         f"no consistency loss: {name}": ("hamobe", {f"weights.{name}": 0.0})
         for name in ("intra_canonical", "inter", "intra_appearance", "gait")
