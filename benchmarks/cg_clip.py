@@ -41,20 +41,26 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {
 HEAVY: dict[str, Any] = {"weights.bank": 0.1}
 # Nothing but the bank says who is who: the case in which captions have the most to say.
 ALONE: dict[str, Any] = {"weights.bank": 1.0, "weights.identity": 0.0, "weights.triplet": 0.0}
+STRONG: dict[str, Any] = {"cmr.alpha": 1.0}
+WRONG: dict[str, Any] = {"captions.source": "shuffled"}
 ONE_SEED: dict[str, tuple[str, dict[str, Any]]] = {
     "no bank": ("cg_clip", {"weights.bank": 0.0}),
     "bank at weight 0.1": ("cg_clip", HEAVY),
     "bank at weight 0.1, no CMR": ("cg_clip", {**HEAVY, **NO_CMR}),
-    "bank at weight 0.1, captions of other people": ("cg_clip", {**HEAVY, "captions.source": "shuffled"}),
+    "bank at weight 0.1, captions of other people": ("cg_clip", HEAVY | WRONG),
     "bank at weight 1": ("cg_clip", {"weights.bank": 1.0}),
     "bank at weight 1, no CMR": ("cg_clip", {"weights.bank": 1.0, **NO_CMR}),
     "bank alone": ("cg_clip", ALONE),
     "bank alone, no CMR": ("cg_clip", {**ALONE, **NO_CMR}),
-    "bank alone, captions of other people": ("cg_clip", {**ALONE, "captions.source": "shuffled"}),
+    "bank alone, captions of other people": ("cg_clip", ALONE | WRONG),
+    "bank at weight 0.1, CMR at full strength": ("cg_clip", HEAVY | STRONG),
+    "bank at weight 0.1, CMR at full strength, captions of other people": ("cg_clip", HEAVY | STRONG | WRONG),
+    "bank alone, CMR at full strength": ("cg_clip", ALONE | STRONG),
+    "bank alone, CMR at full strength, captions of other people": ("cg_clip", ALONE | STRONG | WRONG),
     "end tokens of all captions": ("cg_clip", {"captions.level": "sentence"}),
     "one caption per person": ("cg_clip", {"captions.per_identity": 1}),
     "CMR of one layer": ("cg_clip", {"cmr.depth": 1}),
-    "CMR at full strength": ("cg_clip", {"cmr.alpha": 1.0}),
+    "CMR at full strength": ("cg_clip", STRONG),
     "SSP on top": ("cg_clip", {"cmr.context": "caption+video"}),
     "contrast of clips and captions": ("cg_clip", {"weights.caption_contrast": 0.1}),
     "rows follow the batches": ("cg_clip", {"memory.momentum": 0.9}),
