@@ -29,6 +29,7 @@ SAME: dict[str, Any] = {
     "batch.num_identities": 8,
     "batch.num_instances": 4,
     "batch.seq_len": 4,
+    "epochs": 8,
     "evaluation.clip_sampling": "linspace",
     "evaluation.seq_len": 4,
 }
