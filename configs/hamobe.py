@@ -26,6 +26,7 @@ VALUES: dict[str, Any] = {
     "experts.count": 8,  # low-level ones
     "experts.used": ("canonical", "appearance", "gait"),
     "experts.shared": False,  # True: one stream of tokens for all three
+    "experts.normalize": False,  # True: in the embedding each counts by its direction alone; ours
     "experts.dropout": 0.5,  # inside of the gait expert
     "experts.gait_heads": 12,
     "gates.first": "learned",  # "uniform": each low-level expert has the same share

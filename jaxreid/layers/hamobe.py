@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxreid.arrays import masked_mean
+from jaxreid.arrays import masked_mean, unit_rows
 from jaxreid.backbones.batch_norm import MaskedBatchNorm
 from jaxreid.backbones.skeleton_graph import torch_dense
 from jaxreid.backbones.transformer import Tap
@@ -40,6 +40,7 @@ class HAMoBEConfig:
       count: low-level experts.
       experts: of `EXPERTS`, those that there are.
       shared: one stream of tokens for all of them.
+      normalize: whether what they find in a clip counts by its direction alone in the embedding.
       gate1, gate2: whether the gates are learned; else all weights are equal.
       scale: of the cosines that identity is told by.
       outfits: classes of clothes that the appearance expert is to tell apart, 0 = none.
@@ -57,6 +58,7 @@ class HAMoBEConfig:
     count: int = 8
     experts: tuple[str, ...] = EXPERTS
     shared: bool = False
+    normalize: bool = False
     gate1: bool = True
     gate2: bool = True
     scale: float = 16.0
@@ -162,6 +164,7 @@ class HAMoBENetwork(nn.Module):
     def embedding(self, weights: Array, clips: Mapping[str, Array], valid: Array, train: bool) -> Array:
         """Features of the experts by name f32[B, d], and their weights → f32[B, 4·d]."""
         x = jnp.stack([clips[name] for name in self.config.experts], axis=1)
+        x = unit_rows(x) if self.config.normalize else x
         x = self.fc(jnp.einsum("be,bed->bd", weights, x, precision=jax.lax.Precision.HIGHEST))
         return self.norm(x, jnp.asarray(valid), use_running_average=not train)
 

@@ -44,7 +44,7 @@ FROZEN = "^image_tower/"
 VALUES = {
     **under("decoder", {"blocks": whole(1), "conv": flag, "position": flag, "bias": flag}),
     **under("experts", {"count": whole(1), "used": some_of(EXPERTS, least=1), "shared": flag}),
-    **under("experts", {"dropout": number(0, below=1), "gait_heads": whole(1)}),
+    **under("experts", {"normalize": flag, "dropout": number(0, below=1), "gait_heads": whole(1)}),
     **under("gates", {"first": one_of(GATES), "second": one_of(GATES), "heads": whole(1)}),
     "scale": positive,
     **under("weights", dict.fromkeys(("intra_canonical", "inter", "intra_appearance", "gait"), non_negative)),
@@ -100,6 +100,7 @@ class HAMoBE(Method):
             count=experts.count,
             experts=tuple(name for name in EXPERTS if name in experts.used),
             shared=experts.shared,
+            normalize=experts.normalize,
             gate1=config.gates.first == "learned",
             gate2=config.gates.second == "learned",
             scale=config.scale,
