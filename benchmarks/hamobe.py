@@ -39,7 +39,8 @@ SHORTLIST: dict[str, Any] = {"evaluation.rescore_size": 50}
 def with_experts(*names: str) -> dict[str, Any]:
     """Some of the experts, by their single embedding."""
     used = "(" + "".join(f"'{name}'," for name in names) + ")"
-    return {"experts.used": used, "evaluation.outputs": "('feature',)", "evaluation.rescore_size": 0}
+    changes = {"experts.used": used, "evaluation.outputs": "('feature',)", "evaluation.rescore_size": 0}
+    return changes | {"experts.normalize": len(names) > 1}
 
 
 Row = tuple[str, dict[str, Any]]
@@ -48,6 +49,7 @@ ROWS: dict[str, Row] = {
     "baseline, same tower, clips and epochs": ("baseline", SAME),
     "baseline, its tower frozen as here": ("baseline", SAME | {"optimizer.groups": "(('^encoder/',0.0,None),)"}),
     FULL: ("hamobe", SHORTLIST),
+    "features as long as they are": ("hamobe", {**SHORTLIST, "experts.normalize": False}),
     "canonical expert alone": ("hamobe", with_experts("canonical")),
     "appearance expert alone": ("hamobe", with_experts("appearance")),
     "gait expert alone": ("hamobe", with_experts("gait")),

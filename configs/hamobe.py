@@ -73,6 +73,8 @@ SMALL: dict[str, Any] = {
     "frames.std": (0.5, 0.5, 0.5),
     "loading.interpolation": "bilinear",
     "evaluate_every": 0,
+    # The gait expert's feature grows ten times as long as the others' and drowns them (docs/hamobe.md).
+    "experts.normalize": True,
     "experts.gait_heads": 3,  # of 32 channels, as the tower's
     "gates.heads": 2,
     "batch.num_identities": 8,
