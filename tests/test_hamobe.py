@@ -379,6 +379,21 @@ def test_a_switch_takes_out_its_part_and_nothing_else(key):
     assert all(any(p.startswith(o) for o in other) for p in reshaped) and bool(reshaped) == bool(other)
 
 
+def test_experts_count_by_their_direction_alone(toy):
+    """A feature ten times as long changes the embedding, unless experts are normalized; parameters stay the same."""
+    clips, weights = toy.found["alone"]["clips"], toy.found["alone"]["weights"]
+    longer = {**clips, "gait": 10 * clips["gait"]}
+
+    def embedded(normalize, clips):
+        net = make_method(**{"experts.normalize": normalize}).network
+        return net.apply(toy.variables, weights, clips, toy.batch.valid, False, method="embedding")
+
+    np.testing.assert_allclose(embedded(True, longer), embedded(True, clips), rtol=1e-5, atol=1e-6)
+    assert float(jnp.abs(embedded(False, longer) - embedded(False, clips)).max()) > 0.1
+    own = {name: x / np.linalg.norm(x, axis=1, keepdims=True) for name, x in clips.items()}
+    np.testing.assert_allclose(embedded(True, clips), embedded(False, own), rtol=1e-5, atol=1e-6)
+
+
 def test_equal_gates_and_single_experts(toy):
     """With the parameters that are left."""
     uniform = make_method(**{"gates.first": "uniform", "gates.second": "uniform"})
