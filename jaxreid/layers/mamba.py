@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from jaxreid.arrays import masked_mean
 from jaxreid.backbones.transformer import LayerNorm, exact_gelu
-from jaxreid.shapes import AnyArray, Array, Bool, Float
+from jaxreid.shapes import AnyArray, Array, Bool, Float, Shaped
 
 ORDERS = 3  # forward, backward, regrouped
 SEGMENTS = {"quarters": 4, "halves": 2, "whole": 1}  # of a clip, in the order of the fusion's weights
@@ -72,18 +72,18 @@ def selective_scan(
     return read + skip * x.astype(jnp.float32)
 
 
-def regroup(x: Array, pieces: int) -> Array:
+def regroup(x: Shaped[Array, "rows length *rest"], pieces: int) -> Shaped[Array, "rows length *rest"]:
     """[N, L, …] of `pieces` equal stretches → what stands at the same place of each side by side: of frames, all first
     tokens, then all second ones."""
     return x.reshape(x.shape[0], pieces, -1, *x.shape[2:]).swapaxes(1, 2).reshape(x.shape)
 
 
-def in_orders(x: Array, pieces: int) -> Float[Array, "orders rows length *rest"]:
+def in_orders(x: Shaped[Array, "rows length *rest"], pieces: int) -> Shaped[Array, "3 rows length *rest"]:
     """[N, L, …] forward, backward and regrouped."""
     return jnp.stack([x, jnp.flip(x, 1), regroup(x, pieces)])
 
 
-def in_place(y: Array, pieces: int) -> Float[Array, "orders rows length *rest"]:
+def in_place(y: Shaped[Array, "3 rows length *rest"], pieces: int) -> Shaped[Array, "3 rows length *rest"]:
     """What `in_orders` ordered, as it stood."""
     return jnp.stack([y[0], jnp.flip(y[1], 1), regroup(y[2], y.shape[2] // pieces)])
 
@@ -134,12 +134,12 @@ class Mamba(nn.Module):
         values, gate = jnp.split(dense(2 * dim, name="in")(x), 2, axis=-1)
         seen = in_orders(jnp.asarray(mask), pieces)
 
-        conv_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform", in_axis=1, out_axis=(), batch_axis=(0, 2))
-        conv = self.param("conv_kernel", conv_init, (ORDERS, self.kernel, dim))
+        of_order = functools.partial(nn.initializers.variance_scaling, 1 / 3, "fan_in", "uniform")
+        over_tokens = of_order(in_axis=1, out_axis=(), batch_axis=(0, 2))
+        conv = self.param("conv_kernel", over_tokens, (ORDERS, self.kernel, dim))
         conv_bias = self.param("conv_bias", nn.initializers.zeros, (ORDERS, dim))
-        of_order = functools.partial(nn.initializers.variance_scaling, batch_axis=0)
-        mixing = self.param("mixing", of_order(1 / 3, "fan_in", "uniform"), (ORDERS, dim, rank + 2 * self.state))
-        step = self.param("step_kernel", of_order(1 / 3, "fan_in", "uniform"), (ORDERS, rank, dim))
+        mixing = self.param("mixing", of_order(batch_axis=0), (ORDERS, dim, rank + 2 * self.state))
+        step = self.param("step_kernel", of_order(batch_axis=0), (ORDERS, rank, dim))
         step_bias = self.param("step_bias", _step_bias, (ORDERS, dim))
         log_a = self.param("log_a", _decays, (ORDERS, dim, self.state))
         skip = self.param("skip", nn.initializers.ones, (ORDERS, dim))
