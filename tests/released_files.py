@@ -170,7 +170,9 @@ def sas_vpreid(width=768, joint=512, wide=2048, hidden=1024, depth=4, frames=8, 
     """All but the image tower."""
     found = {"cv_embed": (6, width), "alpha": (3,)}
     classifiers = {"": width + joint, "2": width, "_proj": joint, "_proj_temp": width, "_proj_temp2": width}
-    found |= {f"classifier{name}.weight": (IDENTITIES, size) for name, size in (classifiers | {"_proj_tsm": 10}).items()}
+    found |= {
+        f"classifier{name}.weight": (IDENTITIES, size) for name, size in (classifiers | {"_proj_tsm": 10}).items()
+    }
     necks = {"": width, "_proj": joint, "_proj_temp": width, "_proj_temp2": width, "_proj_tsm": 10}
     for name, size in necks.items():
         found |= batch_norm(f"bottleneck{name}", size)

@@ -25,8 +25,8 @@ pytestmark = pytest.mark.parity
 
 SIZES = {"mgtm.state": 4, "mgtm.expand": 2, "mgtm.mlp_ratio": 2, "prsd.width": 24, "prsd.hidden": 16, "prsd.depth": 1}
 CHANGES = {
-    **SIZES, "prsd.heads": 2, "released": True, "dataset.config": "tiny", "frames.height": 24, "frames.width": 24,
-    "extraction_batch_size": 8,
+    **SIZES, "prsd.heads": 2, "mgtm.chunk": 3, "released": True, "dataset.config": "tiny", "extraction_batch_size": 8,
+    "frames.height": 24, "frames.width": 24,
 }  # fmt: skip
 TRAINED, TESTED = 4, 8  # frames of clips
 
@@ -62,7 +62,7 @@ def computed(released):
     frames = jax.random.normal(jax.random.key(1), (4, TESTED, 24, 24, 3))
     batch = batch.replace(frames=frames, frame_mask=jnp.ones((4, TESTED), bool))
     method, params = released.model.method, released.variables["params"]
-    mgtm = MultiGranularityMamba(state=4, mlp_ratio=2, chunk=7)
+    mgtm = MultiGranularityMamba(state=4, mlp_ratio=2, chunk=3)
     prsd = ShapeStream(24, 16, depth=1, heads=2)
 
     def modules(params, tokens):
@@ -71,7 +71,9 @@ def computed(released):
         return (h[0] ** 3).sum() + (of_frames**3).sum() + (shape["shape"] ** 2).sum(), (h, of_frames, shape)
 
     def everything(variables):
-        found = method.network.apply(variables, batch, False, method=lambda net, b, train: net.tower(b, train, all_tokens=True))
+        found = method.network.apply(
+            variables, batch, False, method=lambda net, b, train: net.tower(b, train, all_tokens=True)
+        )
         ours = {name: variables["params"][name] for name in ("temporal", "shape")}
         step = jax.value_and_grad(modules, has_aux=True)(ours, found.tokens)
         return {
@@ -166,7 +168,9 @@ def test_files_that_are_not_as_released_are_refused(released, tmp_path, data_dir
         ({"prsd.depth": 4}, "--config.prsd.depth=1"),
     ):
         with refuses(ValueError, part):
-            import_released(family.make_config("sas_vpreid", **CHANGES | changes), [released.path], tmp_path / "run", data_dir)
+            import_released(
+                family.make_config("sas_vpreid", **CHANGES | changes), [released.path], tmp_path / "run", data_dir
+            )
     config = family.make_config("tf_clip", **{"dataset.config": "tiny"})
     with refuses(ValueError, "SAS-VPReID's released code", "tf_clip"):
         import_released(config, [released.path], tmp_path / "run", data_dir)

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 
 from jaxreid.arrays import masked_mean
 from jaxreid.backbones.transformer import LayerNorm, exact_gelu
+from jaxreid.errors import UserError
 from jaxreid.shapes import AnyArray, Array, Bool, Float, Shaped
 
 ORDERS = 3  # forward, backward, regrouped
@@ -220,12 +221,14 @@ class MultiGranularityMamba(nn.Module):
     ) -> tuple[Float[Array, "clips dim"], Float[Array, "clips frames dim"]]:
         """Tokens of clips, whose frames are a multiple of 4 → (clip features, frame features)."""
         clips, frames, length, width = tokens.shape
+        if frames % max(SEGMENTS.values()):
+            raise UserError(
+                f"MultiGranularityMamba: clips of {frames} frames have no equal quarters: take a multiple of 4"
+            )
         tokens, mask = jax.lax.stop_gradient(tokens), jnp.asarray(frame_mask)
         of_clips, of_frames = [], None
         for name, count in SEGMENTS.items():
-            layer = MambaLayer(
-                self.state, self.expand, self.kernel, self.mlp_ratio, self.chunk, self.dtype, name=name
-            )
+            layer = MambaLayer(self.state, self.expand, self.kernel, self.mlp_ratio, self.chunk, self.dtype, name=name)
             segments = tokens.reshape(clips * count, frames // count, length, width)
             found = layer(segments, mask.reshape(clips * count, -1), self.pieces // count)
             found = found.mean(axis=2).reshape(clips, frames, width)

@@ -23,9 +23,7 @@ from jaxreid.shapes import AnyArray, Array, Bool, Float
 
 JOINTS, SHAPES = 24, 10  # of SMPL: joints, each with a rotation of six numbers, and numbers of its shape
 # The mean shape of people (HMR's), which the prior draws to; a mean pose comes with SMPL's licensed files alone.
-MEAN_SHAPE = np.array(
-    [0.2056, 0.3356, -0.3507, 0.3561, 0.4175, 0.0309, 0.3048, 0.2361, 0.2091, 0.3121], np.float32
-)
+MEAN_SHAPE = np.array([0.2056, 0.3356, -0.3507, 0.3561, 0.4175, 0.0309, 0.3048, 0.2361, 0.2091, 0.3121], np.float32)
 UPRIGHT = np.tile(np.array([1, 0, 0, 1, 0, 0], np.float32), JOINTS)  # no rotation, the first two columns row by row
 CAMERA = np.array([0.9, 0, 0], np.float32)
 

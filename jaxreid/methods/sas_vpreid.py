@@ -1,10 +1,9 @@
 """SAS-VPReID: CLIP's tower with a memory of two proxies per identity, Mamba over three granularities of time, and a
 stream of body shape.
 
-Yang, Zhang, Wang, Gong, "SAS-VPReID: A Scale-Adaptive Framework with Shape Priors for Video-based Person
-Re-Identification at Extreme Far Distances", arXiv 2601.05535, in the form of its released code but where that does not
-do what it means to (docs/sas_vpreid.md). Its modules are MEVB (the tower, its memory, colours that change clip by clip),
-MGTM (Mamba) and PRSD (shape). The losses of the latter two reach no other part.
+Yang, Zhang, Wang, Gong, "SAS-VPReID" (scale-adaptive, with shape priors), arXiv 2601.05535, in the form of its released
+code but where that does not do what it means to (docs/sas_vpreid.md). Its modules are MEVB (the tower, its memory,
+colours that change clip by clip), MGTM (Mamba) and PRSD (shape). The losses of the latter two reach no other part.
 """
 
 from __future__ import annotations

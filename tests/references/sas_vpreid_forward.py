@@ -32,7 +32,9 @@ class Forward:
         """u [N, L, d], in the order in which it is scanned → [N, L, d]."""
         t, at = self.t, f"{name}.%s{suffix}"
         kernel = t[f"{at % 'conv1d'}.weight"]
-        x = F.conv1d(u.transpose(1, 2), kernel, t[f"{at % 'conv1d'}.bias"], padding=kernel.shape[-1] - 1, groups=u.shape[-1])
+        x = F.conv1d(
+            u.transpose(1, 2), kernel, t[f"{at % 'conv1d'}.bias"], padding=kernel.shape[-1] - 1, groups=u.shape[-1]
+        )
         x = F.silu(x[..., : u.shape[1]]).transpose(1, 2)
         a = -torch.exp(t[f"{name}.A{suffix}_log"])
         rank, state = t[f"{at % 'dt_proj'}.weight"].shape[1], a.shape[1]
@@ -45,7 +47,7 @@ class Forward:
         return torch.stack(found, 1)
 
     def mixer(self, name, x, pieces):
-        n, length, _ = x.shape
+        length = x.shape[1]
         u, gate = self.linear(f"{name}.in_proj", x).chunk(2, dim=-1)
         order = torch.arange(length).reshape(pieces, -1).T.reshape(-1)
         orders = {"": torch.arange(length), "_b": torch.arange(length).flip(0), "_s": order}
@@ -62,7 +64,7 @@ class Forward:
 
     def mgtm(self, tokens, pieces):
         """tokens [B, T, L, D] → (h [B, D], h_t [B, T, D])."""
-        b, t, length, width = tokens.shape
+        b, _, length, width = tokens.shape
         found = {}
         for name, count in SEGMENTS.items():
             parts = [
