@@ -1,6 +1,6 @@
 """SAS-VPReID on the drawn world `aerial`: one of its parts after another on its baseline, by condition.
 
-    python benchmarks/sas_vpreid.py --out runs/sas_vpreid [--world aerial] [--seeds 1 2 3] [--rows …] [--config.key=value …]
+    python benchmarks/sas_vpreid.py --out runs/sas_vpreid [--world aerial] [--seeds 1 2 3] [--rows …] [--config.k=v …]
 
 Trains each row once per seed (finished runs are not repeated, stopped ones go on), scores it under every rule
 (`jaxreid xfd evaluate`) and prints Markdown: the table of `jaxreid compare` by condition, and the scores under each
@@ -18,7 +18,7 @@ from runs import printed, read_arguments, workdir_of
 from vreid_xfd import ROWS as ANCESTORS
 from vreid_xfd import by_rule, trained
 
-from jaxreid.config import find_config, config_module
+from jaxreid.config import config_module, find_config
 from jaxreid.tools import compare
 
 WITHOUT = config_module(Path(find_config("sas_vpreid"))).WITHOUT

@@ -161,7 +161,7 @@ def test_forward_and_backward_are_the_same_seen_from_the_other_end():
     np.testing.assert_allclose(apply(other, x[:, ::-1], mask)[:, ::-1], found, atol=1e-6)
     assert np.abs(apply(other, x, mask) - found).max() > 1e-3
     part = mask.at[:, 6:].set(False)
-    wanted = module.apply({"params": params}, x[:, :6], mask[:, :6], 1)
+    wanted = apply(params, x[:, :6], mask[:, :6])
     np.testing.assert_allclose(apply(params, x.at[:, 6:].set(7.0), part)[:, :6], wanted, atol=1e-6)
 
 

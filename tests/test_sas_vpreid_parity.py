@@ -11,7 +11,7 @@ import pytest
 import released_files
 from messages import refuses, says
 
-from jaxreid.layers.mamba import MultiGranularityMamba
+from jaxreid.layers.mamba import MambaLayer
 from jaxreid.layers.shape_stream import ShapeStream
 from jaxreid.run.model import open_model
 from jaxreid.training.importing import import_released
@@ -62,13 +62,13 @@ def computed(released):
     frames = jax.random.normal(jax.random.key(1), (4, TESTED, 24, 24, 3))
     batch = batch.replace(frames=frames, frame_mask=jnp.ones((4, TESTED), bool))
     method, params = released.model.method, released.variables["params"]
-    mgtm = MultiGranularityMamba(state=4, mlp_ratio=2, chunk=3)
+    mamba = MambaLayer(state=4, mlp_ratio=2, chunk=3)
     prsd = ShapeStream(24, 16, depth=1, heads=2)
 
     def modules(params, tokens):
-        h, of_frames = mgtm.apply({"params": params["temporal"]}, tokens, batch.frame_mask)
+        layer = mamba.apply({"params": params["temporal"]["whole"]}, tokens, batch.frame_mask)
         shape = prsd.apply({"params": params["shape"]}, tokens, batch.frame_mask, False)
-        return (h[0] ** 3).sum() + (of_frames**3).sum() + (shape["shape"] ** 2).sum(), (h, of_frames, shape)
+        return (layer**3).sum() + (shape["shape"] ** 2).sum(), (layer, shape)
 
     def everything(variables):
         found = method.network.apply(
@@ -106,22 +106,18 @@ def test_modules_and_their_gradients_are_those_of_the_restatement(released, comp
     for name, x in net.t.items():
         x.requires_grad_(x.is_floating_point() and "running" not in name)
     tokens = torch.as_tensor(np.array(computed.tokens))
-    h, of_frames = net.mgtm(tokens, TESTED)
-    shape, shapes, betas = net.shape(tokens, released=False)
-    (value, (ours_h, ours_frames, ours)), slopes = computed.step
-    for one, other in zip(
-        (ours_h, ours_frames, ours["shape"], ours["shapes"], ours["betas"]),
-        (h, of_frames, shape, shapes, betas), strict=True,
-    ):  # fmt: skip
-        close(one, other)
-    expected = (h[0] ** 3).sum() + (of_frames**3).sum() + (shape**2).sum()
+    layer = net.layer("TMD_mamba", tokens.reshape(4, -1, tokens.shape[-1]), TESTED).reshape(tokens.shape)
+    found = dict(zip(("shape", "shapes", "betas"), net.shape(tokens, released=False), strict=True))
+    (value, (ours_layer, ours)), slopes = computed.step
+    close(ours_layer, layer)
+    for name, theirs in found.items():
+        close(ours[name], theirs)
+    expected = (layer**3).sum() + (found["shape"] ** 2).sum()
     assert float(value) == pytest.approx(expected.item(), rel=1e-3)
     expected.backward()
-    whole, quarters = (slopes["temporal"][name]["mamba"] for name in ("whole", "quarters"))
-    stream = slopes["shape"]
+    layer, stream = slopes["temporal"]["whole"], slopes["shape"]
+    whole = layer["mamba"]
     pairs = {
-        "alpha": slopes["temporal"]["fusion"],
-        "norm3_mamba.weight": slopes["temporal"]["norm_frames"]["scale"],
         "TMD_mamba.mamba.A_log": whole["log_a"][0],
         "TMD_mamba.mamba.A_b_log": whole["log_a"][1],
         "TMD_mamba.mamba.A_s_log": whole["log_a"][2],
@@ -131,9 +127,10 @@ def test_modules_and_their_gradients_are_those_of_the_restatement(released, comp
         "TMD_mamba.mamba.dt_proj.weight": whole["step_kernel"][0].T,
         "TMD_mamba.mamba.dt_proj_s.bias": whole["step_bias"][2],
         "TMD_mamba.mamba.in_proj.weight": whole["in"]["kernel"].T,
-        "TMD_mamba.norm1.weight": slopes["temporal"]["whole"]["norm_1"]["scale"],
-        "Her_t_mamba1.mamba.out_proj.weight": slopes["temporal"]["halves"]["mamba"]["out"]["kernel"].T,
-        "Her_t_mamba2.mamba.x_proj_s.weight": quarters["mixing"][2].T,
+        "TMD_mamba.mamba.out_proj.weight": whole["out"]["kernel"].T,
+        "TMD_mamba.norm1.weight": layer["norm_1"]["scale"],
+        "TMD_mamba.mlp.fc1.weight": layer["up"]["kernel"].T,
+        "TMD_mamba.ln_2.bias": layer["norm"]["bias"],
         "pro_tsm.weight": stream["project"]["kernel"].T,
         "tsm.encoder.gru.weight_ih_l0": stream["encoder"]["layer_0_input_kernel"].T,
         "tsm.encoder.gru.bias_hh_l1": stream["encoder"]["layer_1_state_bias"],

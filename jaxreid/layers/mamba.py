@@ -236,6 +236,6 @@ class MultiGranularityMamba(nn.Module):
                 of_frames = found = LayerNorm(EPS, name="norm_frames")(found)
             of_clips.append(masked_mean(found, mask))
         weights = jax.nn.softmax(self.param("fusion", nn.initializers.zeros, (len(SEGMENTS),)))
-        mixed = sum(weight * feature for weight, feature in zip(weights, of_clips, strict=True))
+        mixed = jnp.einsum("k,kbd->bd", weights, jnp.stack(of_clips), precision=jax.lax.Precision.HIGHEST)
         assert of_frames is not None
         return LayerNorm(EPS, name="norm_clip")(mixed), of_frames
