@@ -99,6 +99,12 @@ PAPERS: tuple[OfPreset, ...] = (
         unknown=f"batch (24 in the release of an earlier form) and how many blocks train (4 of 24 here); {ALL_XFD}",
     ),
     OfPreset(
+        "SAS-VPReID",
+        "sas_vpreid:detreidx",
+        {"precision": "bfloat16"},
+        unknown=f"planned in bfloat16, the release computes in float32; {ALL_XFD}",
+    ),
+    OfPreset(
         "S3-CLIP",
         "s3_clip:detreidx",
         unknown=f"everything but the idea: networks, batch and epochs are a design; {ALL_XFD}",

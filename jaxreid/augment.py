@@ -46,8 +46,8 @@ class Augmentation:
     ancestors).
     brightness, contrast: half widths of a uniform factor around 1 (0.2 = 0.8 to 1.2). gamma: half width of the
     logarithm of an exponent. saturation: half width of a factor on the distance from grey; hue: half width of a turn
-    of the colour circle (0.5 = any hue). negative: probability that light and dark change places, as fabrics do
-    between visible and infrared light.
+    of the colour circle (0.5 = any hue). jitter: probability that any of these five changes. negative: probability that
+    light and dark change places, as fabrics do between visible and infrared light.
     per_frame: keys of PER_FRAME, what every frame of a clip draws for itself: ("erase",) in TF-CLIP, all of them in
     VLD, where only whether a clip's colours are exchanged is drawn per clip. Contrast is then that of single frames.
     """
@@ -66,6 +66,7 @@ class Augmentation:
     negative: float = 0.0
     saturation: float = 0.0
     hue: float = 0.0
+    jitter: float = 1.0
     per_frame: tuple[str, ...] = ()
 
     def __post_init__(self):
@@ -86,7 +87,7 @@ VALUES = {
     "gamma": non_negative,
     "per_frame": some_of(PER_FRAME),
     "saturation": fraction,
-    **dict.fromkeys(("flip", "erase", "channel_exchange", "brightness", "contrast", "negative"), fraction),
+    **dict.fromkeys(("flip", "erase", "channel_exchange", "brightness", "contrast", "negative", "jitter"), fraction),
 }
 UNCHANGED = Augmentation()
 
@@ -164,6 +165,11 @@ def augment(
         draws = {name: jnp.repeat(draw, length) for name, draw in draws.items()}
         draws |= dict(zip(names, of_frames, strict=True))
         modality = jnp.repeat(modality, length)
+    if options.jitter < 1:  # from a key of its own as well; the middle of what is drawn changes nothing
+        own = "jitter" in options.per_frame
+        changed = jax.random.uniform(jax.random.fold_in(rng, 4), (clips * length if own else clips,)) < options.jitter
+        changed = jnp.repeat(changed, length) if options.per_frame and not own else changed
+        draws |= {name: jnp.where(changed, draws[name], 0.5) for name in PER_FRAME["jitter"] if name in draws}
 
     def stream(x: jax.Array) -> jax.Array:
         """The frames, or others of the same moments at another size."""

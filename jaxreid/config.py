@@ -103,6 +103,7 @@ BASE: dict[str, Any] = {
     "augment.negative": 0.0,
     "augment.saturation": 0.0,
     "augment.hue": 0.0,
+    "augment.jitter": 1.0,
     "augment.per_frame": (),
     "evaluation.pool": "after",
     "evaluation.normalize": True,

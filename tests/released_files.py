@@ -144,6 +144,59 @@ def vld():
     return found | text_encoder() | words(2, 71) | attention("attn", 768) | norm("ln_post2", 768)
 
 
+def gru(key, inputs, hidden):
+    found = {}
+    for layer, width in enumerate((inputs, hidden)):
+        found |= {f"{key}.weight_ih_l{layer}": (3 * hidden, width), f"{key}.weight_hh_l{layer}": (3 * hidden, hidden)}
+        found |= {f"{key}.bias_{name}_l{layer}": (3 * hidden,) for name in ("ih", "hh")}
+    return found
+
+
+def mamba_layer(key, width, state=16, expand=2, mlp_ratio=4):
+    at, inner, rank = f"{key}.mamba", expand * width, -(-width // 16)
+    found = {f"{at}.in_proj.weight": (2 * inner, width), f"{at}.out_proj.weight": (width, inner)}
+    for scan in ("", "_b", "_s"):
+        found |= {f"{at}.A{scan}_log": (inner, state), f"{at}.D{scan}": (inner,)}
+        found |= {f"{at}.conv1d{scan}.weight": (inner, 1, 4), f"{at}.conv1d{scan}.bias": (inner,)}
+        found |= {f"{at}.x_proj{scan}.weight": (rank + 2 * state, inner)}
+        found |= linear(f"{at}.dt_proj{scan}", rank, inner)
+    for name in ("norm1", "norm2", "ln_2"):
+        found |= norm(f"{key}.{name}", width)
+    hidden = mlp_ratio * width
+    return found | linear(f"{key}.mlp.fc1", width, hidden) | linear(f"{key}.mlp.fc2", hidden, width)
+
+
+def sas_vpreid(width=768, joint=512, wide=2048, hidden=1024, depth=4, frames=8, **mamba):
+    """All but the image tower."""
+    found = {"cv_embed": (6, width), "alpha": (3,)}
+    classifiers = {"": width + joint, "2": width, "_proj": joint, "_proj_temp": width, "_proj_temp2": width}
+    found |= {
+        f"classifier{name}.weight": (IDENTITIES, size) for name, size in (classifiers | {"_proj_tsm": 10}).items()
+    }
+    necks = {"": width, "_proj": joint, "_proj_temp": width, "_proj_temp2": width, "_proj_tsm": 10}
+    for name, size in necks.items():
+        found |= batch_norm(f"bottleneck{name}", size)
+    for key in ("TMD_mamba", "Her_t_mamba1", "Her_t_mamba2"):
+        found |= mamba_layer(key, width, **mamba)
+    found |= norm("norm3_mamba", width) | norm("norm4_mamba", width)
+    found |= {"pro_tsm.weight": (wide, width), **gru("tsm.encoder.gru", wide, hidden)}
+    found |= linear("tsm.encoder.linear", hidden, wide)
+    at = "tsm.regressor"
+    found |= {f"{at}.init_{name}": (1, size) for name, size in (("pose", 144), ("shape", 10), ("cam", 3))}
+    found |= linear(f"{at}.fc1", wide + 157, hidden) | linear(f"{at}.fc2", hidden, hidden)
+    for name, size in (("pose", 144), ("shape", 10), ("cam", 3)):
+        found |= linear(f"{at}.dec{name}", hidden, size)
+    found |= linear("shape_agg.layer1", hidden, 10) | gru("shape_agg.gru", 10, hidden)
+    for i in range(depth):
+        at = f"shape_agg.attention.layers.{i}"
+        found |= attention(f"{at}.self_attn", hidden) | norm(f"{at}.norm1", hidden) | norm(f"{at}.norm2", hidden)
+        found |= linear(f"{at}.ffn.0", hidden, 4 * hidden) | linear(f"{at}.ffn.3", 4 * hidden, hidden)
+    found |= linear("shape_agg.fc", hidden, 10)
+    for place in range(frames):
+        found |= linear(f"shape_classifiers.{place}.classifier", 10, IDENTITIES)
+    return found
+
+
 FILES = (clip_reid, tf_clip, tf_clip_older, vsla_clip, vsla_clip_platform_prompts, clip_xfd, vld)
 
 # A tower of 24 channels and 2 blocks beside a text tower of 16, frames of 64 × 32.
