@@ -88,28 +88,6 @@ def test_a_batch_uses_the_devices_that_it_divides_over():
     assert planning.plan(workload(clips=7), MACHINE, planning.ASSUMED).mesh == (1, 1)
 
 
-def test_a_tower_of_known_work(monkeypatch):
-    """A block of width D multiplies each of L tokens with 12·D² weights, and with L others of D channels twice."""
-    from jaxreid.backbones import clip
-    from jaxreid.backbones.vit import ViTConfig
-
-    small = ViTConfig(width=32, depth=2, heads=2, patch=8, image_size=(32, 16))
-    monkeypatch.setitem(clip.VISION_TOWERS, "small", small)
-    tokens, width = 1 + 4 * 2, 32
-    block = 2 * tokens * 12 * width**2 + 2 * 2 * tokens**2 * width
-    forward = 2 * 8 * (8 * 8 * 3) * width + 2 * block
-    towers = (("small", (32, 16), 1, True), ("small", (32, 16), 2, False))
-    paper = papers.OfTowers("", "", towers, clips=4, frames=3, epochs=1, steps=5, extra=7.0, parameters=96)
-    found = papers.workload_of_towers(paper)
-    assert found.work == 7 + 12 * forward * (3 + 2) and found.work_remat == found.work + 12 * forward
-    parameters = 2 * (12 * width**2 + 13 * width) + 8 * 8 * 3 * width + width + (1 + 8) * width + 4 * width
-    assert sum(leaf.size for leaf in jax.tree.leaves(found.trained)) == parameters + 96
-    assert sum(leaf.size for leaf in jax.tree.leaves(found.held)) == 2 * parameters
-    assert found.decoded == 5 * 12
-    # With remat a block keeps what goes into it and little else.
-    assert found.kept_remat >= 2 * 12 * tokens * width * 2 and found.kept > 3 * found.kept_remat
-
-
 @pytest.fixture(scope="module")
 def hitpro():
     return papers.workload_of_preset(papers.PAPERS[0])

@@ -471,6 +471,7 @@ def evaluator(tmp_path):
         assumptions=lambda: {"identity labels": "no"},
         notes=lambda: (),
         examines=False,
+        examines_pairs=lambda: False,
     )
     found = Evaluator.__new__(Evaluator)
     found.scored, found.cases = True, ()
