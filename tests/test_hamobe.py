@@ -31,7 +31,13 @@ FRAMES, TOKENS, WIDTH, COUNT, CLIPS = 3, 10, 16, 3, family.CLIPS
 SMALL = {
     **{"backbone.name": "small_hamobe", "backbone.checkpoint": "", "frames.height": 24, "frames.width": 24},
     **{"batch.seq_len": FRAMES, "evaluation.seq_len": FRAMES, "extraction_batch_size": 8, "dataset.config": "tiny"},
-    **{"experts.count": COUNT, "decoder.blocks": 2, "gates.heads": 8, "experts.gait_heads": 12},
+    **{
+        "experts.count": COUNT,
+        "experts.normalize": False,
+        "decoder.blocks": 2,
+        "gates.heads": 8,
+        "experts.gait_heads": 12,
+    },
 }
 
 
