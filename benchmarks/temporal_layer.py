@@ -90,7 +90,7 @@ def make(form, tower, clips, frames, precision):
     own, usual = {"windows": cross_frame.offset_sum, "gathered": gathered}[form], cross_frame.offset_sum
     cross_frame.offset_sum = own
     try:
-        return of_jax("library", lambda params: layer.apply({"params": params}, tap), (params,))
+        return of_jax("library", lambda params, tap: layer.apply({"params": params}, tap), (params, tap))
     finally:
         cross_frame.offset_sum = usual
 
