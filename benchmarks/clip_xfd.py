@@ -16,11 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from runs import over_seeds, printed, read_arguments, reopened, workdir_of
+from runs import over_seeds, printed, reopened
 from vreid_xfd import ROWS as ANCESTORS
-from vreid_xfd import by_rule, trained
-
-from jaxreid.tools import compare
+from vreid_xfd import shown
 
 NO_JITTER = {f"augment.{name}": 0.0 for name in ("brightness", "saturation", "hue")}
 BARE: dict[str, Any] = {"pooling": "mean", "unfreeze_last": 0}
@@ -105,18 +103,7 @@ def noise_table(workdirs: dict[str, list[Path]]) -> Iterator[list[str]]:
 
 
 def main() -> None:
-    known = {**ROWS, **ONE_SEED}
-    arguments, extra = read_arguments(__doc__, "aerial", [*known])
-    workdirs: dict[str, list[Path]] = {name: [] for name in arguments.rows}
-    for number, seed in enumerate(arguments.seeds):  # all rows of a seed before the next
-        for name in arguments.rows:
-            if name in ONE_SEED and number:
-                continue
-            workdir = workdir_of(arguments.out, name, seed)
-            workdirs[name].append(trained(known[name], workdir, arguments.world, seed, extra))
-    named = [f"{name}={folder}" for name, folders in workdirs.items() for folder in folders]
-    compare.main([*named, "--controls", f"--out={arguments.out / 'compare'}"])
-    printed(["row", "re-ranked", "left out", "case", "mAP official", "mAP", "rank-1"], by_rule(workdirs))
+    known, workdirs = {**ROWS, **ONE_SEED}, shown(__doc__, ROWS, ONE_SEED)
     weighing = {
         name: folders
         for name, folders in workdirs.items()

@@ -12,7 +12,6 @@ every run.
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -37,7 +36,7 @@ SHORTLIST: dict[str, Any] = {"evaluation.rescore_size": 50}
 
 
 def with_experts(*names: str) -> dict[str, Any]:
-    """Some of the experts, by their single embedding."""
+    """Some of the experts, by their single embedding; one alone as it is, since it drowns no other."""
     used = "(" + "".join(f"'{name}'," for name in names) + ")"
     changes = {"experts.used": used, "evaluation.outputs": "('feature',)", "evaluation.rescore_size": 0}
     return changes | {"experts.normalize": len(names) > 1}
@@ -122,16 +121,11 @@ def trust(runs: Sequence[Mapping[str, Any]]) -> None:
     alone = [{record["name"]: record["mean"] for record in results["examined"]} for results in runs]
     names = list(dict.fromkeys(name for _, name in pairs[0]))
     kinds = list(dict.fromkeys(kind for kind, _ in pairs[0]))
-    lines = [[kind, *(share([one[kind, name] for one in pairs]) for name in names)] for kind in kinds]
-    lines.append(["a clip that meets nobody", *(share([one[name] for one in alone]) for name in names)])
+    lines = [[kind, *(over_seeds([one[kind, name] for one in pairs], 3) for name in names)] for kind in kinds]
+    lines.append(["a clip that meets nobody", *(over_seeds([one[name] for one in alone], 3) for name in names)])
     printed(["", *names], lines)
     loads = [name for name in alone[0] if name not in names]
-    printed(["", "mean over test clips"], [[name, share([one[name] for one in alone])] for name in loads])
-
-
-def share(values: Sequence[float]) -> str:
-    """Mean ± sample deviation over seeds, of numbers below one."""
-    return f"{statistics.mean(values):.3f}" + (f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else "")
+    printed(["", "mean over test clips"], [[name, over_seeds([one[name] for one in alone], 3)] for name in loads])
 
 
 def main() -> None:

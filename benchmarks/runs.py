@@ -65,9 +65,10 @@ def reopened(workdir: Path, data_dir: Path | None = None) -> tuple[Any, Any, Any
     return run, state, frozen
 
 
-def over_seeds(values: Sequence[float]) -> str:
+def over_seeds(values: Sequence[float], digits: int = 1) -> str:
     """Mean ± sample deviation."""
-    return f"{statistics.mean(values):.1f}" + (f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else "")
+    more = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.{digits}f}{more}"
 
 
 def printed(heads: Sequence[str], lines: Iterable[Sequence[str]]) -> None:

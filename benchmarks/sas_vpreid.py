@@ -14,12 +14,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from runs import printed, read_arguments, workdir_of
 from vreid_xfd import ROWS as ANCESTORS
-from vreid_xfd import by_rule, trained
+from vreid_xfd import shown
 
 from jaxreid.config import config_module, find_config
-from jaxreid.tools import compare
 
 WITHOUT = config_module(Path(find_config("sas_vpreid"))).WITHOUT
 NO_SHAPE: dict[str, Any] = {
@@ -58,18 +56,7 @@ ONE_SEED: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def main() -> None:
-    known = ROWS | ONE_SEED
-    arguments, extra = read_arguments(__doc__, "aerial", [*known])
-    workdirs: dict[str, list[Path]] = {name: [] for name in arguments.rows}
-    for number, seed in enumerate(arguments.seeds):  # every row once before the next seed
-        for name in arguments.rows:
-            if name in ONE_SEED and number:
-                continue
-            workdir = workdir_of(arguments.out, name, seed)
-            workdirs[name].append(trained(known[name], workdir, arguments.world, seed, extra))
-    named = [f"{name}={folder}" for name, folders in workdirs.items() for folder in folders]
-    compare.main([*named, "--controls", f"--out={arguments.out / 'compare'}"])
-    printed(["row", "re-ranked", "left out", "case", "mAP official", "mAP", "rank-1"], by_rule(workdirs))
+    shown(__doc__, ROWS, ONE_SEED)
 
 
 if __name__ == "__main__":

@@ -36,6 +36,7 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "VSLA-CLIP": ("vreid_xfd", {}),
 }
+Rows = dict[str, tuple[str, dict[str, Any]]]
 UNTOUCHED = "untouched tower"
 METRICS = ("mAP_official", "mAP", "rank-1")
 # The paper's claims of every method: condition, figure, and the sign that bears it out.
@@ -96,16 +97,27 @@ def claims(seeds: list[list[dict[str, Any]]]) -> Iterator[list[str]]:
         yield [f"{direction}, by {side}", *cells]
 
 
-def main() -> None:
-    arguments, extra = read_arguments(__doc__, "aerial", [*ROWS])
+def shown(doc: str | None, rows: Rows, one_seed: Rows | None = None) -> dict[str, list[Path]]:
+    """Trains the rows that the command line asks for, those of `one_seed` with the first seed, prints the table of
+    `jaxreid compare` by condition and the scores under each rule; row → its workdirs."""
+    once = one_seed or {}
+    known = {**rows, **once}
+    arguments, extra = read_arguments(doc, "aerial", [*known])
     workdirs: dict[str, list[Path]] = {name: [] for name in arguments.rows}
-    for seed in arguments.seeds:  # all rows of a seed before the next: what is there can be shown at any time
+    for number, seed in enumerate(arguments.seeds):  # all rows of a seed before the next: what is there can be shown
         for name in arguments.rows:
+            if name in once and number:
+                continue
             workdir = workdir_of(arguments.out, name, seed)
-            workdirs[name].append(trained(ROWS[name], workdir, arguments.world, seed, extra))
+            workdirs[name].append(trained(known[name], workdir, arguments.world, seed, extra))
     named = [f"{name}={folder}" for name, folders in workdirs.items() for folder in folders]
     compare.main([*named, "--controls", f"--out={arguments.out / 'compare'}"])
     printed(["row", "re-ranked", "left out", "case", "mAP official", "mAP", "rank-1"], by_rule(workdirs))
+    return workdirs
+
+
+def main() -> None:
+    workdirs = shown(__doc__, ROWS)
     head = ["row", "direction", *(claim for claim, *_ in CLAIMS)]
     printed(head, ([name, *line] for name, seeds in tables_of(workdirs).items() for line in claims(seeds)))
 

@@ -15,7 +15,7 @@ from messages import refuses
 from jaxreid.augment import Augmentation, augment
 from jaxreid.errors import UserError
 from jaxreid.layers.gru import GRU
-from jaxreid.layers.mamba import Mamba, MultiGranularityMamba, in_orders, in_place, selective_scan
+from jaxreid.layers.mamba import Mamba, MambaLayer, MultiGranularityMamba, in_orders, in_place, selective_scan
 from jaxreid.layers.shape_stream import MEAN_SHAPE, PlaceClassifiers, ShapeAggregation, ShapeRegressor
 from jaxreid.losses.image_text import proxy_contrast
 from jaxreid.losses.shape_prior import shape_prior
@@ -178,7 +178,12 @@ def test_granularities_are_equal_at_first_and_know_their_frames():
 
         patch.setattr(mamba.MambaLayer, "__call__", noted)
         for pieces in (0, 4):  # as meant, and as released with clips of four frames in training
-            jax.eval_shape(MultiGranularityMamba(2, 1, 2, 1, pieces=pieces).init, jax.random.key(0), tokens, mask)
+            jax.eval_shape(
+                MultiGranularityMamba(functools.partial(MambaLayer, 2, 1, 2, 1), pieces).init,
+                jax.random.key(0),
+                tokens,
+                mask,
+            )
     wanted = [("quarters", 4, 2), ("halves", 2, 4), ("whole", 1, 8)]
     assert seen[:3] == [(*each, 0) for each in wanted]  # as many pieces as frames
     assert seen[3:] == [(*each, pieces) for each, pieces in zip(wanted, (1, 2, 4), strict=True)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -75,6 +75,12 @@ class Case:
                 raise UserError(f"protocol {self.protocol.key!r}: {explain_no_match(query, gallery, self.protocol)}")
         except ValueError as error:
             raise UserError(f"{self.direction}: {error} (--config.dataset.protocols chooses)") from error
+
+
+def numbered(splits: Sequence[Split]) -> dict[str, np.ndarray]:
+    """Split name → a number for each of its tracklets i64[N], from 0 on through all splits."""
+    starts = np.cumsum([0, *map(len, splits)])
+    return {split.name: start + np.arange(len(split)) for split, start in zip(splits, starts, strict=False)}
 
 
 def cases(protocol: Protocol, query: Split, gallery: Split, name: str = "") -> tuple[Case, ...]:

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from jaxreid.devices import parallel
-from jaxreid.evaluation.cases import Case
+from jaxreid.evaluation.cases import Case, numbered
 from jaxreid.evaluation.examination import mean_over
 from jaxreid.evaluation.extract import Extractor, behind
 from jaxreid.evaluation.pairs import PairScorer, pair_rows
@@ -73,8 +73,7 @@ def pair_examination(run: Run, extractor: Extractor, case: Case, variables: Any,
     rule, splits, drawn = run.method.evaluation(), run.dataset.test_splits, groups(case)
     if not drawn:
         return []
-    starts = np.cumsum([0, *map(len, splits)])
-    numbers = {split.name: start + np.arange(len(split)) for split, start in zip(splits, starts, strict=False)}
+    numbers = numbered(splits)
     pairs = np.concatenate([*drawn.values()])
     sides = [side.of(numbers)[pairs[:, i]] for i, side in enumerate((case.query, case.gallery))]
     wanted, found = np.unique(sides), []

@@ -34,7 +34,7 @@ from jaxreid.data.split import Split
 from jaxreid.devices import parallel, processes
 from jaxreid.devices.digests import digest
 from jaxreid.errors import UserError, some
-from jaxreid.evaluation.cases import Case
+from jaxreid.evaluation.cases import Case, numbered
 from jaxreid.evaluation.extract import behind, make_extractor
 from jaxreid.evaluation.pairs import PairScorer, extracted, pair_plan
 from jaxreid.retrieval.blocks import BlockStore, remove
@@ -94,10 +94,9 @@ class Rescorer:
     """Re-scores the cases of a run; made once, so that its steps compile once."""
 
     def __init__(self, run: Run) -> None:
-        self.run, self.options, splits = run, run.method.evaluation(), run.dataset.test_splits
+        self.run, self.options = run, run.method.evaluation()
         self.extractor = make_extractor(run, "pair_features_step", run.method.pair_features, dtype=None)
-        starts = np.cumsum([0, *map(len, splits)])
-        self.numbers = {split.name: start + np.arange(len(split)) for split, start in zip(splits, starts, strict=False)}
+        self.numbers = numbered(run.dataset.test_splits)
 
     def __call__(self, cases: Sequence[Case], features: Mapping[str, Any], variables: Any, memory: Any) -> Rescored:
         """Scores every pair that is in a case's shortlists and has no score from before.

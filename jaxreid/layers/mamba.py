@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -204,16 +205,11 @@ class MultiGranularityMamba(nn.Module):
     Attributes:
       pieces: of the regrouped scan over the whole clip, half and a quarter as many in the others; 0 = as many as
         frames. (Released: the frames of training, also where tests have more.)
-      others: of `MambaLayer`.
+      layer: makes a `MambaLayer` by its name.
     """
 
-    state: int = 16
-    expand: int = 2
-    kernel: int = 4
-    mlp_ratio: int = 4
-    chunk: int = 0
+    layer: Callable[..., nn.Module] = MambaLayer
     pieces: int = 0
-    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(
@@ -228,9 +224,8 @@ class MultiGranularityMamba(nn.Module):
         tokens, mask = jax.lax.stop_gradient(tokens), jnp.asarray(frame_mask)
         of_clips, of_frames = [], None
         for name, count in SEGMENTS.items():
-            layer = MambaLayer(self.state, self.expand, self.kernel, self.mlp_ratio, self.chunk, self.dtype, name=name)
             segments = tokens.reshape(clips * count, frames // count, length, width)
-            found = layer(segments, mask.reshape(clips * count, -1), self.pieces // count)
+            found = self.layer(name=name)(segments, mask.reshape(clips * count, -1), self.pieces // count)
             found = found.mean(axis=2).reshape(clips, frames, width)
             if name == "whole":
                 of_frames = found = LayerNorm(EPS, name="norm_frames")(found)

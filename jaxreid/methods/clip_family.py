@@ -183,9 +183,19 @@ def frame_loss(config: Any, logits: Mapping[str, jax.Array], batch: Batch) -> di
 
 class ClipFamily(Method):
     """A member with the default parts: `make_network` and `make_bank` say what is its own, and `more_losses` what it
-    minimizes besides."""
+    minimizes besides.
+
+    Attributes:
+      compared: the feature that moves the bank.
+    """
 
     uses_identity = True
+    compared = "projected"
+
+    @property
+    def told(self) -> tuple[str, ...]:
+        """Whose logits identity is told by."""
+        return self.network.classified
 
     @classmethod
     def contradictions(cls, config: Any) -> Iterator[str]:
@@ -308,8 +318,8 @@ class ClipFamily(Method):
         batch: Batch,
     ) -> tuple[dict[str, tuple[Any, jax.Array]], Any]:
         """({name: (weight, value)} of what `forward` found, memory after the batch)."""
-        losses = family_losses(self.config, found, logits, self.network.classified, batch)
-        of_bank, moved = self.bank.loss(found["projected"], similar, memory, batch)
+        losses = family_losses(self.config, found, logits, self.told, batch)
+        of_bank, moved = self.bank.loss(found[self.compared], similar, memory, batch)
         losses["bank"] = (self.config.weights.bank, of_bank)
         return losses | self.more_losses(found, logits, memory, batch), moved
 

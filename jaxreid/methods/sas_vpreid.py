@@ -22,12 +22,12 @@ from jaxreid.backbones.batch_norm import MaskedBatchNorm
 from jaxreid.data.batch import Batch
 from jaxreid.dataset_info import DatasetInfo
 from jaxreid.errors import UserError
-from jaxreid.layers.mamba import SEGMENTS, MultiGranularityMamba
+from jaxreid.layers.mamba import SEGMENTS, MambaLayer, MultiGranularityMamba
 from jaxreid.layers.shape_stream import MEAN_SHAPE, PlaceClassifiers, ShapeStream
 from jaxreid.losses.identity import cross_entropy
 from jaxreid.losses.shape_prior import shape_prior
 from jaxreid.methods.class_banks import MOVING_VALUES, Bank, BankMemory, MovingBank
-from jaxreid.methods.clip_family import ClipFamily, ClipNetwork, family_losses, family_values, frame_loss
+from jaxreid.methods.clip_family import ClipFamily, ClipNetwork, family_values, frame_loss
 from jaxreid.methods.method import Variables
 from jaxreid.methods.released import sas_vpreid
 from jaxreid.optimizers import Group, Optimizer
@@ -126,6 +126,7 @@ class SASVPReID(ClipFamily):
 
     values = VALUES
     released = sas_vpreid.RELEASED
+    compared = "joint"
 
     @classmethod
     def contradictions(cls, config: Any) -> Iterator[str]:
@@ -192,7 +193,7 @@ class SASVPReID(ClipFamily):
         temporal, shape = mgtm.pop("enabled"), prsd.pop("enabled")
         prsd.pop("train")
         pieces = length if config.released else 0
-        mamba = partial(MultiGranularityMamba, **mgtm, pieces=pieces, dtype=self.image.dtype)
+        mamba = partial(MultiGranularityMamba, partial(MambaLayer, **mgtm, dtype=self.image.dtype), pieces)
         return SASNetwork(
             **self.shared(),
             classified=(*(("temporal",) if temporal else ()), *(("shape",) if shape else ())),
@@ -204,19 +205,10 @@ class SASVPReID(ClipFamily):
 
     # --- the losses --------------------------------------------------------------------------------------------
 
-    def losses_of(
-        self,
-        found: Mapping[str, Any],
-        logits: Mapping[str, jax.Array],
-        similar: jax.Array,
-        memory: BankMemory,
-        batch: Batch,
-    ) -> tuple[dict[str, tuple[Any, jax.Array]], Any]:
-        """0.25·[LS(joint) + LS(h) + LS(b)] + Tri(f) + Tri(g) + Tri(h) + Tri(b) + L_mem, and what frames add."""
-        losses = family_losses(self.config, found, logits, ("joint", *self.network.classified), batch)
-        of_bank, moved = self.bank.loss(found["joint"], similar, memory, batch)
-        losses["bank"] = (self.config.weights.bank, of_bank)
-        return losses | self.more_losses(found, logits, memory, batch), moved
+    @property
+    def told(self) -> tuple[str, ...]:
+        """What 0.25·LS is of, beside Tri(f) + Tri(g) + Tri(h) + Tri(b) + L_mem and what frames add."""
+        return ("joint", *super().told)
 
     def more_losses(
         self, found: Mapping[str, Any], logits: Mapping[str, jax.Array], memory: Any, batch: Batch
