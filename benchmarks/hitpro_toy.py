@@ -32,6 +32,8 @@ from jaxreid.memory.association import AssociationConfig
 
 CAMERA_MODALITY = np.array([0, 0, 0, 1, 1, 1])
 DEFAULT = AssociationConfig(cross_positives=4)
+# What both stages compared in the first study.
+PLAIN = {"stage1_space": "raw", "stage2_space": "centred", "metric_rounds": 0}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +78,7 @@ VARIANTS = {
     "full_fixed_0.5": Settings(association=fixed(0.5)),
     "full_fixed_0.8": Settings(association=fixed(0.8)),
     "full_joint": Settings(scope="joint"),
+    "full_plain": Settings(association=AssociationConfig(cross_positives=4, **PLAIN)),
     "fragmented": Settings(**FRAGMENTED),
     "fragmented_no_look_alikes": Settings(**FRAGMENTED, association=NO_LOOK_ALIKES),
     "fragmented_camera_track": Settings(**FRAGMENTED, unit="camera_track", association=NO_LOOK_ALIKES),
@@ -183,13 +186,8 @@ def train_epoch(state, memory, data, order, level, settings: Settings, steps: in
             z, update = encoder.apply(
                 {**variables, "params": params}, clips, modality[rows], train=True, mutable=["batch_stats"]
             )
-            cross_feature = None
-            if settings.scope == "joint":
-                cross_feature = association.cross_representation(memory, settings.association)
             valid = jnp.ones(settings.batch, bool)
-            losses = hierarchical_losses(
-                z, slot[rows], valid, memory, 0.07, settings.scope, cross_feature=cross_feature
-            )
+            losses = hierarchical_losses(z, slot[rows], valid, memory, 0.07, settings.scope)
             return losses["intra"] + level[0] * losses["within"] + level[1] * losses["cross"], (z, update)
 
         gradient, (z, update) = jax.grad(loss, has_aux=True)(variables["params"])

@@ -47,7 +47,8 @@ UPPER = slice(0, 11)  # key points from the nose to the wrists
 def by_occlusion(workdir: Path) -> tuple[float, float]:
     """Rank-1 of queries with a hidden upper body, and of the others."""
     from jaxreid.data.sidecars import Sidecar
-    from jaxreid.evaluation.evaluator import Evaluator, of_output
+    from jaxreid.evaluation.controls import of_output
+    from jaxreid.evaluation.evaluator import Evaluator
     from jaxreid.training.steps import variables_of
 
     run, state, frozen = reopened(workdir)

@@ -60,7 +60,12 @@ VALUES: dict[str, Any] = {
     "association.mutual": True,
     "association.weights": "soft",
     "association.aggregation": 0.5,
-    "association.stage2_space": "centred",
+    # What each camera adds to every feature hides who is who: both stages look past it, and past the directions in
+    # which mutual pairs differ. True of any tower (docs/hitpro.md).
+    "association.stage1_space": "camera_centred",
+    "association.stage2_space": "camera_centred",
+    "association.metric_rounds": 2,
+    "association.metric_floor": 0.3,
     "association.look_alikes": True,
     "association.look_alike_kappa": -2.0,
     "association.num_look_alikes": 8,
@@ -99,10 +104,11 @@ SMALL: dict[str, Any] = {
     "association.cross_positives": 4,
     # Level 1 counts half, and six epochs leave no time to wait for the others.
     "levels.intra_weight": 0.5,
-    "levels.within_weight": 1.0,
+    "levels.within_weight": 0.25,
     "levels.cross_weight": 1.0,
     "levels.within_start_epoch": 0,
     "levels.cross_start_epoch": 1,
+    "levels.temperature": 0.1,
 }
 # The encoder of unsupervised ancestors (ADCA, PGM) with their optimizer: everything trains at one rate.
 RESNET50: dict[str, Any] = {"optimizer.groups": (), "optimizer.weight_decay": 5e-4}

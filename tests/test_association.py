@@ -1,6 +1,7 @@
 """Association: golden numbers of HiTPro's toy world, invariants, brute force."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -12,9 +13,11 @@ from messages import refuses
 from jaxreid.memory import association, prototypes
 from jaxreid.memory.association import AssociationConfig, associate
 
-CONFIG = AssociationConfig()
-RAW = AssociationConfig(stage2_space="raw")
-AGGREGATED = AssociationConfig(stage2_space="aggregated")
+# The toy world's golden numbers are of plain prototypes, centred by modality in stage 2.
+PLAIN = functools.partial(AssociationConfig, stage1_space="raw", stage2_space="centred", metric_rounds=0)
+CONFIG = PLAIN()
+RAW = PLAIN(stage2_space="raw")
+AGGREGATED = PLAIN(stage2_space="aggregated")
 
 
 def lists(index):
@@ -82,7 +85,7 @@ def test_toy_stage1(kappa, infrared):
 def test_toy_row_thresholds_are_what_decides():
     # Without the mutual test slot 5 is ruled by its own threshold: 0.844561 at κ = 0, 0.444639 at κ = −2, and its best
     # has 0.544639.
-    config = AssociationConfig(mutual=False)
+    config = PLAIN(mutual=False)
     assert 5 not in lists(associate(toy_world.memory(), 0.0, config).within_index)
     assert lists(associate(toy_world.memory(), -2.0, config).within_index)[5] == [6]
 
@@ -139,13 +142,13 @@ def test_toy_representations():
     np.testing.assert_allclose(centred[0] @ centred[4], 0.939693, atol=1e-6)
     np.testing.assert_allclose(centred[0] @ centred[5], -0.939693, atol=1e-6)
     assert association.cross_representation(memory, RAW) is memory.feature
-    without = association.cross_representation(memory, AssociationConfig(stage2_space="aggregated", aggregation=0.0))
+    without = association.cross_representation(memory, PLAIN(stage2_space="aggregated", aggregation=0.0))
     np.testing.assert_array_equal(without, memory.feature)
 
 
 def test_toy_softmax_code():
     memory = associate(toy_world.memory(), 0.0, CONFIG)
-    config = AssociationConfig(stage2_space="softmax_code")
+    config = PLAIN(stage2_space="softmax_code")
     code = np.asarray(association.cross_representation(memory, config))
     angle = np.array([5, 65, 5, 65, 25, 85, 25.0])
     cosine = np.cos(np.deg2rad(angle[:, None] - angle))
@@ -229,16 +232,47 @@ def brute_force_mine(similarity, camera, modality, valid, kappa, positives, conf
     return index, weight
 
 
+def centred(features, group, valid):
+    """Rows minus the mean of their group, of unit length."""
+    features = features.copy()
+    for one in np.unique(group[valid]):
+        rows = valid & (group == one)
+        features[rows] -= features[rows].mean(axis=0)
+        features[rows] /= np.linalg.norm(features[rows], axis=1, keepdims=True)
+    return features
+
+
+def brute_force_metric(x, camera, valid, rounds, floor):
+    """The pair metric of docs/hitpro.md, section 3.4, pair by pair."""
+    known, g = np.flatnonzero(valid), x.copy()
+    for _ in range(rounds):
+
+        def nearest(k, c, g=g):
+            inside = [j for j in known if camera[j] == c and j != k]
+            return max(inside, key=lambda j: g[k] @ g[j], default=-1)
+
+        pairs = [(k, nearest(k, c)) for k in known for c in np.unique(camera[valid]) if c != camera[k]]
+        pairs = [(k, j) for k, j in pairs if j >= 0 and nearest(j, camera[k]) == k]
+        s, u = np.linalg.eigh(np.mean([np.outer(x[k] - x[j], x[k] - x[j]) for k, j in pairs], axis=0))
+        g = x @ (u / np.sqrt(s + floor * s.mean()) @ u.T)
+        g[known] /= np.linalg.norm(g[known], axis=1, keepdims=True)
+    return g
+
+
 @pytest.mark.parametrize(
     ("config", "kappa"),
     [
         (CONFIG, 0.0),
         (CONFIG, -2.0),
-        (AssociationConfig(candidates_per_camera=2, within_positives=3, delta=0.3), -1.0),
-        (AssociationConfig(mutual=False, weights="uniform", stage2_space="aggregated"), -1.0),
-        (AssociationConfig(threshold="fixed", fixed_threshold=0.7, stage2_space="raw"), 0.0),
-        (AssociationConfig(threshold="none", block=7), 0.0),
-        (AssociationConfig(stage2_space="softmax_code", delta=0.5), -1.0),
+        (PLAIN(candidates_per_camera=2, within_positives=3, delta=0.3), -1.0),
+        (PLAIN(mutual=False, weights="uniform", stage2_space="aggregated"), -1.0),
+        (PLAIN(threshold="fixed", fixed_threshold=0.7, stage2_space="raw"), 0.0),
+        (PLAIN(threshold="none", block=7), 0.0),
+        (PLAIN(stage2_space="softmax_code", delta=0.5), -1.0),
+        (PLAIN(stage1_space="camera_centred", stage2_space="camera_centred"), -1.0),
+        (PLAIN(metric_rounds=1, stage2_space="aggregated"), -1.0),
+        (AssociationConfig(delta=0.5), -1.0),
+        (AssociationConfig(metric_rounds=3, metric_floor=0.1, delta=0.5), -1.0),
     ],
 )
 def test_association_against_brute_force(config, kappa):
@@ -247,23 +281,27 @@ def test_association_against_brute_force(config, kappa):
     camera, modality, valid = (np.asarray(x) for x in (memory.camera, memory.modality, memory.valid))
 
     features = np.asarray(memory.feature, np.float64)
+    if config.stage1_space == "camera_centred":
+        features = centred(features, camera, valid)
+    features = brute_force_metric(features, camera, valid, config.metric_rounds, config.metric_floor)
+    np.testing.assert_allclose(found.within_space, features, atol=2e-5)
     index, weight = brute_force_mine(
         features @ features.T, camera, modality, valid, kappa, config.within_positives, config, cross=False
     )
     np.testing.assert_allclose(dense(found.within_index, found.within_weight), dense(index, weight), atol=1e-5)
     assert (index >= 0).any()
 
-    features = features.copy()
-    if config.stage2_space != "raw":
-        own = np.asarray(memory.feature, np.float64)
+    if config.stage2_space == "raw":
+        features = np.asarray(memory.feature, np.float64)
+    else:
+        own, features = features, features.copy()
         for k in np.flatnonzero((index >= 0).any(axis=1)):
             mixture = 0.5 * own[k] + 0.5 * weight[k] @ own[index[k]]
             features[k] = mixture / np.linalg.norm(mixture)
     if config.stage2_space == "centred":
-        for m in (0, 1):
-            rows = valid & (modality == m)
-            centred = features[rows] - features[rows].mean(axis=0)
-            features[rows] = centred / np.linalg.norm(centred, axis=1, keepdims=True)
+        features = centred(features, modality, valid)
+    if config.stage2_space == "camera_centred":
+        features = centred(features, camera, valid)
     if config.stage2_space == "softmax_code":
         power = np.exp(20 * features @ features.T) * valid
         total = np.stack([power[:, camera == c].sum(axis=1) for c in camera], axis=1)
@@ -293,7 +331,7 @@ def test_look_alikes_against_brute_force(kappa):
 # Invariants ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("config", [CONFIG, AssociationConfig(candidates_per_camera=2, stage2_space="raw")])
+@pytest.mark.parametrize("config", [CONFIG, PLAIN(candidates_per_camera=2, stage2_space="raw")])
 def test_padding_changes_no_bit(config):
     for small, large in (
         (toy_world.memory(8), toy_world.memory(16)),
@@ -322,21 +360,34 @@ def test_permuting_slots_permutes_results():
         np.testing.assert_allclose(getattr(a, name)[order], getattr(b, name), atol=1e-5)
 
 
-def test_rotating_all_features_changes_nothing():
+@pytest.mark.parametrize("config", [CONFIG, AssociationConfig()])
+def test_rotating_all_features_changes_nothing(config):
     memory = random_memory()
     rotation, _ = np.linalg.qr(np.random.default_rng(2).normal(size=(8, 8)))
     rotated = memory.replace(feature=memory.feature @ jnp.asarray(rotation, jnp.float32))
-    a, b = associate(memory, -1.0, CONFIG), associate(rotated, -1.0, CONFIG)
+    a, b = associate(memory, -1.0, config), associate(rotated, -1.0, config)
     for name in ("within_index", "cross_index", "look_alike_index"):
         np.testing.assert_array_equal(getattr(a, name), getattr(b, name), err_msg=name)
     for name in ("within_weight", "cross_weight", "within_threshold", "cross_threshold"):
         np.testing.assert_allclose(getattr(a, name), getattr(b, name), atol=2e-5)
 
 
+def test_what_a_camera_adds_to_every_prototype_hides_nobody():
+    """A constant of each camera decides who is mined from plain prototypes, and nothing from centred ones."""
+    memory = random_memory()
+    constant = 0.5 * np.random.default_rng(3).normal(size=(7, 8))
+    shifted = memory.feature + jnp.asarray(constant, jnp.float32)[memory.camera]
+    shifted = memory.replace(feature=jnp.where(memory.valid[:, None], shifted, 0.0))
+    for config, same in ((AssociationConfig(look_alikes=False), True), (PLAIN(look_alikes=False), False)):
+        a, b = associate(memory, -1.0, config), associate(shifted, -1.0, config)
+        names = ("within_index", "cross_index")
+        assert all((getattr(a, name) == getattr(b, name)).all() for name in names) == same
+
+
 def mine_random(scale=1.0, offset=0.0, kappa=-1.0, **changes):
     """Stage 1 on a table whose similarities were mapped to scale·s + offset; δ and T_w scale along."""
     memory = random_memory()
-    config = AssociationConfig(
+    config = PLAIN(
         delta=0.2 * scale, weight_temperature=0.05 * scale, candidates_per_camera=2, within_positives=16, **changes
     )
     index, similarity = association.camera_best(memory.feature, memory.camera, memory.valid, 6, 2)
@@ -372,9 +423,9 @@ def test_the_best_pair_of_a_block_is_always_found():
     assert len(lists(found.index)) >= 2
 
 
-@pytest.mark.parametrize("space", ["centred", "aggregated", "raw", "softmax_code"])
+@pytest.mark.parametrize("space", ["camera_centred", "centred", "aggregated", "raw", "softmax_code"])
 def test_lists_hold_what_they_may(space):
-    config = AssociationConfig(stage2_space=space, candidates_per_camera=2, delta=1.0)
+    config = PLAIN(stage2_space=space, candidates_per_camera=2, delta=1.0)
     memory = associate(random_memory(config=config), -3.0, config)
     camera, modality, valid = (np.asarray(x) for x in (memory.camera, memory.modality, memory.valid))
 
@@ -402,7 +453,7 @@ def test_lists_hold_what_they_may(space):
 def test_unreliable_slots_are_not_mined():
     memory = random_memory()
     limit = float(np.median(np.asarray(memory.concentration[:60])))
-    found = associate(memory, -2.0, AssociationConfig(min_concentration=limit))
+    found = associate(memory, -2.0, PLAIN(min_concentration=limit))
     mixed = set(np.flatnonzero(np.asarray(memory.concentration) < limit).tolist())
     for index in (found.within_index, found.cross_index):
         rows = lists(index)
@@ -412,13 +463,13 @@ def test_unreliable_slots_are_not_mined():
 
 
 def test_look_alikes_can_be_off():
-    found = associate(random_memory(), 0.0, AssociationConfig(look_alikes=False))
+    found = associate(random_memory(), 0.0, PLAIN(look_alikes=False))
     assert (np.asarray(found.look_alike_index) == -1).all()
 
 
 def test_empty_memory_has_no_positives():
     memory = prototypes.empty_memory(toy_world.SLOT_CAMERA, toy_world.CAMERA_MODALITY, dim=2, capacity=8)
-    for config in (CONFIG, AssociationConfig(stage2_space="softmax_code"), AssociationConfig(threshold="none")):
+    for config in (CONFIG, PLAIN(stage2_space="softmax_code"), PLAIN(threshold="none")):
         found = associate(memory, 0.0, config)
         for leaf in jax.tree.leaves(found):
             assert np.isfinite(np.asarray(leaf, np.float64)).all()

@@ -11,7 +11,7 @@ from jaxreid.losses.contrastive import hierarchical_losses
 from jaxreid.losses.identity import cross_entropy
 from jaxreid.losses.triplet import batch_hard_triplet, pairwise_distance
 from jaxreid.memory import prototypes
-from jaxreid.memory.association import AssociationConfig, aggregate, associate
+from jaxreid.memory.association import AssociationConfig, associate
 
 LOSSES = jax.jit(hierarchical_losses, static_argnames="scope")
 TRIPLET = jax.jit(jax.value_and_grad(batch_hard_triplet), static_argnums=(3, 4, 5))
@@ -69,7 +69,8 @@ def test_joint_scope_golden():
     # The floors of these rows are far above all negatives: nothing is neutral here.
     memory = toy(within={0: {2: 1.0}}, cross={2: {4: 0.632236, 6: 0.367764}})
     memory = memory.replace(within_floor=jnp.full(8, 0.98), cross_floor=jnp.full(8, 0.95))
-    joint = {"scope": "joint", "cross_feature": memory.feature}
+    memory = memory.replace(within_space=memory.feature, cross_space=memory.feature)
+    joint = {"scope": "joint"}
     # Logits are near 14, where fp32 has steps of 1e-6; a few of them add up.
     losses = clip_losses(memory, 4, 0, **joint)
     np.testing.assert_allclose(losses["within"], 0.694467, atol=4e-6)
@@ -118,7 +119,7 @@ def world():
     return memory, clips, slot, valid, config
 
 
-def brute_force(memory, clips, slot, valid, scope="camera", cross_feature=None, band=0.1, temperature=0.07):
+def brute_force(memory, clips, slot, valid, scope="camera", band=0.1, temperature=0.07):
     """Clip by clip and slot by slot in float64."""
     values = {name: np.asarray(getattr(memory, name)) for name in memory.__dataclass_fields__}
     feature = values["feature"].astype(np.float64)
@@ -137,7 +138,7 @@ def brute_force(memory, clips, slot, valid, scope="camera", cross_feature=None, 
         return -log_softmax(b, target, [j for j in same if j not in neutral or j == target])
 
     def in_modality(b, k, stage, targets):
-        x = feature if stage == "within" else np.asarray(cross_feature, np.float64)
+        x = values[f"{stage}_space"].astype(np.float64)
         near = [j for j in known if x[k] @ x[j] >= values[f"{stage}_floor"][k] - band]
         same = [j for j in known if (values["modality"][j] == values["modality"][k]) == (stage == "within")]
         if stage == "within":
@@ -165,9 +166,8 @@ def brute_force(memory, clips, slot, valid, scope="camera", cross_feature=None, 
 @pytest.mark.parametrize("scope", ["camera", "joint"])
 def test_hierarchical_losses_against_brute_force(world, scope):
     memory, clips, slot, valid, _ = world
-    x = aggregate(memory.feature, memory.within_index, memory.within_weight)
-    losses = LOSSES(clips, slot, valid, memory, 0.07, scope=scope, cross_feature=x)
-    expected, counts = brute_force(memory, clips, slot, valid, scope, x)
+    losses = LOSSES(clips, slot, valid, memory, 0.07, scope=scope)
+    expected, counts = brute_force(memory, clips, slot, valid, scope)
     assert counts["intra"] == 20 and 0 < counts["within"] < 20 and 0 < counts["cross"] < 20
     for name, value in expected.items():
         np.testing.assert_allclose(losses[name], value, rtol=2e-5, err_msg=name)
@@ -177,7 +177,7 @@ def test_hierarchical_losses_against_brute_force(world, scope):
 @pytest.mark.parametrize("scope", ["camera", "joint"])
 def test_padding_rows_have_no_influence(world, scope):
     memory, clips, slot, valid, _ = world
-    options = {"scope": scope, "cross_feature": memory.feature}
+    options = {"scope": scope}
     plain = LOSSES(clips, slot, valid, memory, 0.07, **options)
     unused = ~np.asarray(valid) | (np.asarray(slot) < 0) | (np.asarray(slot) >= 40)
     garbage = LOSSES(jnp.where(unused[:, None], jnp.nan, clips), slot, valid, memory, 0.07, **options)
@@ -199,9 +199,7 @@ def test_an_empty_memory_gives_zero(world, scope):
     clips = world[1][:2]
 
     def total(z):
-        losses = hierarchical_losses(
-            z, jnp.arange(2), jnp.ones(2, bool), memory, scope=scope, cross_feature=memory.feature
-        )
+        losses = hierarchical_losses(z, jnp.arange(2), jnp.ones(2, bool), memory, scope=scope)
         return losses["intra"] + losses["within"] + losses["cross"]
 
     value, gradient = jax.jit(jax.value_and_grad(total))(clips)
@@ -256,7 +254,7 @@ def test_a_constant_added_to_a_camera_changes_only_the_joint_scope(world):
     constant = jnp.asarray([0.3, -0.2, 0.1, 0.4, 0.2])
     shifted = memory.replace(feature=memory.feature + jnp.where(memory.camera == 1, 1.0, 0.0)[:, None] * constant)
     for scope, changes in (("camera", False), ("joint", True)):
-        options = {"scope": scope, "cross_feature": memory.feature}
+        options = {"scope": scope}
         # Without the band, which depends on similarities, so that only the softmax is compared.
         a = LOSSES(clips, slot, valid, memory, neutral_band=-9.0, **options)
         b = LOSSES(clips, slot, valid, shifted, neutral_band=-9.0, **options)
@@ -323,8 +321,6 @@ def test_bad_scope_is_named(world):
     memory, clips, slot, valid, _ = world
     with refuses(ValueError, "scope", "'global'"):
         hierarchical_losses(clips, slot, valid, memory, scope="global")
-    with pytest.raises(ValueError, match="cross_representation"):
-        hierarchical_losses(clips, slot, valid, memory, scope="joint")
 
 
 # Identity -----------------------------------------------------------------------------------------------------------

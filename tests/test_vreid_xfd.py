@@ -7,7 +7,8 @@ import pytest
 
 from jaxreid.data.clips import plan_tracklets
 from jaxreid.evaluation.breakdown import breakdown_tables
-from jaxreid.evaluation.evaluator import Evaluator, of_output
+from jaxreid.evaluation.controls import of_output
+from jaxreid.evaluation.evaluator import Evaluator
 from jaxreid.optimizers import find_group, make_optimizer
 from jaxreid.run.model import start_run
 from jaxreid.training.start import enter_stage

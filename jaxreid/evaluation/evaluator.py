@@ -11,19 +11,19 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxreid import retrieval
-from jaxreid.arrays import unit_rows
 from jaxreid.devices import parallel, processes
 from jaxreid.devices.compiled import Compiled
 from jaxreid.evaluation.breakdown import breakdown_tables
 from jaxreid.evaluation.cases import Case, cases
+from jaxreid.evaluation.controls import centred_controls, free_controls, of_output
 from jaxreid.evaluation.examination import Strip, examination
-from jaxreid.evaluation.extract import embedding, make_extractor, tracklet_features
+from jaxreid.evaluation.extract import Extractor, embedding, make_extractor, tracklet_features
 from jaxreid.evaluation.open_set import check_open_set, open_set_tables
 from jaxreid.evaluation.pair_examination import pair_examination
 from jaxreid.evaluation.rescoring import Rescored, Rescorer
 from jaxreid.files import read_json, write_json
 from jaxreid.methods.method import OWN
-from jaxreid.retrieval.distances import OF_ROWS, Distance, OwnDistance
+from jaxreid.retrieval.distances import Distance, OwnDistance
 from jaxreid.retrieval.protocols import resolve
 from jaxreid.retrieval.rerank import RERANKING
 from jaxreid.run.environment import environment, read_training
@@ -100,12 +100,13 @@ class Evaluator:
         batch = abstract_batch(self.run, self.run.config.extraction_batch_size, self.options.seq_len, "test")
         return [(self.extractor.step, (variables, memory, batch))]
 
-    def features(self, variables: Any, memory: Any) -> dict[str, dict[str, Any]]:
-        """Split name → feature name → a pytree of f32[N, …], one row per test tracklet."""
+    def features(self, variables: Any, memory: Any, extractor: Extractor | None = None) -> dict[str, dict[str, Any]]:
+        """Split name → feature name → a pytree of f32[N, …], one row per test tracklet; of `embed` where no other
+        extractor is given."""
         run, found = self.run, {}
         for split in run.dataset.test_splits:
             found[split.name] = tracklet_features(
-                self.extractor,
+                extractor or self.extractor,
                 variables,
                 memory,
                 split,
@@ -193,52 +194,22 @@ class Evaluator:
         }
 
     def at_start(self, variables: Any, memory: Any) -> None:
-        """Scores the features that training starts from, with the free controls, into `start.json`.
-
-        Controls need no training: the tower's own feature, the neck's (whose statistics were calibrated on training
-        clips), and that with the mean of each modality or each camera of the test set taken out (no method may know
-        the test cameras, so the last is for diagnosis only).
-        """
+        """Scores the features that training starts from, with the free controls, into `start.json`."""
         path = self.run.workdir / START
         if not self.scored or processes.of_main(path.exists):
             return
-        features = self.features(variables, memory)
-        headline = self.options.headline
-        calibrates = self.run.method.stages()[0].calibrate
-        names = {"tower": "untouched tower", headline: "batch-norm calibrated" if calibrates else "untrained feature"}
-        controls = {}
-        known = next(iter(features.values()))
-        for name in (*(name for name in names if name in known), *(name for name in known if name not in names)):
-            controls[names.get(name, name)] = name, of_output(features, name)
-        plain = of_output(features, headline)
-        if self.cases[0].protocol.other_modality and all(isinstance(x, np.ndarray) for x in plain.values()):
-            word = "calibrated" if calibrates else "untrained"
-            for column in ("modality", "camera"):
-                controls[f"{word}, centred per {column}"] = headline, self._centred(plain, column)
         found = []
-        for label, (name, arrays) in controls.items():
-            # What is no output is a plain vector, which the distance of outputs may not be made for.
-            other = None if name in self.options.outputs or self.options.distance in OF_ROWS else "cosine"
-            scored = self._score(arrays, "before training", distance=other)
-            records = [{"features": label, **record, "cmc": scores.cmc(CMC_LENGTH)} for record, scores in scored]
+        for control in free_controls(self, variables, memory):
+            scored = self._score(control.features, "before training", distance=control.distance)
+            records = [{"features": control.name, **_with_cmc(record, scores)} for record, scores in scored]
             if not found:  # the plainest: what all that was trained is held against
                 _add_breakdown(records, breakdown_tables(self.cases, [scores for _, scores in scored]))
             figures = "  ".join(f"{case_name(record, self.cases)} mAP {record['mAP']:.1f}" for record in records)
-            print(f"before training, {label}: {figures}", flush=True)
+            print(f"before training, {control.name}: {figures}", flush=True)
             found += records
         with processes.together():
             if self.run.is_main:
                 write_json(path, found)
-
-    def _centred(self, features: dict[str, np.ndarray], column: str) -> dict[str, np.ndarray]:
-        """Features with the mean of all test tracklets of the same modality (or camera) taken out."""
-        group = {split.name: getattr(split.table, column) for split in self.run.dataset.test_splits}
-        centred = {name: rows.copy() for name, rows in features.items()}
-        for code in np.unique(np.concatenate(list(group.values()))):
-            rows = np.concatenate([features[name][group[name] == code] for name in features])
-            for name in features if len(rows) > 1 else ():  # one alone would become zero
-                centred[name][group[name] == code] -= rows.mean(0)
-        return {name: np.asarray(unit_rows(rows)) if self.options.normalize else rows for name, rows in centred.items()}
 
     def final(self, variables: Any, memory: Any, epoch: int, epochs_done: int | None = None) -> Assessment:
         """Scores a state after `epoch` epochs of the whole run, and writes `results.json`.
@@ -267,7 +238,12 @@ class Evaluator:
                     scored += self._score(features, checkpoint, reranking=True)
                 for output in self.options.outputs[1:]:
                     scored += self._score(of_output(everything, output), checkpoint, output=output)
-                results["scores"] = [{**record, "cmc": scores.cmc(CMC_LENGTH)} for record, scores in scored]
+                results["scores"] = [_with_cmc(record, scores) for record, scores in scored]
+                results["centred"] = [
+                    {"features": control.name, **_with_cmc(record, scores)}
+                    for control in centred_controls(self, features, "trained")
+                    for record, scores in self._score(control.features, checkpoint)
+                ]
                 results |= breakdown_tables(self.cases, quality)
                 if self.options.open_set:
                     results |= open_set_tables(self.cases, features, self.distance, self.mesh)
@@ -283,7 +259,7 @@ class Evaluator:
             with run.phase("re-scoring"):
                 rescored = self.rescorer(self.cases, features, variables, memory)
                 scored = self._score(features, checkpoint, rescored=rescored)
-                results["scores"] += [{**record, "cmc": scores.cmc(CMC_LENGTH)} for record, scores in scored]
+                results["scores"] += [_with_cmc(record, scores) for record, scores in scored]
                 results["rescoring"] = rescored.facts
                 notes.append(rescored.note)
         results["before_training"] = self._start() if (run.workdir / START).exists() else []
@@ -314,17 +290,16 @@ class Evaluator:
         return "the data set gives no identities: nothing was scored, nearest tracklets are shown instead"
 
 
+def _with_cmc(record: dict[str, Any], scores: retrieval.Scores) -> dict[str, Any]:
+    return {**record, "cmc": scores.cmc(CMC_LENGTH)}
+
+
 def _add_breakdown(records: list[dict[str, Any]], breakdown: dict[str, Any]) -> None:
     """Puts tables of scores by condition into the records of their directions."""
     for table in breakdown.get("breakdown", {}).get("tables", ()):
         for record in records:
             if (record["direction"], record["protocol"]) == (table["direction"], table["protocol"]):
                 record.setdefault("breakdown", []).append(table)
-
-
-def of_output(features: Mapping[str, Mapping[str, Any]], output: str) -> dict[str, Any]:
-    """Split name → one of the features."""
-    return {split: arrays[output] for split, arrays in features.items()}
 
 
 def headline(scores: dict[str, float]) -> float:

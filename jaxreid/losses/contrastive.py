@@ -16,7 +16,6 @@ import jax.numpy as jnp
 
 from jaxreid.arrays import masked_mean
 from jaxreid.devices.parallel import constrain_columns
-from jaxreid.errors import UserError
 from jaxreid.shapes import Array, Bool, Float, Int, Scalar, Shaped
 
 if TYPE_CHECKING:
@@ -80,8 +79,6 @@ def hierarchical_losses(
     memory: PrototypeMemory,
     temperature: Scalar = 0.07,
     scope: Scope = "camera",
-    *,
-    cross_feature: Float[Array, "slots cross_dim"] | None = None,
     neutral_band: float = 0.1,
 ) -> dict[str, Shaped[Array, ""]]:
     """The three levels of HiTPro's loss, each the mean over the clips that count (section 4).
@@ -96,8 +93,8 @@ def hierarchical_losses(
       scope: "camera", or the ablation "joint": levels two and three have one softmax over all prototypes of the own
         modality (target ½ own + ½ positives) or of the other (target: the positives), without those of other cameras
         that are too similar to be negatives and yet no positives.
-      cross_feature: f32[K, D'], for the joint scope: `association.cross_representation(memory, config)`.
-      neutral_band: for the joint scope: how far below the mining threshold prototypes are still too similar.
+      neutral_band: for the joint scope: how far below the mining threshold prototypes are still too similar, in what
+        that stage compared.
 
     Returns:
       scalars "intra", "within", "cross"; "intra_count", "within_count", "cross_count"; for the joint scope
@@ -130,8 +127,6 @@ def hierarchical_losses(
             "cross": (cross_weight * entropy[:, 1 + width :]).sum(axis=1),
         }
     else:
-        if cross_feature is None:
-            raise UserError("hierarchical_losses: the joint scope needs association.cross_representation's features")
         values = {"intra": camera_cross_entropy(logits, own[:, None], memory)[:, 0]}
         is_own = own[:, None] == jnp.arange(memory.capacity)
         same_modality = memory.modality[row][:, None] == memory.modality
@@ -140,12 +135,12 @@ def hierarchical_losses(
         neutral = _listed(neutral, jnp.ones(neutral.shape, bool), memory.capacity)
 
         target = 0.5 * is_own + 0.5 * _listed(within, within_weight, memory.capacity)
-        near = _near(memory.feature, row, memory.within_floor, neutral_band) & ~same_camera
+        near = _near(memory.within_space, row, memory.within_floor, neutral_band) & ~same_camera
         considered = (memory.valid & same_modality & ~near & ~neutral) | (target > 0)
         values["within"], values["within_excess"] = _joint_cross_entropy(logits, target, considered)
 
         target = _listed(cross, cross_weight, memory.capacity)
-        near = _near(jax.lax.stop_gradient(cross_feature), row, memory.cross_floor, neutral_band)
+        near = _near(memory.cross_space, row, memory.cross_floor, neutral_band)
         considered = (memory.valid & ~same_modality & ~near) | (target > 0)
         values["cross"], values["cross_excess"] = _joint_cross_entropy(logits, target, considered)
 

@@ -30,7 +30,8 @@ SOFTMAX_CODE_SCALE = 20.0
 
 Threshold = Literal["dynamic", "fixed", "none"]
 Weights = Literal["soft", "uniform"]
-Space = Literal["centred", "aggregated", "raw", "softmax_code"]
+Space1 = Literal["camera_centred", "raw"]
+Space2 = Literal["camera_centred", "centred", "aggregated", "raw", "softmax_code"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,8 +48,12 @@ class AssociationConfig:
       mutual: a positive must have the row among its own best of the row's camera.
       weights: "soft" (softmax of the similarities) or "uniform".
       aggregation: share of the within-modality positives in the features of stage 2; 0 switches it off.
-      stage2_space: "centred" (aggregated, minus the mean of its modality), "aggregated", "raw" (prototypes) or
-        "softmax_code" (per-camera softmax of the aggregated features' similarities).
+      stage1_space: what stage 1 compares: "camera_centred" (prototypes minus the mean of their camera key) or "raw".
+      metric_rounds: how often the pair metric is learnt on that, each time from the mutual pairs that the last one
+        gives; 0 = plain cosines. metric_floor: share of the mean variance that is added to every direction's.
+      stage2_space: of stage 1's features, mixed with their positives': minus the mean of their camera key
+        ("camera_centred") or of their modality ("centred"), as they are ("aggregated"), or as the per-camera softmax of
+        their similarities ("softmax_code"); or prototypes alone ("raw").
       look_alikes: whether look-alikes are found; off where one prototype is all that a camera saw of a person.
       look_alike_kappa: κ_ν; num_look_alikes: Q, the width of the memory's list.
       min_concentration: ρ_min, prototypes below it are not mined (they keep their intra-camera loss); 0 mines all.
@@ -65,7 +70,10 @@ class AssociationConfig:
     mutual: bool = True
     weights: Weights = "soft"
     aggregation: float = 0.5
-    stage2_space: Space = "centred"
+    stage1_space: Space1 = "camera_centred"
+    stage2_space: Space2 = "camera_centred"
+    metric_rounds: int = 2
+    metric_floor: float = 0.3
     look_alikes: bool = True
     look_alike_kappa: float = -2.0
     num_look_alikes: int = 8
@@ -84,7 +92,10 @@ VALUES = {
     "threshold": one_of(get_args(Threshold)),
     "fixed_threshold": number(-1, 1),
     "weights": one_of(get_args(Weights)),
-    "stage2_space": one_of(get_args(Space)),
+    "stage1_space": one_of(get_args(Space1)),
+    "stage2_space": one_of(get_args(Space2)),
+    "metric_rounds": whole(0),
+    "metric_floor": positive,
     **dict.fromkeys(("aggregation", "min_concentration"), fraction),
     **dict.fromkeys(("mutual", "look_alikes"), flag),
     "look_alike_kappa": number(),
@@ -284,18 +295,57 @@ def aggregate(
     return jnp.where(has_positive, unit_rows((1.0 - share) * features + share * mixture), features)
 
 
-@functools.partial(jax.jit, static_argnames="num_modalities")
+@functools.partial(jax.jit, static_argnames="num_groups")
 def centre(
     features: Float[Array, "slots dim"],
-    modality: Int[Array, " slots"],
+    group: Int[Array, " slots"],
     valid: Bool[Array, " slots"],
-    num_modalities: int,
+    num_groups: int,
 ) -> Float[Array, "slots dim"]:
-    """Features minus the mean of their modality's valid slots, unit rows again (section 3.4); 0 if not valid."""
-    member = ((modality == jnp.arange(num_modalities)[:, None]) & valid).astype(jnp.float32)  # [G, K]
+    """Features minus the mean of the valid slots of their camera key or modality, unit rows again (section 3.4); 0 if
+    not valid, and where a group has one slot."""
+    member = ((group == jnp.arange(num_groups)[:, None]) & valid).astype(jnp.float32)  # [G, K]
     total = jnp.matmul(member, features, precision=jax.lax.Precision.HIGHEST)
     mean = total / jnp.maximum(member.sum(axis=1, keepdims=True), 1.0)
-    return jnp.where(valid[:, None], unit_rows(features - mean[jnp.maximum(modality, 0)]), 0.0)
+    return jnp.where(valid[:, None], unit_rows(features - mean[jnp.maximum(group, 0)]), 0.0)
+
+
+@functools.partial(jax.jit, static_argnames=("num_cameras", "rounds", "block"))
+def pair_metric(
+    features: Float[Array, "slots dim"],
+    camera: Int[Array, " slots"],
+    valid: Bool[Array, " slots"],
+    num_cameras: int,
+    rounds: int,
+    floor: Scalar = 0.3,
+    block: int = 1024,
+) -> Float[Array, "slots dim"]:
+    """Features g in which mutual pairs lie close (section 3.4): unit rows, 0 if not valid.
+
+    A direction in which pairs of two cameras, each the other's most similar of its camera, differ much tells little
+    about who it is. With Σ the mean of (x_k − x_l)(x_k − x_l)ᵀ over these pairs, s̄ the mean of its eigenvalues,
+    g_k = normalize((Σ + floor · s̄ · I)^(−½) x_k); the next round takes the pairs that g gives.
+    """
+    x = features.astype(jnp.float32)
+    highest = jax.lax.Precision.HIGHEST
+    keys = jnp.arange(num_cameras)
+
+    def of_round(g: Float[Array, "slots dim"], _: None) -> tuple[Float[Array, "slots dim"], None]:
+        index, _ = camera_best(g, camera, valid, num_cameras, 1, block)
+        paired = (mutual(index, camera) & (camera[:, None] != keys)[..., None])[..., 0]  # [K, C]
+
+        def add(total: Float[Array, "dim dim"], key: Int[Array, ""]) -> tuple[Float[Array, "dim dim"], None]:
+            apart = jnp.where(paired[:, [key]], x - x[jnp.maximum(index[:, key, 0], 0)], 0.0)
+            return total + jnp.matmul(apart.T, apart, precision=highest), None
+
+        total, _ = jax.lax.scan(add, jnp.zeros((x.shape[1], x.shape[1])), keys)
+        s, u = jnp.linalg.eigh(total / jnp.maximum(paired.sum(), 1))
+        scale = jax.lax.rsqrt(jnp.maximum(s, 0.0) + jnp.maximum(floor * s.mean(), 1e-12))
+        rotated = jnp.matmul(x, u, precision=highest)
+        return unit_rows(jnp.matmul(rotated * scale, u.T, precision=highest)), None
+
+    g, _ = jax.lax.scan(of_round, unit_rows(x), None, rounds)
+    return jnp.where(valid[:, None], g, 0.0)
 
 
 @functools.partial(jax.jit, static_argnames=("num_cameras", "block"))
@@ -324,16 +374,27 @@ def softmax_code(
     return jax.lax.map(of_row, jnp.arange(features.shape[0]), batch_size=block)
 
 
-def cross_representation(memory: PrototypeMemory, config: AssociationConfig) -> Float[Array, "slots features"]:
-    """What stage 2 compares ([K, K] for softmax codes): prototypes after `config.stage2_space`.
+def within_representation(memory: PrototypeMemory, config: AssociationConfig) -> Float[Array, "slots dim"]:
+    """What stage 1 compares: prototypes after `config.stage1_space` and the pair metric."""
+    features = memory.feature
+    if config.stage1_space == "camera_centred":
+        features = centre(features, memory.camera, memory.valid, memory.num_cameras)
+    if config.metric_rounds:
+        rounds, floor = config.metric_rounds, config.metric_floor
+        features = pair_metric(features, memory.camera, memory.valid, memory.num_cameras, rounds, floor, config.block)
+    return features
 
-    Uses the within-modality positives in the memory.
-    """
+
+def cross_representation(memory: PrototypeMemory, config: AssociationConfig) -> Float[Array, "slots features"]:
+    """What stage 2 compares ([K, K] for softmax codes): `memory.within_space` mixed with that of stage 1's positives,
+    after `config.stage2_space`."""
     if config.stage2_space == "raw":
         return memory.feature
-    features = memory.feature
+    features = memory.within_space
     if config.aggregation > 0:
         features = aggregate(features, memory.within_index, memory.within_weight, config.aggregation)
+    if config.stage2_space == "camera_centred":
+        return centre(features, memory.camera, memory.valid, memory.num_cameras)
     if config.stage2_space == "centred":
         return centre(features, memory.modality, memory.valid, memory.num_modalities)
     if config.stage2_space == "softmax_code":
@@ -344,8 +405,9 @@ def cross_representation(memory: PrototypeMemory, config: AssociationConfig) -> 
 def associate(memory: PrototypeMemory, kappa: Scalar, config: AssociationConfig) -> PrototypeMemory:
     """Renews look-alikes and positives of all prototypes: look-alikes, stage 1, aggregation, stage 2 (section 3.4).
 
-    Stage 1 mines the other cameras of the own modality, with a threshold for each modality; stage 2 mines all
-    cameras of the other modality, on `cross_representation`, with one threshold.
+    Stage 1 mines the other cameras of the own modality, on `within_representation`, with a threshold for each modality;
+    stage 2 mines all cameras of the other modality, on `cross_representation`, with one threshold. Look-alikes are of
+    one camera, and found on the prototypes themselves.
 
     Args:
       memory: prototypes of this epoch.
@@ -374,7 +436,8 @@ def associate(memory: PrototypeMemory, kappa: Scalar, config: AssociationConfig)
             memory.feature, memory.camera, memory.valid, config.look_alike_kappa, config.num_look_alikes, block
         )
 
-    table = camera_best(memory.feature, memory.camera, mined, cameras, config.candidates_per_camera, block)
+    space = within_representation(memory, config)
+    table = camera_best(space, memory.camera, mined, cameras, config.candidates_per_camera, block)
     within = mine(
         *table,
         candidate=same_modality & other_camera,
@@ -392,10 +455,11 @@ def associate(memory: PrototypeMemory, kappa: Scalar, config: AssociationConfig)
         within_weight=within.weight,
         within_threshold=within.threshold,
         within_floor=within.floor,
+        within_space=space,
     )
 
-    features = cross_representation(memory, config)
-    table = camera_best(features, memory.camera, mined, cameras, config.candidates_per_camera, block)
+    space = cross_representation(memory, config)
+    table = camera_best(space, memory.camera, mined, cameras, config.candidates_per_camera, block)
     cross = mine(
         *table,
         candidate=~same_modality,
@@ -411,4 +475,5 @@ def associate(memory: PrototypeMemory, kappa: Scalar, config: AssociationConfig)
         cross_weight=cross.weight,
         cross_threshold=cross.threshold[0],
         cross_floor=cross.floor,
+        cross_space=space,
     )

@@ -41,6 +41,8 @@ class PrototypeMemory(struct.PyTreeNode):
     look_alike_threshold: Array  # f32[]
     within_floor: Array  # f32[K], min(threshold, best candidate), where the neutral band of the joint softmax ends
     cross_floor: Array  # f32[K]
+    within_space: Array  # f32[K, D], what stage 1 compared: unit rows
+    cross_space: Array  # f32[K, D], what stage 2 compared; of softmax codes [K, K]
     camera_modality: Array  # i32[C], modality of every camera key
 
     @property
@@ -70,6 +72,7 @@ def empty_memory(
     within_positives: int = 4,
     cross_positives: int = 6,
     look_alikes: int = 8,
+    cross_dim: int | None = None,
 ) -> PrototypeMemory:
     """A memory whose slots have their camera and modality but no prototype yet.
 
@@ -79,6 +82,7 @@ def empty_memory(
       dim: feature width D.
       capacity: K ≥ N; by default N itself.
       within_positives, cross_positives, look_alikes: widths P1, P2 and Q of the lists.
+      cross_dim: width of what stage 2 compares; by default D.
 
     Raises:
       UserError: a camera key outside 0…C−1, a negative modality, or more slots than the capacity.
@@ -125,6 +129,8 @@ def empty_memory(
         look_alike_threshold=np.zeros((), np.float32),
         within_floor=np.zeros(capacity, np.float32),
         cross_floor=np.zeros(capacity, np.float32),
+        within_space=np.zeros((capacity, dim), np.float32),
+        cross_space=np.zeros((capacity, dim if cross_dim is None else cross_dim), np.float32),
         camera_modality=camera_modality,
     )
     return PrototypeMemory(**{name: jnp.asarray(values) for name, values in empty.items()})

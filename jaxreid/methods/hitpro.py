@@ -36,7 +36,7 @@ from jaxreid.errors import UserError
 from jaxreid.layers.temporal import TemporalAggregation
 from jaxreid.losses.contrastive import Scope, hierarchical_losses
 from jaxreid.memory.association import VALUES as ASSOCIATION_VALUES
-from jaxreid.memory.association import AssociationConfig, associate, cross_representation
+from jaxreid.memory.association import AssociationConfig, associate
 from jaxreid.memory.prototypes import PrototypeMemory, empty_memory, padded_capacity, rebuild, update_prototypes
 from jaxreid.methods.method import (
     Backbone,
@@ -182,14 +182,17 @@ class HiTPro(Method):
     # --- Intra-Camera Tracklet Prototyping, Hierarchical Cross-Prototype Alignment ----------------------------------
 
     def init_memory(self) -> HiTProMemory:
+        width = feature_width(self.tower)
+        capacity = padded_capacity(len(self.slot_camera), self.config.prototypes.pad_to_multiple_of)
         prototypes = empty_memory(
             self.slot_camera,
             self.camera_modality,
-            feature_width(self.tower),
-            capacity=padded_capacity(len(self.slot_camera), self.config.prototypes.pad_to_multiple_of),
+            width,
+            capacity=capacity,
             within_positives=self.association.within_positives,
             cross_positives=self.association.cross_positives,
             look_alikes=self.association.num_look_alikes,
+            cross_dim=capacity if self.association.stage2_space == "softmax_code" else width,
         )
         return HiTProMemory(prototypes, jnp.asarray(self.slot))
 
@@ -221,10 +224,7 @@ class HiTPro(Method):
         slot = jnp.where(batch.valid, memory.slot[jnp.maximum(batch.tracklet, 0)], -1)
 
         levels, prototypes = self.config.levels, memory.prototypes
-        cross_feature = cross_representation(prototypes, self.association) if levels.scope == "joint" else None
-        losses = hierarchical_losses(
-            z, slot, batch.valid, prototypes, levels.temperature, levels.scope, cross_feature=cross_feature
-        )
+        losses = hierarchical_losses(z, slot, batch.valid, prototypes, levels.temperature, levels.scope)
         epoch = jnp.floor(context.progress.epoch)
         intra_weight = levels.intra_weight
         within_weight = levels.within_weight * (epoch >= levels.within_start_epoch)

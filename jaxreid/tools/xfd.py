@@ -37,7 +37,8 @@ def features_of(workdir: Path, data_dir: Path | None) -> tuple[Evaluator, dict[s
     """The evaluator of a run, its headline features of every test split, and the epoch of the state that is scored."""
     import ml_collections
 
-    from jaxreid.evaluation.evaluator import Evaluator, of_output
+    from jaxreid.evaluation.controls import of_output
+    from jaxreid.evaluation.evaluator import Evaluator
     from jaxreid.run.model import start_run
     from jaxreid.run.workdirs import read_config
     from jaxreid.training.restore import restore_judged
