@@ -111,7 +111,8 @@ def world():
     directions = rng.normal(size=(8, 5))
     features = prototypes.unit_rows(jnp.asarray(directions[np.arange(80) % 8] + 0.5 * rng.normal(size=(80, 5))))
     memory = prototypes.rebuild(memory, features, jnp.arange(80) % 40, jnp.ones(80, bool))
-    config = AssociationConfig(candidates_per_camera=2, look_alike_kappa=0.0)
+    plain = {"stage1_space": "raw", "stage2_space": "centred", "metric_rounds": 0}  # which leaves rows without a match
+    config = AssociationConfig(candidates_per_camera=2, look_alike_kappa=0.0, **plain)
     memory = associate(memory, -1.0, config)
     slot = jnp.asarray([*rng.integers(0, 40, 20), -1, 45, 3])
     clips = prototypes.unit_rows(memory.feature[slot] + 0.3 * jnp.asarray(rng.normal(size=(23, 5))))
