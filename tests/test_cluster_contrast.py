@@ -57,7 +57,7 @@ def test_labels_change_and_nothing_compiles_again(finished):
     run, state, _ = finished
     assert {name: step.count for name, step in run.compiled.items() if step.count > 0} == {
         f"cluster_contrast/{step}": 1 for step in ("train_step", "calibrate", "extract_step", "refresh")
-    } | {"embed_step": 1}
+    } | {"embed_step": 1, "margins_step": 1}
     rows = association(run)
     assert len(rows) == 3
     for row in rows:

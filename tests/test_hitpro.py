@@ -184,6 +184,10 @@ def test_a_new_encoder_averages_the_frames():
         {"association.mutual": False},
         {"association.weights": "uniform"},
         {"association.aggregation": 0.0},
+        {"association.stage1_space": "raw"},
+        {"association.metric_rounds": 0},
+        {"association.metric_floor": 3.0},
+        {"association.stage2_space": "centred"},
         {"association.stage2_space": "aggregated"},
         {"association.stage2_space": "raw"},
         {"association.stage2_space": "softmax_code"},
@@ -195,8 +199,9 @@ def test_a_new_encoder_averages_the_frames():
     ids=lambda switch: "-".join(f"{key}={value}" for key, value in switch.items()),
 )
 def test_every_switch_runs_and_changes_the_loss(switch):
-    # A wide threshold leaves something to every switch.
-    loose = {"kappa": (-3.0, -3.0), "association.delta": 2.0}
+    # A wide threshold leaves something to every switch, but to that of the threshold.
+    kappa = 0.0 if switch == {"association.threshold": "none"} else -3.0
+    loose = {"kappa": (kappa, kappa), "association.delta": 2.0}
     default, _ = losses(make_method(**loose), 1)
     total, parts = losses(make_method(**loose, **switch), 1)
     assert np.isfinite(total) and all(np.isfinite(list(parts.values())))
