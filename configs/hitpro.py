@@ -114,9 +114,11 @@ SMALL: dict[str, Any] = {
 RESNET50: dict[str, Any] = {"optimizer.groups": (), "optimizer.weight_decay": 5e-4}
 BUPT_CAMPUS: dict[str, Any] = {"prototypes.parts": 4}  # its tracklets are five times as long
 
+# On drawn people the joint softmax is better, in a study of vectors worse (docs/hitpro.md).
+WALKERS: dict[str, Any] = SMALL | {"levels.scope": "joint"}
+
 PRESETS = {
-    # On drawn people the joint softmax is better, in a study of vectors worse (docs/hitpro.md).
-    "walkers": Preset("walkers_clip", "walkers", SMALL | {"levels.scope": "joint"}),
+    "walkers": Preset("walkers_clip", "walkers", WALKERS),
     # Few tracklets make short epochs, hence more of them; one camera may see in one modality only.
     "folder": Preset("walkers_clip", "folder", SMALL | {"epochs": 20, "require_both_modalities": False}),
     "hitsz_vcm": Preset("clip_vit_b16", "hitsz_vcm"),

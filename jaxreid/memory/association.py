@@ -405,10 +405,6 @@ def cross_representation(memory: PrototypeMemory, config: AssociationConfig) -> 
 def associate(memory: PrototypeMemory, kappa: Scalar, config: AssociationConfig) -> PrototypeMemory:
     """Renews look-alikes and positives of all prototypes: look-alikes, stage 1, aggregation, stage 2 (section 3.4).
 
-    Stage 1 mines the other cameras of the own modality, on `within_representation`, with a threshold for each modality;
-    stage 2 mines all cameras of the other modality, on `cross_representation`, with one threshold. Look-alikes are of
-    one camera, and found on the prototypes themselves.
-
     Args:
       memory: prototypes of this epoch.
       kappa: κ of the epoch; a traced scalar.
@@ -424,23 +420,26 @@ def associate(memory: PrototypeMemory, kappa: Scalar, config: AssociationConfig)
             f"prototype memory has lists of widths (within, cross, look-alikes) {widths}, the association config "
             f"asks for {wanted}; make the memory with the config's numbers"
         )
-    cameras, block = memory.num_cameras, config.block
-    same_modality = memory.modality[:, None] == memory.camera_modality  # [K, C]
-    other_camera = memory.camera[:, None] != jnp.arange(cameras)
-    mined = memory.valid & (memory.concentration >= config.min_concentration)
+    return associate_cross(associate_within(memory, kappa, config), kappa, config)
 
+
+def associate_within(memory: PrototypeMemory, kappa: Scalar, config: AssociationConfig) -> PrototypeMemory:
+    """Look-alikes, and stage 1: mines the other cameras of the own modality, on `within_representation`, with a
+    threshold for each modality. Look-alikes are of one camera, and found on the prototypes themselves."""
     neutral = jnp.full_like(memory.look_alike_index, -1)
     neutral_threshold = jnp.ones((), jnp.float32)
     if config.look_alikes:
         neutral, neutral_threshold = look_alikes(
-            memory.feature, memory.camera, memory.valid, config.look_alike_kappa, config.num_look_alikes, block
+            memory.feature, memory.camera, memory.valid, config.look_alike_kappa, config.num_look_alikes, config.block
         )
-
+    cameras = memory.num_cameras
     space = within_representation(memory, config)
-    table = camera_best(space, memory.camera, mined, cameras, config.candidates_per_camera, block)
+    mined = memory.valid & (memory.concentration >= config.min_concentration)
+    table = camera_best(space, memory.camera, mined, cameras, config.candidates_per_camera, config.block)
+    own_camera = memory.camera[:, None] == jnp.arange(cameras)
     within = mine(
         *table,
-        candidate=same_modality & other_camera,
+        candidate=(memory.modality[:, None] == memory.camera_modality) & ~own_camera,
         group=memory.modality,
         num_groups=memory.num_modalities,
         camera=memory.camera,
@@ -448,7 +447,7 @@ def associate(memory: PrototypeMemory, kappa: Scalar, config: AssociationConfig)
         positives=config.within_positives,
         config=config,
     )
-    memory = memory.replace(
+    return memory.replace(
         look_alike_index=neutral,
         look_alike_threshold=neutral_threshold,
         within_index=within.index,
@@ -458,11 +457,15 @@ def associate(memory: PrototypeMemory, kappa: Scalar, config: AssociationConfig)
         within_space=space,
     )
 
+
+def associate_cross(memory: PrototypeMemory, kappa: Scalar, config: AssociationConfig) -> PrototypeMemory:
+    """Stage 2: mines all cameras of the other modality, on `cross_representation`, with one threshold."""
     space = cross_representation(memory, config)
-    table = camera_best(space, memory.camera, mined, cameras, config.candidates_per_camera, block)
+    mined = memory.valid & (memory.concentration >= config.min_concentration)
+    table = camera_best(space, memory.camera, mined, memory.num_cameras, config.candidates_per_camera, config.block)
     cross = mine(
         *table,
-        candidate=~same_modality,
+        candidate=memory.modality[:, None] != memory.camera_modality,
         group=jnp.zeros_like(memory.modality),
         num_groups=1,
         camera=memory.camera,

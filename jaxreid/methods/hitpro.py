@@ -202,7 +202,11 @@ class HiTPro(Method):
         slot = jnp.where(features.valid, memory.slot[jnp.maximum(features.tracklet, 0)], -1)
         prototypes = rebuild(memory.prototypes, z, slot, features.valid)
         prototypes = constrain(prototypes, "replicated")
-        return memory.replace(prototypes=associate(prototypes, self.kappa(context.progress), self.association))
+        return memory.replace(prototypes=self.align(prototypes, self.kappa(context.progress)))
+
+    def align(self, prototypes: PrototypeMemory, kappa: jax.Array) -> PrototypeMemory:
+        """Look-alikes and positives of all prototypes."""
+        return associate(prototypes, kappa, self.association)
 
     def kappa(self, progress: Progress) -> jax.Array:
         """κ(e), linear from its value in the first epoch to that in the last."""
