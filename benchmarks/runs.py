@@ -28,13 +28,15 @@ def flags(changes: Mapping[str, Any]) -> list[str]:
     return [f"--config.{key}={value}" for key, value in changes.items()]
 
 
-def read_arguments(doc: str | None, world: str, rows: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    """out, world, seeds and rows of a table's command line, and what of it goes to every run."""
+def read_arguments(
+    doc: str | None, world: str, rows: Sequence[str], default: Sequence[str] | None = None
+) -> tuple[argparse.Namespace, list[str]]:
+    """out, world, seeds and rows of a table's command line, and what of it goes to every run; all rows by default."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=expand, required=True)
     parser.add_argument("--world", default=world)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
-    parser.add_argument("--rows", nargs="+", default=[*rows], choices=[*rows])
+    parser.add_argument("--rows", nargs="+", default=[*(rows if default is None else default)], choices=[*rows])
     return parser.parse_known_args()
 
 
