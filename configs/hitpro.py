@@ -1,9 +1,9 @@
 """HiTPro, unsupervised visible-infrared video re-identification.
 
-Presets: `walkers` (default: the small tower, minutes on two CPU cores), `folder` (one's own pictures), `hitsz_vcm` and
-`bupt_campus` (CLIP ViT-B/16, one GPU or TPU slice); `…_resnet50` starts from the unsupervised ancestors' encoder
-instead; `hitsz_vcm_camera_track` also uses which tracklets were cut from one recording (another protocol: never in one
-table with the others).
+Presets: `walkers` (default: the small tower, minutes on two CPU cores), `walkers_visible` (one modality), `folder`
+(one's own pictures), `hitsz_vcm` and `bupt_campus` (CLIP ViT-B/16, one GPU or TPU slice); `…_resnet50` starts from the
+unsupervised ancestors' encoder instead; `hitsz_vcm_camera_track` also uses which tracklets were cut from one recording
+(another protocol: never in one table with the others).
 """
 
 from typing import Any
@@ -117,8 +117,20 @@ BUPT_CAMPUS: dict[str, Any] = {"prototypes.parts": 4}  # its tracklets are five 
 # On drawn people the joint softmax is better, in a study of vectors worse (docs/hitpro.md).
 WALKERS: dict[str, Any] = SMALL | {"levels.scope": "joint"}
 
+# One modality: as many prototypes of it as of two, nothing to make modalities alike, and level 2 is all that joins
+# cameras.
+VISIBLE: dict[str, Any] = {
+    "require_both_modalities": False,
+    "batch.num_prototypes": 48,
+    "augment.channel_exchange": 0.0,
+    "augment.infrared_mix": False,
+    "augment.negative": 0.0,
+    "levels.within_weight": 1.0,
+}
+
 PRESETS = {
     "walkers": Preset("walkers_clip", "walkers", WALKERS),
+    "walkers_visible": Preset("walkers_clip", "walkers_visible", WALKERS | VISIBLE),
     # Few tracklets make short epochs, hence more of them; one camera may see in one modality only.
     "folder": Preset("walkers_clip", "folder", SMALL | {"epochs": 20, "require_both_modalities": False}),
     "hitsz_vcm": Preset("clip_vit_b16", "hitsz_vcm"),
