@@ -29,12 +29,6 @@ def test_the_place_goes_and_the_person_stays():
         np.testing.assert_allclose(found[32, 16], inside[32, 16] * (2.0 - colour), atol=1e-5)
 
 
-def evaluator(splits, other_modality=True, normalize=False):
-    run = types.SimpleNamespace(dataset=types.SimpleNamespace(test_splits=splits))
-    case = types.SimpleNamespace(protocol=types.SimpleNamespace(other_modality=other_modality))
-    return types.SimpleNamespace(run=run, cases=[case], options=types.SimpleNamespace(normalize=normalize))
-
-
 def split(name, modality, camera):
     return types.SimpleNamespace(
         name=name, table=types.SimpleNamespace(modality=np.array(modality), camera=np.array(camera))
@@ -44,7 +38,7 @@ def split(name, modality, camera):
 def test_centring_takes_means_over_query_and_gallery_together():
     splits = [split("query", [0, 0, 1], [3, 4, 5]), split("gallery", [0, 1, 1], [3, 5, 6])]
     features = {"query": np.array([[1.0], [4.0], [10.0]]), "gallery": np.array([[5.0], [20.0], [7.0]])}
-    modality, camera = centred_controls(evaluator(splits), features, "trained")
+    modality, camera = centred_controls(features, splits, "trained", normalize=False)
     assert (modality.name, camera.name) == ("trained, centred per modality", "trained, centred per camera")
     visible, infrared = (1 + 4 + 5) / 3, (10 + 20 + 7) / 3
     np.testing.assert_allclose(modality.features["query"][:, 0], [1 - visible, 4 - visible, 10 - infrared])
@@ -55,8 +49,6 @@ def test_centring_takes_means_over_query_and_gallery_together():
     assert features["query"][0, 0] == 1.0
 
 
-def test_within_one_modality_nothing_is_centred():
+def test_what_is_no_vector_is_not_centred():
     splits = [split("test", [0, 0], [1, 1])]
-    assert not list(centred_controls(evaluator(splits, other_modality=False), {"test": np.ones((2, 1))}, "trained"))
-    # Nor what is not a vector.
-    assert not list(centred_controls(evaluator(splits), {"test": {"parts": np.ones((2, 3, 1))}}, "trained"))
+    assert not list(centred_controls({"test": {"parts": np.ones((2, 3, 1))}}, splits, "trained", normalize=True))

@@ -8,8 +8,8 @@ features are scored centred, too.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,12 +17,12 @@ import numpy as np
 
 from jaxreid.arrays import unit_rows
 from jaxreid.data.batch import Batch
-from jaxreid.evaluation.extract import make_extractor
+from jaxreid.data.split import Split
+from jaxreid.evaluation.extract import Extractor, make_extractor
+from jaxreid.methods.method import Evaluation
 from jaxreid.retrieval.distances import OF_ROWS, Distance
+from jaxreid.run.model import Run
 from jaxreid.shapes import Array, Float
-
-if TYPE_CHECKING:
-    from jaxreid.evaluation.evaluator import Evaluator
 
 TOWER = "tower"  # what `Method.embed` calls its frames' mean in front of all that is new
 # The ellipse in which a person stands, as parts of the crop's height and width, and how soft its edge is.
@@ -44,46 +44,68 @@ def of_output(features: Mapping[str, Mapping[str, Any]], output: str) -> dict[st
     return {split: arrays[output] for split, arrays in features.items()}
 
 
-def free_controls(evaluator: Evaluator, variables: Any, memory: Any) -> Iterator[Control]:
+def free_controls(
+    run: Run, options: Evaluation, features_by: Callable[[Extractor | None], Any], across: bool
+) -> Iterator[Control]:
     """The tower's own feature, and the same with the crop's margins masked; the headline's (where it has a neck, its
     statistics were calibrated on training clips) and the method's others; between modalities the tower's without
-    margins and the headline's also centred per modality and per camera of the test set."""
-    run, options = evaluator.run, evaluator.options
-    features = evaluator.features(variables, memory)
-    calibrated = "calibrated" if run.method.stages()[0].calibrate else "untrained"
-    headline = "batch-norm calibrated" if calibrated == "calibrated" else "untrained feature"
-    names = {TOWER: "untouched tower", options.headline: headline}
-    known = next(iter(features.values()))
-    masked: dict[str, Any] | None = None
+    margins and the headline's also centred per modality and per camera of the test set.
+
+    Args:
+      features_by: split name → feature name → features of test tracklets, by an extractor, None = by `Method.embed`.
+      across: whether a query is compared with the other modality.
+    """
+    features = features_by(None)
+    calibrates = run.method.stages()[0].calibrate
+    names = {TOWER: "untouched tower", options.headline: "batch-norm calibrated" if calibrates else "untrained feature"}
+    known: list[str] = list(next(iter(features.values())))
+    masked: dict[str, Any] = {}
     for name in sorted(known, key=lambda name: list(names).index(name) if name in names else len(names)):
         # What is no output is a plain vector, which the distance of outputs may not be made for.
         other = None if name in options.outputs or options.distance in OF_ROWS else "cosine"
         yield Control(names.get(name, name), of_output(features, name), other)
         if name == TOWER and run.method.sees_pictures:
-            masked = of_output(_without_margins(evaluator, variables, memory), TOWER)
+            masked = of_output(features_by(_masking(run, options)), TOWER)
             yield Control("untouched tower, margins masked", masked, other)
-    yield from centred_controls(evaluator, of_output(features, options.headline), calibrated)
-    yield from centred_controls(evaluator, masked or {}, "margins masked")
+    if across:
+        word = "calibrated" if calibrates else "untrained"
+        splits = run.dataset.test_splits
+        yield from centred_controls(of_output(features, options.headline), splits, word, options.normalize)
+        yield from centred_controls(masked, splits, "margins masked", options.normalize)
 
 
-def centred_controls(evaluator: Evaluator, features: dict[str, Any], word: str) -> Iterator[Control]:
-    """Features without the mean of each modality, and of each camera, of the test set; between modalities alone."""
-    plain = bool(features) and all(isinstance(x, np.ndarray) for x in features.values())
-    if plain and evaluator.cases[0].protocol.other_modality:
+def centred_controls(
+    features: dict[str, Any], splits: Sequence[Split], word: str, normalize: bool
+) -> Iterator[Control]:
+    """Features without the mean of each modality, and of each camera, of the test set; of plain vectors alone."""
+    if features and all(isinstance(x, np.ndarray) for x in features.values()):
         for column in ("modality", "camera"):
-            yield Control(f"{word}, centred per {column}", _centred(evaluator, features, column))
+            group = {split.name: getattr(split.table, column) for split in splits}
+            centred = _centred(features, group)
+            if normalize:
+                centred = {name: np.asarray(unit_rows(rows)) for name, rows in centred.items()}
+            yield Control(f"{word}, centred per {column}", centred)
 
 
-def _centred(evaluator: Evaluator, features: dict[str, np.ndarray], column: str) -> dict[str, np.ndarray]:
-    """Features with the mean of all test tracklets of the same modality (or camera) taken out."""
-    group = {split.name: getattr(split.table, column) for split in evaluator.run.dataset.test_splits}
+def _centred(features: dict[str, np.ndarray], group: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Features with the mean of all test tracklets of the same group taken out."""
     centred = {name: rows.copy() for name, rows in features.items()}
     for code in np.unique(np.concatenate(list(group.values()))):
         rows = np.concatenate([features[name][group[name] == code] for name in features])
         for name in features if len(rows) > 1 else ():  # one alone would become zero
             centred[name][group[name] == code] -= rows.mean(0)
-    normalize = evaluator.options.normalize
-    return {name: np.asarray(unit_rows(rows)) if normalize else rows for name, rows in centred.items()}
+    return centred
+
+
+def _masking(run: Run, options: Evaluation) -> Extractor:
+    """Of the tower's features of frames whose margins are masked."""
+    method = run.method
+
+    def embed(variables: Any, memory: Any, batch: Batch) -> dict[str, Any]:
+        found = method.embed(variables, memory, batch.replace(frames=without_margins(batch.frames)))
+        return {TOWER: found[TOWER]}
+
+    return make_extractor(run, "margins_step", embed, options.flip)
 
 
 def without_margins(frames: Float[Array, "*clip height width 3"]) -> Float[Array, "*clip height width 3"]:
@@ -97,15 +119,3 @@ def without_margins(frames: Float[Array, "*clip height width 3"]) -> Float[Array
     pixels = frames.astype(jnp.float32)
     colour = (pixels * (1 - inside)).sum((-3, -2), keepdims=True) / (1 - inside).sum()
     return ((pixels - colour) * inside).astype(frames.dtype)
-
-
-def _without_margins(evaluator: Evaluator, variables: Any, memory: Any) -> dict[str, dict[str, Any]]:
-    """The tower's features of test tracklets whose frames have no margins."""
-    method = evaluator.run.method
-
-    def embed(variables: Any, memory: Any, batch: Batch) -> dict[str, Any]:
-        found = method.embed(variables, memory, batch.replace(frames=without_margins(batch.frames)))
-        return {TOWER: found[TOWER]}
-
-    extractor = make_extractor(evaluator.run, "margins_step", embed, evaluator.options.flip)
-    return evaluator.features(variables, memory, extractor)

@@ -90,6 +90,11 @@ class Evaluator:
         mesh = parallel.local_mesh(self.run.mesh)
         return mesh if mesh.size > 1 else None
 
+    @property
+    def across(self) -> bool:
+        """Whether a query is compared with the other modality."""
+        return any(case.protocol.other_modality for case in self.cases[:1])
+
     @functools.cached_property
     def rescorer(self) -> Rescorer:
         """Made when it is first asked for: training never does."""
@@ -199,7 +204,8 @@ class Evaluator:
         if not self.scored or processes.of_main(path.exists):
             return
         found = []
-        for control in free_controls(self, variables, memory):
+        by = functools.partial(self.features, variables, memory)
+        for control in free_controls(self.run, self.options, by, self.across):
             scored = self._score(control.features, "before training", distance=control.distance)
             records = [{"features": control.name, **_with_cmc(record, scores)} for record, scores in scored]
             if not found:  # the plainest: what all that was trained is held against
@@ -210,6 +216,15 @@ class Evaluator:
         with processes.together():
             if self.run.is_main:
                 write_json(path, found)
+
+    def _centred(self, features: dict[str, Any], checkpoint: str) -> list[dict[str, Any]]:
+        """Records of the trained features without the test set's means, to be held against controls that are so."""
+        found = centred_controls(features, self.run.dataset.test_splits, "trained", self.options.normalize)
+        return [
+            {"features": control.name, **_with_cmc(record, scores)}
+            for control in found
+            for record, scores in self._score(control.features, checkpoint)
+        ]
 
     def final(self, variables: Any, memory: Any, epoch: int, epochs_done: int | None = None) -> Assessment:
         """Scores a state after `epoch` epochs of the whole run, and writes `results.json`.
@@ -239,11 +254,7 @@ class Evaluator:
                 for output in self.options.outputs[1:]:
                     scored += self._score(of_output(everything, output), checkpoint, output=output)
                 results["scores"] = [_with_cmc(record, scores) for record, scores in scored]
-                results["centred"] = [
-                    {"features": control.name, **_with_cmc(record, scores)}
-                    for control in centred_controls(self, features, "trained")
-                    for record, scores in self._score(control.features, checkpoint)
-                ]
+                results["centred"] = self._centred(features, checkpoint) if self.across else []
                 results |= breakdown_tables(self.cases, quality)
                 if self.options.open_set:
                     results |= open_set_tables(self.cases, features, self.distance, self.mesh)
