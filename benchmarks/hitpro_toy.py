@@ -31,9 +31,11 @@ from jaxreid.memory import association, prototypes
 from jaxreid.memory.association import AssociationConfig
 
 CAMERA_MODALITY = np.array([0, 0, 0, 1, 1, 1])
-DEFAULT = AssociationConfig(cross_positives=4)
 # What both stages compared in the first study.
-PLAIN = {"stage1_space": "raw", "stage2_space": "centred", "metric_rounds": 0}
+PLAIN = functools.partial(
+    AssociationConfig, cross_positives=4, stage1_space="raw", stage2_space="centred", metric_rounds=0
+)
+DEFAULT = PLAIN()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,11 +63,11 @@ class Settings:
 
 
 FRAGMENTED = {"persons": 70, "tracks": 3, "epochs": 30, "level_start": (4, 12)}
-NO_LOOK_ALIKES = AssociationConfig(cross_positives=4, look_alikes=False)
+NO_LOOK_ALIKES = PLAIN(look_alikes=False)
 
 
 def fixed(value: float) -> AssociationConfig:
-    return AssociationConfig(cross_positives=4, threshold="fixed", fixed_threshold=value)
+    return PLAIN(threshold="fixed", fixed_threshold=value)
 
 
 VARIANTS = {
@@ -78,7 +80,7 @@ VARIANTS = {
     "full_fixed_0.5": Settings(association=fixed(0.5)),
     "full_fixed_0.8": Settings(association=fixed(0.8)),
     "full_joint": Settings(scope="joint"),
-    "full_plain": Settings(association=AssociationConfig(cross_positives=4, **PLAIN)),
+    "full_cameras_centred": Settings(association=AssociationConfig(cross_positives=4)),
     "fragmented": Settings(**FRAGMENTED),
     "fragmented_no_look_alikes": Settings(**FRAGMENTED, association=NO_LOOK_ALIKES),
     "fragmented_camera_track": Settings(**FRAGMENTED, unit="camera_track", association=NO_LOOK_ALIKES),
