@@ -86,7 +86,12 @@ def scores(features, pid, camera, infrared):
 def association(features, pid, camera, infrared, threshold):
     """Precision and coverage of the first mining, one prototype per tracklet."""
     modality = np.array([infrared[camera == c][0] for c in np.unique(camera)]).astype(int)
-    config = AssociationConfig(cross_positives=4, threshold=threshold)
+    plain = {
+        "stage1_space": "raw",
+        "stage2_space": "centred",
+        "metric_rounds": 0,
+    }  # towers are told apart by what they say
+    config = AssociationConfig(cross_positives=4, threshold=threshold, **plain)
     memory = empty_memory(camera - 1, modality, features.shape[1], cross_positives=4)
     rows = jnp.arange(len(pid))
     memory = rebuild(memory, unit_rows(jnp.asarray(features)), rows, jnp.ones(len(pid), bool))
