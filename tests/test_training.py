@@ -217,8 +217,8 @@ def test_baseline_overfits(tmp_path, data_dir, tiny, monkeypatch):
 
 def test_another_config_is_refused(finished):
     run, *_ = finished
-    config = make_config("hitpro", **{"levels.temperature": 0.1})
-    with refuses(ValueError, "levels.temperature", "0.07 → 0.1"):
+    config = make_config("hitpro", **{"levels.temperature": 0.2})
+    with refuses(ValueError, "levels.temperature", "0.1 → 0.2"):
         claim_workdir(run.workdir, config.to_dict())
 
 
