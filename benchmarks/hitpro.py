@@ -21,6 +21,7 @@ from typing import Any
 
 from runs import beside, over_seeds, printed, read_arguments, train_row
 
+from jaxreid.config import config_module, find_config
 from jaxreid.run.workdirs import read_results
 from jaxreid.training.metric_writer import read_metrics
 
@@ -28,7 +29,8 @@ HERE = Path(__file__).parent
 TRUE = str(HERE / "hitpro_true_pairs.py")
 FULL = "HiTPro"
 # What the supervised baseline has of HiTPro's preset: pictures changed alike.
-AUGMENT = {"channel_exchange": 0.7, "contrast": 0.2, "gamma": 0.3, "negative": 0.3, "erase": 0.2, "crop": 3}
+WALKERS = config_module(Path(find_config("hitpro"))).WALKERS
+AUGMENT = {key: value for key, value in WALKERS.items() if key.startswith("augment.")}
 # Row → config and what differs from it.
 ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     FULL: ("hitpro", {}),
@@ -39,7 +41,7 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "true pairs in stage 2": (f"{TRUE}:cross", {}),
     "true pairs in both": (f"{TRUE}:both", {}),
     "supervised baseline": ("baseline", {}),
-    "supervised baseline, HiTPro's augmentation": ("baseline", {f"augment.{k}": v for k, v in AUGMENT.items()}),
+    "supervised baseline, HiTPro's augmentation": ("baseline", AUGMENT),
 }
 PLAIN = {"association.stage1_space": "raw", "association.stage2_space": "centred", "association.metric_rounds": 0}
 PARTS: dict[str, tuple[str, dict[str, Any]]] = {

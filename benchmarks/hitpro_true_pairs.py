@@ -3,8 +3,7 @@
     PYTHONPATH=benchmarks jaxreid train --config=benchmarks/hitpro_true_pairs.py:both --config.dataset.config=vvi_dev
 
 Presets: `within` (look-alikes and stage 1 are told, stage 2 mines on what that gives), `cross` (stage 2 is told),
-`both`.
-All else is the preset `walkers` of configs/hitpro.py. Identity labels are used, and the run says so.
+`both`. All else is the preset `walkers` of configs/hitpro.py. Identity labels are used, and the run says so.
 """
 
 from __future__ import annotations

@@ -61,7 +61,7 @@ VALUES: dict[str, Any] = {
     "association.weights": "soft",
     "association.aggregation": 0.5,
     # What each camera adds to every feature hides who is who: both stages look past it, and past the directions in
-    # which mutual pairs differ. True of any tower (docs/hitpro.md).
+    # which mutual pairs differ: a matter of cameras, not of a tower (docs/hitpro.md).
     "association.stage1_space": "camera_centred",
     "association.stage2_space": "camera_centred",
     "association.metric_rounds": 2,

@@ -39,7 +39,8 @@ class Assessment:
 
     Attributes:
       results: what `results.json` holds: `scores`, one record per case, or `reason`, why nothing was scored;
-        `before_training`, records of the controls; `assumptions`, `notes` and what the run cost.
+        `before_training`, records of the controls; `centred`, of the trained features without the test set's means;
+        `assumptions`, `notes` and what the run cost.
       cases: what was ranked, those of the headline protocol first.
       distance: of the headline output.
       features: split name → the headline output, one row per test tracklet.

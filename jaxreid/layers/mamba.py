@@ -62,6 +62,7 @@ def selective_scan(
     def terms(x: Array, delta: Array, b: Array) -> tuple[Array, Array]:
         return jnp.exp(delta[..., None, :] * a), (delta * x)[..., None, :] * b[..., None]
 
+    # The form below gives the same for a chunk of one token, but takes several times as long on a CPU.
     def of_token(state: Array, inputs: tuple[Array, ...]) -> tuple[Array, Array]:
         decay, write = terms(*(y[0] for y in inputs[:3]))
         state = decay * state + write

@@ -423,6 +423,14 @@ def associate(memory: PrototypeMemory, kappa: Scalar, config: AssociationConfig)
     return associate_cross(associate_within(memory, kappa, config), kappa, config)
 
 
+def _best_of(
+    memory: PrototypeMemory, space: Float[Array, "slots features"], config: AssociationConfig
+) -> tuple[Int[Array, "slots cameras candidates"], Float[Array, "slots cameras candidates"]]:
+    """`camera_best` of what a stage compares, among the prototypes that are concentrated enough to be mined."""
+    mined = memory.valid & (memory.concentration >= config.min_concentration)
+    return camera_best(space, memory.camera, mined, memory.num_cameras, config.candidates_per_camera, config.block)
+
+
 def associate_within(memory: PrototypeMemory, kappa: Scalar, config: AssociationConfig) -> PrototypeMemory:
     """Look-alikes, and stage 1: mines the other cameras of the own modality, on `within_representation`, with a
     threshold for each modality. Look-alikes are of one camera, and found on the prototypes themselves."""
@@ -432,13 +440,10 @@ def associate_within(memory: PrototypeMemory, kappa: Scalar, config: Association
         neutral, neutral_threshold = look_alikes(
             memory.feature, memory.camera, memory.valid, config.look_alike_kappa, config.num_look_alikes, config.block
         )
-    cameras = memory.num_cameras
     space = within_representation(memory, config)
-    mined = memory.valid & (memory.concentration >= config.min_concentration)
-    table = camera_best(space, memory.camera, mined, cameras, config.candidates_per_camera, config.block)
-    own_camera = memory.camera[:, None] == jnp.arange(cameras)
+    own_camera = memory.camera[:, None] == jnp.arange(memory.num_cameras)
     within = mine(
-        *table,
+        *_best_of(memory, space, config),
         candidate=(memory.modality[:, None] == memory.camera_modality) & ~own_camera,
         group=memory.modality,
         num_groups=memory.num_modalities,
@@ -461,10 +466,8 @@ def associate_within(memory: PrototypeMemory, kappa: Scalar, config: Association
 def associate_cross(memory: PrototypeMemory, kappa: Scalar, config: AssociationConfig) -> PrototypeMemory:
     """Stage 2: mines all cameras of the other modality, on `cross_representation`, with one threshold."""
     space = cross_representation(memory, config)
-    mined = memory.valid & (memory.concentration >= config.min_concentration)
-    table = camera_best(space, memory.camera, mined, memory.num_cameras, config.candidates_per_camera, config.block)
     cross = mine(
-        *table,
+        *_best_of(memory, space, config),
         candidate=memory.modality[:, None] != memory.camera_modality,
         group=jnp.zeros_like(memory.modality),
         num_groups=1,
