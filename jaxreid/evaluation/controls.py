@@ -60,31 +60,36 @@ def free_controls(
     names = {TOWER: "untouched tower", options.headline: "batch-norm calibrated" if calibrates else "untrained feature"}
     known: list[str] = list(next(iter(features.values())))
     masked: dict[str, Any] = {}
+    # What is no output is a plain vector, which the distance of outputs may not be made for.
+    of_vectors = None if options.distance in OF_ROWS else "cosine"
     for name in sorted(known, key=lambda name: list(names).index(name) if name in names else len(names)):
-        # What is no output is a plain vector, which the distance of outputs may not be made for.
-        other = None if name in options.outputs or options.distance in OF_ROWS else "cosine"
-        yield Control(names.get(name, name), of_output(features, name), other)
+        distance = None if name in options.outputs else of_vectors
+        yield Control(names.get(name, name), of_output(features, name), distance)
         if name == TOWER and run.method.sees_pictures:
             masked = of_output(features_by(_masking(run, options)), TOWER)
-            yield Control("untouched tower, margins masked", masked, other)
+            yield Control("untouched tower, margins masked", masked, of_vectors)
     if across:
         word = "calibrated" if calibrates else "untrained"
         splits = run.dataset.test_splits
         yield from centred_controls(of_output(features, options.headline), splits, word, options.normalize)
-        yield from centred_controls(masked, splits, "margins masked", options.normalize)
+        yield from centred_controls(masked, splits, "margins masked", options.normalize, of_vectors)
 
 
 def centred_controls(
-    features: dict[str, Any], splits: Sequence[Split], word: str, normalize: bool
+    features: dict[str, Any],
+    splits: Sequence[Split],
+    word: str,
+    normalize: bool,
+    distance: Distance | None = None,
 ) -> Iterator[Control]:
-    """Features without the mean of each modality, and of each camera, of the test set; of plain vectors alone."""
+    """Features without the mean of each modality, and of each camera, of the test set; of arrays alone."""
     if features and all(isinstance(x, np.ndarray) for x in features.values()):
         for column in ("modality", "camera"):
             group = {split.name: getattr(split.table, column) for split in splits}
             centred = _centred(features, group)
             if normalize:
                 centred = {name: np.asarray(unit_rows(rows)) for name, rows in centred.items()}
-            yield Control(f"{word}, centred per {column}", centred)
+            yield Control(f"{word}, centred per {column}", centred, distance)
 
 
 def _centred(features: dict[str, np.ndarray], group: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
