@@ -4,7 +4,10 @@ import types
 
 import numpy as np
 
-from jaxreid.evaluation.controls import centred_controls, without_margins
+from jaxreid.evaluation import controls
+from jaxreid.evaluation.controls import TOWER, centred_controls, free_controls, without_margins
+from jaxreid.methods.method import Evaluation
+from jaxreid.retrieval.distances import check_features
 
 
 def test_a_frame_of_one_colour_becomes_nothing():
@@ -52,3 +55,33 @@ def test_centring_takes_means_over_query_and_gallery_together():
 def test_what_is_no_vector_is_not_centred():
     splits = [split("test", [0, 0], [1, 1])]
     assert not list(centred_controls({"test": {"parts": np.ones((2, 3, 1))}}, splits, "trained", normalize=True))
+
+
+def test_every_control_can_be_scored_where_outputs_are_parts(monkeypatch):
+    """Parts are compared by their own distance, and what the tower gives, with and without margins, as vectors."""
+    monkeypatch.setattr(controls, "_masking", lambda run, options: "masked")
+    splits = [split("test", [0, 0, 1, 1], [1, 2, 3, 4])]
+    rng = np.random.default_rng(0)
+    parts, tower, masked = (rng.normal(size=shape).astype(np.float32) for shape in ((4, 3, 5), (4, 6), (4, 6)))
+    method = types.SimpleNamespace(sees_pictures=True, stages=lambda: [types.SimpleNamespace(calibrate=False)])
+    run = types.SimpleNamespace(method=method, dataset=types.SimpleNamespace(test_splits=splits))
+    options = Evaluation("all", 4, outputs=("feature",), distance="parts_euclidean", normalize=False)
+
+    def features_by(extractor):
+        return {"test": {TOWER: masked} if extractor else {"feature": parts, TOWER: tower}}
+
+    found = {
+        control.name: (control.features["test"], control.distance or options.distance)
+        for control in free_controls(run, options, features_by, across=True)
+    }
+    assert {name: (x.ndim, distance) for name, (x, distance) in found.items()} == {
+        "untouched tower": (2, "cosine"),
+        "untouched tower, margins masked": (2, "cosine"),
+        "untrained feature": (3, "parts_euclidean"),
+        "untrained, centred per modality": (3, "parts_euclidean"),
+        "untrained, centred per camera": (3, "parts_euclidean"),
+        "margins masked, centred per modality": (2, "cosine"),
+        "margins masked, centred per camera": (2, "cosine"),
+    }
+    for features, distance in found.values():
+        check_features(features, features, distance)  # raises where it is another's
