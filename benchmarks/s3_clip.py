@@ -19,7 +19,7 @@ from vreid_xfd import ROWS as ANCESTORS
 
 from jaxreid.run.workdirs import read_results
 
-BUDGET = {"batch.num_instances": 4, "epochs": 4}  # of S3-CLIP's main stage, for what it is compared with
+BUDGET = {"batch.num_instances": 4, "epochs": 3}  # of S3-CLIP's main stage, for what it is compared with
 PLAIN = {"degradation.blur": (0.01, 0.01), "degradation.rows": (1.0, 1.0), "degradation.noise": 0.0}
 
 # Row → config and what differs from it.
@@ -36,6 +36,7 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {
 ONE_SEED: dict[str, tuple[str, dict[str, Any]]] = {
     "no pre-training": ("s3_clip", {"pretrain.steps": 0}),
     "no temporal loss": ("s3_clip", {"weights.temporal": 0.0}),
+    "task features at weight 1": ("s3_clip", {"weights.task_features": 1.0}),
     "task features from the start": ("s3_clip", {"sr.warmup_epochs": 0.0}),
     "mixed frame by frame": ("s3_clip", {"cqmix.per": "frame"}),
     "bicubic small frames": ("s3_clip", PLAIN),
