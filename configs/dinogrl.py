@@ -46,6 +46,7 @@ VALUES: dict[str, Any] = {
     "lambda_sob_mask": 0.02,
     "lambda_sob_parts": 0.01,
     "lambda_div": 5.0,
+    "lambda_border": 0.0,  # ours: keeps the mask from the edges of a frame
     # Pairs of a visible and an infrared tracklet: identities per step, pairs of each.
     "batch.num_identities": 4,
     "batch.num_pairs": 4,
@@ -84,8 +85,11 @@ SMALL: dict[str, Any] = {
     "resnet.checkpoint": "walkers_resnet_tiny",
     "dino_size": (128, 64),
     "mask.cache": True,
-    "mask.warmup_steps": 150,
-    "mask.lr": 3e-3,
+    "mask.warmup_steps": 300,
+    "mask.lr": 1e-2,
+    # The strongest direction of a small tower's tokens is the place in the frame: without it, which half of a frame is
+    # found instead of the person depends on the seed.
+    "lambda_border": 1.0,
     "pyramid": (1, 2, 4),
     "part_width": 64,
     "pbmge.granularities": (2, 4),

@@ -88,7 +88,7 @@ def released(tmp_path_factory, data_dir, tiny, small_towers):
     for seed, shapes in enumerate(released_files.dinogrl(**SIZES)):
         paths.append(folder / f"{seed}.safetensors")
         tensors |= released_files.random_file(paths[-1], shapes, seed)
-    config = make_config(**{"mask.dropout": 0.0, "map_drop": 0.0})
+    config = make_config(**{"mask.dropout": 0.0, "map_drop": 0.0, "lambda_border": 0.0})
     lines = import_released(config, paths, folder / "run", data_dir)
     model = open_model(folder / "run")
     state, frozen, *_ = restore_judged(model)
@@ -239,7 +239,7 @@ def test_sizes_of_the_published_networks():
 
 def frozen_and_mask(batch, **changes):
     """Largest gradient of DINOv2 and of the mask branch, where neither of the mask's own losses counts."""
-    method = make_method(lambda_mse=0.0, lambda_sob_mask=0.0, **changes)
+    method = make_method(lambda_mse=0.0, lambda_sob_mask=0.0, lambda_border=0.0, **changes)
     variables, loss = family.filled(method.init, batch, scale=1.0), family.loss_of(method.stages()[-1])
 
     @jax.jit
@@ -262,7 +262,7 @@ def test_identity_losses_never_reach_the_mask_branch():
 
 def test_the_mask_branch_has_a_stage_of_its_own_unless_it_is_given():
     first, main = make_method().stages()
-    assert (first.name, first.steps, first.pictures) == ("mask", 150, False) and first.cached
+    assert (first.name, first.steps, first.pictures) == ("mask", 300, False) and first.cached
     assert make_config("hitsz_vcm").mask.warmup_steps == 500
     trained = [path for path in ("mask_branch/down/kernel", "gait_trunk/layer1_0/conv1/kernel", "dinov2/class_token")
                if find_group(path, first.updates[0].optimizer.groups).lr]  # fmt: skip
@@ -275,7 +275,9 @@ def test_the_mask_branch_has_a_stage_of_its_own_unless_it_is_given():
         jax.value_and_grad(family.loss_of(method.stages()[0]), has_aux=True)
     )(variables["params"], variables["batch_stats"], {}, batch)
     assert {name for name, value in largest(gradient).items() if value} == {"mask_branch"}
-    assert float(total) == pytest.approx(float(metrics["loss_mse"] + 0.02 * metrics["loss_sob_mask"]))
+    assert float(total) == pytest.approx(
+        float(metrics["loss_mse"] + 0.02 * metrics["loss_sob_mask"] + metrics["loss_border"])
+    )
     assert (changed["gait_trunk"]["layer1_0"]["norm1"]["mean"]
             == variables["batch_stats"]["gait_trunk"]["layer1_0"]["norm1"]["mean"]).all()  # fmt: skip
 

@@ -17,6 +17,7 @@ from jaxreid.backbones.pretrained import load_variables
 from jaxreid.layers.gait_maps import CellBranch
 from jaxreid.layers.pbmge import Exchange
 from jaxreid.layers.silhouettes import (
+    border_loss,
     cleaned,
     diversity_loss,
     kept_maps,
@@ -118,6 +119,17 @@ def test_how_rough_maps_are():
     # Two channels of 0.25: 4 · 0.5 at each of the inner 16 cells of the border, 3 · 0.5 both ways at its corners.
     flat = sobel_loss(jnp.full((1, 6, 6, 2), 0.25), jnp.ones(1, bool))
     assert float(flat) == pytest.approx((16 * 4 * 0.5 + 4 * 2 * 3 * 0.5) / (36 * 2))
+
+
+def test_how_much_of_a_mask_lies_along_the_edges():
+    """Of 32 × 16 cells three rows above and below and one column on each side, which is 5/64 of either."""
+    shares = np.random.default_rng(2).random((3, 32, 16)).astype(np.float32)
+    lines = np.concatenate([shares[:, :3], shares[:, 29:]], 1).mean((1, 2))
+    sides = np.concatenate([shares[:, :, :1], shares[:, :, 15:]], 2).mean((1, 2))
+    each = (lines + sides) / 2
+    mask = jnp.array([True, False, True])
+    found = float(border_loss(shares_of(jnp.asarray(shares)), mask))
+    assert found == pytest.approx(each[[0, 2]].mean(), rel=1e-5)
 
 
 def test_how_evenly_parts_are_used():

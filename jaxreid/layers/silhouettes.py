@@ -83,6 +83,18 @@ def mask_sobel_loss(
     return (sobel_loss(shares[..., :1], mask) + sobel_loss(shares[..., 1:], mask)) / channels
 
 
+def border_loss(shares: Float[Array, "frames rows columns 2"], mask: Bool[Array, " frames"]) -> Float[Array, ""]:
+    """The mean of channel 0 along the four edges of a frame, over frames that count: a person stands in the middle.
+
+    Ours. It says which of the two shares is the person, and that no half of a frame is one.
+    """
+    first = shares[..., 0].astype(jnp.float32)
+    rows, columns = (max(scaled(BAND, count), 1) for count in first.shape[1:])
+    lines = jnp.concatenate([first[:, :rows], first[:, -rows:]], axis=1).mean(axis=(1, 2))
+    sides = jnp.concatenate([first[:, :, :columns], first[:, :, -columns:]], axis=2).mean(axis=(1, 2))
+    return masked_mean((lines + sides) / 2, mask)
+
+
 def _sobel(x: Float[Array, "frames rows columns"]) -> tuple[jax.Array, jax.Array]:
     x = jnp.pad(x, ((0, 0), (1, 1), (1, 1)))
     smooth_down = x[:, :-2] + 2 * x[:, 1:-1] + x[:, 2:]

@@ -27,7 +27,7 @@ from jaxreid.data.schema import INFRARED, VISIBLE
 from jaxreid.dataset_info import DatasetInfo
 from jaxreid.errors import UserError
 from jaxreid.layers.dinogrl import STREAMS, DinoGRLConfig, DinoGRLNetwork, flat
-from jaxreid.layers.silhouettes import SobelLayout, diversity_loss, mask_sobel_loss, sobel_loss
+from jaxreid.layers.silhouettes import SobelLayout, border_loss, diversity_loss, mask_sobel_loss, sobel_loss
 from jaxreid.losses.identity import cross_entropy
 from jaxreid.losses.triplet import batch_all_triplet
 from jaxreid.methods.method import (
@@ -69,7 +69,7 @@ VALUES = {
     **under("triplet", {"margin": non_negative}),
     "scale": positive,
     "label_smoothing": number(0, below=1),
-    **dict.fromkeys(("lambda_mse", "lambda_sob_mask", "lambda_sob_parts", "lambda_div"), non_negative),
+    **dict.fromkeys((f"lambda_{term}" for term in ("mse", "sob_mask", "sob_parts", "div", "border")), non_negative),
 }
 
 
@@ -206,7 +206,7 @@ class DinoGRL(Method):
         return {"tokens": tokens[0].reshape(*batch.frames.shape[:2], *tokens[0].shape[1:])}
 
     def mask_loss(self, variables: Variables, memory: Any, batch: Batch, context: Context) -> LossOutput:
-        """λ L_mse + λ L_sob alone, before anything else learns."""
+        """λ L_mse + λ L_sob (and λ L_border, ours) alone, before anything else learns."""
         if "tokens" in batch.extras:
             last = flat(jnp.asarray(batch.extras["tokens"])).astype(self.network_config.dino.dtype)
         else:
@@ -221,7 +221,10 @@ class DinoGRL(Method):
     def _mask_terms(self, shares: jax.Array, found: Mapping[str, jax.Array], mask: jax.Array) -> dict[str, Any]:
         config = self.config
         rough = mask_sobel_loss(shares, mask, config.mask_sobel_layout)
-        return {"mse": (config.lambda_mse, found["mse"]), "sob_mask": (config.lambda_sob_mask, rough)}
+        terms = {"mse": (config.lambda_mse, found["mse"]), "sob_mask": (config.lambda_sob_mask, rough)}
+        if config.lambda_border:
+            terms["border"] = (config.lambda_border, border_loss(shares, mask))
+        return terms
 
     def loss(self, variables: Variables, memory: Any, batch: Batch, context: Context) -> LossOutput:
         """L_id + L_tri of each stream, and 1 · L_mse + 0.02 · L_sob(mask) + 0.01 · L_sob(parts) + 5 · L_div."""
