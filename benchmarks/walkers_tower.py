@@ -86,11 +86,8 @@ def scores(features, pid, camera, infrared):
 def association(features, pid, camera, infrared, threshold):
     """Precision and coverage of the first mining, one prototype per tracklet."""
     modality = np.array([infrared[camera == c][0] for c in np.unique(camera)]).astype(int)
-    plain = {
-        "stage1_space": "raw",
-        "stage2_space": "centred",
-        "metric_rounds": 0,
-    }  # towers are told apart by what they say
+    # What a tower says by itself, before mining makes up for its cameras.
+    plain: dict[str, Any] = {"stage1_space": "raw", "stage2_space": "centred", "metric_rounds": 0}
     config = AssociationConfig(cross_positives=4, threshold=threshold, **plain)
     memory = empty_memory(camera - 1, modality, features.shape[1], cross_positives=4)
     rows = jnp.arange(len(pid))

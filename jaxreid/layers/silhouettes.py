@@ -36,11 +36,16 @@ def resized(
 def person(shares: Float[Array, "frames rows columns 2"]) -> Float[Array, "frames rows columns"]:
     """The share of the person: that of channel 0, unless its cells fill more than half of the bands above and below."""
     first = shares[..., 0]
-    band = max(scaled(BAND, first.shape[1]), 1)
-    hard = jnp.round(first)
-    edge = jnp.concatenate([hard[:, :band], hard[:, -band:]], axis=1)
-    background = edge.mean(axis=(1, 2)) > 0.5
+    background = _ends(jnp.round(first), 1).mean(axis=(1, 2)) > 0.5
     return jnp.where(background[:, None, None], shares[..., 1], first)
+
+
+def _ends(x: jax.Array, axis: int) -> jax.Array:
+    """The first and the last cells along an axis, as many as a band has."""
+    count = x.shape[axis]
+    band = max(scaled(BAND, count), 1)
+    first, last = (jax.lax.slice_in_dim(x, *ends, axis=axis) for ends in ((0, band), (count - band, count)))
+    return jnp.concatenate([first, last], axis=axis)
 
 
 def cleaned(share: Float[Array, "frames rows columns"]) -> Float[Array, "frames rows columns"]:
@@ -89,10 +94,8 @@ def border_loss(shares: Float[Array, "frames rows columns 2"], mask: Bool[Array,
     Ours. It says which of the two shares is the person, and that no half of a frame is one.
     """
     first = shares[..., 0].astype(jnp.float32)
-    rows, columns = (max(scaled(BAND, count), 1) for count in first.shape[1:])
-    lines = jnp.concatenate([first[:, :rows], first[:, -rows:]], axis=1).mean(axis=(1, 2))
-    sides = jnp.concatenate([first[:, :, :columns], first[:, :, -columns:]], axis=2).mean(axis=(1, 2))
-    return masked_mean((lines + sides) / 2, mask)
+    rows, columns = (_ends(first, axis).mean(axis=(1, 2)) for axis in (1, 2))
+    return masked_mean((rows + columns) / 2, mask)
 
 
 def _sobel(x: Float[Array, "frames rows columns"]) -> tuple[jax.Array, jax.Array]:
