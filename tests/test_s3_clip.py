@@ -311,8 +311,22 @@ def test_frames_from_the_air_and_small_ones_are_restored():
     without = jax.jit(lambda b: vsla.embed(variables, None, b))(b)
     np.testing.assert_allclose(found["sr_off"], without["feature"], rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(found["tower"], without["tower"], rtol=1e-4, atol=1e-5)
+    alone = jax.jit(lambda b: vsla.embed(variables, None, b))(b.replace(frames=pictures["feature"]))["feature"]
+    np.testing.assert_allclose(found["feature"], alone, rtol=1e-4, atol=1e-5)
     fewer = make(**{"evaluation.outputs": ("feature",)})
     assert set(jax.eval_shape(lambda b: fewer.embed(variables, None, b), b)) == {"tower", "feature", "sr_off"}
+
+
+def test_a_clip_is_restored_in_part_where_some_of_its_frames_are_small():
+    """As where its frames are all that is looked at; so are the clips beside it."""
+    variables, b, small = drawn()[1], batch(), {"sr.below_height": 0.5}
+    found, alone = (
+        jax.jit(functools.partial(method.embed, variables, None))(b)
+        for method in (make(**small), make(**small, **{"evaluation.outputs": ("feature",)}))
+    )
+    np.testing.assert_allclose(found["feature"], alone["feature"], rtol=1e-4, atol=1e-5)
+    assert np.abs(found["feature"] - found["sr_off"])[3].max() > 0.01
+    assert np.abs(found["feature"] - found["sr_all"])[3].max() > 0.01
 
 
 def test_what_is_examined():

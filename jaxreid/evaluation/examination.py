@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -26,17 +27,22 @@ class Strip:
     pictures: dict[str, np.ndarray]
 
 
-def examination(run: Run, variables: Any, memory: Any) -> tuple[list[dict[str, Any]], tuple[Strip, ...]]:
+def examination(
+    run: Run, wanted: Sequence[np.ndarray], variables: Any, memory: Any
+) -> tuple[list[dict[str, Any]], tuple[Strip, ...]]:
     """(a record for each figure: its mean over tracklets, with the interval over persons, and strips of pictures of
-    different persons), of the first clip of tracklets of the test splits that the method finds something in."""
+    different persons), of the first clip of tracklets that the method finds something in, among these rows of each
+    test split i64[N]."""
     options, extractor = run.method.evaluation(), None
     figures: list[dict[str, np.ndarray]] = []
     persons: list[np.ndarray] = []
     strips: dict[int, Strip] = {}
     kinds: Counter[tuple[int, int]] = Counter()  # strips of them
-    for split in run.dataset.test_splits:
+    for split, tracklets in zip(run.dataset.test_splits, wanted, strict=True):
+        if not len(tracklets):
+            continue
         plan = options.plan(split.table.length)
-        first = np.flatnonzero(np.diff(plan.tracklet, prepend=-1))
+        first = np.flatnonzero(np.diff(plan.tracklet, prepend=-1))[tracklets]
         chosen = np.unique(np.linspace(0, len(first) - 1, TRACKLETS).round().astype(int))
         plan = plan.rows(first[chosen])
         extractor = extractor or make_extractor(run, "examine_step", _examining(run))

@@ -369,12 +369,25 @@ class S3Clip(VslaClip):
     def embed(self, variables: Variables, memory: BankMemory, batch: Batch) -> dict[str, jax.Array]:
         """ "feature": with frames from the air and small ones restored; "sr_off": with none, "sr_all": with all.
         "tower": the class token of frames as they are."""
-        asked = (*self.config.evaluation.outputs, "sr_off")
-        pictures = {name: x for name, x in self.pictures(variables, batch).items() if name in asked}
-        together = super().embed(variables, memory, in_views(batch, list(pictures.values())))
-        names = list(pictures)
-        found = {name: of_view(together["feature"], at, len(names)) for at, name in enumerate(names)}
-        return {"tower": of_view(together["tower"], names.index("sr_off"), len(names)), **found}
+        pictures, look = self.pictures(variables, batch), partial(super().embed, variables, memory)
+
+        def both(*names: str) -> dict[str, jax.Array]:
+            found = look(in_views(batch, [pictures[name] for name in names]))
+            of_names = {name: of_view(found["feature"], at, 2) for at, name in enumerate(names)}
+            return {"tower": of_view(found["tower"], 0, 2), **of_names}
+
+        if "sr_all" not in self.config.evaluation.outputs:
+            return both("sr_off", "feature")
+        found, chosen = both("sr_off", "sr_all"), self.chosen(batch)
+        # Nearly every clip is restored as a whole or not at all, and known by now.
+        whole = (chosen | ~batch.frame_mask).all(axis=1)
+        parted = batch.valid & ~whole & (chosen & batch.frame_mask).any(axis=1)
+        feature = jax.lax.cond(
+            parted.any(),
+            lambda: look(batch.replace(frames=pictures["feature"]))["feature"],
+            lambda: jnp.where(whole[:, None], found["sr_all"], found["sr_off"]),
+        )
+        return {**found, "feature": feature}
 
     @property
     def examines(self) -> bool:
