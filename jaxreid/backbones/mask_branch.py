@@ -15,8 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxreid.backbones.batch_norm import MaskedBatchNorm
-
-TORCH_LINEAR = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")  # U(±1/√inputs)
+from jaxreid.backbones.torch_linear import TORCH_LINEAR
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxreid.arrays import masked_mean
+from jaxreid.backbones.torch_linear import torch_dense
 from jaxreid.backbones.transformer import LayerNorm
 from jaxreid.errors import UserError
 
@@ -121,15 +122,6 @@ class SkeletonConfig:
     @property
     def joints(self) -> int:
         return len(self.tree) + 1
-
-
-def torch_dense(inputs: int, outputs: int, name: str | None = None, dtype: Any = jnp.float32) -> nn.Dense:
-    """A linear layer that starts as PyTorch's do: weights and biases from U(−1/√inputs, 1/√inputs)."""
-
-    def init(key: Array, shape: Any, dtype: Any = jnp.float32) -> Array:
-        return jax.random.uniform(key, shape, dtype, -(inputs**-0.5), inputs**-0.5)
-
-    return nn.Dense(outputs, dtype=dtype, kernel_init=init, bias_init=init, name=name)
 
 
 class GraphBlock(nn.Module):

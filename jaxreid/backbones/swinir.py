@@ -25,6 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxreid.backbones.torch_linear import TORCH_LINEAR
 from jaxreid.errors import UserError
 from jaxreid.shapes import AnyArray, Array, Bool, Float
 
@@ -198,7 +199,7 @@ class Group(nn.Module):
 
 
 def _convolution(c: SwinIRConfig, outputs: int, name: str) -> nn.Conv:
-    init: Any = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+    init: Any = TORCH_LINEAR
     if name == "last" and c.residual:
         init = nn.initializers.zeros
     return nn.Conv(outputs, (3, 3), padding=1, dtype=c.dtype, kernel_init=init, name=name)

@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxreid.backbones.skeleton_graph import torch_dense
+from jaxreid.backbones.torch_linear import torch_dense
 from jaxreid.backbones.transformer import LayerNorm
 from jaxreid.layers.cross_attention import ContextBlock
 from jaxreid.shapes import Array, Float

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxreid.arrays import masked_mean
-from jaxreid.backbones.skeleton_graph import torch_dense
+from jaxreid.backbones.torch_linear import torch_dense
 from jaxreid.backbones.transformer import LayerNorm, exact_gelu
 from jaxreid.layers.prompt_decoder import PromptDecoder
 from jaxreid.shapes import AnyArray, Array, Bool, Float

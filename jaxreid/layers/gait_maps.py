@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxreid.backbones.batch_norm import MaskedBatchNorm
-from jaxreid.backbones.mask_branch import TORCH_LINEAR
 from jaxreid.backbones.resnet import Convolution
+from jaxreid.backbones.torch_linear import TORCH_LINEAR
 from jaxreid.layers.silhouettes import resized
 
 Array = jax.Array

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from jaxreid.arrays import masked_mean, unit_rows
 from jaxreid.backbones.batch_norm import MaskedBatchNorm
-from jaxreid.backbones.skeleton_graph import torch_dense
+from jaxreid.backbones.torch_linear import torch_dense
 from jaxreid.backbones.transformer import Tap
 from jaxreid.backbones.vit import ViT, ViTConfig
 from jaxreid.data.batch import Batch

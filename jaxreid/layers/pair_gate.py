@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxreid.backbones.attention import attend
-from jaxreid.backbones.skeleton_graph import torch_dense
+from jaxreid.backbones.torch_linear import torch_dense
 from jaxreid.shapes import Array, Float, Int
 
 Prepared = dict[str, Array]  # what a clip brings to a pair: see `PairGate.prepared`

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxreid.backbones.batch_norm import MaskedBatchNorm
-from jaxreid.backbones.mask_branch import TORCH_LINEAR
+from jaxreid.backbones.torch_linear import TORCH_LINEAR
 from jaxreid.shapes import AnyArray, Array, Bool, Float
 
 NORMS = ("shared", "specific")  # of relu(f) and of relu(−f)
