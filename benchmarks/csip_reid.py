@@ -31,6 +31,7 @@ import numpy as np
 from runs import flags, over_seeds, printed, reopened, train, workdir_of
 
 from jaxreid.backbones.skeleton_graph import TREES
+from jaxreid.evaluation.examination import mean_over
 from jaxreid.files import expand
 from jaxreid.run.workdirs import read_results
 
@@ -68,8 +69,6 @@ SAME: dict[str, Any] = {
     "augment.infrared_mix": False,
     **{f"augment.{name}": 0.0 for name in ("contrast", "gamma", "negative")},
 }
-DRAWS = 1000
-
 
 # --- runs -------------------------------------------------------------------------------------------------------------
 
@@ -182,13 +181,8 @@ def retrieved(similar: np.ndarray, identity: np.ndarray, camera: np.ndarray) -> 
 
 def interval(values: np.ndarray, identity: np.ndarray) -> tuple[float, float]:
     """95 % of the mean over bootstrap samples of identities."""
-    people = np.unique(identity)
-    total = np.array([values[identity == person].sum() for person in people])
-    count = np.array([(identity == person).sum() for person in people])
-    draws = np.random.default_rng(0).integers(len(people), size=(DRAWS, len(people)))
-    means = total[draws].sum(1) / count[draws].sum(1)
-    low, high = np.percentile(means, (2.5, 97.5))
-    return 100 * float(low), 100 * float(high)
+    low, high = mean_over(100 * values, identity)["interval"]
+    return low, high
 
 
 def of_the_first_stage(workdirs: dict[str, list[Path]], data: dict[str, Path | None]) -> list[list[str]]:
