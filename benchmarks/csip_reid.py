@@ -63,6 +63,8 @@ ALONE, STARTED = "skeletons alone", "skeletons alone, from the first stage"
 # TF-CLIP with the clips, the budget and the augmentation of csip_reid's preset.
 SAME: dict[str, Any] = {
     "epochs": 8,
+    "weights.bank": 0.02,
+    "batch.num_identities": 12,
     "batch.seq_len": 4,
     "ssp.self_attention": True,
     "augment.channel_exchange": 0.0,
