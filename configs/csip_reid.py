@@ -62,6 +62,7 @@ VALUES: dict[str, Any] = {
     "sgtm.use": True,
     "sgtm.heads": 8,
     "sgtm.dropout": 0.1,
+    "sgtm.drop": 0.0,  # share of clips that SGTM is given no skeleton of, in training; ours
     "sgtm.layout": "paper",  # "released": beside a frame's tokens stand joints of other frames and clips
     "sgtm.time_embedding": False,  # True: places of frames are told apart; ours
     "sie.columns": ("camera_index",),

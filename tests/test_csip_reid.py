@@ -19,7 +19,7 @@ from jaxreid.losses.identity import cross_entropy
 from jaxreid.losses.image_text import supervised_contrastive
 from jaxreid.losses.triplet import batch_hard_triplet
 from jaxreid.methods.csip_reid import Prototypes
-from jaxreid.methods.method import Features
+from jaxreid.methods.method import Context, Features
 from jaxreid.optimizers import Progress, Schedule, find_group, learning_rate, split_trained
 from jaxreid.run.config_values import check_config
 
@@ -410,9 +410,37 @@ def test_parts_can_be_left_out():
     np.testing.assert_allclose(similar, np.ones((CLIPS, JOINT)) @ x.mean(1).T, rtol=1e-4, atol=1e-5)
 
 
+def test_some_clips_are_trained_as_in_tests():
+    """`sgtm.drop` of them, drawn in every step, have the temporal feature that they have without a skeleton; PFU sees
+    all."""
+    method = make(**{"sgtm.drop": 0.5, "sgtm.dropout": 0.0, "pfu.dropout": 0.0})
+    variables, batch = drawn()[1], batch_of()
+
+    @jax.jit
+    def features(key):
+        at = Context(key, family.progress())
+
+        def forward(network):
+            found = method.encode(network, batch, at)
+            with_all = network.skeletons(batch.extras["joints3d"], batch.extras["joints3d_mask"], False)
+            others = [network.encode(batch, True, given)["temporal"] for given in (None, with_all)]
+            return found["temporal"], *others, found["skeletons"].seen
+
+        return method.network.apply(variables, method=forward, rngs={"dropout": key})
+
+    dropped = []
+    for seed in range(8):
+        found, without, given, seen = map(np.asarray, features(jax.random.key(seed)))
+        near = [np.isclose(found, other, rtol=1e-4, atol=1e-5).all(axis=1) for other in (without, given)]
+        assert seen.all() and np.array_equal(near[0], ~near[1])
+        dropped.append(near[0])
+    assert 0.3 < np.mean(dropped) < 0.7 and len(np.unique(dropped, axis=0)) > 1
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
+        ({"sgtm.drop": 1.5}, "config.sgtm.drop=1.5"),
         ({"sgtm.use": False}, "config.embedding has 'temporal'"),
         ({"skeleton.eigenvectors": 17}, "17 joints have one fewer at most"),
         ({"skeleton.heads": 7}, "does not divide over config.skeleton.heads=7"),

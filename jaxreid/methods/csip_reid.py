@@ -236,7 +236,7 @@ VALUES = {
     **under(
         "sgtm", {"use": flag, "heads": whole(1), "dropout": number(0, below=1), "layout": one_of(get_args(Layout))}
     ),
-    "sgtm.time_embedding": flag,
+    **under("sgtm", {"drop": number(0, 1), "time_embedding": flag}),
     "weights.frame_identity": non_negative,
 }
 
@@ -389,15 +389,19 @@ class CSIPReID(ClipFamily):
         return make_optimizer(self.config.optimizer, frozen=r"^skeleton/" if frozen else None)
 
     def encode(self, network: Any, batch: Batch, context: Context) -> dict[str, Any]:
-        """Clip features of training, with the skeletons that guide them."""
-        options, skeletons = self.config.skeleton, None
+        """Clip features of training, with the skeletons that guide them; of some clips the temporal feature is made
+        without any, as in tests."""
+        options, skeletons, guides = self.config.skeleton, None, None
         if self.uses_skeletons:
             signs, order = jax.random.split(jax.random.fold_in(context.rng, 1))
             joints, seen = joints_of(batch, order if options.shuffle else None)
             skeletons = network.skeletons(joints, seen, options.finetune, random_signs(options, signs))
             if not options.finetune:
                 skeletons = jax.lax.stop_gradient(skeletons)
-        return network.encode(batch, True, skeletons, all_tokens=self.config.pfu.use)
+            kept = jax.random.bernoulli(jax.random.fold_in(context.rng, 2), 1 - self.config.sgtm.drop, (len(seen), 1))
+            guides = skeletons._replace(seen=seen & kept)
+        found = network.encode(batch, True, guides, all_tokens=self.config.pfu.use)
+        return {**found, "skeletons": skeletons}
 
 
 METHOD = CSIPReID
