@@ -12,6 +12,8 @@ a table. Prints Markdown, in per cent, mean ± sample deviation over the seeds:
 2. mAP and rank-1 of the rows on the world.
 3. Those of three of them on `clothes`, under its own protocols.
 4. Skeletons alone: the config csip_skeleton, and its start from the first stage.
+5. mAP of the features of the main stage one by one: of SGTM without skeletons, as in every test, and for once with
+   those of the test tracklets, and with those of other tracklets.
 
 `lift0` makes a copy of the built set (`--out`/data), whose joints are its key points laid into a plane. `--config.…`
 goes to every run; built sets are looked for in $JAXREID_DATA_DIR.
@@ -229,6 +231,50 @@ def over_control(real: Sequence[Path], control: Sequence[Path]) -> str:
     return f"{100 * (one - other).mean():.1f} ({low:.1f} … {high:.1f})"
 
 
+# --- the main stage ---------------------------------------------------------------------------------------------------
+
+
+def one_by_one(workdir: Path, data_dir: Path | None = None) -> dict[str, float]:
+    """mAP in percent of the first case, feature by feature; the temporal one by what it was given."""
+    import jax
+
+    from jaxreid import retrieval
+    from jaxreid.data.extras import ExtraReader
+    from jaxreid.evaluation.evaluator import Evaluator
+    from jaxreid.evaluation.extract import make_extractor, tracklet_features
+    from jaxreid.methods.csip_reid import joints_of
+    from jaxreid.training.steps import variables_of
+
+    run, state, frozen = reopened(workdir, data_dir)
+    method: Any = run.method
+
+    def find(variables: Any, memory: Any, batch: Any) -> dict[str, Any]:
+        def features(network: Any, order: Any = None, given: bool = True) -> dict[str, Any]:
+            skeletons = network.skeletons(*joints_of(batch, order), False) if given else None
+            return network.encode(batch, False, skeletons, all_tokens=True)
+
+        plain, own, others = (
+            method.network.apply(variables, **asked, method=features)
+            for asked in ({"given": False}, {}, {"order": jax.random.key(0)})
+        )
+        of_temporal = {"with": own, "with others'": others, "without": plain}
+        found = {f"temporal, {how} skeletons": each["temporal"] for how, each in of_temporal.items()}
+        return {"last": plain["last"], "projected": plain["projected"], **found}
+
+    case, extractor, features = Evaluator(run).cases[0], make_extractor(run, "branch_step", find), {}
+    for split in run.dataset.test_splits:
+        reader, rule, options = run.reader(split), method.evaluation(), run.loading.for_tests()
+        extras = ExtraReader(split, reader, method.extras("extract"))
+        given = variables_of(state, frozen), state.memory, split, rule, options, reader, None, extras
+        features[split.name] = tracklet_features(extractor, *given)
+    query, gallery = case.query, case.gallery
+    found = {}
+    for name in next(iter(features.values())):
+        rows = [side.of({split: x[name] for split, x in features.items()}) for side in (query, gallery)]
+        found[name] = retrieval.score(*rows, query.columns(), gallery.columns(), case.protocol).mAP
+    return found
+
+
 # --- tables -----------------------------------------------------------------------------------------------------------
 
 
@@ -270,6 +316,12 @@ def main() -> None:
     table = [[name, *figures(folders), str(len(folders))] for name, folders in workdirs.items()]
     if table:
         printed([arguments.world, "mAP", "rank-1", "seeds"], table)
+
+    branch = {name: [one_by_one(folder, data[name]) for folder in folders] for name, folders in pretrained.items()}
+    if branch:
+        heads = [*next(iter(branch.values()))[0]]
+        cells = [[over_seeds([one[head] for one in found]) for head in heads] for found in branch.values()]
+        printed(["mAP", *heads], [[name, *row] for name, row in zip(branch, cells, strict=True)])
 
     found = []
     for name in rows:
