@@ -43,6 +43,7 @@ NO_BRANCH: dict[str, Any] = {
     "embedding": ("last", "projected"),
 }
 FULL, SHUFFLED, MEMORY, LIFTED = "CSIP-ReID", "shuffled skeletons", "memory", "lift0"
+ALWAYS = "SGTM always with skeletons"
 # Row → config and what differs from it.
 ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "TF-CLIP": ("tf_clip", {}),
@@ -52,6 +53,7 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     FULL: ("csip_reid", {}),
     SHUFFLED: ("csip_reid", {"skeleton.shuffle": True}),
     LIFTED: ("csip_reid", {}),
+    ALWAYS: ("csip_reid", {"sgtm.drop": 0.0}),
 }
 ONE_SEED: dict[str, tuple[str, dict[str, Any]]] = {
     "released layout": ("csip_reid", {"sgtm.layout": "released"}),
@@ -317,7 +319,11 @@ def main() -> None:
     if table:
         printed([arguments.world, "mAP", "rank-1", "seeds"], table)
 
-    branch = {name: [one_by_one(folder, data[name]) for folder in folders] for name, folders in pretrained.items()}
+    branch = {
+        name: [one_by_one(folder, data.get(name)) for folder in workdirs[name]]
+        for name in (*pretrained, ALWAYS)
+        if name in workdirs
+    }
     if branch:
         heads = [*next(iter(branch.values()))[0]]
         cells = [[over_seeds([one[head] for one in found]) for head in heads] for found in branch.values()]
