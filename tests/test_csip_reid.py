@@ -26,7 +26,7 @@ from jaxreid.run.config_values import check_config
 JOINTS, WIDTH, JOINT = 17, 16, 8  # joints; widths of the small tower and of its joint space
 SMALL = {
     **{"skeleton.width": 8, "skeleton.depth": 1, "skeleton.heads": 2, "skeleton.hidden": 8},
-    **{"pfu.heads": 2, "sgtm.heads": 4, "batch.seq_len": FRAMES},
+    **{"pfu.heads": 2, "sgtm.heads": 4, "sgtm.drop": 0.0, "batch.seq_len": FRAMES},
 }
 
 
