@@ -33,6 +33,7 @@ import numpy as np
 from runs import flags, over_seeds, printed, reopened, train, workdir_of
 
 from jaxreid.backbones.skeleton_graph import TREES
+from jaxreid.config import config_module, find_config
 from jaxreid.evaluation.examination import mean_over
 from jaxreid.files import expand
 from jaxreid.run.workdirs import read_results
@@ -65,16 +66,10 @@ ONE_SEED: dict[str, tuple[str, dict[str, Any]]] = {
 ON_CLOTHES = (MEMORY, FULL, SHUFFLED)
 ALONE, STARTED = "skeletons alone", "skeletons alone, from the first stage"
 # TF-CLIP with the clips, the budget and the augmentation of csip_reid's preset.
-SAME: dict[str, Any] = {
-    "epochs": 8,
-    "weights.bank": 0.02,
-    "batch.num_identities": 12,
-    "batch.seq_len": 4,
-    "ssp.self_attention": True,
-    "augment.channel_exchange": 0.0,
-    "augment.infrared_mix": False,
-    **{f"augment.{name}": 0.0 for name in ("contrast", "gamma", "negative")},
-}
+SMALL = config_module(Path(find_config("csip_reid"))).SMALL
+LIKE = ("epochs", "weights.bank", "batch.num_identities", "batch.seq_len")
+LIKE += tuple(f"augment.{name}" for name in ("channel_exchange", "infrared_mix", "contrast", "gamma", "negative"))
+SAME: dict[str, Any] = {"ssp.self_attention": True, **{key: SMALL[key] for key in LIKE}}
 
 # --- runs -------------------------------------------------------------------------------------------------------------
 
@@ -120,13 +115,22 @@ def exported(workdir: Path, out: Path) -> Path:
 Arrays = dict[str, np.ndarray]
 
 
+def with_joints(run: Any, extractor: Any, variables: Any, memory: Any, split: Any, rule: Any) -> Arrays:
+    """Features of a split's tracklets, whose joints are read too: no test does."""
+    from jaxreid.data.extras import ExtraReader
+    from jaxreid.evaluation.extract import tracklet_features
+
+    reader, options = run.reader(split), run.loading.for_tests()
+    extras = ExtraReader(split, reader, run.method.extras("extract"))
+    return tracklet_features(extractor, variables, memory, split, rule, options, reader, extras=extras)
+
+
 def of_tracklets(workdir: Path, data_dir: Path | None = None) -> tuple[Arrays, Arrays]:
     """Of the test tracklets, and of those of training: "skeleton" f32[N, E] and "picture" f32[N, E] (of the starting
     tower), "bones" f32[N, 16], "identity" and "camera" i32[N]."""
     import jax
 
-    from jaxreid.data.extras import ExtraReader
-    from jaxreid.evaluation.extract import make_extractor, tracklet_features
+    from jaxreid.evaluation.extract import make_extractor
     from jaxreid.training.start import init_variables
     from jaxreid.training.steps import variables_of
 
@@ -148,9 +152,7 @@ def of_tracklets(workdir: Path, data_dir: Path | None = None) -> tuple[Arrays, A
     rule = dataclasses.replace(method.evaluation(), normalize=False, pool="before")
     extractor, parts = make_extractor(run, "pretrained_step", find), []
     for split in (*run.dataset.test_splits, run.dataset.train):
-        reader, options = run.reader(split), run.loading.for_tests()
-        extras = ExtraReader(split, reader, method.extras("extract"))
-        arrays = tracklet_features(extractor, variables, state.memory, split, rule, options, reader, extras=extras)
+        arrays = with_joints(run, extractor, variables, state.memory, split, rule)
         parts.append({**arrays, "identity": split.labels.pid, "camera": split.table.camera})
     *tests, training = parts
     return {name: np.concatenate([part[name] for part in tests]) for name in training}, training
@@ -241,9 +243,8 @@ def one_by_one(workdir: Path, data_dir: Path | None = None) -> dict[str, float]:
     import jax
 
     from jaxreid import retrieval
-    from jaxreid.data.extras import ExtraReader
     from jaxreid.evaluation.evaluator import Evaluator
-    from jaxreid.evaluation.extract import make_extractor, tracklet_features
+    from jaxreid.evaluation.extract import make_extractor
     from jaxreid.methods.csip_reid import joints_of
     from jaxreid.training.steps import variables_of
 
@@ -265,15 +266,13 @@ def one_by_one(workdir: Path, data_dir: Path | None = None) -> dict[str, float]:
 
     case, extractor, features = Evaluator(run).cases[0], make_extractor(run, "branch_step", find), {}
     for split in run.dataset.test_splits:
-        reader, rule, options = run.reader(split), method.evaluation(), run.loading.for_tests()
-        extras = ExtraReader(split, reader, method.extras("extract"))
-        given = variables_of(state, frozen), state.memory, split, rule, options, reader, None, extras
-        features[split.name] = tracklet_features(extractor, *given)
+        given = variables_of(state, frozen), state.memory, split, method.evaluation()
+        features[split.name] = with_joints(run, extractor, *given)
     query, gallery = case.query, case.gallery
     found = {}
     for name in next(iter(features.values())):
-        rows = [side.of({split: x[name] for split, x in features.items()}) for side in (query, gallery)]
-        found[name] = retrieval.score(*rows, query.columns(), gallery.columns(), case.protocol).mAP
+        asked, listed = (side.of({split: x[name] for split, x in features.items()}) for side in (query, gallery))
+        found[name] = retrieval.score(asked, listed, query.columns(), gallery.columns(), case.protocol).mAP
     return found
 
 

@@ -98,8 +98,8 @@ SMALL: dict[str, Any] = {
     "batch.seq_len": 2,
     "batch.steps_per_epoch": 20,
     "epochs": 7,
-    # Few steps: new layers learn faster than the trunks, which have seen drawn people, and gait, of which nobody has
-    # seen anything, three times as fast as appearance.
+    # Few steps: new layers learn faster than the trunks, which have seen drawn people; and gait, whose maps are like
+    # nothing that its trunk has seen, three times as fast as appearance.
     "optimizer.lr": 1e-3,
     "optimizer.groups": (
         ("^appearance_trunk/", 1 / 3, None),

@@ -13,14 +13,13 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from jaxreid.backbones.attention import attend
+from jaxreid.backbones.torch_linear import TORCH_LINEAR
 from jaxreid.backbones.transformer import quick_gelu
 from jaxreid.shapes import AnyArray, Array, Bool, Float
 
-_uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")  # ±1/√inputs, as torch.nn.Linear
-
 
 def _linear(outputs: int, dtype: Any, name: str, zero: bool = False) -> nn.Dense:
-    return nn.Dense(outputs, dtype=dtype, kernel_init=nn.initializers.zeros if zero else _uniform, name=name)
+    return nn.Dense(outputs, dtype=dtype, kernel_init=nn.initializers.zeros if zero else TORCH_LINEAR, name=name)
 
 
 class TokenAdapter(nn.Module):

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxreid.arrays import masked_mean
-from jaxreid.backbones.torch_linear import torch_dense
+from jaxreid.backbones.torch_linear import TORCH_LINEAR, torch_dense
 from jaxreid.backbones.transformer import LayerNorm, exact_gelu
 from jaxreid.layers.prompt_decoder import PromptDecoder
 from jaxreid.shapes import AnyArray, Array, Bool, Float
@@ -125,7 +125,7 @@ class SkeletonGuidedTemporal(nn.Module):
                 broadcast_dropout=False,
                 deterministic=not train,
                 kernel_init=XAVIER,
-                out_kernel_init=nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform"),
+                out_kernel_init=TORCH_LINEAR,
                 name=name,
             )
             found = module(x, context, mask=seen[:, None, None])

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxreid.arrays import masked_mean
+from jaxreid.backbones.torch_linear import TORCH_LINEAR
 from jaxreid.backbones.transformer import LayerNorm, exact_gelu
 from jaxreid.errors import UserError
 from jaxreid.shapes import AnyArray, Array, Bool, Float, Shaped
@@ -24,8 +25,6 @@ ORDERS = 3  # forward, backward, regrouped
 SEGMENTS = {"quarters": 4, "halves": 2, "whole": 1}  # of a clip, in the order of the fusion's weights
 EPS = 1e-5
 LEAST_STEP, LARGEST_STEP = 1e-3, 1e-1  # Δ at the start is drawn between these, evenly in its logarithm
-
-uniform_fan_in = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")  # PyTorch's linear layers
 
 
 def selective_scan(
@@ -139,7 +138,7 @@ class Mamba(nn.Module):
         width = x.shape[-1]
         dim, rank = self.expand * width, -(-width // 16)
         x = jnp.where(mask[..., None], x, 0.0)  # without a bias on the way in, 0 stays 0
-        dense = functools.partial(nn.Dense, use_bias=False, dtype=self.dtype, kernel_init=uniform_fan_in)
+        dense = functools.partial(nn.Dense, use_bias=False, dtype=self.dtype, kernel_init=TORCH_LINEAR)
         values, gate = jnp.split(dense(2 * dim, name="in")(x), 2, axis=-1)
         seen = in_orders(jnp.asarray(mask), pieces)
 
@@ -197,7 +196,7 @@ class MambaLayer(nn.Module):
         mask = jnp.repeat(jnp.asarray(frame_mask), length, axis=1)
         mixer = Mamba(self.state, self.expand, self.kernel, self.chunk or length, self.dtype, name="mamba")
         x = x + mixer(LayerNorm(EPS, name="norm_1")(x), mask, pieces or frames)
-        dense = functools.partial(nn.Dense, dtype=self.dtype, kernel_init=uniform_fan_in)
+        dense = functools.partial(nn.Dense, dtype=self.dtype, kernel_init=TORCH_LINEAR)
         hidden = exact_gelu(dense(self.mlp_ratio * width, name="up")(LayerNorm(EPS, name="norm_2")(x)))
         x = x + dense(width, name="down")(hidden).astype(jnp.float32)
         return LayerNorm(EPS, name="norm")(x).reshape(tokens.shape)

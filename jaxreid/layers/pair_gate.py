@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxreid.backbones.attention import attend
-from jaxreid.backbones.torch_linear import torch_dense
+from jaxreid.backbones.torch_linear import TORCH_LINEAR, torch_dense
 from jaxreid.shapes import Array, Float, Int
 
 Prepared = dict[str, Array]  # what a clip brings to a pair: see `PairGate.prepared`
@@ -41,9 +41,8 @@ class PairGate(nn.Module):
     def setup(self):
         self.before = torch_dense(self.inputs, self.width, dtype=self.dtype)
         self.places = self.param("places", nn.initializers.normal(1.0), (self.tokens, self.width))
-        init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
         for name in ("query", "key", "value", "out"):
-            setattr(self, name, nn.Dense(self.width, use_bias=False, dtype=self.dtype, kernel_init=init))
+            setattr(self, name, nn.Dense(self.width, use_bias=False, dtype=self.dtype, kernel_init=TORCH_LINEAR))
         self.after = torch_dense(self.width, self.outputs, dtype=self.dtype)
 
     def _looks(self, x: Array) -> tuple[Array, Array, Array, Array]:

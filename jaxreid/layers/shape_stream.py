@@ -16,9 +16,9 @@ import numpy as np
 
 from jaxreid.arrays import masked_mean
 from jaxreid.backbones.attention import attend
+from jaxreid.backbones.torch_linear import TORCH_LINEAR
 from jaxreid.backbones.transformer import Attention, LayerNorm, TransformerConfig
 from jaxreid.layers.gru import GRU
-from jaxreid.layers.mamba import uniform_fan_in
 from jaxreid.shapes import AnyArray, Array, Bool, Float
 
 JOINTS, SHAPES = 24, 10  # of SMPL: joints, each with a rotation of six numbers, and numbers of its shape
@@ -59,7 +59,7 @@ class ShapeRegressor(nn.Module):
             )
             for name, value in means.items()
         }
-        first, second = (nn.Dense(self.hidden, kernel_init=uniform_fan_in, name=f"layer_{i}") for i in (1, 2))
+        first, second = (nn.Dense(self.hidden, kernel_init=TORCH_LINEAR, name=f"layer_{i}") for i in (1, 2))
         small = nn.initializers.variance_scaling(0.01**2, "fan_avg", "uniform")
         heads = {name: nn.Dense(value.size, kernel_init=small, name=name) for name, value in means.items()}
         drop = nn.Dropout(self.dropout, deterministic=not train)
@@ -86,7 +86,7 @@ class PostNormLayer(nn.Module):
         keys = jnp.asarray(mask)[:, None, None, :]
         found = Attention(config, name="attention")(x, x, lambda q, k, v: attend(q, k, v, keys))[0]
         x = LayerNorm(config.eps, name="norm_1")(x + drop(found))
-        dense = functools.partial(nn.Dense, kernel_init=uniform_fan_in)
+        dense = functools.partial(nn.Dense, kernel_init=TORCH_LINEAR)
         found = dense(width, name="down")(drop(nn.relu(dense(4 * width, name="up")(x))))
         return LayerNorm(config.eps, name="norm_2")(x + drop(found))
 
@@ -110,7 +110,7 @@ class ShapeAggregation(nn.Module):
         self, features: Float[Array, "clips frames dim"], mask: Bool[AnyArray, "clips frames"], train: bool
     ) -> tuple[Float[Array, "clips shapes"], Float[Array, "clips frames shapes"]]:
         """Hidden features of frames → (shape of the clip, shapes of frames)."""
-        dense = functools.partial(nn.Dense, SHAPES, kernel_init=uniform_fan_in)
+        dense = functools.partial(nn.Dense, SHAPES, kernel_init=TORCH_LINEAR)
         shapes, mask = dense(name="of_frames")(features), jnp.asarray(mask)
         recurrent = GRU(self.hidden, depth=2, name="recurrent")
         if self.released and train:
@@ -151,7 +151,7 @@ class ShapeStream(nn.Module):
         """ "shape" f32[B, 10] of the clip; "shapes" f32[B, T, 10] of frames; "betas" f32[B, T, 10], the regressor's."""
         mask = jnp.asarray(frame_mask)
         mean = jax.lax.stop_gradient(tokens).astype(jnp.float32).mean(axis=2)
-        dense = functools.partial(nn.Dense, self.width, kernel_init=uniform_fan_in)
+        dense = functools.partial(nn.Dense, self.width, kernel_init=TORCH_LINEAR)
         x = dense(use_bias=False, name="project")(jnp.where(mask[..., None], mean, 0.0))
         y = nn.relu(GRU(self.hidden, depth=2, name="encoder")(x, mask))
         x = x + dense(name="encoder_out")(y)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxreid.arrays import masked_mean, unit_rows
+from jaxreid.backbones.torch_linear import TORCH_LINEAR
 from jaxreid.errors import UserError
 from jaxreid.shapes import AnyArray, Array, Bool, Float
 
@@ -73,8 +74,7 @@ class AttentionPooling(nn.Module):
     zero_init: bool = True
 
     def setup(self):
-        torch = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
-        self.score = nn.Dense(1, use_bias=False, kernel_init=nn.initializers.zeros if self.zero_init else torch)
+        self.score = nn.Dense(1, use_bias=False, kernel_init=nn.initializers.zeros if self.zero_init else TORCH_LINEAR)
 
     def weights(
         self, features: Float[Array, "clips frames dim"], mask: Bool[AnyArray, "clips frames"]
