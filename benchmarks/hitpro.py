@@ -2,13 +2,14 @@
 
     python benchmarks/hitpro.py --out runs/hitpro [--world vvi] [--seeds 1 2 3] [--rows …] [--config.key=value …]
     python benchmarks/hitpro.py --out runs/dev --world vvi_dev --rows HiTPro "levels 1, 3" …
+    python benchmarks/hitpro.py --out runs/visible --world visible --rows "HiTPro, one modality" …
 
 Trains each row once per seed (finished runs are not repeated, stopped ones go on) and prints Markdown: mAP of each
-direction and the mean rank-1 to rank-20 of both, in per cent, mean ± sample deviation over the seeds; the mean
-difference in mAP to HiTPro, seed by seed, ± its standard error; and of the last mining how many pairs are right and how
-many slots have one. Controls come first, and under each row what it scores with its features centred per test camera
-(†), which is compared with controls that are. Rows named "true pairs" are told identities
-(benchmarks/hitpro_true_pairs.py). By default all rows of `ROWS` run; those of `PARTS` where they are named.
+direction and the mean rank-1 to rank-20 of both (or of all queries, where there is one modality), in per cent, mean ±
+sample deviation over the seeds; the mean difference in mAP to HiTPro, seed by seed, ± its standard error; and of the
+last mining how many pairs are right and how many slots have one. Controls come first, and under each row what it scores
+with its features centred per test camera (†), which is compared with controls that are. Rows named "true pairs" are
+told identities (benchmarks/hitpro_true_pairs.py). By default all rows of `ROWS` run; others where they are named.
 """
 
 from __future__ import annotations
@@ -75,6 +76,17 @@ PARTS: dict[str, tuple[str, dict[str, Any]]] = {
 RECORDINGS: dict[str, tuple[str, dict[str, Any]]] = {
     "prototypes of recordings": ("hitpro", {"prototypes.unit": "camera_track"}),
 }
+# Where all cameras see alike.
+ONE = "one modality"
+VISIBLE: dict[str, tuple[str, dict[str, Any]]] = {
+    f"{name}, {ONE}": (f"{config}:walkers_visible", changes)
+    for name, (config, changes) in {
+        FULL: ROWS[FULL],
+        "level 1": PARTS["level 1"],
+        **{name: row for name, row in ROWS.items() if row[0] == "cluster_contrast"},
+    }.items()
+}
+FULLS = (FULL, f"{FULL}, {ONE}")
 RANKS = ("rank-1", "rank-5", "rank-10", "rank-20")
 
 
@@ -105,9 +117,9 @@ def lines(workdirs: Mapping[str, list[Path]]) -> Iterator[list[str]]:
     for features in dict.fromkeys(record["features"] for record in first["before_training"]):
         control = [record for record in first["before_training"] if record["features"] == features]
         yield [features + (" †" if "camera" in features else ""), *cells([control]), "", "", "", ""]
-    whole = [mean_ap(one["scores"]) for one in results.get(FULL, [])]
+    whole = [mean_ap(one["scores"]) for name in FULLS for one in results.get(name, [])]
     for name, runs in results.items():
-        apart = "" if name == FULL else beside([mean_ap(one["scores"]) for one in runs], whole)
+        apart = "" if name in FULLS else beside([mean_ap(one["scores"]) for one in runs], whole)
         yield [name, *cells([one["scores"] for one in runs]), apart, *mined(workdirs[name]), str(len(runs))]
         centred = [[r for r in one.get("centred", ()) if "per camera" in r["features"]] for one in runs]
         if all(centred):
@@ -121,11 +133,12 @@ def mean_ap(records: Sequence[Mapping[str, Any]]) -> float:
 def main() -> None:
     # The method with true pairs is a module of this folder.
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(HERE), os.environ.get("PYTHONPATH"))))
-    known = {**ROWS, **PARTS, **RECORDINGS}
+    known = {**ROWS, **PARTS, **RECORDINGS, **VISIBLE}
     arguments, extra = read_arguments(__doc__, "vvi", [*known], [*ROWS])
     workdirs = {name: train_row(name, known[name], arguments.seeds, arguments, extra) for name in arguments.rows}
-    heads = [*("V → I", "I → V"), *RANKS, "beside HiTPro", "within: right / covered", "across", "seeds"]
-    printed(["", *heads], lines(workdirs))
+    both = all(name not in VISIBLE for name in arguments.rows)
+    heads = [*(("V → I", "I → V") if both else ("mAP",)), *RANKS, "beside HiTPro"]
+    printed(["", *heads, "within: right / covered", "across", "seeds"], lines(workdirs))
 
 
 if __name__ == "__main__":
