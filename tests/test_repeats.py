@@ -13,6 +13,7 @@ from jaxreid.evaluation.evaluator import Evaluator
 from jaxreid.evaluation.extract import make_extractor, tracklet_features
 from jaxreid.retrieval.distances import Parts
 from jaxreid.run.model import start_run
+from jaxreid.training import dry_run
 
 
 class Frames:
@@ -65,7 +66,7 @@ def test_frames_may_be_cut_from_a_tracklet_at_other_places():
     assert [rows.tolist() for _, rows in distinct([whole, thinned], readers)] == [[0], [0]]  # pyright: ignore
 
 
-def test_features_are_those_of_every_split_by_itself(tmp_path, data_dir):
+def test_features_are_those_of_every_split_by_itself(tmp_path, data_dir, monkeypatch, capsys):
     """On the smallest world with three tests, the tracklets from the air being in three splits and those from the
     ground in two."""
     config = importlib.import_module("configs.baseline").get_config()
@@ -93,3 +94,7 @@ def test_features_are_those_of_every_split_by_itself(tmp_path, data_dir):
         jax.tree.map(np.testing.assert_array_equal, found[split.name], alone)
     jax.effects_barrier()
     assert clips < sum(seen)
+
+    monkeypatch.setattr(dry_run, "_compiled", lambda *_: 0.0)
+    dry_run._evaluation(run)  # a forecast counts what was embedded above
+    assert f"evaluation: {clips:,} clips" in capsys.readouterr().out

@@ -9,6 +9,7 @@ import numpy as np
 from tqdm import tqdm
 
 from jaxreid.data.batch import Batch
+from jaxreid.data.repeats import distinct
 from jaxreid.devices import parallel
 from jaxreid.devices.compiled import Compiled
 from jaxreid.evaluation.extract import embedding, make_extractor
@@ -108,7 +109,12 @@ def kept_for_backward(run: Run, stage: Stage, state: TrainState, frozen: Any, ba
 def _evaluation(run: Run) -> float:
     """Prints the evaluation after training; returns its work."""
     options, size = run.method.evaluation(), run.config.extraction_batch_size
-    plans = [options.plan(split.table.length) for split in run.dataset.test_splits]
+    splits = run.dataset.test_splits
+    lengths = [split.table.length for split in splits]
+    if run.dataset.built:  # what is in several splits is embedded once
+        once = distinct(splits, [run.reader(split) for split in splits])
+        lengths = [length[rows] for length, (_, rows) in zip(lengths, once, strict=True)]
+    plans = [options.plan(length) for length in lengths]
     count = sum(-(-len(plan) // size) for plan in plans)
     sampling = f"clip sampling {options.clip_description}"
     print(f"evaluation: {sum(map(len, plans)):,} clips of {options.seq_len} frames, {sampling}")
