@@ -7,8 +7,9 @@ Trains every row once per seed; finished runs are not repeated, stopped ones go 
 a table. Prints Markdown, in per cent, mean ± sample deviation over the seeds:
 
 1. How often the skeletons of a test tracklet find pictures of their person among the test tracklets (rank-1 and mAP of
-   the first stage's encoder against the starting tower), beside chance and the shuffled control, with an interval over
-   the identities of 1,000 bootstrap samples; and how well mean lengths of bones alone find the skeletons of a person.
+   the first stage's encoder against the starting tower), and how far that is above chance and above the shuffled
+   control, with an interval over the identities of 1,000 bootstrap samples (of the first seed); and how well mean
+   lengths of bones alone find pictures and skeletons of a person.
 2. mAP and rank-1 of the rows on the world.
 3. Those of three of them on `clothes`, under its own protocols.
 4. Skeletons alone: the config csip_skeleton, and its start from the first stage.
@@ -27,7 +28,7 @@ import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from runs import flags, over_seeds, printed, reopened, train, workdir_of
@@ -63,6 +64,7 @@ ONE_SEED: dict[str, tuple[str, dict[str, Any]]] = {
     "time embedding": ("csip_reid", {"sgtm.time_embedding": True, "evaluation.seq_len": 4}),
     "unit features in stage 1": ("csip_reid", {"stage1.normalize": True, "stage1.temperature": 0.1}),
 }
+DRAWS = 20  # random orders that tell what chance is
 ON_CLOTHES = (MEMORY, FULL, SHUFFLED)
 ALONE, STARTED = "skeletons alone", "skeletons alone, from the first stage"
 # TF-CLIP with the clips, the budget and the augmentation of csip_reid's preset.
@@ -170,69 +172,81 @@ def unit(x: np.ndarray) -> np.ndarray:
     return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
 
 
-def retrieved(similar: np.ndarray, identity: np.ndarray, camera: np.ndarray) -> tuple[np.ndarray, ...]:
-    """(rank-1 and average precision of every row that has a match in another camera, whose rows these are, chance of
-    rank-1): what is of the same camera is left out."""
-    first, precision, rows, chance = [], [], [], []
+class Found(NamedTuple):
+    """Rank-1 and average precision of every query that has a match in another camera, each beside its chance."""
+
+    first: np.ndarray
+    precision: np.ndarray
+    first_chance: np.ndarray
+    precision_chance: np.ndarray
+    rows: np.ndarray  # which queries these are
+
+
+def retrieved(similar: np.ndarray, identity: np.ndarray, camera: np.ndarray) -> Found:
+    """What is of the query's own camera is left out. Chance is the share of matches, and the mean average precision of
+    `DRAWS` random orders."""
+
+    def average_precision(hits: np.ndarray) -> np.ndarray:
+        places = np.flatnonzero(hits)
+        return (np.arange(1, len(places) + 1) / (places + 1)).mean()
+
+    rng, found = np.random.default_rng(0), []
     for row, scores in enumerate(similar):
         kept = camera != camera[row]
         match = identity[kept] == identity[row]
-        if not match.any():
-            continue
-        hits = match[np.argsort(-scores[kept], kind="stable")]
-        first.append(hits[0])
-        precision.append((np.cumsum(hits)[hits] / (np.flatnonzero(hits) + 1)).mean())
-        rows.append(row)
-        chance.append(match.mean())
-    return np.array(first, float), np.array(precision), np.array(rows), np.array(chance)
+        if match.any():
+            hits = match[np.argsort(-scores[kept], kind="stable")]
+            drawn = np.mean([average_precision(rng.permutation(match)) for _ in range(DRAWS)])
+            found.append((float(hits[0]), average_precision(hits), match.mean(), drawn, row))
+    *values, rows = zip(*found, strict=True)
+    return Found(*map(np.array, values), np.array(rows))
 
 
-def interval(values: np.ndarray, identity: np.ndarray) -> tuple[float, float]:
-    """95 % of the mean over bootstrap samples of identities."""
-    low, high = mean_over(100 * values, identity)["interval"]
-    return low, high
+def apart(values: np.ndarray, others: np.ndarray, identity: np.ndarray) -> str:
+    """Mean difference in percent, with 95 % of the mean over bootstrap samples of identities."""
+    low, high = mean_over(100 * (values - others), identity)["interval"]
+    return f"{100 * (values - others).mean():.1f} ({low:.1f} … {high:.1f})"
 
 
-def of_the_first_stage(workdirs: dict[str, list[Path]], data: dict[str, Path | None]) -> list[list[str]]:
-    """Rows of the first table."""
-    table, bones = [], []
-    for name, folders in workdirs.items():
-        both = [of_tracklets(folder, data[name]) for folder in folders]
-        found = [tests for tests, _ in both]
-        scores = [retrieved(unit(x["skeleton"]) @ unit(x["picture"]).T, x["identity"], x["camera"]) for x in found]
-        first, precision, rows, chance = scores[0]
-        low, high = interval(first - chance, found[0]["identity"][rows])
-        table.append([
-            f"skeleton → pictures, {name}",
-            over_seeds([100 * float(each[0].mean()) for each in scores]),
-            over_seeds([100 * float(each[1].mean()) for each in scores]),
-            f"{100 * chance.mean():.1f}",
-            f"{low:.1f} … {high:.1f}",
-        ])  # fmt: skip
-        if name != FULL:
-            continue
-        x, training = both[0]
-        centred = x["picture"] - training["picture"].mean(0)
-        similar = {"lengths of bones → pictures": unit(pictures_of_bones(x, training)) @ unit(centred).T}
-        for what, values in (("skeleton → skeletons", x["skeleton"]), ("lengths of bones → the same", x["bones"])):
-            similar[what] = -np.linalg.norm(values[:, None] - values[None], axis=-1)
-        for what, scores in similar.items():
-            first, precision, rows, chance = retrieved(scores, x["identity"], x["camera"])
-            low, high = interval(first - chance, x["identity"][rows])
-            row = [what, f"{100 * first.mean():.1f}", f"{100 * precision.mean():.1f}", f"{100 * chance.mean():.1f}"]
-            bones.append([*row, f"{low:.1f} … {high:.1f}"])
-    return table + bones
+def of_the_first_stage(workdirs: dict[str, list[Path]], data: dict[str, Path | None]) -> tuple[list[list[str]], str]:
+    """Rows of the first table, and how far true skeletons are above the shuffled control, "" without it."""
 
+    def row(what: str, over: list[Found], identity: np.ndarray) -> list[str]:
+        x, person = over[0], identity[over[0].rows]
+        return [
+            what,
+            over_seeds([100 * float(each.first.mean()) for each in over]),
+            f"{100 * x.first_chance.mean():.1f}",
+            apart(x.first, x.first_chance, person),
+            over_seeds([100 * float(each.precision.mean()) for each in over]),
+            f"{100 * x.precision_chance.mean():.1f}",
+            apart(x.precision, x.precision_chance, person),
+        ]
 
-def over_control(real: Sequence[Path], control: Sequence[Path]) -> str:
-    """How far rank-1 of skeleton → pictures lies above the shuffled control, with the interval over identities; of the
-    first seed."""
-    found = [of_tracklets(folders[0])[0] for folders in (real, control)]
-    (one, _, rows, _), (other, *_) = (
-        retrieved(unit(x["skeleton"]) @ unit(x["picture"]).T, x["identity"], x["camera"]) for x in found
-    )
-    low, high = interval(one - other, found[0]["identity"][rows])
-    return f"{100 * (one - other).mean():.1f} ({low:.1f} … {high:.1f})"
+    def pictures(x: Arrays) -> Found:
+        return retrieved(unit(x["skeleton"]) @ unit(x["picture"]).T, x["identity"], x["camera"])
+
+    found = {name: [of_tracklets(folder, data[name]) for folder in folders] for name, folders in workdirs.items()}
+    scores = {name: [pictures(tests) for tests, _ in seeds] for name, seeds in found.items()}
+    table = [row(f"skeleton → pictures, {name}", scores[name], found[name][0][0]["identity"]) for name in found]
+    if FULL not in found:
+        return table, ""
+    learned = [pictures(training) for _, training in found[FULL]]
+    x, training = found[FULL][0]
+    table.append(row("the same of the people that it learned from", learned, training["identity"]))
+    centred = x["picture"] - training["picture"].mean(0)
+    similar = {"lengths of bones → pictures": unit(pictures_of_bones(x, training)) @ unit(centred).T}
+    for what, values in (("skeleton → skeletons", x["skeleton"]), ("lengths of bones → the same", x["bones"])):
+        similar[what] = -np.linalg.norm(values[:, None] - values[None], axis=-1)
+    table += [
+        row(what, [retrieved(matrix, x["identity"], x["camera"])], x["identity"]) for what, matrix in similar.items()
+    ]
+    if SHUFFLED not in found:
+        return table, ""
+    true, control = scores[FULL][0], scores[SHUFFLED][0]
+    person = x["identity"][true.rows]
+    above = apart(true.first, control.first, person), apart(true.precision, control.precision, person)
+    return table, f"above the shuffled control: rank-1 {above[0]}, mAP {above[1]}"
 
 
 # --- the main stage ---------------------------------------------------------------------------------------------------
@@ -311,9 +325,9 @@ def main() -> None:
     pretrained = {name: workdirs[name] for name in (FULL, SHUFFLED, LIFTED) if name in workdirs}
     data = {name: out / "data" if name == LIFTED else None for name in pretrained}
     if pretrained:
-        printed(["", "rank-1", "mAP", "chance", "above chance, 95 %"], of_the_first_stage(pretrained, data))
-    if {FULL, SHUFFLED} <= pretrained.keys():
-        print(f"\nrank-1 above the shuffled control: {over_control(workdirs[FULL], workdirs[SHUFFLED])}")
+        found, above = of_the_first_stage(pretrained, data)
+        printed(["", *(head for key in ("rank-1", "mAP") for head in (key, "chance", "above, 95 %"))], found)
+        print(f"\n{above}")
     table = [[name, *figures(folders), str(len(folders))] for name, folders in workdirs.items()]
     if table:
         printed([arguments.world, "mAP", "rank-1", "seeds"], table)
