@@ -198,8 +198,7 @@ def retrieved(similar: np.ndarray, identity: np.ndarray, camera: np.ndarray) -> 
             hits = match[np.argsort(-scores[kept], kind="stable")]
             drawn = np.mean([average_precision(rng.permutation(match)) for _ in range(DRAWS)])
             found.append((float(hits[0]), average_precision(hits), match.mean(), drawn, row))
-    *values, rows = zip(*found, strict=True)
-    return Found(*map(np.array, values), np.array(rows))
+    return Found(*map(np.array, zip(*found, strict=True)))
 
 
 def apart(values: np.ndarray, others: np.ndarray, identity: np.ndarray) -> str:
