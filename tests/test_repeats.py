@@ -86,7 +86,7 @@ def test_features_are_those_of_every_split_by_itself(tmp_path, data_dir, monkeyp
     jax.effects_barrier()
     clips, splits = sum(seen), run.dataset.test_splits
     names = {name for split in splits for name in split.labels.names}
-    assert len(names) == sum(len(rows) for _, rows in evaluator.distinct) < sum(map(len, splits))
+    assert len(names) == sum(len(rows) for _, rows in run.distinct) < sum(map(len, splits))
     options, seen[:] = run.method.evaluation(), []
     assert [*found] == [split.name for split in splits]
     for split in splits:

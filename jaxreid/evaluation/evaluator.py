@@ -12,7 +12,6 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxreid import retrieval
-from jaxreid.data.repeats import distinct
 from jaxreid.devices import parallel, processes
 from jaxreid.devices.compiled import Compiled
 from jaxreid.evaluation.breakdown import breakdown_tables
@@ -99,13 +98,6 @@ class Evaluator:
         return any(case.protocol.other_modality for case in self.cases[:1])
 
     @functools.cached_property
-    def distinct(self) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Of every test split (a number for each of its tracklets, rows of those that are in no split before it): what
-        is in several is embedded once."""
-        splits = self.run.dataset.test_splits
-        return distinct(splits, [self.run.reader(split) for split in splits])
-
-    @functools.cached_property
     def rescorer(self) -> Rescorer:
         """Made when it is first asked for: training never does."""
         return Rescorer(self.run)
@@ -119,13 +111,13 @@ class Evaluator:
         """Split name → feature name → a pytree of f32[N, …], one row per test tracklet; of `embed` where no other
         extractor is given."""
         run, splits, pieces = self.run, self.run.dataset.test_splits, []
-        for split, (_, rows) in zip(splits, self.distinct, strict=True):
+        for split, (_, rows) in zip(splits, run.distinct, strict=True):
             given = split, self.options, run.loading.for_tests(), run.reader(split), rows, run.extras(split, "test")
             pieces += [tracklet_features(extractor or self.extractor, variables, memory, *given)] if len(rows) else []
-        if sum(len(rows) for _, rows in self.distinct) == sum(map(len, splits)):
+        if sum(len(rows) for _, rows in run.distinct) == sum(map(len, splits)):
             return {split.name: piece for split, piece in zip(splits, pieces, strict=True)}
         together = jax.tree.map(lambda *parts: np.concatenate(parts), *pieces)
-        numbered = zip(splits, self.distinct, strict=True)
+        numbered = zip(splits, run.distinct, strict=True)
         return {split.name: jax.tree.map(lambda x: x[numbers], together) for split, (numbers, _) in numbered}  # noqa: B023
 
     def _score(
@@ -268,7 +260,7 @@ class Evaluator:
                 results["scores"], results["reason"] = [], self._why_not_scored()
             strips: tuple[Strip, ...] = ()
             if run.method.examines:
-                results["examined"], strips = examination(run, [rows for _, rows in self.distinct], variables, memory)
+                results["examined"], strips = examination(run, [rows for _, rows in run.distinct], variables, memory)
             if run.method.examines_pairs() and self.scored:
                 pairs = pair_examination(run, self.rescorer.extractor, self.cases[0], variables, memory)
                 results["examined_pairs"] = pairs

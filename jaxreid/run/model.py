@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import time
 from collections import defaultdict
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ from jaxreid.data.batch import Batch
 from jaxreid.data.dataset import Dataset, foreseen_dataset, open_dataset
 from jaxreid.data.extras import ExtraReader, empty_extras, of_clip
 from jaxreid.data.loader import LoaderOptions
+from jaxreid.data.repeats import distinct
 from jaxreid.data.sidecars import Sidecar
 from jaxreid.data.split import FrameReader, Split
 from jaxreid.dataset_info import DatasetInfo, dataset_info, read_info
@@ -82,6 +84,13 @@ class Run(Model):
         if split.name not in self.readers:
             self.readers[split.name] = split.reader(cache=self.loading.cache)
         return self.readers[split.name]
+
+    @functools.cached_property
+    def distinct(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Of every test split (a number for each of its tracklets, rows of those that are in no split before it): what
+        is in several is embedded once."""
+        splits = self.dataset.test_splits
+        return distinct(splits, [self.reader(split) for split in splits])
 
     def extras(self, split: Split, phase: Phase) -> ExtraReader | None:
         """What reads the extras that the method asks for in a phase, None where it asks for none."""

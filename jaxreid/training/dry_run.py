@@ -9,7 +9,6 @@ import numpy as np
 from tqdm import tqdm
 
 from jaxreid.data.batch import Batch
-from jaxreid.data.repeats import distinct
 from jaxreid.devices import parallel
 from jaxreid.devices.compiled import Compiled
 from jaxreid.evaluation.extract import embedding, make_extractor
@@ -111,9 +110,8 @@ def _evaluation(run: Run) -> float:
     options, size = run.method.evaluation(), run.config.extraction_batch_size
     splits = run.dataset.test_splits
     lengths = [split.table.length for split in splits]
-    if run.dataset.built:  # what is in several splits is embedded once
-        once = distinct(splits, [run.reader(split) for split in splits])
-        lengths = [length[rows] for length, (_, rows) in zip(lengths, once, strict=True)]
+    if run.dataset.built:  # what is planned holds nothing twice, and has no frames to compare
+        lengths = [length[rows] for length, (_, rows) in zip(lengths, run.distinct, strict=True)]
     plans = [options.plan(length) for length in lengths]
     count = sum(-(-len(plan) // size) for plan in plans)
     sampling = f"clip sampling {options.clip_description}"
