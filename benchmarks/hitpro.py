@@ -29,20 +29,24 @@ from jaxreid.training.metric_writer import read_metrics
 HERE = Path(__file__).parent
 TRUE = str(HERE / "hitpro_true_pairs.py")
 FULL = "HiTPro"
-# What the supervised baseline has of HiTPro's preset: pictures changed alike.
+# What others have of HiTPro's preset: cluster contrast its epochs, rate and averaged weights, the supervised baseline
+# pictures changed alike and averaged weights.
 WALKERS = config_module(Path(find_config("hitpro"))).WALKERS
 AUGMENT = {key: value for key, value in WALKERS.items() if key.startswith("augment.")}
+AVERAGE = {"ema_decay": WALKERS["ema_decay"]}
+BUDGET = {key: WALKERS[key] for key in ("epochs", "optimizer.lr")} | AVERAGE
 # Row → config and what differs from it.
 ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     FULL: ("hitpro", {}),
-    "cluster contrast": ("cluster_contrast", {}),
-    "cluster contrast, proxies of cameras": ("cluster_contrast", {"memory.kind": "camera"}),
-    "cluster contrast, cameras centred": ("cluster_contrast", {"cluster.center_cameras": True}),
+    "cluster contrast": ("cluster_contrast", BUDGET),
+    "cluster contrast, proxies of cameras": ("cluster_contrast", BUDGET | {"memory.kind": "camera"}),
+    "cluster contrast, cameras centred": ("cluster_contrast", BUDGET | {"cluster.center_cameras": True}),
     "true pairs in stage 1": (f"{TRUE}:within", {}),
     "true pairs in stage 2": (f"{TRUE}:cross", {}),
     "true pairs in both": (f"{TRUE}:both", {}),
     "supervised baseline": ("baseline", {}),
     "supervised baseline, HiTPro's augmentation": ("baseline", AUGMENT),
+    "supervised baseline, HiTPro's augmentation and average": ("baseline", AUGMENT | AVERAGE),
 }
 PLAIN = {"association.stage1_space": "raw", "association.stage2_space": "centred", "association.metric_rounds": 0}
 PARTS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -59,11 +63,12 @@ PARTS: dict[str, tuple[str, dict[str, Any]]] = {
         "stage 2 without aggregation": {"association.aggregation": 0.0},
         "no look-alikes": {"association.look_alikes": False},
         "no mutual test": {"association.mutual": False},
+        "newest weights": {"ema_decay": 0.0},
         "no threshold": {"association.threshold": "none"},
         "fixed threshold 0.2": {"association.threshold": "fixed", "association.fixed_threshold": 0.2},
         "fixed threshold 0.4": {"association.threshold": "fixed", "association.fixed_threshold": 0.4},
         "fixed threshold 0.6": {"association.threshold": "fixed", "association.fixed_threshold": 0.6},
-        "κ 0 → −2": {"kappa": (0.0, -2.0)},
+        "κ 0.5 → −0.5": {"kappa": (0.5, -0.5)},
         "uniform weights": {"association.weights": "uniform"},
         "softmax per camera": {"levels.scope": "camera"},
         "temperature 0.07": {"levels.temperature": 0.07},

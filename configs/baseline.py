@@ -29,6 +29,7 @@ VALUES: dict[str, Any] = {
     "schedule.warmup_epochs": 10.0,
     "schedule.warmup_factor": 0.1,
     "schedule.milestones": (30.0, 50.0),
+    "ema_decay": 0.0,
     "augment.crop": 10,
     "augment.flip": 0.5,
     "augment.erase": 0.5,

@@ -33,6 +33,7 @@ VALUES: dict[str, Any] = {
     "schedule.name": "steps",
     "schedule.warmup_epochs": 0.0,
     "schedule.milestones": (20.0, 40.0),
+    "ema_decay": 0.0,
     "augment.crop": 10,
     "augment.flip": 0.5,
     "augment.erase": 0.5,

@@ -34,6 +34,9 @@ VALUES: dict[str, Any] = {
     "schedule.name": "steps",
     "schedule.warmup_epochs": 10.0,
     "schedule.milestones": (20.0, 40.0),
+    # Prototypes, mining and tests see the average of the weights over the steps, which tells people apart better where
+    # cameras and people are new (docs/hitpro.md); the decay is that of mean teachers of re-identification (MMT).
+    "ema_decay": 0.999,
     "augment.crop": 10,
     "augment.flip": 0.5,
     "augment.erase": 0.5,

@@ -26,7 +26,7 @@ from jaxreid.training.checkpoints import Checkpoints
 from jaxreid.training.metric_writer import read_metrics
 from jaxreid.training.restore import restore_judged
 from jaxreid.training.start import enter_stage
-from jaxreid.training.steps import variables_of
+from jaxreid.training.steps import AVERAGE, progress_at, variables_of
 
 
 @pytest.fixture(autouse=True)
@@ -144,6 +144,35 @@ def test_the_neck_starts_from_the_statistics_of_the_whole_split(finished):
     again = loop.extract(calibrated, frozen, 0, tqdm(disable=True))
     np.testing.assert_allclose(again.arrays["feature"], features.arrays["feature"], atol=1e-5)
     assert np.abs(np.asarray(features.arrays["feature"] - before.arrays["feature"])).max() > 0.1
+
+
+def test_extractions_and_tests_see_the_average_over_the_steps(tmp_path, data_dir, tiny):
+    config = make_config("baseline", **{"ema_decay": 0.7, "optimizer.lr": 1e-2, "schedule.warmup_epochs": 0.0})
+    run = start_run(config, tmp_path, data_dir)
+    stage = run.method.stages()[0]
+    state, frozen = enter_stage(run, stage, None, None)
+    loop = train.EpochLoop(run, stage, 0, state)
+    state, _ = loop.calibrate(state, frozen, tqdm(disable=True))
+
+    def newest():
+        trees = {"params": state.params, "batch_stats": state.batch_stats}
+        return jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), trees)
+
+    average = newest()
+    loader, steps = loop.loader(state, 0)
+    for step, batch in zip(range(3), loader, strict=False):
+        state, _ = loop.train_step(state, frozen, batch, progress_at(stage, 0, step, steps), None)
+        average = jax.tree.map(lambda old, new: 0.7 * old + 0.3 * new, average, newest())
+    # A few roundings of single precision; the newest differ from their average by far more.
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), state.opt_state[AVERAGE], average)
+    apart = jax.tree.map(lambda a, b: np.abs(a - b).max(), average, newest())
+    assert max(jax.tree.leaves(apart["params"])) > 1e-3 and max(jax.tree.leaves(apart["batch_stats"])) > 1e-3
+
+    seen = loop.extract(state, frozen, 0, tqdm(disable=True)).arrays["feature"]
+    alone = state.replace(**state.opt_state[AVERAGE], opt_state={})
+    np.testing.assert_array_equal(seen, loop.extract(alone, frozen, 0, tqdm(disable=True)).arrays["feature"])
+    given, expected = variables_of(state, frozen), variables_of(alone, frozen)
+    jax.tree.map(np.testing.assert_array_equal, given, expected)
 
 
 def test_resume_equals_the_uninterrupted_run(finished, tmp_path, data_dir):

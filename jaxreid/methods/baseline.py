@@ -46,6 +46,7 @@ class ClipClassifier(nn.Module):
 
 
 VALUES = {
+    "ema_decay": number(0, below=1),
     "label_smoothing": number(0, below=1),
     **under(
         "triplet",
@@ -79,6 +80,7 @@ class Baseline(Method):
                 updates=(Update("all", make_optimizer(config.optimizer), Schedule(**config.schedule)),),
                 extraction=Extraction(every=0, parts=1, seq_len=batch.seq_len),
                 calibrate=True,
+                ema_decay=config.ema_decay,
             ),
         )
 

@@ -59,6 +59,7 @@ MEMORIES, CROSS_MODALITY = ("cluster", "camera"), ("none", "adca", "pgm")
 
 VALUES = {
     "temporal.pooling": one_of(TEMPORAL),
+    "ema_decay": number(0, below=1),
     "memory.kind": one_of(MEMORIES),
     "cross_modality": one_of(CROSS_MODALITY),
     **under("memory", {"momentum": number(0, below=1), "temperature": positive, "camera_weight": non_negative}),
@@ -113,6 +114,7 @@ class ClusterContrast(Method):
                 updates=(Update("all", make_optimizer(config.optimizer), Schedule(**config.schedule)),),
                 extraction=Extraction(1, batch.parts, batch.seq_len, refresh=self.refresh),
                 calibrate=True,
+                ema_decay=config.ema_decay,
             ),
         )
 

@@ -86,6 +86,7 @@ class HiTProMemory(flax.struct.PyTreeNode):
 VALUES = {
     "require_both_modalities": flag,
     "temporal.pooling": one_of(TEMPORAL),
+    "ema_decay": number(0, below=1),
     "kappa": series(number(), length=2),
     "prototypes.unit": one_of(UNITS),
     "prototypes.momentum": number(0, below=1),
@@ -154,6 +155,7 @@ class HiTPro(Method):
                 updates=(Update("all", make_optimizer(config.optimizer), Schedule(**config.schedule)),),
                 extraction=Extraction(1, config.prototypes.parts, batch.seq_len, refresh=self.refresh),
                 calibrate=True,
+                ema_decay=config.ema_decay,
             ),
         )
 

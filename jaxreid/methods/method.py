@@ -165,6 +165,7 @@ class Stage:
     clip_stride: int = 1  # of "strided"
     piece_len: int = 0  # frames of the pieces that longer tracklets are cut into, each drawn as a tracklet; 0 = whole
     steps: int = 0  # of the whole stage; 0 = as many as the sampler draws
+    ema_decay: float = 0.0  # per step, of the average of weights that extractions and tests see; 0 = of the newest
     pictures: bool = (
         True  # whether frames are read; else they are 0 × 0, and extras and what is cached are all there is
     )

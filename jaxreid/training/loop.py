@@ -32,7 +32,7 @@ from jaxreid.training.forecast import Forecast
 from jaxreid.training.metric_writer import MetricWriter
 from jaxreid.training.restore import restore
 from jaxreid.training.start import enter_stage, memory_for_tests
-from jaxreid.training.steps import TrainState, groups, make_train_step, progress_at, variables_of
+from jaxreid.training.steps import TrainState, groups, make_train_step, progress_at, variables_of, with_batch_stats
 
 
 def train(run: Run, evaluator: Evaluator) -> tuple[TrainState, Any]:
@@ -246,7 +246,7 @@ class EpochLoop:
         """Batch statistics of the features that training starts from, and the features under these statistics."""
         features = self.extract(state, frozen, 0, bar)
         batch_stats, features = self.calibrated(variables_of(state, frozen), features)
-        return state.replace(batch_stats=batch_stats), features
+        return with_batch_stats(state, batch_stats), features
 
     def epoch(
         self,

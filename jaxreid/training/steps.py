@@ -8,6 +8,7 @@ from typing import Any
 
 import flax.struct
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh
@@ -22,6 +23,8 @@ from jaxreid.methods.method import Context, LossOutput, Method, Stage, Update, V
 from jaxreid.optimizers import Progress
 from jaxreid.training.cached import Cache, with_cached
 
+AVERAGE = "ema_of_weights"  # of params and batch_stats over the steps
+
 
 class TrainState(flax.struct.PyTreeNode):
     """Everything that training changes."""
@@ -29,7 +32,7 @@ class TrainState(flax.struct.PyTreeNode):
     step: jax.Array  # i32, over the whole run
     params: Any  # what the stage trains
     batch_stats: Any
-    opt_state: dict[str, Any]  # by update
+    opt_state: dict[str, Any]  # by update, and `AVERAGE` where the stage has an `ema_decay`
     memory: Any
     rng: jax.Array  # u32[2]
 
@@ -46,7 +49,10 @@ def init_train_state(stage: Stage, variables: Variables, memory: Any, step: Any,
     for update in stage.updates:
         own, _ = optimizers.split_trained(trained, update.optimizer)
         opt_state[update.name] = jax.jit(_transformation(stage, update).init)(own)
-    return TrainState(step, trained, variables.get("batch_stats", {}), opt_state, memory, rng), frozen
+    batch_stats = variables.get("batch_stats", {})
+    if stage.ema_decay:
+        opt_state[AVERAGE] = _copy({"params": trained, "batch_stats": batch_stats})
+    return TrainState(step, trained, batch_stats, opt_state, memory, rng), frozen
 
 
 def _transformation(stage: Stage, update: Update) -> optax.GradientTransformationExtraArgs:
@@ -54,14 +60,31 @@ def _transformation(stage: Stage, update: Update) -> optax.GradientTransformatio
 
 
 def variables_of(state: TrainState, frozen: Any) -> Variables:
-    return {"params": optimizers.merge(state.params, frozen), "batch_stats": state.batch_stats}
+    """What extractions, tests and the next stage see: the average over the steps, where the stage keeps one."""
+    newest = {"params": state.params, "batch_stats": state.batch_stats}
+    seen = state.opt_state.get(AVERAGE, newest)
+    return seen | {"params": optimizers.merge(seen["params"], frozen)}
+
+
+def with_batch_stats(state: TrainState, batch_stats: Any) -> TrainState:
+    """A state in which these statistics are all there is of them."""
+    opt_state = dict(state.opt_state)
+    if AVERAGE in opt_state:
+        opt_state[AVERAGE] = opt_state[AVERAGE] | {"batch_stats": _copy(batch_stats)}
+    return state.replace(batch_stats=batch_stats, opt_state=opt_state)
+
+
+def _copy(tree: Any) -> Any:
+    """Arrays of its own: a state is donated, and no array may be twice in it."""
+    return jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), tree)
 
 
 def groups(state: TrainState, frozen: Any) -> dict[str, Any]:
     """What a stage holds on the devices, by kind."""
     return {
         "parameters": state.params,
-        "moments": state.opt_state,
+        "moments": {name: tree for name, tree in state.opt_state.items() if name != AVERAGE},
+        "average": state.opt_state.get(AVERAGE),
         "statistics": state.batch_stats,
         "memory": state.memory,
         "frozen": frozen,
@@ -131,6 +154,9 @@ def make_train_step(method: Method, stage: Stage, pixels: Pixels, mesh: Mesh, st
             changed: Any = optax.apply_updates(own, changes)
             params = optimizers.merge(changed, others)
             metrics |= {**out.metrics, total: out.total}
+        if AVERAGE in opt_state:
+            newest = {"params": params, "batch_stats": batch_stats}
+            opt_state[AVERAGE] = optax.incremental_update(newest, opt_state[AVERAGE], 1.0 - stage.ema_decay)
         state = state.replace(
             step=state.step + 1, params=params, batch_stats=batch_stats, opt_state=opt_state, memory=memory
         )
