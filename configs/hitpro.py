@@ -92,6 +92,7 @@ SMALL: dict[str, Any] = {
     "optimizer.lr": 9e-3,  # of new layers; the tower learns at 3e-4, the joint space with text stays
     "optimizer.groups": (("^encoder/projection", 0.0, None), ("^encoder/", 1 / 30, None)),
     "optimizer.clip_norm": 5.0,
+    "ema_decay": 0.0,  # a few tracklets make too few steps for it
     "schedule.name": "cosine",
     "schedule.warmup_epochs": 1.0,
     "schedule.milestones": (),
@@ -117,8 +118,16 @@ SMALL: dict[str, Any] = {
 RESNET50: dict[str, Any] = {"optimizer.groups": (), "optimizer.weight_decay": 5e-4}
 BUPT_CAMPUS: dict[str, Any] = {"prototypes.parts": 4}  # its tracklets are five times as long
 
-# On drawn people the joint softmax is better, in a study of vectors worse (docs/hitpro.md).
-WALKERS: dict[str, Any] = SMALL | {"levels.scope": "joint"}
+WALKERS: dict[str, Any] = SMALL | {
+    # The average needs more steps than the newest weights, and evens out a higher rate.
+    "epochs": 12,
+    "optimizer.lr": 1.5e-2,  # of new layers; 5e-4 of the tower
+    "ema_decay": 0.99,
+    # More of the prototypes with a right partner count for more than fewer with a wrong one (docs/hitpro.md).
+    "kappa": (-0.5, -2.5),
+    # On drawn people the joint softmax is better, in a study of vectors worse.
+    "levels.scope": "joint",
+}
 
 # One modality: as many prototypes of it as of two, nothing to make modalities alike, and level 2 is all that joins
 # cameras.
