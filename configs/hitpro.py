@@ -87,7 +87,6 @@ VALUES: dict[str, Any] = {
 SMALL: dict[str, Any] = {
     "batch.num_prototypes": 24,
     "batch.seq_len": 2,
-    "epochs": 6,
     "optimizer.name": "adamw",
     "optimizer.lr": 9e-3,  # of new layers; the tower learns at 3e-4, the joint space with text stays
     "optimizer.groups": (("^encoder/projection", 0.0, None), ("^encoder/", 1 / 30, None)),
@@ -106,7 +105,7 @@ SMALL: dict[str, Any] = {
     "prototypes.pad_to_multiple_of": 256,
     "kappa": (0.5, -0.5),
     "association.cross_positives": 4,
-    # Level 1 counts half, and six epochs leave no time to wait for the others.
+    # Level 1 counts half, and a dozen epochs leave no time to wait for the others.
     "levels.intra_weight": 0.5,
     "levels.within_weight": 0.25,
     "levels.cross_weight": 1.0,
