@@ -117,7 +117,7 @@ def test_a_workdir_without_a_checkpoint_is_taken_over(tmp_path, capsys):
 
 @pytest.mark.parametrize("kept", ["checkpoints/epochs/2", "checkpoints/damaged/2", "results.json"])
 def test_a_run_that_came_to_something_is_not(tmp_path, kept):
-    claim_workdir(tmp_path, config().to_dict())
+    claim_workdir(tmp_path, config(epochs=6).to_dict())
     (tmp_path / kept).mkdir(parents=True)
     with refuses(UserError, tmp_path, "epochs", "6 → 3", "--workdir"):
         claim_workdir(tmp_path, config(epochs=3).to_dict())
