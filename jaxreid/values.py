@@ -17,10 +17,12 @@ from jaxreid.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Condition:
-    """`holds(value)`: whether it is allowed; `allowed()`: which values are, to follow "must be" in a message."""
+    """`holds(value)`: whether it is allowed; `allowed()`: which values are, to follow "must be" in a message; `needed`:
+    whether a config must have the key."""
 
     holds: Callable[[Any], bool]
     allowed: Callable[[], str]
+    needed: bool = True
 
 
 Table = Mapping[str, Condition]
@@ -119,6 +121,11 @@ pattern = Condition(_is_pattern, lambda: "a regular expression")
 free = Condition(lambda value: True, lambda: "anything")  # checked where it is used
 
 
+def defaulted(table: Table) -> dict[str, Condition]:
+    """The table, its keys not needed: what takes the values has its own for those that are left out."""
+    return {key: dataclasses.replace(condition, needed=False) for key, condition in table.items()}
+
+
 def under(prefix: str, table: Table) -> dict[str, Condition]:
     """The table with "`prefix`." before every key."""
     return {f"{prefix}.{key}": condition for key, condition in table.items()}
@@ -129,6 +136,13 @@ def faults(values: Mapping[str, Any], table: Table, prefix: str = "config.") -> 
     for key, value in values.items():
         if key in table and not table[key].holds(value):
             yield f"{prefix}{key}={value!r} must be {table[key].allowed()}"
+
+
+def unset(values: Mapping[str, Any], table: Table, prefix: str = "config.") -> Iterator[str]:
+    """A sentence for every key that the table needs and the values lack."""
+    for key, condition in table.items():
+        if condition.needed and key not in values:
+            yield f"{prefix}{key} is not set: it must be {condition.allowed()}"
 
 
 def check(values: Mapping[str, Any], table: Table, prefix: str) -> None:

@@ -215,3 +215,11 @@ def test_a_key_without_a_condition_is_named():
         found.my_weight = 3.0
     with refuses(ValueError, "config.my_weight", "Baseline.values"):
         check_config(found)
+
+
+def test_a_key_that_is_left_out_is_named():
+    found = config("baseline")
+    with found.unlocked():
+        del found.ema_decay
+    with refuses(UserError, "config.ema_decay is not set: it must be a finite number of at least 0, below 1"):
+        check_config(found)

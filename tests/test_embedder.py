@@ -17,7 +17,9 @@ import jaxreid
 from jaxreid import retrieval
 from jaxreid.dataset_info import INFO, DatasetInfo, read_info, save_info
 from jaxreid.devices.parallel import make_mesh
+from jaxreid.errors import UserError
 from jaxreid.evaluation.evaluator import Evaluator
+from jaxreid.methods.method import find_method
 from jaxreid.run.model import start_run
 from jaxreid.training.restore import restore_judged
 from jaxreid.training.steps import variables_of
@@ -128,6 +130,16 @@ def test_bad_input_is_named(workdir, tmp_path):
     (tmp_path / "config.json").write_bytes((workdir / "config.json").read_bytes())
     (tmp_path / INFO).write_bytes((workdir / INFO).read_bytes())
     with refuses(ValueError, "checkpoint"):
+        jaxreid.load(tmp_path)
+
+
+def test_a_workdir_of_a_version_that_had_other_keys_is_refused(workdir, tmp_path):
+    config = json.loads((workdir / "config.json").read_text())
+    key = next(iter(find_method(config["method"]).values))
+    section, name = key.rsplit(".", 1) if "." in key else ("", key)
+    del (config[section] if section else config)[name]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with refuses(UserError, tmp_path, "another version", f"config.{key} is not set", "train it again"):
         jaxreid.load(tmp_path)
 
 

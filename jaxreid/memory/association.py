@@ -20,7 +20,7 @@ from jaxreid.arrays import masked_mean, unit_rows
 from jaxreid.errors import UserError
 from jaxreid.memory.prototypes import PrototypeMemory
 from jaxreid.shapes import Array, Bool, Float, Int, Scalar
-from jaxreid.values import check, flag, fraction, non_negative, number, one_of, positive, whole
+from jaxreid.values import check, defaulted, flag, fraction, non_negative, number, one_of, positive, whole
 
 # Finite, so that a reduction over nothing but masked entries gives no NaN.
 MASKED = -1e9
@@ -86,7 +86,7 @@ class AssociationConfig:
 
 VALUES = {
     **dict.fromkeys(("candidates_per_camera", "within_positives", "cross_positives", "num_look_alikes"), whole(1)),
-    "block": whole(1),
+    **defaulted({"block": whole(1)}),
     "delta": non_negative,
     "weight_temperature": positive,
     "threshold": one_of(get_args(Threshold)),

@@ -44,7 +44,7 @@ from jaxreid.methods.method import (
     Variables,
 )
 from jaxreid.optimizers import SCHEDULE_VALUES, Group, Optimizer, Schedule
-from jaxreid.values import flag, non_negative, number, one_of, positive, series, under, whole, word
+from jaxreid.values import defaulted, flag, non_negative, number, one_of, positive, series, under, whole, word
 
 
 class BankMemory(flax.struct.PyTreeNode):
@@ -87,11 +87,11 @@ class Bank:
 
 PROMPT_VALUES = {
     **under("prompt", {"template": word, "n_ctx": whole(1), "pad_to_multiple_of": whole(1)}),
-    "prompt.shared_ctx": series(whole(0), length=2),
     **under("stage1", dict.fromkeys(("epochs", "clips_per_tracklet", "seq_len", "batch_size"), whole(1))),
     **under("stage1", {"augment": flag, "lr": positive, "weight_decay": non_negative}),
-    **under("stage1.schedule", SCHEDULE_VALUES),
+    **under("stage1.schedule", defaulted(SCHEDULE_VALUES)),
 }
+SENTENCE_VALUES = PROMPT_VALUES | {"prompt.shared_ctx": series(whole(0), length=2)}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from jaxreid.methods.class_banks import PROMPT_VALUES, Bank
+from jaxreid.methods.class_banks import SENTENCE_VALUES, Bank
 from jaxreid.methods.clip_family import ClipFamily, ClipNetwork, family_values, prompt_faults, prompted
 from jaxreid.methods.released import clip_reid
 
-VALUES = {**family_values(), **PROMPT_VALUES}
+VALUES = {**family_values(), **SENTENCE_VALUES}
 
 
 class ClipReID(ClipFamily):

@@ -49,7 +49,7 @@ from jaxreid.methods.method import (
     Variables,
 )
 from jaxreid.optimizers import SCHEDULE_VALUES, Group, Optimizer, Schedule, make_optimizer
-from jaxreid.values import flag, free, non_negative, number, one_of, positive, row, series, under, whole
+from jaxreid.values import defaulted, flag, free, non_negative, number, one_of, positive, row, series, under, whole
 
 # Conditions of the keys of a skeleton encoder.
 SKELETON_VALUES = {
@@ -231,7 +231,7 @@ VALUES = {
     **under("skeleton", {"finetune": flag}),
     **under("stage1", dict.fromkeys(("epochs", "batch_size"), whole(1))),
     **under("stage1", {"lr": positive, "weight_decay": non_negative, "temperature": positive, "normalize": flag}),
-    **under("stage1.schedule", SCHEDULE_VALUES),
+    **under("stage1.schedule", defaulted(SCHEDULE_VALUES)),
     **under("pfu", {"use": flag, "depth": whole(1), "heads": whole(1), "dropout": number(0, below=1)}),
     **under(
         "sgtm", {"use": flag, "heads": whole(1), "dropout": number(0, below=1), "layout": one_of(get_args(Layout))}

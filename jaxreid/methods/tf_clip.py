@@ -20,7 +20,7 @@ from jaxreid.arrays import masked_mean
 from jaxreid.data.batch import Batch
 from jaxreid.layers.prompt_decoder import PromptDecoder
 from jaxreid.layers.tf_clip import TemporalMemoryDiffusion
-from jaxreid.methods.class_banks import IMAGE_VALUES, PROMPT_VALUES, Bank, ImageBank
+from jaxreid.methods.class_banks import IMAGE_VALUES, SENTENCE_VALUES, Bank, ImageBank
 from jaxreid.methods.clip_family import ClipFamily, ClipNetwork, family_values, prompt_faults, prompted
 from jaxreid.methods.released import tf_clip
 from jaxreid.values import flag, non_negative, one_of, under, whole
@@ -70,7 +70,7 @@ class TFClipNetwork(ClipNetwork):
 
 VALUES = {
     **family_values("temporal"),
-    **PROMPT_VALUES,
+    **SENTENCE_VALUES,
     **IMAGE_VALUES,
     "bank": one_of(BANKS),
     **under("ssp", {"form": one_of(FORMS), "depth": whole(0), "self_attention": flag}),

@@ -21,14 +21,14 @@ from jaxreid.layers.adapters import TemporalAdapter, TokenAdapter
 from jaxreid.layers.clip_tower import PlatformPrompts
 from jaxreid.layers.conditions import COLUMNS
 from jaxreid.losses.image_text import supervised_contrastive
-from jaxreid.methods.class_banks import PROMPT_VALUES, Bank, BankMemory
+from jaxreid.methods.class_banks import SENTENCE_VALUES, Bank, BankMemory
 from jaxreid.methods.clip_family import ClipFamily, ClipNetwork, family_values, prompt_faults, prompted
 from jaxreid.methods.released import vsla_clip
 from jaxreid.values import flag, non_negative, some_of, under, whole
 
 VALUES = {
     **family_values(),
-    **PROMPT_VALUES,
+    **SENTENCE_VALUES,
     **under("adapters", {"width": whole(0), "temporal": flag, "zero_init": flag}),
     **under("platform_prompts", {"blocks": whole(0), "length": whole(1), "columns": some_of(COLUMNS)}),
     **under("weights", dict.fromkeys(("image_to_text", "text_to_image"), non_negative)),

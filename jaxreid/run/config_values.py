@@ -31,6 +31,7 @@ from jaxreid.values import (
     series,
     some_of,
     under,
+    unset,
     whole,
     word,
 )
@@ -91,7 +92,7 @@ def check_config(config: Any) -> None:
     """
     method, values = find_method(config.method), dict(flatten(config.to_dict()))
     table = {**BASE, **method.values}
-    found = list(faults(values, table))
+    found = [*unset(values, method.values), *faults(values, table)]
     found += [
         f"config.{key} has no condition: {method.__name__}.values needs one" for key in values if key not in table
     ]

@@ -20,6 +20,7 @@ from ml_collections import ConfigDict
 from jaxreid.augment import Pixels
 from jaxreid.backbones.frame_encoder import PRECISIONS
 from jaxreid.backbones.text import text_tokenizer
+from jaxreid.config import flatten
 from jaxreid.data.batch import Batch
 from jaxreid.data.dataset import Dataset, foreseen_dataset, open_dataset
 from jaxreid.data.extras import ExtraReader, empty_extras, of_clip
@@ -33,6 +34,7 @@ from jaxreid.errors import DataSetError, UserError
 from jaxreid.methods.method import Method, Phase, find_method
 from jaxreid.run.config_values import check_config
 from jaxreid.run.workdirs import read_config
+from jaxreid.values import unset
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -151,9 +153,14 @@ def open_model(workdir: Path, data_dir: Path | None = None) -> Model:
     The data set is needed only where the workdir does not hold its `DatasetInfo`.
 
     Raises:
-      UserError: there is no run.
+      UserError: there is no run, or another version of the library made it, whose config had other keys.
     """
     config: Any = ConfigDict(read_config(workdir))
+    if lacking := list(unset(dict(flatten(config.to_dict())), find_method(config.method).values)):
+        raise UserError(
+            f"{workdir} was made by another version of the library, whose {config.method} had no such keys: "
+            f"{'; '.join(lacking)}. Open it with that version, or train it again"
+        )
     info = read_info(workdir) or _info_of(open_dataset(config.dataset, data_dir), config)
     return make_model(config, workdir, parallel.make_mesh(), info)
 
