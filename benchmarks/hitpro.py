@@ -3,6 +3,7 @@
     python benchmarks/hitpro.py --out runs/hitpro [--world vvi] [--seeds 1 2 3] [--rows …] [--config.key=value …]
     python benchmarks/hitpro.py --out runs/dev --world vvi_dev --rows HiTPro "levels 1, 3" …
     python benchmarks/hitpro.py --out runs/visible --world visible --rows "HiTPro, one modality" …
+    python benchmarks/hitpro.py --out runs/imagenet --rows "HiTPro, ImageNet start" …
 
 Trains each row once per seed (finished runs are not repeated, stopped ones go on) and prints Markdown: mAP of each
 direction and the mean rank-1 to rank-20 of both (or of all queries, where there is one modality), in per cent, mean ±
@@ -31,7 +32,8 @@ TRUE = str(HERE / "hitpro_true_pairs.py")
 FULL = "HiTPro"
 # What others have of HiTPro's preset: cluster contrast its epochs, rate and averaged weights, the supervised baseline
 # pictures changed alike and averaged weights.
-WALKERS = config_module(Path(find_config("hitpro"))).WALKERS
+CONFIG = config_module(Path(find_config("hitpro")))
+WALKERS = CONFIG.WALKERS
 AUGMENT = {key: value for key, value in WALKERS.items() if key.startswith("augment.")}
 AVERAGE = {"ema_decay": WALKERS["ema_decay"]}
 BUDGET = {key: WALKERS[key] for key in ("epochs", "optimizer.lr")} | AVERAGE
@@ -91,7 +93,24 @@ VISIBLE: dict[str, tuple[str, dict[str, Any]]] = {
         **{name: row for name, row in ROWS.items() if row[0] == "cluster_contrast"},
     }.items()
 }
-FULLS = (FULL, f"{FULL}, {ONE}")
+# From a tower that is not aware of places on purpose.
+START = "ImageNet start"
+TOWER = {"backbone.name": "imagenet:walkers_vit_tiny", "backbone.checkpoint": "walkers_imagenet_tiny"}
+GENTLE = CONFIG.GENTLE
+OTHER_START: dict[str, tuple[str, dict[str, Any]]] = {
+    f"{name}, {START}": (config, TOWER | changes)
+    for name, (config, changes) in {
+        FULL: ("hitpro:walkers_imagenet", {}),
+        f"{FULL}, walkers' settings": ("hitpro", {}),
+        "true pairs in stage 2": (f"{TRUE}:cross", GENTLE),
+        "supervised baseline, HiTPro's augmentation": ("baseline", AUGMENT),
+        "supervised baseline, HiTPro's augmentation and average": (
+            "baseline",
+            AUGMENT | {"ema_decay": GENTLE["ema_decay"]},
+        ),
+    }.items()
+}
+FULLS = (FULL, f"{FULL}, {ONE}", f"{FULL}, {START}")
 RANKS = ("rank-1", "rank-5", "rank-10", "rank-20")
 
 
@@ -138,7 +157,7 @@ def mean_ap(records: Sequence[Mapping[str, Any]]) -> float:
 def main() -> None:
     # The method with true pairs is a module of this folder.
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(HERE), os.environ.get("PYTHONPATH"))))
-    known = {**ROWS, **PARTS, **RECORDINGS, **VISIBLE}
+    known = {**ROWS, **PARTS, **RECORDINGS, **VISIBLE, **OTHER_START}
     arguments, extra = read_arguments(__doc__, "vvi", [*known], [*ROWS])
     workdirs = {name: train_row(name, known[name], arguments.seeds, arguments, extra) for name in arguments.rows}
     both = all(name not in VISIBLE for name in arguments.rows)
