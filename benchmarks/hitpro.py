@@ -96,18 +96,13 @@ VISIBLE: dict[str, tuple[str, dict[str, Any]]] = {
 # From a tower that is not aware of places on purpose.
 START = "ImageNet start"
 TOWER = {"backbone.name": "imagenet:walkers_vit_tiny", "backbone.checkpoint": "walkers_imagenet_tiny"}
-GENTLE = CONFIG.GENTLE
 OTHER_START: dict[str, tuple[str, dict[str, Any]]] = {
     f"{name}, {START}": (config, TOWER | changes)
     for name, (config, changes) in {
         FULL: ("hitpro:walkers_imagenet", {}),
         f"{FULL}, walkers' settings": ("hitpro", {}),
-        "true pairs in stage 2": (f"{TRUE}:cross", GENTLE),
-        "supervised baseline, HiTPro's augmentation": ("baseline", AUGMENT),
-        "supervised baseline, HiTPro's augmentation and average": (
-            "baseline",
-            AUGMENT | {"ema_decay": GENTLE["ema_decay"]},
-        ),
+        "true pairs in stage 2": (f"{TRUE}:cross", CONFIG.GENTLE),
+        "supervised baseline, HiTPro's augmentation": ROWS["supervised baseline, HiTPro's augmentation"],
     }.items()
 }
 FULLS = (FULL, f"{FULL}, {ONE}", f"{FULL}, {START}")

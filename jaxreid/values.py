@@ -138,11 +138,11 @@ def faults(values: Mapping[str, Any], table: Table, prefix: str = "config.") -> 
             yield f"{prefix}{key}={value!r} must be {table[key].allowed()}"
 
 
-def unset(values: Mapping[str, Any], table: Table, prefix: str = "config.") -> Iterator[str]:
-    """A sentence for every key that the table needs and the values lack."""
+def unset(values: Mapping[str, Any], table: Table) -> Iterator[str]:
+    """A sentence for every key that the table needs and a config's values lack."""
     for key, condition in table.items():
         if condition.needed and key not in values:
-            yield f"{prefix}{key} is not set: it must be {condition.allowed()}"
+            yield f"config.{key} is not set: it must be {condition.allowed()}"
 
 
 def check(values: Mapping[str, Any], table: Table, prefix: str) -> None:

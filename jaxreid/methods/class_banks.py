@@ -91,7 +91,7 @@ PROMPT_VALUES = {
     **under("stage1", {"augment": flag, "lr": positive, "weight_decay": non_negative}),
     **under("stage1.schedule", defaulted(SCHEDULE_VALUES)),
 }
-SENTENCE_VALUES = PROMPT_VALUES | {"prompt.shared_ctx": series(whole(0), length=2)}
+SENTENCE_VALUES = PROMPT_VALUES | {"prompt.shared_ctx": series(whole(0), length=2)}  # of `PromptTemplate`
 
 
 @dataclasses.dataclass(frozen=True)
